@@ -1,0 +1,29 @@
+# `make demo` and `make test` need nothing but Python >= 3.11 and make; everything else goes into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+JOBS ?= 2
+
+.PHONY: demo test lint lock clean
+
+demo: .venv/.installed  ## train a teacher and nine students on the embedded digits, and print the table
+	$(BIN)/python -m benchmarks.demo
+
+test: .venv/.installed lint  ## the whole suite
+	$(BIN)/python -m pytest -n $(JOBS) tests
+
+lint: .venv/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+.venv/.installed: pyproject.toml requirements.lock
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[dev]'
+	touch $@
+
+lock: .venv/.installed  ## renew the tested set of versions
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --universal --no-annotate --no-header --extra dev pyproject.toml --output-file requirements.lock
+
+clean:
+	rm -rf .venv

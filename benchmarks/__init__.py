@@ -1,0 +1,1 @@
+"""Measurements that the documentation quotes: comparisons of methods, and speed."""

@@ -1,0 +1,76 @@
+"""What a dataset is: two splits of uint8 images in memory, and the facts that travel with it."""
+
+import dataclasses
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Split:
+    """images [N, H, W, C] uint8, labels [N] int32."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """Random crop out of an image padded on all sides, then a random horizontal flip.
+
+    Attributes:
+        pad: pixels of padding on each side; 0 means no crop.
+        mode: "zero" (the CIFAR benchmarks) or "reflect".
+        flip: mirror half of the views.
+    """
+
+    pad: int = 0
+    mode: str = "zero"
+    flip: bool = False
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+    """A dataset in host memory.
+
+    Attributes:
+        name: the registry's name.
+        train, test: the splits.
+        class_names: K names, in label order.
+        mean, std: per channel, of pixels scaled to [0, 1].
+        augmentation: what training on it usually does.
+    """
+
+    name: str
+    train: Split
+    test: Split
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augmentation: Augmentation
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return self.train.images.shape[1:]
+
+
+def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Per-channel mean and deviation of images [N, H, W, C] uint8, in units of [0, 1], rounded to four digits.
+
+    Computed from each channel's histogram: exact, and no float copy of the images. A constant channel has deviation 1.
+    """
+    levels = np.arange(256) / 255.0
+    means, stds = [], []
+    for c in range(images.shape[-1]):
+        share = np.bincount(images[..., c].reshape(-1), minlength=256) / images[..., c].size
+        mean = float(share @ levels)
+        std = float(np.sqrt(share @ (levels - mean) ** 2))
+        means.append(round(mean, 4))
+        stds.append(round(std, 4) or 1.0)
+    return tuple(means), tuple(stds)

@@ -1,0 +1,129 @@
+"""MNIST, FashionMNIST, CIFAR-10 and CIFAR-100 through TensorFlow Datasets, read without TensorFlow.
+
+A dataset prepared as array_record is read by `tfds.data_source`. One that is not there is prepared in a process of
+its own when TensorFlow is installed (the extra `prepare`), because preparing, unlike reading, may need it.
+"""
+
+import importlib.util
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+
+from data.dataset import Augmentation, Dataset, Split
+from registry import UserError
+
+
+def load_mnist(data_dir: str = "", image_size: int = 0) -> Dataset:
+    """70,000 handwritten digits, 28x28, 1 channel, 10 classes.
+
+    Source: LeCun, Bottou, Bengio, Haffner, Proc. IEEE 1998
+    """
+    return _load("MNIST", "mnist", data_dir, (0.1307,), (0.3081,), Augmentation(pad=2))
+
+
+def load_fashion_mnist(data_dir: str = "", image_size: int = 0) -> Dataset:
+    """70,000 pictures of clothes, 28x28, 1 channel, 10 classes.
+
+    Source: Xiao, Rasul, Vollgraf, arXiv:1708.07747
+    """
+    return _load("FashionMNIST", "fashion_mnist", data_dir, (0.2860,), (0.3530,), Augmentation(pad=2, flip=True))
+
+
+def load_cifar10(data_dir: str = "", image_size: int = 0) -> Dataset:
+    """60,000 photographs, 32x32, 3 channels, 10 classes.
+
+    Source: Krizhevsky, 2009
+    """
+    mean, std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+    return _load("CIFAR10", "cifar10", data_dir, mean, std, Augmentation(pad=4, flip=True))
+
+
+def load_cifar100(data_dir: str = "", image_size: int = 0) -> Dataset:
+    """60,000 photographs, 32x32, 3 channels, 100 classes.
+
+    Source: Krizhevsky, 2009
+    """
+    mean, std = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
+    return _load("CIFAR100", "cifar100", data_dir, mean, std, Augmentation(pad=4, flip=True))
+
+
+def _load(name, builder_name, data_dir, mean, std, augmentation) -> Dataset:
+    import logging
+
+    from absl import logging as absl_logging
+
+    absl_logging.set_verbosity(logging.ERROR)  # tfds warns that OpenCV would decode faster
+    import tensorflow_datasets as tfds
+
+    folder = str(pathlib.Path(data_dir).expanduser().resolve()) if data_dir else None
+    try:
+        builder = _prepared(tfds, builder_name, folder)
+    except _NotPrepared:
+        _prepare(name, builder_name, folder)
+        try:
+            builder = _prepared(tfds, builder_name, folder)
+        except _NotPrepared:
+            raise _advice(name, builder_name, folder) from None
+    key = "label"
+    return Dataset(
+        name=name,
+        train=_read(builder, "train", key),
+        test=_read(builder, "test", key),
+        class_names=tuple(builder.info.features[key].names),
+        mean=mean,
+        std=std,
+        augmentation=augmentation,
+    )
+
+
+class _NotPrepared(Exception):
+    pass
+
+
+def _prepared(tfds, builder_name: str, folder: str | None):
+    """The builder of a prepared dataset, or `_NotPrepared`. Looks at files only; no network."""
+    root = pathlib.Path(folder or tfds.core.constants.DATA_DIR).expanduser()
+    versions = sorted(p.parent for p in root.glob(f"{builder_name}/*/dataset_info.json"))
+    records = [v for v in versions if any(v.glob("*.array_record-*"))]
+    if not records:
+        raise _NotPrepared
+    return tfds.builder_from_directory(str(records[-1]))
+
+
+def _prepare(name: str, builder_name: str, folder: str | None) -> None:
+    """Prepares a dataset as array_record in another process; raises the two commands where that cannot work."""
+    if importlib.util.find_spec("tensorflow") is None:
+        raise _advice(name, builder_name, folder)
+    print(f"Preparing {name} (once) ...", file=sys.stderr, flush=True)
+    command = [sys.executable, "-m", *_build(builder_name, folder)]
+    result = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    if result.returncode:
+        last = (result.stderr.strip().splitlines() or ["no message"])[-1]
+        raise UserError(
+            f"Preparing {name} failed: {last[:200]}\nBy hand: python -m {' '.join(_build(builder_name, folder))}"
+        )
+
+
+def _build(builder_name: str, folder: str | None) -> list[str]:
+    where = ["--data_dir", folder] if folder else []
+    return ["tensorflow_datasets.scripts.cli.main", "build", builder_name, "--file_format", "array_record", *where]
+
+
+def _advice(name: str, builder_name: str, folder: str | None) -> UserError:
+    return UserError(
+        f"{name} is not prepared in {folder or 'the default folder of TensorFlow Datasets'}. With a network, run:\n"
+        f'  pip install "kd-cookbook[prepare]"\n  python -m {" ".join(_build(builder_name, folder))}'
+    )
+
+
+def _read(builder, split: str, key: str) -> Split:
+    source = builder.as_data_source(split)
+    shape = builder.info.features["image"].shape
+    images = np.empty((len(source), *shape), np.uint8)
+    labels = np.empty(len(source), np.int32)
+    for i, example in enumerate(source):
+        images[i] = example["image"]
+        labels[i] = example[key]
+    return Split(images, labels)

@@ -1,0 +1,73 @@
+"""Methods: linen Modules whose call returns a distillation loss. One file a method, one line here."""
+
+import dataclasses
+
+from distiller.base import Distiller
+from distiller.compose import Composition
+from registry import Registry, UserError, unknown
+
+__all__ = ["Composition", "Distiller", "check_options", "create", "names", "registry"]
+
+registry = Registry(
+    "distiller",
+    {
+        "SoftLogits": "distiller.soft_logits:SoftLogits",
+        "Logits": "distiller.logits:Logits",
+        "AT": "distiller.at:AT",
+    },
+)
+names = registry.names
+
+
+def create(name: str, **options) -> Distiller:
+    """Builds a method, or a sum of methods.
+
+    Args:
+        name: one of `names()`, or several joined by `+`.
+        **options: the method's fields, such as `weight`. For a sum: `ce_weight`, and per part a dict of its fields
+            under its name (`create("SoftLogits+AT", AT={"weight": 500.0})`). Without `ce_weight` a sum takes the
+            smallest of its parts': a part below 1 has moved weight from the labels to itself.
+
+    Returns:
+        A linen Module: `init(key, student, teacher, batch)` gives its variables, `apply(variables, student, teacher,
+        batch)` gives (loss, terms): a float32 scalar, already weighted, and the named terms it is the sum of.
+
+    Raises:
+        UserError: an unknown name or option with the nearest known one, or a value of the wrong type.
+    """
+    parts = [registry.check(part.strip()) for part in name.split("+")]
+    if len(parts) == 1:
+        options = {**options, **options.pop(parts[0], {})} if parts[0] in options else options
+        return _build(parts[0], options)
+    if len(set(parts)) < len(parts):
+        raise UserError(f"Distiller '{name}' names a method twice. Change its weight instead.")
+    for key in options:
+        if key != "ce_weight" and key not in parts:
+            raise UserError(f"'{name}' has no option '{key}'. Give the part's name: {parts[0]}={{'{key}': ...}}.")
+    methods = tuple(_build(part, options.get(part, {})) for part in parts)
+    ce_weight = options.get("ce_weight", min(method.ce_weight for method in methods))
+    return Composition(ce_weight=_number("ce_weight", 1.0, ce_weight), parts=methods)
+
+
+def _build(name: str, options: dict) -> Distiller:
+    method = registry.get(name)
+    check_options(f"option of {name}", method, options)
+    return method(**options)
+
+
+def check_options(kind: str, method: type, options: dict) -> None:
+    """Raises `UserError` unless each option is a field of the dataclass `method` and of its default's type."""
+    fields = {f.name: f.default for f in dataclasses.fields(method) if f.name not in ("parent", "name")}
+    for key, value in options.items():
+        if key not in fields:
+            raise unknown(kind, key, fields)
+        _number(key, fields[key], value)
+
+
+def _number(key: str, default, value):
+    number = isinstance(default, (int, float)) and not isinstance(default, bool)
+    whole = isinstance(default, int) and number
+    if number and (isinstance(value, (bool, str)) or not isinstance(value, int if whole else (int, float))):
+        kind = "a whole number" if whole else "a number"
+        raise UserError(f"'{key}' must be {kind} (default {default}); got {value!r}.")
+    return value

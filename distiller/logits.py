@@ -1,0 +1,49 @@
+"""Logits: the teacher's class scores before the softmax.
+
+    loss = weight * mean_bk (s_bk - t_bk)^2
+
+Paper: Ba, Caruana. Do Deep Nets Really Need to be Deep? NIPS 2014. arXiv:1312.6184, equation 1.
+
+The paper halves the square and trains on this loss alone; mean over batch and classes, weight 0.1 beside the
+cross-entropy are those of Knowledge-Distillation-Zoo.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from distiller.base import Distiller
+
+
+def squared_error(student_logits: jax.Array, teacher_logits: jax.Array) -> jax.Array:
+    """Mean squared difference.
+
+    Args:
+        student_logits, teacher_logits: [B, K], any float type; computed in float32 (float64 stays).
+
+    Returns:
+        Scalar: mean over batch and classes.
+
+    Raises:
+        ValueError: shapes differ.
+    """
+    if student_logits.shape != teacher_logits.shape:
+        raise ValueError(
+            f"Student logits {student_logits.shape} and teacher logits {teacher_logits.shape} differ in shape."
+        )
+    dtype = jnp.promote_types(student_logits.dtype, jnp.float32)
+    return jnp.mean(jnp.square(student_logits.astype(dtype) - teacher_logits.astype(dtype)))
+
+
+class Logits(Distiller):
+    """Class scores before the softmax, mean squared error.
+
+    Paper: Ba, Caruana, NIPS 2014, arXiv:1312.6184
+    """
+
+    weight: float = 0.1
+
+    @nn.compact
+    def __call__(self, student, teacher, batch):
+        loss = self.weight * squared_error(student.logits, teacher.logits)
+        return loss, {"Logits": loss}

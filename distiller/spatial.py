@@ -1,0 +1,60 @@
+"""Bringing the feature maps of two networks together: which stages pair up, and at which resolution."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from models import stages
+
+
+def stage_pairs(student: dict, teacher: dict, suffix: str = "") -> list[tuple[jax.Array, jax.Array]]:
+    """Pairs every stage of the shallower network with one of the deeper.
+
+    Equal numbers pair in order. Of a network with more stages, evenly spread ones are taken and the last meets the
+    last: of 3 against 4 stages the pairs are (1, 1), (2, 2), (3, 4).
+
+    Args:
+        student, teacher: `Outputs.features`.
+        suffix: "" for the stage outputs, "_preact" for what is before their last ReLU.
+
+    Raises:
+        ValueError: a network that has no such taps.
+    """
+    s, t = stages(student, suffix), stages(teacher, suffix)
+    for who, found, features in (("student", s, student), ("teacher", t, teacher)):
+        if not found:
+            raise ValueError(f"The {who} has no taps stage1{suffix} ...; it has {sorted(features) or 'logits only'}.")
+    n = min(len(s), len(t))
+
+    def spread(found):
+        return [found[(i + 1) * len(found) // n - 1] for i in range(n)]
+
+    return list(zip(spread(s), spread(t), strict=True))
+
+
+def adaptive_average_pool(x: jax.Array, height: int, width: int) -> jax.Array:
+    """Average-pools [B, H, W, C] to [B, height, width, C]; cells as in PyTorch's adaptive pooling, any two sizes.
+
+    Cell i of n averages positions floor(i * N / n) up to, not including, ceil((i + 1) * N / n).
+    """
+    rows, columns = _pooling_matrix(x.shape[1], height), _pooling_matrix(x.shape[2], width)
+    return jnp.einsum("bhwc,ih,jw->bijc", x, rows.astype(x.dtype), columns.astype(x.dtype))
+
+
+def _pooling_matrix(size: int, cells: int) -> np.ndarray:
+    """[cells, size] float32, rows sum to 1."""
+    matrix = np.zeros((cells, size), np.float32)
+    for i in range(cells):
+        start, stop = i * size // cells, -(-(i + 1) * size // cells)
+        matrix[i, start:stop] = 1.0 / (stop - start)
+    return matrix
+
+
+def match_resolution(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Average-pools the larger of two maps [B, H, W, C] (each axis by itself) to the smaller one's size."""
+    height, width = min(a.shape[1], b.shape[1]), min(a.shape[2], b.shape[2])
+
+    def fit(x):
+        return x if x.shape[1:3] == (height, width) else adaptive_average_pool(x, height, width)
+
+    return fit(a), fit(b)

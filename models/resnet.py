@@ -1,0 +1,101 @@
+"""The CIFAR ResNets of the distillation benchmarks: 3x3 stem, three stages of post-activation basic blocks.
+
+Paper: He, Zhang, Ren, Sun. Deep Residual Learning for Image Recognition. CVPR 2016. arXiv:1512.03385, section 4.2.
+
+As the benchmarks' networks (and unlike the paper's) a change of shape goes through a 1x1 convolution with batch norm,
+and the x4 networks have widths 32, 64, 128, 256, so that their first stage projects too.
+Any input size works; the stages halve the resolution twice.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from models.layers import BatchNorm, Conv, Dense
+from models.outputs import Outputs, Taps
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions around a shortcut. Returns (sum before the ReLU, after it), [B, H/s, W/s, width] each."""
+
+    width: int
+    stride: int = 1
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, train: bool, tap=None):
+        y = Conv(self.width, 3, self.stride, dtype=self.dtype, name="conv1")(x)
+        y = nn.relu(BatchNorm(dtype=self.dtype, name="bn1")(y, train))
+        y = Conv(self.width, 3, dtype=self.dtype, name="conv2")(y)
+        y = BatchNorm(dtype=self.dtype, name="bn2")(y, train)
+        if self.stride != 1 or x.shape[-1] != self.width:
+            x = Conv(self.width, 1, self.stride, dtype=self.dtype, name="shortcut_conv")(x)
+            x = BatchNorm(dtype=self.dtype, name="shortcut_bn")(x, train)
+        y = y + x
+        if tap is not None:
+            y = tap(y)
+        return nn.relu(y)
+
+
+class ResNet(nn.Module):
+    """A CIFAR ResNet.
+
+    Attributes:
+        blocks: basic blocks in each of the three stages; the depth is 6 * blocks + 2.
+        widths: channels of the stem and of the three stages.
+        num_classes: K.
+        dtype: compute type; parameters, statistics and logits are float32.
+    """
+
+    blocks: int
+    widths: tuple[int, int, int, int]
+    num_classes: int
+    dtype: Any = jnp.float32
+
+    def setup(self):
+        self.classifier = Dense(self.num_classes)
+
+    @nn.compact
+    def __call__(self, images, train: bool = False, deltas: dict | None = None) -> Outputs:
+        """images [B, H, W, C] float32 -> `Outputs`; taps `stem`, `stage1..3`, `stage1..3_preact`, `embedding`."""
+        tap = Taps(deltas)
+        x = tap.shift("input", images).astype(self.dtype)
+        x = Conv(self.widths[0], 3, dtype=self.dtype, name="stem_conv")(x)
+        x = tap("stem", nn.relu(BatchNorm(dtype=self.dtype, name="stem_bn")(x, train)))
+        for stage, width in enumerate(self.widths[1:], start=1):
+            for block in range(self.blocks):
+                stride = 2 if stage > 1 and block == 0 else 1
+                last = block == self.blocks - 1
+                record = (lambda y, s=stage: tap(f"stage{s}_preact", y)) if last else None
+                x = BasicBlock(width, stride, self.dtype, name=f"stage{stage}_block{block}")(x, train, record)
+            x = tap(f"stage{stage}", x)
+        embedding = tap("embedding", jnp.mean(x.astype(jnp.float32), axis=(1, 2)))
+        return Outputs(logits=self.classify(embedding), features=tap.features)
+
+    def classify(self, embedding: jax.Array) -> jax.Array:
+        """embedding [B, D] -> logits [B, K] float32."""
+        return self.classifier(embedding)
+
+
+def _family(blocks: int, widths: tuple[int, int, int, int], name: str):
+    def build(num_classes: int, **options) -> ResNet:
+        return ResNet(blocks=blocks, widths=widths, num_classes=num_classes, **options)
+
+    build.__name__ = name.lower()
+    source = "He et al., CVPR 2016, arXiv:1512.03385"
+    build.__doc__ = f"CIFAR {name}: 3 stages of {blocks} basic blocks, widths {widths[1:]}.\n\nPaper: {source}"
+    return build
+
+
+NARROW, WIDE = (16, 16, 32, 64), (32, 64, 128, 256)
+resnet8 = _family(1, NARROW, "ResNet8")
+resnet14 = _family(2, NARROW, "ResNet14")
+resnet20 = _family(3, NARROW, "ResNet20")
+resnet32 = _family(5, NARROW, "ResNet32")
+resnet44 = _family(7, NARROW, "ResNet44")
+resnet56 = _family(9, NARROW, "ResNet56")
+resnet110 = _family(18, NARROW, "ResNet110")
+resnet8x4 = _family(1, WIDE, "ResNet8x4")
+resnet32x4 = _family(5, WIDE, "ResNet32x4")

@@ -1,0 +1,137 @@
+"""Weights as files: `weights.safetensors` with `model.json` beside it, read without pickle.
+
+A folder in this form is what a finished run's `last/` and `best/` are, what is shipped here, and what
+`--teacher_param` takes (a run folder means its `last/`).
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+from flax import traverse_util
+
+from registry import DamagedFileError, UserError
+
+WEIGHTS, DESCRIPTION = "weights.safetensors", "model.json"
+REQUIRED = {"arch": str, "num_classes": int, "class_names": list, "dataset": str, "image_shape": list}
+REQUIRED |= {"mean": list, "std": list, "test_top1": (int, float, type(None))}
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """Weights and what is known about them.
+
+    Attributes:
+        folder: where they lie.
+        variables: `{"params", "batch_stats"}`, nested dicts of NumPy arrays.
+        info: `model.json`: arch, num_classes, class_names, dataset, image_shape [H, W, C], mean, std (of pixels in
+            [0, 1]), test_top1 (percent), command, ...
+        sha256: of the weights' file.
+    """
+
+    folder: pathlib.Path
+    variables: dict
+    info: dict
+    sha256: str
+
+
+def save(folder: str | os.PathLike, variables: dict, info: dict) -> None:
+    """Writes weights and their description, whole or not at all; what was in `folder` before is replaced.
+
+    Args:
+        folder: made if needed.
+        variables: `{"params", "batch_stats"}`.
+        info: see `Pretrained.info`.
+    """
+    folder = pathlib.Path(folder)
+    flat = {n: np.asarray(x) for n, x in traverse_util.flatten_dict(variables, sep="/").items()}
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    safetensors.numpy.save_file({n: np.ascontiguousarray(x) for n, x in flat.items()}, part / WEIGHTS)
+    digest = hashlib.sha256((part / WEIGHTS).read_bytes()).hexdigest()
+    (part / DESCRIPTION).write_text(json.dumps({**info, "sha256": digest}, indent=2) + "\n")
+    shutil.rmtree(folder, ignore_errors=True)
+    part.replace(folder)
+
+
+def find(path: str | os.PathLike) -> pathlib.Path:
+    """The folder of weights that `path` means: itself, or a run folder's `last/`.
+
+    Raises:
+        UserError: there is none, with what to run.
+    """
+    root = pathlib.Path(path).expanduser()
+    here = pathlib.Path(__file__).parent.parent
+    for folder in (root, root / "last", here / root, here / root / "last"):
+        if (folder / WEIGHTS).is_file() and (folder / DESCRIPTION).is_file():
+            return folder
+    if (root / "config.json").is_file():
+        raise UserError(f"The run {root} is not finished: it has no last/ yet. Repeat its command to go on with it.")
+    shipped = ", ".join(f"pretrained/{p.parent.name}" for p in sorted((here / "pretrained").glob(f"*/{WEIGHTS}")))
+    raise UserError(
+        f"No weights in '{path}': {WEIGHTS} and {DESCRIPTION} are missing. Shipped: {shipped or 'none'}.\n"
+        f"To train a teacher: python train_teacher.py --arch ResNet20 --train_path {path}"
+    )
+
+
+def load(path: str | os.PathLike) -> Pretrained:
+    """Reads weights.
+
+    Args:
+        path: a folder of weights, or a finished run's folder.
+
+    Raises:
+        UserError: nothing there. DamagedFileError: unreadable, or not what was written.
+    """
+    folder = find(path)
+    try:
+        info = json.loads((folder / DESCRIPTION).read_text())
+        wrong = [k for k, kind in REQUIRED.items() if not isinstance(info.get(k), kind)]
+        if wrong:
+            raise ValueError(f"'{wrong[0]}' is missing or of the wrong type")
+    except (ValueError, AttributeError) as error:
+        raise DamagedFileError(f"{folder / DESCRIPTION} is damaged: {error}. Restore it.") from None
+    content = (folder / WEIGHTS).read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != info.get("sha256", digest):
+        raise DamagedFileError(
+            f"{folder / WEIGHTS} is damaged: its SHA-256 is not the one in {DESCRIPTION}. Restore it."
+        )
+    try:
+        flat = safetensors.numpy.load(content)
+    except Exception as error:  # safetensors raises its own kinds
+        raise DamagedFileError(f"{folder / WEIGHTS} is damaged: {error}. Restore it.") from None
+    return Pretrained(folder, traverse_util.unflatten_dict(flat, sep="/"), info, digest)
+
+
+def check(weights: Pretrained, model: nn.Module) -> dict:
+    """The weights as variables of `model`.
+
+    Raises:
+        UserError: names or shapes differ: the missing and unexpected names and the first wrong shape.
+    """
+    image = jnp.zeros((1, *weights.info["image_shape"]), jnp.float32)
+    expected = jax.eval_shape(lambda key: model.init(key, image), jax.random.key(0))
+    want = {n: x.shape for n, x in traverse_util.flatten_dict(dict(expected), sep="/").items()}
+    have = {n: x.shape for n, x in traverse_util.flatten_dict(weights.variables, sep="/").items()}
+    problems = []
+    for title, names in (("missing", want.keys() - have.keys()), ("unexpected", have.keys() - want.keys())):
+        if names:
+            listed = sorted(names)
+            problems.append(f"{title} {', '.join(listed[:4])}{' ...' if len(listed) > 4 else ''} ({len(listed)})")
+    for name in sorted(want.keys() & have.keys()):
+        if want[name] != have[name]:
+            problems.append(f"'{name}' has shape {have[name]}, needed {want[name]}")
+            break
+    if problems:
+        raise UserError(f"The weights in {weights.folder} do not fit the network: {'; '.join(problems)}.")
+    return {"params": weights.variables["params"], "batch_stats": weights.variables.get("batch_stats", {})}

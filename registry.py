@@ -1,0 +1,83 @@
+"""Names to constructors: what `create` and `names` mean in every room, and the error a user's mistake raises."""
+
+import difflib
+import importlib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """A mistake that the user can mend: one to three lines that say what is wrong and the fix.
+
+    The command lines print it without a traceback and exit with `exit_code`.
+    """
+
+    exit_code = 2
+
+
+class DamagedFileError(UserError):
+    """A file of the project's own that no longer holds what was written."""
+
+    exit_code = 3
+
+
+class NonFiniteError(UserError):
+    """A loss, a gradient or a parameter became NaN or infinite."""
+
+    exit_code = 4
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
+    """The error for a name that nothing has, with the nearest one that something does."""
+    known = list(known)
+    folded = {k.lower(): k for k in known}
+    near = difflib.get_close_matches(str(name).lower(), folded, n=1, cutoff=0.4)
+    hint = f" Did you mean '{folded[near[0]]}'?" if near else ""
+    return UserError(f"Unknown {kind} '{name}'.{hint}\nKnown: {', '.join(known) or 'none'}.")
+
+
+class Registry:
+    """Maps a name to `"module:attribute"`, imported when first asked for.
+
+    Args:
+        kind: what the names are, for messages ("distiller").
+        entries: name -> "module:attribute"; the attribute is a class or a function.
+    """
+
+    def __init__(self, kind: str, entries: dict[str, str]):
+        self.kind = kind
+        self.entries = entries
+
+    def names(self) -> list[str]:
+        """All names, in the order of the registry."""
+        return list(self.entries)
+
+    def check(self, name: str) -> str:
+        """Returns `name`, or raises `UserError` with the nearest known one. Imports nothing."""
+        if name not in self.entries:
+            raise unknown(self.kind, name, self.entries)
+        return name
+
+    def get(self, name: str):
+        """The class or function behind `name`; `UserError` for an unknown one."""
+        module, _, attribute = self.entries[self.check(name)].partition(":")
+        return getattr(importlib.import_module(module), attribute)
+
+    def describe(self) -> list[tuple[str, str, str]]:
+        """(name, one line, paper or source) per entry, read from the docstrings."""
+        return [(name, *summary(self.get(name), name)) for name in self.entries]
+
+
+def summary(thing, name: str = "") -> tuple[str, str]:
+    """First docstring line and the text after `Paper:` (or `Source:`), both on one line, of a class or function."""
+    lines = (thing.__doc__ or "").strip().splitlines() or [""]
+    source = ""
+    for i, line in enumerate(lines):
+        if line.strip().startswith(("Paper:", "Source:")):
+            paragraph = []
+            for following in lines[i:]:
+                if not following.strip():
+                    break
+                paragraph.append(following.strip())
+            source = " ".join(paragraph).partition(":")[2].strip()
+            break
+    return lines[0].strip(), source

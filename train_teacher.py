@@ -1,0 +1,22 @@
+"""Trains a network on labels alone: a teacher, or the baseline of a table."""
+
+from training import cli
+
+RECIPE = ["arch", *cli.GROUPS["data"], *cli.GROUPS["recipe"], *cli.GROUPS["run"]]
+
+cli.define(*RECIPE)
+
+
+def main() -> None:
+    """Flags to recipe to one call."""
+    config = cli.recipe(RECIPE)
+    config["student_arch"] = config.pop("arch", None) or config.get("teacher_arch") or "ResNet20"
+    config.update(transfer="Labels", teacher_arch="", teacher_param="")
+    cli.prepare_jax()
+    from training.run import train
+
+    cli.print_summary(train(config))
+
+
+if __name__ == "__main__":
+    cli.main(main, __doc__)

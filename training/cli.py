@@ -1,0 +1,158 @@
+"""What the command lines share: flags over recipes over defaults, short help, errors of two lines, exit codes."""
+
+import os
+import sys
+from collections.abc import Callable
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from registry import UserError, unknown
+
+FLAGS = flags.FLAGS
+CONFIG_HELP = "recipe, a FILE.py with get_config(); then --config.key=value for any of its keys"
+
+# flag -> (type, help); each is a key of the config, in the groups that --help shows
+GROUPS: dict[str, dict[str, tuple[str, str]]] = {
+    "who": {
+        "arch": ("string", "the network to train"),
+        "student_arch": ("string", "the network that learns"),
+        "teacher_arch": ("string", "the network that teaches; default: what --teacher_param says"),
+        "teacher_param": ("string", "its weights: a run folder, or one with weights.safetensors + model.json"),
+        "distiller": ("string", "the method, or several joined by +"),
+        "transfer": ("string", "the strategy"),
+    },
+    "data": {
+        "dataset": ("string", "the dataset"),
+        "data_dir": ("string", "where it lies"),
+        "image_size": ("integer", "side in pixels, for ImageFolder"),
+        "num_labels": ("integer", "labelled images that the label loss sees; 0: all"),
+    },
+    "recipe": {
+        "learning_rate": ("float", "at the start"),
+        "weight_decay": ("float", "L2 penalty"),
+        "train_epoch": ("integer", "passes over the training images"),
+        "batch_size": ("integer", "images per step, over all devices"),
+        "seed": ("integer", "of everything random"),
+        "dtype": ("string", "compute type: float32 or bfloat16"),
+        "deterministic": ("boolean", "repeatable kernels on GPU, slower"),
+    },
+    "run": {
+        "train_path": ("string", "the run's folder; the same command again continues it"),
+        "log_every": ("integer", "steps between log lines"),
+    },
+}
+
+
+def define(*names: str) -> None:
+    """Defines the named recipe flags (None: not given), `--config`, and `--gpu_id`."""
+    kinds = {"string": flags.DEFINE_string, "integer": flags.DEFINE_integer}
+    kinds |= {"float": flags.DEFINE_float, "boolean": flags.DEFINE_boolean}
+    for group in GROUPS.values():
+        for name, (kind, text) in group.items():
+            if name in names:
+                kinds[kind](name, None, text)
+    flags.DEFINE_string("gpu_id", None, "GPUs to use, such as 2 or 0,1")
+    config_flags.DEFINE_config_file("config", None, CONFIG_HELP, lock_config=False, accept_new_attributes=True)
+
+
+def recipe(names) -> dict:
+    """The recipe of `--config` with the explicit flags over it.
+
+    Raises:
+        UserError: a recipe file without `get_config()`.
+    """
+    found = FLAGS.config
+    if found is not None and not isinstance(found, (dict, ConfigDict)):
+        raise UserError(f"get_config() of --config must return a ConfigDict; got {type(found).__name__}.")
+    config = dict(found or {})
+    for name in names:
+        if FLAGS[name].present:
+            config[name] = FLAGS[name].value
+    return config
+
+
+def choose_devices() -> None:
+    """Applies `--gpu_id` and `--deterministic` to the environment, before JAX looks for devices."""
+    if FLAGS.gpu_id is not None:
+        if not all(part.strip().isdigit() for part in FLAGS.gpu_id.split(",")):
+            raise UserError(f"--gpu_id must be numbers such as 2 or 0,1; got '{FLAGS.gpu_id}'.")
+        os.environ["CUDA_VISIBLE_DEVICES"] = os.environ["HIP_VISIBLE_DEVICES"] = FLAGS.gpu_id
+    if "deterministic" in FLAGS and FLAGS.deterministic:
+        os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
+
+
+def use_compilation_cache() -> None:
+    """Keeps compiled programs in the user's cache folder, unless `JAX_COMPILATION_CACHE_DIR` names another."""
+    import jax
+
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+        jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "kd-cookbook", "xla"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def prepare_jax() -> None:
+    """Turns the compilation cache on, and says so when `--gpu_id` found no GPU."""
+    import jax
+
+    use_compilation_cache()
+    if FLAGS.gpu_id is not None and jax.default_backend() == "cpu":
+        print(f"Warning: --gpu_id {FLAGS.gpu_id}: JAX sees no GPU here; running on the CPU.", file=sys.stderr)
+
+
+def main(call: Callable[[], None], description: str) -> None:
+    """Parses the flags, makes the one call, and turns a user's mistake into its message and exit code."""
+    try:
+        _parse(description)
+        choose_devices()
+        call()
+    except UserError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _parse(description: str) -> None:
+    if any(argument in ("--help", "-h", "-help", "--helpshort", "--helpfull") for argument in sys.argv[1:]):
+        print(_help(description))
+        sys.exit(0)
+    try:
+        rest = FLAGS(sys.argv)
+    except flags.UnrecognizedFlagError as error:
+        raise unknown("flag", f"--{error.flagname}", [f"--{name}" for name in _own_flags()]) from None
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, ImportError, SyntaxError) as error:
+        text = " ".join(str(error).split())
+        raise UserError(text if len(text) < 400 else text[:400] + " ...") from None
+    if len(rest) > 1:
+        raise UserError(f"Unexpected argument '{rest[1]}'. Flags begin with --; see --help.")
+
+
+def _own_flags() -> list[str]:
+    grouped = [name for group in GROUPS.values() for name in group if name in FLAGS]
+    key = [f.name for f in FLAGS.get_key_flags_for_module(sys.argv[0])]
+    return list(dict.fromkeys(grouped + [n for n in key if n not in ("config",)] + ["gpu_id", "config"]))
+
+
+def _help(description: str) -> str:
+    lines = [description, "", f"usage: python {os.path.basename(sys.argv[0])} [--config FILE.py] [--flag value ...]"]
+    seen = set()
+    for title, group in GROUPS.items():
+        shown = [name for name in group if name in FLAGS]
+        seen |= set(shown)
+        if shown:
+            lines += ["", f"{title}:"] + [f"  --{name:<15} {group[name][1]}" for name in shown]
+    lines += ["", "more:"]
+    lines += [f"  --{name:<15} {FLAGS[name].help}" for name in _own_flags() if name not in seen]
+    return "\n".join(lines)
+
+
+def print_summary(summary: dict) -> None:
+    """The end of a run, in one line."""
+    last, best = summary["last"], summary["best"]
+    agreement = f", agreement with the teacher {last['agreement']:.2f} %" if "agreement" in last else ""
+    print(
+        f"Test top-1: last {last['top1']:.2f} %, best {best['top1']:.2f} % (epoch {best['epoch']}){agreement}; "
+        f"{summary['parameters']:,} parameters, {summary['seconds']:.0f} s of training."
+    )

@@ -1,0 +1,51 @@
+"""Measuring weights on a dataset: one call for `evaluate.py` and for tables."""
+
+import jax.numpy as jnp
+import numpy as np
+
+import data
+import models
+import pretrained
+from registry import UserError
+from training.metrics import evaluate
+from training.step import Predictor
+from transfer import Player
+
+
+def player_of(weights: pretrained.Pretrained, name: str, dtype=jnp.float32) -> tuple[Player, dict]:
+    """The network that weights are of, with its own input statistics, and its variables.
+
+    Raises:
+        UserError: an unknown architecture, or weights that do not fit it.
+    """
+    info = weights.info
+    model = models.create(info["arch"], info["num_classes"], dtype=dtype)
+    return Player(name, model, tuple(info["mean"]), tuple(info["std"])), pretrained.check(weights, model)
+
+
+def check_fits(weights: pretrained.Pretrained, dataset: data.Dataset, role: str, advice: str = "") -> None:
+    """Raises `UserError` unless weights and data agree in the number of classes and of channels."""
+    facts = (
+        ("classes", weights.info["num_classes"], dataset.num_classes),
+        ("channels", weights.info["image_shape"][-1], dataset.image_shape[-1]),
+    )
+    for what, theirs, ours in facts:
+        if theirs != ours:
+            raise UserError(
+                f"The {role} in {weights.folder} has {theirs} {what} ({weights.info['dataset']}), "
+                f"{dataset.name} has {ours}.{advice}"
+            )
+
+
+def predict(param: str, dataset: data.Dataset, role: str = "network") -> np.ndarray:
+    """Logits [N, K] float32 of the weights in `param` on a dataset's test split."""
+    weights = pretrained.load(param)
+    check_fits(weights, dataset, role)
+    player, variables = player_of(weights, role)
+    return Predictor(player, dataset.test.images)(variables)
+
+
+def measure(param: str, dataset: data.Dataset, teacher_param: str = "") -> dict[str, float]:
+    """`training.metrics.evaluate` of the weights in `param` on the test split; with a teacher, against it too."""
+    teacher_logits = predict(teacher_param, dataset, "teacher") if teacher_param else None
+    return evaluate(predict(param, dataset), dataset.test.labels, teacher_logits)

@@ -1,0 +1,201 @@
+"""One call for one run: from a recipe to a finished run folder."""
+
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+import data
+import distiller
+import models
+import pretrained
+import transfer
+from registry import UserError
+from training import config as configs
+from training import loop, optimizer, run_folder
+from training.evaluation import check_fits, player_of
+from training.metrics import evaluate
+from training.step import Predictor
+
+TEACHER_TOLERANCE = 1.0  # points of top-1 between a teacher's recorded and measured accuracy
+
+
+def train(recipe: ConfigDict | dict, quiet: bool = False) -> dict:
+    """Trains a student as a recipe says, or continues where an earlier call stopped.
+
+    Args:
+        recipe: config keys over the defaults of `configs/default.py`.
+        quiet: print nothing but warnings.
+
+    Returns:
+        The run's summary, as written to `summary.json`.
+
+    Raises:
+        UserError: a mistake in the recipe, data, weights or folder; found before anything compiles or is written.
+        training.loop.Interrupted: a signal arrived; everything is saved.
+    """
+    start = time.monotonic()
+    say = (lambda *_: None) if quiet else (lambda text: print(text, flush=True))
+    config = configs.merge(recipe)
+    configs.check(config)
+    config.train_path = config.train_path or configs.default_train_path(config)
+    dataset = data.load(config.dataset, config.data_dir, config.image_size)
+    augmentation = _augmentation(config, dataset)
+    _check_data(config, dataset)
+    strategy, teacher = _strategy(config, dataset)
+    identity = configs.plain(config)
+    identity["teacher_sha256"] = teacher.sha256 if teacher else None
+    with run_folder.open_run(config.train_path, identity) as folder:
+        summary = folder / run_folder.SUMMARY
+        if summary.exists():
+            say(f"{folder} is finished already.")
+            return run_folder.read_json(summary)
+        run_folder.write_json(folder / run_folder.ENV, run_folder.environment())
+        pool, labels = _pool(config, dataset)
+        test = Predictor(strategy.student, dataset.test.images)
+        teacher_logits = None
+        if teacher:
+            predict = Predictor(strategy.teacher, dataset.test.images)
+            teacher_logits = predict(strategy.teacher_variables)
+            _check_teacher(teacher, dataset, teacher_logits, say)
+        return loop.run(
+            folder=folder,
+            config=config,
+            dataset=dataset,
+            strategy=strategy,
+            augmentation=augmentation,
+            pool=pool,
+            labels=labels,
+            predict=test,
+            teacher_logits=teacher_logits,
+            info=_info(config, dataset),
+            start=start,
+            quiet=quiet,
+        )
+
+
+def _augmentation(config: ConfigDict, dataset: data.Dataset) -> data.Augmentation:
+    """The dataset's own, where the recipe does not say otherwise."""
+    own = dataset.augmentation
+    pad = own.pad if config.crop_pad < 0 else config.crop_pad
+    if config.crop_mode == "reflect" and pad >= min(dataset.image_shape[:2]):
+        raise UserError(f"'crop_pad' {pad} is too large to reflect images of {dataset.image_shape[:2]} pixels.")
+    return data.Augmentation(
+        pad=pad, mode=config.crop_mode, flip=own.flip if config.flip == "auto" else config.flip == "yes"
+    )
+
+
+def _check_data(config: ConfigDict, dataset: data.Dataset) -> None:
+    if config.batch_size > len(dataset.train):
+        raise UserError(
+            f"--batch_size {config.batch_size} is larger than {dataset.name}'s {len(dataset.train)} training images."
+        )
+    if config.batch_size % jax.device_count():
+        raise UserError(
+            f"--batch_size {config.batch_size} does not divide by the {jax.device_count()} devices.\n"
+            "Choose a multiple, or fewer devices with --gpu_id."
+        )
+    if 0 < config.num_labels < dataset.num_classes or config.num_labels > len(dataset.train):
+        raise UserError(
+            f"--num_labels {config.num_labels} must be 0 (all) or from {dataset.num_classes} (one a class) "
+            f"to {len(dataset.train)}."
+        )
+
+
+def _pool(config: ConfigDict, dataset: data.Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """(examples to draw from, labels with the withheld ones as -1).
+
+    With `num_labels`, labels alone draw from the labelled images; a teacher teaches on all of them.
+    """
+    labels = dataset.train.labels
+    everything = np.arange(len(labels), dtype=np.int32)
+    if not config.num_labels:
+        return everything, labels
+    labelled = data.balanced_subset(labels, config.num_labels, config.seed)
+    withheld = np.full_like(labels, -1)
+    withheld[labelled] = labels[labelled]
+    return (everything if config.teacher_param else labelled), withheld
+
+
+def _strategy(config: ConfigDict, dataset: data.Dataset):
+    """The strategy with its players, and the teacher's weights (None without a teacher). Fills in `teacher_arch`."""
+    dtype = jnp.dtype(config.dtype)
+    steps = len(dataset.train) // config.batch_size
+    student = transfer.Player(
+        "student", models.create(config.student_arch, dataset.num_classes, dtype=dtype), dataset.mean, dataset.std
+    )
+    parts = {"student": student, "optimizer": optimizer.create(config, steps)}
+    teacher = None
+    if transfer.registry.get(config.transfer).needs_teacher:
+        teacher = _teacher(config, dataset)
+        parts["teacher"], parts["teacher_variables"] = player_of(teacher, "teacher", dtype)
+        parts["method"] = distiller.create(config.distiller, **configs.plain(config.distiller_options))
+        config.teacher_arch = teacher.info["arch"]
+    else:
+        config.distiller, config.distiller_options = "", ConfigDict()
+        config.teacher_arch = config.teacher_param = ""
+    strategy = transfer.create(config.transfer, **parts)
+    image = jnp.zeros((config.batch_size, *dataset.image_shape), jnp.float32)
+    label = jnp.zeros((config.batch_size,), jnp.int32)
+    batch = data.Batch(image=image, label=label, index=label, epoch=jnp.zeros(()))
+    try:
+        jax.eval_shape(strategy.init, jax.random.key(0), batch)
+    except ValueError as error:
+        raise UserError(f"{config.distiller or config.transfer} cannot train {config.student_arch}: {error}") from None
+    return strategy, teacher
+
+
+def _teacher(config: ConfigDict, dataset: data.Dataset) -> pretrained.Pretrained:
+    arch = config.teacher_arch or "ResNet20"
+    command = f"python train_teacher.py --arch {arch} --dataset {config.dataset} --train_path runs/teacher"
+    if not config.teacher_param:
+        raise UserError(
+            f"--transfer {config.transfer} needs --teacher_param, a trained teacher.\nTo train one: {command}"
+        )
+    teacher = pretrained.load(config.teacher_param)
+    info = teacher.info
+    if config.teacher_arch and config.teacher_arch != info["arch"]:
+        raise UserError(
+            f"--teacher_arch is {config.teacher_arch}, but the weights in {teacher.folder} are of {info['arch']}."
+        )
+    check_fits(teacher, dataset, "teacher", f"\nTo train one: {command}")
+    return teacher
+
+
+def _check_teacher(teacher: pretrained.Pretrained, dataset: data.Dataset, logits: np.ndarray, say) -> None:
+    """Warns when the teacher is not as good here as its `model.json` says: a wrong normalisation or class order."""
+    measured = evaluate(logits, dataset.test.labels)["top1"]
+    recorded = teacher.info["test_top1"]
+    say(f"Teacher {teacher.info['arch']} from {teacher.folder}: test top-1 {measured:.2f} %")
+    theirs, ours = teacher.info["class_names"], list(dataset.class_names)
+    if theirs != ours:
+        _warn(f"the teacher's classes {theirs[:3]} ... are not the data's {ours[:3]} ...")
+    if recorded is not None and abs(measured - recorded) > TEACHER_TOLERANCE:
+        _warn(
+            f"the teacher's recorded test top-1 is {recorded:.2f} % ({teacher.info['dataset']}), here it has "
+            f"{measured:.2f} %. Check normalisation, class order and image size."
+        )
+
+
+def _warn(text: str) -> None:
+    print(f"Warning: {text}", file=sys.stderr, flush=True)
+
+
+def _info(config: ConfigDict, dataset: data.Dataset) -> dict:
+    """What `model.json` says of the student, but for its accuracy."""
+    return {
+        "arch": config.student_arch,
+        "num_classes": dataset.num_classes,
+        "class_names": list(dataset.class_names),
+        "dataset": dataset.name,
+        "image_shape": list(dataset.image_shape),
+        "mean": list(dataset.mean),
+        "std": list(dataset.std),
+        "transfer": config.transfer,
+        "distiller": config.distiller,
+        "seed": config.seed,
+        "command": run_folder.command_line(),
+    }

@@ -1,0 +1,121 @@
+"""A run is a folder: what is in it, who may write to it, and whether it is the same run."""
+
+import contextlib
+import fcntl
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+
+from registry import DamagedFileError, UserError
+from training import config as configs
+
+CONFIG, ENV, METRICS, SUMMARY = "config.json", "env.json", "metrics.jsonl", "summary.json"
+
+
+def write_json(path: pathlib.Path, content: dict) -> None:
+    """Writes a file whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    with part.open("w") as file:
+        file.write(json.dumps(content, indent=2) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def read_json(path: pathlib.Path) -> dict:
+    """Raises `DamagedFileError` for a file that is no JSON object."""
+    try:
+        content = json.loads(path.read_text())
+        if not isinstance(content, dict):
+            raise ValueError("not an object")
+    except ValueError as error:
+        raise DamagedFileError(f"{path} is damaged ({error}).\nRestore it, or choose another --train_path.") from None
+    return content
+
+
+@contextlib.contextmanager
+def open_run(path: str, config: dict):
+    """Locks a run folder and checks that it is this run's; makes it when it is not there.
+
+    Args:
+        path: the folder.
+        config: the resolved config, plain.
+
+    Yields:
+        The folder's `pathlib.Path`.
+
+    Raises:
+        UserError: the folder cannot be written, another process is writing to it, it holds something else, or a run
+            with another config (with the differing keys). Nothing is written then.
+    """
+    folder = pathlib.Path(path).expanduser()
+    known = folder / CONFIG
+    if known.exists():
+        different = configs.differences(read_json(known), config)
+        if different:
+            raise UserError(
+                f"{folder} holds a run with another config: {'; '.join(different)}.\n"
+                "Use the same config to resume it, or another --train_path."
+            )
+    elif folder.is_dir() and any(p.name != ".lock" for p in folder.iterdir()):
+        raise UserError(f"{folder} is not empty and holds no run. Choose another --train_path.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("a+")
+    except OSError as error:
+        raise UserError(f"Cannot write to --train_path {folder}: {error.strerror}. Choose another.") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.seek(0)
+            raise UserError(f"{folder} is being written by {lock.read().strip() or 'another process'}.") from None
+        lock.seek(0)
+        lock.truncate()
+        lock.write(f"process {os.getpid()} on {platform.node()}\n")
+        lock.flush()
+        write_json(folder / CONFIG, config)
+        yield folder
+
+
+def environment() -> dict:
+    """What a result depends on besides the config: versions, devices, commit, command."""
+    import jax
+
+    def version(name):
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            return None
+
+    names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
+    root = pathlib.Path(__file__).parent.parent
+
+    def git(*arguments):
+        try:
+            result = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=5)
+            return result.stdout.strip() if result.returncode == 0 else None
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+
+    changes = git("status", "--porcelain")
+    return {
+        "command": command_line(),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in names},
+        "backend": jax.default_backend(),
+        "devices": [device.device_kind for device in jax.devices()],
+        "cpus": os.cpu_count(),
+        "commit": git("rev-parse", "HEAD"),
+        "uncommitted_changes": None if changes is None else bool(changes),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+    }
+
+
+def command_line() -> str:
+    """The command as it was typed, up to the interpreter's path."""
+    return " ".join(["python", os.path.basename(sys.argv[0]), *sys.argv[1:]])

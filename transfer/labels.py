@@ -1,0 +1,24 @@
+"""Labels: nobody teaches. The baseline of every table, and how teachers are trained."""
+
+import dataclasses
+
+from transfer.base import Strategy, label_loss
+
+
+@dataclasses.dataclass(frozen=True)
+class Labels(Strategy):
+    """The student learns from labels alone: the baseline of every table.
+
+    Source: cross-entropy
+    """
+
+    def init(self, key, batch):
+        variables = self.student.init(key, batch.image)
+        extra = {"student": {"batch_stats": variables["batch_stats"]}}
+        return self._state({"student": variables["params"]}, extra, frozen={})
+
+    def loss(self, params, state, batch, key):
+        variables = {"params": params["student"], **state.extra["student"]}
+        student, stats = self.student.forward(variables, batch.image, train=True)
+        loss, counts = label_loss(student.logits, batch.label)
+        return loss, ({"student": {"batch_stats": stats}}, {"loss": loss, "cross_entropy": loss, **counts})

@@ -1,0 +1,63 @@
+"""Offline: a trained teacher, frozen, teaches the student."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+
+from transfer.base import Player, Strategy, label_loss
+
+
+@dataclasses.dataclass(frozen=True)
+class Offline(Strategy):
+    """A trained, frozen teacher in eval mode teaches the student.
+
+    Paper: Hinton, Vinyals, Dean, NIPS workshop 2014, arXiv:1503.02531
+
+    Teacher and student see the same view, each normalised with its own statistics. The teacher's parameters and
+    batch statistics never change. The method's learnable parts train beside the student, by the same optimizer.
+
+    Attributes:
+        teacher: the teacher.
+        teacher_variables: its `{"params", "batch_stats"}`.
+        method: a distiller.
+    """
+
+    teacher: Player
+    teacher_variables: dict
+    method: nn.Module
+    needs_teacher = True
+
+    def init(self, key, batch):
+        student_key, method_key = jax.random.split(key)
+        variables = self.student.init(student_key, batch.image)
+        student, _ = self._student(variables, batch)
+        teacher = self._teacher(self.teacher_variables, batch)
+        method = dict(self.method.init({"params": method_key, "method": method_key}, student, teacher, batch))
+        params = {"student": variables["params"], "method": method.pop("params", {})}
+        extra = {"student": {"batch_stats": variables["batch_stats"]}, "method": method}
+        return self._state(params, extra, frozen={"teacher": self.teacher_variables})
+
+    def loss(self, params, state, batch, key):
+        teacher = self._teacher(state.frozen["teacher"], batch)
+        student, stats = self._student({"params": params["student"], **state.extra["student"]}, batch)
+        (distilled, terms), memory = self.method.apply(
+            {"params": params["method"], **state.extra["method"]},
+            student,
+            teacher,
+            batch,
+            rngs={"method": key},
+            mutable=list(state.extra["method"]),
+        )
+        entropy, counts = label_loss(student.logits, batch.label)
+        entropy = self.method.ce_weight * entropy
+        loss = entropy + distilled
+        metrics = {"loss": loss, "cross_entropy": entropy, **terms, **counts}
+        return loss, ({"student": {"batch_stats": stats}, "method": dict(memory)}, metrics)
+
+    def _student(self, variables, batch):
+        return self.student.forward(variables, batch.image, train=True, gradient_taps=self.method.gradient_taps)
+
+    def _teacher(self, variables, batch):
+        outputs, _ = self.teacher.forward(variables, batch.image, gradient_taps=self.method.gradient_taps)
+        return jax.lax.stop_gradient(outputs)
