@@ -12,7 +12,7 @@ import pathlib
 from benchmarks import compare
 from configs import cifar10_short
 from registry import UserError
-from training import cli
+from training import cli, cpu
 from training.run import train
 
 METHODS = {
@@ -32,7 +32,8 @@ def main(root: pathlib.Path, data_dir: str, teacher_epochs: int, student_epochs:
     teacher = train({**teacher_run, "train_epoch": teacher_epochs, "train_path": str(root / "teacher")})
     recipe.update(teacher_param=str(root / "teacher"), train_epoch=student_epochs)
     results = compare.run_all(root, recipe, METHODS, range(seeds))
-    title = f"CIFAR-10, {arch} ({teacher_epochs} epochs) to {recipe['student_arch']} ({student_epochs} epochs), {seeds} seeds"
+    student = recipe["student_arch"]
+    title = f"CIFAR-10, {arch} ({teacher_epochs} epochs) to {student} ({student_epochs} epochs), {seeds} seeds"
     compare.report(root, results, {"arch": arch, "summary": teacher}, title)
 
 
@@ -44,6 +45,7 @@ if __name__ == "__main__":
     parser.add_argument("--student_epochs", type=int, default=6)
     parser.add_argument("--seeds", type=int, default=2)
     arguments = parser.parse_args()
+    cpu.tune()
     cli.use_compilation_cache()
     try:
         main(**vars(arguments))

@@ -9,7 +9,7 @@ import pathlib
 from benchmarks import compare
 from configs import digits
 from registry import UserError
-from training import cli
+from training import cli, cpu
 from training.run import train
 
 METHODS = {
@@ -37,6 +37,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=pathlib.Path, default=pathlib.Path("runs/demo"))
     arguments = parser.parse_args()
+    cpu.tune()
     cli.use_compilation_cache()
     try:
         main(arguments.root)

@@ -21,7 +21,7 @@ def augment(images: jax.Array, keys: jax.Array, how: Augmentation) -> jax.Array:
         draws = jax.vmap(lambda k: jax.random.randint(k, (3,), 0, jnp.array([2 * how.pad + 1, 2 * how.pad + 1, 2])))(
             keys
         )
-        images = crop_and_flip(images, draws[:, :2], draws[:, 2] * how.flip, how)
+        images = crop_and_flip(images, draws[:, :2], draws[:, 2] * int(how.flip), how)
     return images.astype(jnp.float32) / 255.0
 
 

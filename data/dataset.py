@@ -1,19 +1,43 @@
 """What a dataset is: two splits of uint8 images in memory, and the facts that travel with it."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 
 import numpy as np
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
 class Split:
-    """images [N, H, W, C] uint8, labels [N] int32."""
+    """Some examples; read into memory when first looked at, so that mistakes elsewhere are found before.
 
-    images: np.ndarray
-    labels: np.ndarray
+    Args:
+        count: N.
+        image_shape: (H, W, C).
+        read: () -> (images [N, H, W, C] uint8, labels [N] int32).
+    """
+
+    def __init__(self, count: int, image_shape: tuple[int, int, int], read: Callable):
+        self.count, self.image_shape, self._read = count, tuple(image_shape), read
+
+    @classmethod
+    def of(cls, images: np.ndarray, labels: np.ndarray) -> "Split":
+        """A split of arrays in memory."""
+        return cls(len(images), images.shape[1:], lambda: (images, labels))
+
+    @functools.cached_property
+    def _arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        return self._read()
+
+    @property
+    def images(self) -> np.ndarray:
+        return self._arrays[0]
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self._arrays[1]
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return self.count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +81,7 @@ class Dataset:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        return self.train.images.shape[1:]
+        return self.train.image_shape
 
 
 def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -24,8 +24,8 @@ def load(data_dir: str = "", image_size: int = 0) -> Dataset:
     mean, std = channel_statistics(images[train])
     return Dataset(
         name="Digits",
-        train=Split(images[train], labels[train]),
-        test=Split(images[test], labels[test]),
+        train=Split.of(images[train], labels[train]),
+        test=Split.of(images[test], labels[test]),
         class_names=tuple(str(d) for d in range(10)),
         mean=mean,
         std=std,

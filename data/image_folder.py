@@ -42,7 +42,7 @@ def load(data_dir: str = "", image_size: int = 0) -> Dataset:
         labels = np.repeat(np.arange(len(classes), dtype=np.int32), [len(by_class[c]) for c in classes])
         with concurrent.futures.ThreadPoolExecutor() as pool:
             images = np.stack(list(pool.map(lambda path: _read(path, size), paths)))
-        splits[split] = Split(images, labels)
+        splits[split] = Split.of(images, labels)
     mean, std = channel_statistics(splits["train"].images)
     augmentation = Augmentation(pad=max(1, size // 8), flip=True)
     return Dataset("ImageFolder", splits["train"], splits["test"], tuple(classes), mean, std, augmentation)

@@ -50,46 +50,35 @@ def load_cifar100(data_dir: str = "", image_size: int = 0) -> Dataset:
 
 
 def _load(name, builder_name, data_dir, mean, std, augmentation) -> Dataset:
-    import logging
+    from absl import logging
 
-    from absl import logging as absl_logging
-
-    absl_logging.set_verbosity(logging.ERROR)  # tfds warns that OpenCV would decode faster
+    logging.set_verbosity(logging.ERROR)  # tfds tells where it reads, and that OpenCV would decode faster
     import tensorflow_datasets as tfds
 
     folder = str(pathlib.Path(data_dir).expanduser().resolve()) if data_dir else None
-    try:
-        builder = _prepared(tfds, builder_name, folder)
-    except _NotPrepared:
+    builder = _prepared(tfds, builder_name, folder)
+    if builder is None:
         _prepare(name, builder_name, folder)
-        try:
-            builder = _prepared(tfds, builder_name, folder)
-        except _NotPrepared:
-            raise _advice(name, builder_name, folder) from None
-    key = "label"
+        builder = _prepared(tfds, builder_name, folder)
+    if builder is None:
+        raise _advice(name, builder_name, folder)
     return Dataset(
         name=name,
-        train=_read(builder, "train", key),
-        test=_read(builder, "test", key),
-        class_names=tuple(builder.info.features[key].names),
+        train=_split(builder, "train"),
+        test=_split(builder, "test"),
+        class_names=tuple(builder.info.features["label"].names),
         mean=mean,
         std=std,
         augmentation=augmentation,
     )
 
 
-class _NotPrepared(Exception):
-    pass
-
-
 def _prepared(tfds, builder_name: str, folder: str | None):
-    """The builder of a prepared dataset, or `_NotPrepared`. Looks at files only; no network."""
+    """The builder of a prepared dataset, or None. Looks at files only; no network."""
     root = pathlib.Path(folder or tfds.core.constants.DATA_DIR).expanduser()
     versions = sorted(p.parent for p in root.glob(f"{builder_name}/*/dataset_info.json"))
     records = [v for v in versions if any(v.glob("*.array_record-*"))]
-    if not records:
-        raise _NotPrepared
-    return tfds.builder_from_directory(str(records[-1]))
+    return tfds.builder_from_directory(str(records[-1])) if records else None
 
 
 def _prepare(name: str, builder_name: str, folder: str | None) -> None:
@@ -118,12 +107,14 @@ def _advice(name: str, builder_name: str, folder: str | None) -> UserError:
     )
 
 
-def _read(builder, split: str, key: str) -> Split:
-    source = builder.as_data_source(split)
+def _split(builder, split: str) -> Split:
     shape = builder.info.features["image"].shape
-    images = np.empty((len(source), *shape), np.uint8)
-    labels = np.empty(len(source), np.int32)
-    for i, example in enumerate(source):
-        images[i] = example["image"]
-        labels[i] = example[key]
-    return Split(images, labels)
+    count = builder.info.splits[split].num_examples
+
+    def read():
+        images, labels = np.empty((count, *shape), np.uint8), np.empty(count, np.int32)
+        for i, example in enumerate(builder.as_data_source(split)):
+            images[i], labels[i] = example["image"], example["label"]
+        return images, labels
+
+    return Split(count, shape, read)

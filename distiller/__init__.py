@@ -37,14 +37,14 @@ def create(name: str, **options) -> Distiller:
     """
     parts = [registry.check(part.strip()) for part in name.split("+")]
     if len(parts) == 1:
-        options = {**options, **options.pop(parts[0], {})} if parts[0] in options else options
-        return _build(parts[0], options)
+        own = _mapping(parts[0], options.pop(parts[0], {}))
+        return _build(parts[0], {**options, **own})
     if len(set(parts)) < len(parts):
         raise UserError(f"Distiller '{name}' names a method twice. Change its weight instead.")
     for key in options:
         if key != "ce_weight" and key not in parts:
             raise UserError(f"'{name}' has no option '{key}'. Give the part's name: {parts[0]}={{'{key}': ...}}.")
-    methods = tuple(_build(part, options.get(part, {})) for part in parts)
+    methods = tuple(_build(part, _mapping(part, options.get(part, {}))) for part in parts)
     ce_weight = options.get("ce_weight", min(method.ce_weight for method in methods))
     return Composition(ce_weight=_number("ce_weight", 1.0, ce_weight), parts=methods)
 
@@ -70,4 +70,10 @@ def _number(key: str, default, value):
     if number and (isinstance(value, (bool, str)) or not isinstance(value, int if whole else (int, float))):
         kind = "a whole number" if whole else "a number"
         raise UserError(f"'{key}' must be {kind} (default {default}); got {value!r}.")
+    return value
+
+
+def _mapping(name: str, value) -> dict:
+    if not isinstance(value, dict):
+        raise UserError(f"The options of {name} must be a dict, such as {{'weight': 1.0}}; got {value!r}.")
     return value

@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from distiller.base import Distiller
+from distiller.base import Distiller, wide
 from distiller.spatial import match_resolution, stage_pairs
 
 
@@ -28,7 +28,7 @@ def attention_map(feature: jax.Array, p: int = 2) -> jax.Array:
     Returns:
         [B, H * W], unit L2 norm (zero where the feature is zero, with a finite gradient).
     """
-    feature = feature.astype(jnp.promote_types(feature.dtype, jnp.float32))
+    feature = wide(feature)
     attention = jnp.mean(jnp.abs(feature) ** p, axis=-1).reshape(feature.shape[0], -1)
     return attention * jax.lax.rsqrt(jnp.sum(jnp.square(attention), axis=-1, keepdims=True) + 1e-24)
 

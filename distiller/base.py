@@ -3,6 +3,8 @@
 from typing import ClassVar
 
 import flax.linen as nn
+import jax
+import numpy as np
 
 
 class Distiller(nn.Module):
@@ -21,3 +23,19 @@ class Distiller(nn.Module):
     weight: float = 1.0
     ce_weight: float = 1.0
     gradient_taps: ClassVar[tuple[str, ...]] = ()
+
+
+def wide(x: jax.Array) -> jax.Array:
+    """`x` in float32, in which losses are computed; float64 stays."""
+    return x.astype(np.promote_types(x.dtype, np.float32))
+
+
+def matched(student: jax.Array, teacher: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Both arrays `wide`.
+
+    Raises:
+        ValueError: their shapes differ: nothing is broadcast silently.
+    """
+    if student.shape != teacher.shape:
+        raise ValueError(f"The student's {student.shape} and the teacher's {teacher.shape} differ in shape.")
+    return wide(student), wide(teacher)

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from distiller.base import Distiller
+from distiller.base import Distiller, matched
 
 
 def squared_error(student_logits: jax.Array, teacher_logits: jax.Array) -> jax.Array:
@@ -27,12 +27,8 @@ def squared_error(student_logits: jax.Array, teacher_logits: jax.Array) -> jax.A
     Raises:
         ValueError: shapes differ.
     """
-    if student_logits.shape != teacher_logits.shape:
-        raise ValueError(
-            f"Student logits {student_logits.shape} and teacher logits {teacher_logits.shape} differ in shape."
-        )
-    dtype = jnp.promote_types(student_logits.dtype, jnp.float32)
-    return jnp.mean(jnp.square(student_logits.astype(dtype) - teacher_logits.astype(dtype)))
+    student, teacher = matched(student_logits, teacher_logits)
+    return jnp.mean(jnp.square(student - teacher))
 
 
 class Logits(Distiller):

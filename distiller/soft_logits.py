@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from distiller.base import Distiller
+from distiller.base import Distiller, matched
 
 
 def kl_divergence(student_logits: jax.Array, teacher_logits: jax.Array, temperature: float = 1.0) -> jax.Array:
@@ -29,13 +29,9 @@ def kl_divergence(student_logits: jax.Array, teacher_logits: jax.Array, temperat
     Raises:
         ValueError: shapes differ.
     """
-    if student_logits.shape != teacher_logits.shape:
-        raise ValueError(
-            f"Student logits {student_logits.shape} and teacher logits {teacher_logits.shape} differ in shape."
-        )
-    dtype = jnp.promote_types(student_logits.dtype, jnp.float32)
-    student = jax.nn.log_softmax(student_logits.astype(dtype) / temperature)
-    teacher = jax.nn.log_softmax(teacher_logits.astype(dtype) / temperature)
+    student, teacher = matched(student_logits, teacher_logits)
+    student = jax.nn.log_softmax(student / temperature)
+    teacher = jax.nn.log_softmax(teacher / temperature)
     return temperature**2 * jnp.mean(jnp.sum(jnp.exp(teacher) * (teacher - student), axis=-1))
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 fan_out_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
@@ -37,7 +38,8 @@ class Conv(nn.Module):
 class BatchNorm(nn.Module):
     """Batch norm over all axes but the last; statistics are float32 whatever the compute type.
 
-    Parameters `scale`, `bias` [C]; statistics `mean`, `var` [C], moved by `1 - momentum` a step.
+    Parameters `scale`, `bias` [C]; statistics `mean`, `var` [C], moved by `1 - momentum` a step. The variance kept is
+    the batch's own (divided by n), as in Flax; PyTorch keeps n / (n - 1) times it.
     """
 
     momentum: float = 0.9
@@ -51,11 +53,11 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, channels, jnp.float32)
         mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
         var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
-        x = x.astype(jnp.float32)
+        x = x.astype(np.promote_types(x.dtype, np.float32))
         if train:
             axes = tuple(range(x.ndim - 1))
             batch_mean = jnp.mean(x, axes)
-            batch_var = jnp.mean(jnp.square(x), axes) - jnp.square(batch_mean)
+            batch_var = jnp.maximum(jnp.mean(jnp.square(x), axes) - jnp.square(batch_mean), 0.0)
             if not self.is_initializing():
                 mean.value = self.momentum * mean.value + (1 - self.momentum) * batch_mean
                 var.value = self.momentum * var.value + (1 - self.momentum) * batch_var

@@ -56,11 +56,16 @@ def save(folder: str | os.PathLike, variables: dict, info: dict) -> None:
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    safetensors.numpy.save_file({n: np.ascontiguousarray(x) for n, x in flat.items()}, part / WEIGHTS)
-    digest = hashlib.sha256((part / WEIGHTS).read_bytes()).hexdigest()
+    content = safetensors.numpy.save({n: np.ascontiguousarray(x) for n, x in flat.items()})
+    (part / WEIGHTS).write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
     (part / DESCRIPTION).write_text(json.dumps({**info, "sha256": digest}, indent=2) + "\n")
-    shutil.rmtree(folder, ignore_errors=True)
+    old = folder.with_name(folder.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.replace(old)
     part.replace(folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def find(path: str | os.PathLike) -> pathlib.Path:
@@ -95,9 +100,7 @@ def load(path: str | os.PathLike) -> Pretrained:
     folder = find(path)
     try:
         info = json.loads((folder / DESCRIPTION).read_text())
-        wrong = [k for k, kind in REQUIRED.items() if not isinstance(info.get(k), kind)]
-        if wrong:
-            raise ValueError(f"'{wrong[0]}' is missing or of the wrong type")
+        _check_info(info)
     except (ValueError, AttributeError) as error:
         raise DamagedFileError(f"{folder / DESCRIPTION} is damaged: {error}. Restore it.") from None
     content = (folder / WEIGHTS).read_bytes()
@@ -111,6 +114,20 @@ def load(path: str | os.PathLike) -> Pretrained:
     except Exception as error:  # safetensors raises its own kinds
         raise DamagedFileError(f"{folder / WEIGHTS} is damaged: {error}. Restore it.") from None
     return Pretrained(folder, traverse_util.unflatten_dict(flat, sep="/"), info, digest)
+
+
+def _check_info(info: dict) -> None:
+    """Raises `ValueError` that names the first entry which is missing or makes no sense."""
+    for key, kind in REQUIRED.items():
+        if not isinstance(info.get(key), kind):
+            raise ValueError(f"'{key}' is missing or of the wrong type")
+    shape, mean, std = info["image_shape"], info["mean"], info["std"]
+    if len(shape) != 3 or not all(isinstance(n, int) and n > 0 for n in shape):
+        raise ValueError(f"'image_shape' must be [height, width, channels]; it is {shape}")
+    if not len(mean) == len(std) == shape[2] or not all(isinstance(x, (int, float)) for x in [*mean, *std]):
+        raise ValueError(f"'mean' and 'std' must be {shape[2]} numbers each; they are {mean} and {std}")
+    if min(std) <= 0 or len(info["class_names"]) != info["num_classes"]:
+        raise ValueError("'std' must be above 0, and 'class_names' as many as 'num_classes'")
 
 
 def check(weights: Pretrained, model: nn.Module) -> dict:

@@ -1,6 +1,7 @@
 """What the command lines share: flags over recipes over defaults, short help, errors of two lines, exit codes."""
 
 import os
+import pathlib
 import sys
 from collections.abc import Callable
 
@@ -8,6 +9,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from registry import UserError, unknown
+from training import cpu
 
 FLAGS = flags.FLAGS
 CONFIG_HELP = "recipe, a FILE.py with get_config(); then --config.key=value for any of its keys"
@@ -53,7 +55,8 @@ def define(*names: str) -> None:
             if name in names:
                 kinds[kind](name, None, text)
     flags.DEFINE_string("gpu_id", None, "GPUs to use, such as 2 or 0,1")
-    config_flags.DEFINE_config_file("config", None, CONFIG_HELP, lock_config=False, accept_new_attributes=True)
+    default = pathlib.Path(__file__).parent.parent / "configs" / "default.py"
+    config_flags.DEFINE_config_file("config", str(default), CONFIG_HELP, lock_config=False, accept_new_attributes=True)
 
 
 def recipe(names) -> dict:
@@ -63,9 +66,14 @@ def recipe(names) -> dict:
         UserError: a recipe file without `get_config()`.
     """
     found = FLAGS.config
-    if found is not None and not isinstance(found, (dict, ConfigDict)):
+    if not isinstance(found, (dict, ConfigDict)):
+        try:
+            found.get_config  # noqa: B018  # what stands for a file that is not there raises its error on any access
+        except OSError as error:
+            reason = str(error.__cause__ or error).splitlines()[-1].strip()
+            raise UserError(f"--config: {reason}. Give the path of a FILE.py with get_config().") from None
         raise UserError(f"get_config() of --config must return a ConfigDict; got {type(found).__name__}.")
-    config = dict(found or {})
+    config = dict(found)
     for name in names:
         if FLAGS[name].present:
             config[name] = FLAGS[name].value
@@ -80,6 +88,12 @@ def choose_devices() -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = os.environ["HIP_VISIBLE_DEVICES"] = FLAGS.gpu_id
     if "deterministic" in FLAGS and FLAGS.deterministic:
         os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
+
+
+def start() -> None:
+    """What must happen before JAX looks for devices: `--gpu_id`, `--deterministic`, and the tuning for CPUs."""
+    choose_devices()
+    cpu.tune()
 
 
 def use_compilation_cache() -> None:
@@ -105,7 +119,7 @@ def main(call: Callable[[], None], description: str) -> None:
     """Parses the flags, makes the one call, and turns a user's mistake into its message and exit code."""
     try:
         _parse(description)
-        choose_devices()
+        start()
         call()
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
@@ -124,7 +138,7 @@ def _parse(description: str) -> None:
         raise unknown("flag", f"--{error.flagname}", [f"--{name}" for name in _own_flags()]) from None
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, ImportError, SyntaxError) as error:
         text = " ".join(str(error).split())
-        raise UserError(text if len(text) < 400 else text[:400] + " ...") from None
+        raise UserError(text if len(text) < 400 else "... " + text[-400:]) from None
     if len(rest) > 1:
         raise UserError(f"Unexpected argument '{rest[1]}'. Flags begin with --; see --help.")
 

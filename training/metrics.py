@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from registry import NonFiniteError
+
 CONFIDENCE_BINS = 15
 
 
@@ -24,7 +26,14 @@ def evaluate(logits: np.ndarray, labels: np.ndarray, teacher_logits: np.ndarray 
         top1, top5 (percent; top5 over min(5, K) classes), nll (nats), ece (expected calibration error, 15 equal-width
         bins of confidence, percent; Guo et al., ICML 2017); with a teacher also agreement (percent of examples with
         the same prediction) and kl (KL(teacher || student), nats, T = 1). All are means over the examples.
+
+    Raises:
+        NonFiniteError: logits that are not finite.
     """
+    for who, values in (("network", logits), ("teacher", teacher_logits)):
+        if values is not None and not np.isfinite(values).all():
+            bad = int((~np.isfinite(values)).any(axis=1).sum())
+            raise NonFiniteError(f"The {who}'s logits are not finite on {bad} of {len(values)} images.")
     log_p = log_softmax(logits)
     prediction = log_p.argmax(axis=1)
     correct = prediction == labels

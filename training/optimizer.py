@@ -8,8 +8,8 @@ from ml_collections import ConfigDict
 def learning_rate(config: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
     """Step (count of updates so far) -> learning rate.
 
-    "step" multiplies by `decay_factor` at each milestone, a share of `train_epoch` rounded to a whole epoch;
-    "cosine" falls to 0 at the last step; "constant" stays.
+    "step" multiplies by `decay_factor` at each milestone, a share of the training in whole steps; "cosine" reaches 0
+    after the last step; "constant" stays.
     """
     if config.schedule == "cosine":
         return optax.cosine_decay_schedule(config.learning_rate, config.train_epoch * steps_per_epoch)
@@ -17,7 +17,7 @@ def learning_rate(config: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
         return optax.constant_schedule(config.learning_rate)
     scales: dict[int, float] = {}
     for share in config.milestones:
-        boundary = round(share * config.train_epoch) * steps_per_epoch
+        boundary = round(share * config.train_epoch * steps_per_epoch)
         scales[boundary] = scales.get(boundary, 1.0) * config.decay_factor
     return optax.piecewise_constant_schedule(config.learning_rate, scales)
 

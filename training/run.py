@@ -45,7 +45,7 @@ def train(recipe: ConfigDict | dict, quiet: bool = False) -> dict:
     dataset = data.load(config.dataset, config.data_dir, config.image_size)
     augmentation = _augmentation(config, dataset)
     _check_data(config, dataset)
-    strategy, teacher = _strategy(config, dataset)
+    strategy, teacher = _strategy(config, dataset)  # nothing has been read of the data so far but its description
     identity = configs.plain(config)
     identity["teacher_sha256"] = teacher.sha256 if teacher else None
     with run_folder.open_run(config.train_path, identity) as folder:

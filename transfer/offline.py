@@ -19,7 +19,7 @@ class Offline(Strategy):
 
     Attributes:
         teacher: the teacher.
-        teacher_variables: its `{"params", "batch_stats"}`.
+        teacher_variables: its `{"params", "batch_stats"}`; `init` copies them to the state when it is compiled.
         method: a distiller.
     """
 

@@ -1,0 +1,212 @@
+"""Milliseconds of one whole distillation step and of its parts, beside the same step in plain PyTorch.
+
+    python -m benchmarks.step [--rounds 15] [--batch 64]          # PyTorch beside it: pip install -e '.[torch]'
+
+ResNet-56 teacher, ResNet-20 student, SoftLogits, CIFAR-sized images, float32, augmentation included. Ours is the step
+that training runs, built by the same functions. The three sides alternate in one process; each number is the median
+over the rounds, each ratio the median of the rounds' ratios (robust to a machine that slows down for a while).
+"""
+
+import argparse
+import importlib.util
+import json
+import pathlib
+import resource
+import tempfile
+import time
+
+import numpy as np
+
+from training import cpu
+
+cpu.tune()
+
+import jax  # noqa: E402  # after the flags
+import jax.numpy as jnp  # noqa: E402
+
+import data  # noqa: E402
+import distiller  # noqa: E402
+import models  # noqa: E402
+import transfer  # noqa: E402
+from training import config as configs  # noqa: E402
+from training import loop, optimizer  # noqa: E402
+from training.step import DeviceSplit, Predictor, batch_of, empty_totals, replicate, train_step  # noqa: E402
+from transfer.base import label_loss  # noqa: E402
+
+PARTS = ("step", "teacher", "student", "augmentation")
+AUGMENTATION = data.Augmentation(pad=4, flip=True)
+
+
+class OurStep:
+    """The library's step on a split of random images.
+
+    Args:
+        images: [N, 32, 32, 3] uint8; labels: [N] int32.
+        batch: images a step.
+    """
+
+    def __init__(self, images, labels, batch: int):
+        classes = int(labels.max()) + 1
+        mean, std = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
+        student = transfer.Player("student", models.create("ResNet20", classes), mean, std)
+        teacher = transfer.Player("teacher", models.create("ResNet56", classes), mean, std)
+        steps = len(labels) // batch
+        index, view = data.epoch_plan(0, 0, jnp.arange(len(labels), dtype=jnp.int32), steps * batch)
+        shape = (steps, batch)
+        split = (jnp.asarray(images), jnp.asarray(labels), jnp.asarray(0), index.reshape(shape), view.reshape(shape))
+        self.arrays, self.batch, self.player, self.mean, self.std = (images, labels), batch, student, mean, std
+        self.split = replicate(DeviceSplit(*split))
+        sample = jax.jit(batch_of, static_argnums=2)
+        key = jax.random.key(0)
+        batch_0 = sample(self.split, jnp.asarray(0), AUGMENTATION)
+        self.strategy = strategy = transfer.create(
+            "Offline",
+            student=student,
+            teacher=teacher,
+            teacher_variables=jax.device_get(jax.jit(teacher.init)(key, batch_0.image)),
+            method=distiller.create("SoftLogits"),
+            optimizer=optimizer.create(configs.defaults(), steps),
+        )
+        self.state = replicate(jax.jit(strategy.init)(key, batch_0))
+        names = jax.eval_shape(strategy.step, self.state, batch_0, key)[1]
+        self.totals = replicate(empty_totals(names))
+        self._step = train_step(strategy, AUGMENTATION)
+        variables = jax.tree.map(jnp.copy, strategy.student_variables(self.state))
+        frozen = jax.tree.map(jnp.copy, self.state.frozen["teacher"])
+
+        def student_loss(params):
+            outputs, stats = student.forward({**variables, "params": params}, batch_0.image, train=True)
+            return label_loss(outputs.logits, batch_0.label)[0], stats
+
+        gradient = jax.jit(jax.grad(student_loss, has_aux=True))
+        predict = jax.jit(lambda v, image: teacher.forward(v, image)[0].logits)
+        self.student = lambda: jax.block_until_ready(gradient(variables["params"]))
+        self.teacher = lambda: jax.block_until_ready(predict(frozen, batch_0.image))
+        self.augmentation = lambda: jax.block_until_ready(sample(self.split, jnp.asarray(1), AUGMENTATION))
+
+    def step(self):
+        """One update."""
+        self.state, self.totals = self._step(self.state, self.totals, self.split)
+        jax.block_until_ready(self.totals)
+
+    def seconds(self, steps: int, wait: bool) -> float:
+        """Of so many steps, waited for one by one or queued."""
+        start = time.perf_counter()
+        for _ in range(steps):
+            self.state, self.totals = self._step(self.state, self.totals, self.split)
+            if wait:
+                jax.block_until_ready(self.totals)
+        jax.block_until_ready(self.totals)
+        return time.perf_counter() - start
+
+    def host_overhead(self, steps: int = 20) -> float:
+        """Share of a step in which Python holds the device up: steps waited for one by one against a queue of them."""
+        pairs = [(self.seconds(steps, True), self.seconds(steps, False)) for _ in range(5)]
+        return float(np.median([(one - queued) / one for one, queued in pairs]))
+
+    def run_rate(self, steps: int = 150) -> float:
+        """Images/s of a whole run of the engine: the same step with order, log lines and a run folder around it."""
+        images, labels = self.arrays
+        count = steps * self.batch
+        repeat = np.arange(count) % len(labels)
+        train = data.Split.of(images[repeat], labels[repeat])
+        test = data.Split.of(images[: self.batch], labels[: self.batch])
+        names = tuple(str(k) for k in range(int(labels.max()) + 1))
+        dataset = data.Dataset("CIFAR100", train, test, names, self.mean, self.std, AUGMENTATION)
+        config = configs.merge({"train_epoch": 1, "batch_size": self.batch})
+        with tempfile.TemporaryDirectory() as folder:
+            summary = loop.run(
+                folder=pathlib.Path(folder),
+                config=config,
+                dataset=dataset,
+                strategy=self.strategy,
+                augmentation=AUGMENTATION,
+                pool=np.arange(count, dtype=np.int32),
+                labels=train.labels,
+                predict=Predictor(self.player, test.images),
+                teacher_logits=None,
+                info={},
+                start=time.monotonic(),
+                quiet=True,
+            )
+        return summary["images_per_second"]
+
+
+def measure(sides: dict, rounds: int) -> dict:
+    """side -> part -> [rounds] milliseconds; sides and parts alternate, the first round is dropped."""
+    times = {side: {part: [] for part in PARTS} for side in sides}
+    for _ in range(rounds + 1):
+        for part in PARTS:
+            for side, thing in sides.items():
+                call = getattr(thing, part)
+                call()  # untimed: refill the caches after the other side
+                start = time.perf_counter()
+                call()
+                call()
+                times[side][part].append(500 * (time.perf_counter() - start))
+    return {side: {part: np.asarray(ms[1:]) for part, ms in parts.items()} for side, parts in times.items()}
+
+
+def main(rounds: int, batch: int, threads: int) -> None:
+    """Prints the table, and one line of JSON."""
+    rng = np.random.RandomState(0)
+    images = rng.randint(0, 256, (10_000, 32, 32, 3)).astype(np.uint8)
+    labels = rng.randint(0, 100, 10_000).astype(np.int32)
+    start = time.perf_counter()
+    ours = OurStep(images, labels, batch)
+    ours.step()
+    compiled = time.perf_counter() - start
+    sides: dict = {"kd-cookbook": ours}
+    if importlib.util.find_spec("torch"):
+        import torch
+
+        from benchmarks.torch_step import TorchStep
+
+        torch.set_num_threads(threads)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        sides["PyTorch"] = TorchStep(images, labels, batch, channels_last=False, device=device)
+        sides["PyTorch channels_last"] = TorchStep(images, labels, batch, channels_last=True, device=device)
+    else:
+        print("PyTorch is not installed: no ratios. To have them: pip install -e '.[torch]'")
+    times = measure(sides, rounds)
+    print(
+        f"\n{jax.device_count()} x {jax.devices()[0].device_kind}, batch {batch}, float32, medians of {rounds} rounds"
+    )
+    head = "".join(f"{side:>24}" for side in sides) + "".join(f"{'ratio to ' + s:>33}" for s in list(sides)[1:])
+    print(f"{'ms':<14}{head}")
+    medians, ratios = {}, {}
+    for part in PARTS:
+        mine = times["kd-cookbook"][part]
+        medians[part] = {side: float(np.median(times[side][part])) for side in sides}
+        ratios[part] = {side: float(np.median(times[side][part] / mine)) for side in list(sides)[1:]}
+        row = "".join(f"{ms:>24.1f}" for ms in medians[part].values())
+        print(f"{part:<14}{row}" + "".join(f"{ratio:>32.2f}x" for ratio in ratios[part].values()))
+    rates = {side: 1000 * batch / ms for side, ms in medians["step"].items()}
+    print("images/s      " + "".join(f"{rate:>24.0f}" for rate in rates.values()))
+    overhead = ours.host_overhead()
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"start and compile {compiled:.1f} s, host overhead {100 * overhead:.1f} % of a step")
+    print(f"peak memory of the process (all sides) {memory:.2f} GiB")
+    before = ours.seconds(75, wait=False)
+    rate = ours.run_rate()
+    bare = 150 * batch / (before + ours.seconds(75, wait=False))
+    share = 100 * rate / bare
+    print(
+        f"a run of 150 steps with log lines: {rate:.0f} images/s; 150 bare steps around it: {bare:.0f} ({share:.1f} %)"
+    )
+    result = {
+        "ms": medians,
+        "speed_against": ratios,
+        "host_overhead": overhead,
+        "images_per_second": rates,
+        "run": rate,
+    }
+    print(json.dumps({**result, "compile_seconds": compiled}))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--threads", type=int, default=2, help="PyTorch's threads")
+    main(**vars(parser.parse_args()))

@@ -1,0 +1,135 @@
+"""What the whole suite shares: strictness, the golden numbers, and small things that are compiled once."""
+
+import functools
+import json
+import pathlib
+import re
+import sys
+import types
+import zlib
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # `data`, `models`, ... mean the library's, from wherever the tests are started
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+import data  # noqa: E402
+import models  # noqa: E402
+
+GOLDENS = ROOT / "tests" / "goldens"
+
+jax.config.update("jax_default_matmul_precision", "float32")  # goldens are float32; accelerators would take less
+ROOMS = {"models", "data", "distiller", "transfer", "pretrained"}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """Around each test of the library's own mathematics (training is left out: optax's schedules promote integers).
+
+    A type promotion that nobody wrote down raises. XLA optimises little: these tests compile for longer than they run.
+    """
+    room = item.path.parent.name in ROOMS
+    with jax.numpy_dtype_promotion("strict" if room else "standard"):
+        jax.config.update("jax_disable_most_optimizations", room)
+        try:
+            return (yield)
+        finally:
+            jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """File stem -> the numbers in it. A missing file is an error, never a skip."""
+    return functools.cache(lambda stem: json.loads((GOLDENS / f"{stem}.json").read_text()))
+
+
+def recipe_tensor(name: str, shape: list[int]) -> np.ndarray:
+    """The weights that the goldens were computed with (tests/goldens/README.md), by PyTorch name and shape."""
+    random = np.random.RandomState(zlib.crc32(name.encode()))
+    if name.endswith("running_var"):
+        value = random.uniform(0.5, 1.5, shape)
+    elif name.endswith("running_mean"):
+        value = 0.1 * random.standard_normal(shape)
+    elif len(shape) == 4:
+        value = random.standard_normal(shape) * np.sqrt(2 / np.prod(shape[1:]))
+    elif len(shape) == 2:
+        value = random.standard_normal(shape) * np.sqrt(1 / shape[1])
+    elif name.endswith("weight"):
+        value = random.uniform(0.1, 0.5, shape)
+    else:
+        value = 0.1 * random.standard_normal(shape)
+    return np.asarray(value, np.float32)
+
+
+def resnet_path(name: str) -> tuple[str, ...]:
+    """A CIFAR ResNet's PyTorch name -> (collection, module, ..., variable) in this library."""
+    if name.startswith("fc."):
+        return "params", "classifier", {"weight": "kernel", "bias": "bias"}[name[3:]]
+    *scope, leaf = re.sub(r"^layer(\d)\.(\d+)", r"stage\1_block\2", name).split(".")
+    if scope[-2:-1] == ["downsample"]:
+        scope[-2:] = [{"0": "shortcut_conv", "1": "shortcut_bn"}[scope[-1]]]
+    elif len(scope) == 1:
+        scope = [{"conv1": "stem_conv", "bn1": "stem_bn"}[scope[0]]]
+    if scope[-1].rpartition("_")[2].startswith("conv"):
+        return ("params", *scope, "kernel")
+    collection = "batch_stats" if leaf.startswith("running") else "params"
+    return collection, *scope, {"weight": "scale", "running_mean": "mean", "running_var": "var"}.get(leaf, leaf)
+
+
+@pytest.fixture(scope="session")
+def torch_path():
+    """`resnet_path`, for tests that look up what the goldens name."""
+    return resnet_path
+
+
+@pytest.fixture(scope="session")
+def recipe(golden):
+    """Architecture's golden key -> (model, variables with the recipe weights, images)."""
+
+    @functools.cache
+    def build(key: str, name: str):
+        entry = golden("models")[key]
+        variables: dict = {}
+        for torch_name, shape in entry["state_dict"]:
+            value = recipe_tensor(torch_name, shape)
+            value = value.transpose(2, 3, 1, 0) if value.ndim == 4 else value.T  # OIHW -> HWIO, [O, I] -> [I, O]
+            node = variables
+            *scope, leaf = resnet_path(torch_name)
+            for part in scope:
+                node = node.setdefault(part, {})
+            assert leaf not in node, torch_name
+            node[leaf] = value
+        size = entry["input_size"]
+        images = np.random.RandomState(7).standard_normal((2, size, size, 3)).astype(np.float32)
+        return models.create(name, entry["num_classes"]), jax.tree.map(jax.numpy.asarray, variables), images
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """ResNet8 with 10 classes at 8x8x1 and one compiled function per mode; nothing here may be changed."""
+    model = models.create("ResNet8", 10)
+    images = np.random.RandomState(1).standard_normal((6, 8, 8, 1)).astype(np.float32)
+    init = jax.jit(model.init)
+    variables, teacher_variables = init(jax.random.key(0), images), init(jax.random.key(5), images)
+    evaluate = jax.jit(lambda v, x: models.forward(model, v, x)[0])
+    train = jax.jit(lambda v, x: models.forward(model, v, x, train=True))
+    return types.SimpleNamespace(
+        model=model,
+        images=images,
+        variables=variables,
+        teacher_variables=teacher_variables,
+        evaluate=evaluate,
+        train=train,
+    )
+
+
+@pytest.fixture(scope="session")
+def batch():
+    """Six examples at 8x8x1 in [0, 1] with labels."""
+    image = np.random.RandomState(2).uniform(size=(6, 8, 8, 1)).astype(np.float32)
+    label = jax.numpy.arange(6, dtype=jax.numpy.int32)
+    return data.Batch(image=jax.numpy.asarray(image), label=label, index=label, epoch=jax.numpy.float32(0))

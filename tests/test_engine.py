@@ -1,0 +1,217 @@
+"""The engine in one process: what a run leaves behind, and that stopping it anywhere changes nothing."""
+
+import json
+import signal
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+import data
+import pretrained
+from registry import NonFiniteError, UserError
+from training import evaluation, loop, run_folder
+from training.checkpoint import Checkpoints
+from training.run import train
+
+RECIPE = {
+    "teacher_param": "pretrained/resnet20_digits",
+    "train_epoch": 3,
+    "batch_size": 100,
+    "log_every": 5,
+    "crop_pad": 1,
+    "checkpoint_seconds": 1e9,
+}
+STEPS = 36  # 1,200 images in batches of 100, 3 epochs
+
+
+def weights(folder, name):
+    return safetensors.numpy.load_file(folder / name / "weights.safetensors")
+
+
+def rows(folder, kind):
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [row for row in lines if row["kind"] == kind]
+
+
+def last_checkpoint(folder):
+    """Every array of the newest checkpoint, by path, as Orbax wrote it."""
+    import orbax.checkpoint as ocp
+
+    checkpoints = Checkpoints(folder)
+    step = checkpoints._manager.latest_step()
+    found = checkpoints._manager.restore(step, args=ocp.args.Composite(arrays=ocp.args.StandardRestore()))
+    checkpoints.close()
+    return step, {name: np.asarray(value) for name, value in found["arrays"].items()}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """An uninterrupted run of SoftLogits."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    summary = train({**RECIPE, "train_path": str(folder)}, quiet=True)
+    return folder, summary
+
+
+def interrupt_at(monkeypatch, step):
+    """Sends SIGTERM to this process while update number `step` is made."""
+    build, calls = loop.train_step, []
+
+    def counting(*arguments):
+        compiled = build(*arguments)
+
+        def run(*state):
+            calls.append(1)
+            if len(calls) == step:
+                signal.raise_signal(signal.SIGTERM)
+            return compiled(*state)
+
+        return run
+
+    monkeypatch.setattr(loop, "train_step", counting)
+
+
+def test_run_folder_holds_what_the_design_says(finished):
+    folder, summary = finished
+    for name in ("config.json", "env.json", "metrics.jsonl", "summary.json", "tensorboard", "checkpoints"):
+        assert (folder / name).exists()
+    assert list((folder / "tensorboard").glob("events.*"))
+    assert json.loads((folder / "summary.json").read_text()) == summary
+    assert summary["steps"] == STEPS
+    assert summary["parameters"] == 77754
+    assert [row["step"] for row in rows(folder, "train")] == [*range(5, STEPS, 5), STEPS]
+    assert [row["epoch"] for row in rows(folder, "test")] == [1, 2, 3]
+    environment = json.loads((folder / "env.json").read_text())
+    assert environment["versions"]["jax"]
+    config = json.loads((folder / "config.json").read_text())
+    assert config["teacher_arch"] == "ResNet20"
+    assert config["crop_pad"] == 1
+
+
+def test_loss_is_the_sum_of_its_terms_in_every_row(finished):
+    for row in rows(finished[0], "train"):
+        assert row["loss"] == pytest.approx(row["cross_entropy"] + row["SoftLogits"], rel=1e-5)
+        assert 0 <= row["top1"] <= 100
+
+
+def test_training_learns(finished):
+    losses = [row["loss"] for row in rows(finished[0], "train")]
+    assert losses[-1] < losses[0] / 2
+    assert finished[1]["last"]["top1"] > 60
+
+
+def test_saved_weights_measure_as_the_summary_says(finished):
+    folder, summary = finished
+    dataset = data.load("Digits")
+    for name in ("last", "best"):
+        measured = evaluation.measure(str(folder / name), dataset, RECIPE["teacher_param"])
+        for key, value in measured.items():
+            assert value == pytest.approx(summary[name][key], abs=1e-6)
+        assert pretrained.load(folder / name).info["test_top1"] == summary[name]["top1"]
+    assert summary["best"]["top1"] == max(row["top1"] for row in rows(folder, "test"))
+
+
+def test_finished_run_is_returned_and_not_repeated(finished):
+    folder, summary = finished
+    before = (folder / "metrics.jsonl").stat().st_mtime_ns
+    assert train({**RECIPE, "train_path": str(folder)}, quiet=True) == summary
+    assert (folder / "metrics.jsonl").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("steps", [(1,), (7,), (12, 5), (35,)], ids=str)
+def test_interrupted_run_ends_with_the_same_bits(finished, steps, tmp_path, monkeypatch):
+    """Mid-epoch, at an epoch's end, twice, and before the last step."""
+    whole, folder = finished[0], tmp_path / "run"
+    recipe = {**RECIPE, "train_path": str(folder)}
+    done = 0
+    for step in steps:
+        with monkeypatch.context() as patch:
+            interrupt_at(patch, step)
+            with pytest.raises(loop.Interrupted) as raised:
+                train(recipe, quiet=True)
+        done += step
+        assert raised.value.exit_code == 75
+        assert last_checkpoint(folder)[0] == done
+        assert not (folder / "summary.json").exists()
+    train(recipe, quiet=True)
+    assert (folder / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    step, arrays = last_checkpoint(folder)
+    expected_step, expected = last_checkpoint(whole)
+    assert step == expected_step == STEPS
+    assert arrays.keys() == expected.keys()
+    assert any("opt_state" in name for name in arrays)
+    assert any("batch_stats" in name for name in arrays)
+    for name, value in expected.items():
+        assert np.array_equal(arrays[name], value), name
+    for name in ("last", "best"):
+        for key, value in weights(whole, name).items():
+            assert np.array_equal(weights(folder, name)[key], value), key
+
+
+def test_another_seed_gives_other_bits(finished, tmp_path):
+    """The control of the test above: equality there is not for lack of randomness."""
+    train({**RECIPE, "seed": 1, "train_path": str(tmp_path / "run")}, quiet=True)
+    ours, theirs = weights(finished[0], "last"), weights(tmp_path / "run", "last")
+    assert not any(np.array_equal(ours[name], theirs[name]) for name in ours if name.endswith("kernel"))
+
+
+def test_only_the_two_latest_checkpoints_are_kept(tmp_path):
+    train({**RECIPE, "train_epoch": 1, "checkpoint_seconds": 0.0, "train_path": str(tmp_path / "run")}, quiet=True)
+    kept = sorted(int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir() if p.name.isdigit())
+    assert kept == [11, 12]
+
+
+def test_labels_alone_see_only_the_labelled_images(tmp_path, monkeypatch):
+    seen = []
+    original = loop.data.epoch_plan
+
+    def spy(seed, epoch, pool, length):
+        index, view = original(seed, epoch, pool, length)
+        seen.append(np.asarray(index))
+        return index, view
+
+    monkeypatch.setattr(loop.data, "epoch_plan", spy)
+    recipe = {**RECIPE, "train_epoch": 1, "num_labels": 50}
+    train({**recipe, "transfer": "Labels", "train_path": str(tmp_path / "labels")}, quiet=True)
+    labelled = np.unique(seen[0])
+    assert len(labelled) == 50
+    assert seen[0].size == 1200
+    train({**recipe, "train_path": str(tmp_path / "soft")}, quiet=True)
+    assert len(np.unique(seen[-1])) == 1200
+    counts = np.bincount(data.load("Digits").train.labels[labelled], minlength=10)
+    assert set(counts) == {5}
+
+
+def test_non_finite_loss_stops_the_run_and_is_never_saved(tmp_path):
+    recipe = {**RECIPE, "learning_rate": 1e6, "train_path": str(tmp_path / "run")}
+    with pytest.raises(NonFiniteError, match="loss") as raised:
+        train(recipe, quiet=True)
+    assert raised.value.exit_code == 4
+    assert not (tmp_path / "run" / "last").exists()
+
+
+def test_second_writer_is_refused_while_the_first_holds_the_folder(tmp_path):
+    def enter():
+        with run_folder.open_run(str(tmp_path / "run"), {"seed": 0}):
+            pass
+
+    with run_folder.open_run(str(tmp_path / "run"), {"seed": 0}), pytest.raises(UserError, match="written by process"):
+        enter()
+    enter()  # the first has gone
+
+
+def test_teacher_that_is_worse_than_recorded_is_told(tmp_path, capsys):
+    teacher = pretrained.load(RECIPE["teacher_param"])
+    info = {**teacher.info, "mean": [0.0], "std": [5.0]}
+    info.pop("sha256")
+    pretrained.save(tmp_path / "teacher", teacher.variables, info)
+    train(
+        {**RECIPE, "train_epoch": 1, "teacher_param": str(tmp_path / "teacher"), "train_path": str(tmp_path / "r")},
+        True,
+    )
+    assert "recorded test top-1" in capsys.readouterr().err
+
+
+def test_bfloat16_run_keeps_weights_in_float32(tmp_path):
+    train({**RECIPE, "train_epoch": 1, "dtype": "bfloat16", "train_path": str(tmp_path / "run")}, quiet=True)
+    assert {value.dtype for value in weights(tmp_path / "run", "last").values()} == {np.dtype("float32")}

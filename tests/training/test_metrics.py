@@ -1,0 +1,90 @@
+import numpy as np
+import pytest
+from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
+
+from training.metrics import evaluate, log_softmax
+
+LOGITS, TEACHER = np.random.RandomState(0).standard_normal((2, 400, 12)).astype(np.float32) * 2
+LABELS = np.random.RandomState(1).randint(0, 12, 400).astype(np.int32)
+
+
+def softmax(logits):
+    e = np.exp(logits.astype(np.float64))
+    return e / e.sum(1, keepdims=True)
+
+
+def test_accuracies_and_likelihood_are_scikit_learns():
+    found, classes = evaluate(LOGITS, LABELS), np.arange(12)
+    assert found["top1"] == pytest.approx(100 * accuracy_score(LABELS, LOGITS.argmax(1)))
+    assert found["top5"] == pytest.approx(100 * top_k_accuracy_score(LABELS, LOGITS, k=5, labels=classes))
+    assert found["nll"] == pytest.approx(log_loss(LABELS, softmax(LOGITS), labels=classes), rel=1e-9)
+
+
+def test_calibration_error_is_the_definition():
+    """Guo et al., 2017, equation 3, bin by bin."""
+    p = softmax(LOGITS)
+    confidence, correct = p.max(1), p.argmax(1) == LABELS
+    total = 0.0
+    for m in range(15):
+        inside = (confidence >= m / 15) & (confidence < (m + 1) / 15)
+        if inside.any():
+            total += inside.sum() / 400 * abs(correct[inside].mean() - confidence[inside].mean())
+    assert evaluate(LOGITS, LABELS)["ece"] == pytest.approx(100 * total, rel=1e-9)
+
+
+def test_teacher_measures_are_the_definitions():
+    found = evaluate(LOGITS, LABELS, TEACHER)
+    s, t = softmax(LOGITS), softmax(TEACHER)
+    assert found["agreement"] == pytest.approx(100 * (LOGITS.argmax(1) == TEACHER.argmax(1)).mean())
+    assert found["kl"] == pytest.approx((t * np.log(t / s)).sum(1).mean(), rel=1e-9)
+    assert set(evaluate(LOGITS, LABELS)) == set(found) - {"agreement", "kl"}
+
+
+def test_a_case_by_hand():
+    half, third = np.log([0.5, 0.25, 0.25]), np.log([0.2, 0.2, 0.6])
+    found = evaluate(np.stack([half, third, third]), np.array([0, 2, 0]))
+    assert found["top1"] == pytest.approx(200 / 3)
+    assert found["top5"] == 100
+    assert found["nll"] == pytest.approx(-(np.log(0.5) + np.log(0.6) + np.log(0.2)) / 3)
+    # confidences 0.5 (right), 0.6 (right), 0.6 (wrong); 0.5 and 0.6 lie in different fifteenths
+    assert found["ece"] == pytest.approx(100 * (0.5 + abs(2 * 0.6 - 1)) / 3)
+
+
+def test_a_student_that_is_its_teacher_agrees_without_divergence():
+    found = evaluate(LOGITS, LABELS, LOGITS + 3.0)
+    assert found["agreement"] == 100
+    assert found["kl"] == pytest.approx(0, abs=1e-6)
+
+
+def test_certain_answers_fall_into_the_last_bin():
+    logits = np.array([[1000.0, 0.0], [1000.0, 0.0]])
+    found = evaluate(logits, np.array([0, 1]))
+    assert found["top1"] == 50
+    assert found["ece"] == pytest.approx(50)
+    assert found["nll"] == pytest.approx(500)
+
+
+def test_ties_and_few_classes_do_not_crash():
+    found = evaluate(np.zeros((4, 3)), np.array([0, 1, 2, 0]), np.zeros((4, 3)))
+    assert found["top1"] == 50  # the first of equal classes is the prediction
+    assert found["top5"] == 100
+    assert found["nll"] == pytest.approx(np.log(3))
+    assert found["agreement"] == 100
+    assert found["kl"] == 0
+
+
+def test_top5_needs_fewer_than_five_better_classes():
+    logits = np.arange(10.0)[None]
+    assert evaluate(logits, np.array([5]))["top5"] == 100
+    assert evaluate(logits, np.array([4]))["top5"] == 0
+
+
+def test_results_are_plain_numbers_whatever_the_dtypes():
+    found = evaluate(LOGITS.astype(np.float16), LABELS.astype(np.uint8), TEACHER)
+    assert {type(value) for value in found.values()} == {float}
+
+
+def test_log_softmax_is_stable_and_float64():
+    found = log_softmax(np.array([[1e4, 0.0], [0.0, 0.0]], np.float32))
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, [[0, -1e4], [-np.log(2)] * 2])

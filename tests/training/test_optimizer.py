@@ -1,0 +1,158 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from ml_collections import ConfigDict
+
+from training import optimizer
+
+STEPS = 7  # per epoch
+
+
+def config(**changes):
+    base = {
+        "learning_rate": 0.05,
+        "schedule": "step",
+        "milestones": (0.625, 0.75, 0.875),
+        "decay_factor": 0.1,
+        "train_epoch": 240,
+        "momentum": 0.9,
+        "nesterov": False,
+        "weight_decay": 5e-4,
+        "decay_kernels_only": False,
+    }
+    return ConfigDict({**base, **changes})
+
+
+def rates(steps=STEPS, **changes):
+    """epoch -> the learning rate of its first update."""
+    schedule = optimizer.learning_rate(config(**changes), steps)
+    return lambda epoch: float(schedule(jnp.asarray(round(epoch * steps), jnp.int32)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "milestones", "factor"),
+    [
+        ({}, [150, 180, 210], 0.1),  # the CIFAR-100 distillation benchmark
+        (
+            {"train_epoch": 200, "milestones": (0.3, 0.6, 0.8), "decay_factor": 0.2, "learning_rate": 0.1},
+            [60, 120, 160],
+            0.2,
+        ),  # the older cookbook's
+    ],
+)
+def test_step_schedules_fall_at_the_benchmarks_epochs(changes, milestones, factor):
+    rate = rates(**changes)
+    expected = config(**changes).learning_rate
+    assert rate(0) == pytest.approx(expected)
+    for milestone in milestones:
+        assert rate(milestone - 1 / STEPS) == pytest.approx(expected)
+        expected *= factor
+        assert rate(milestone) == pytest.approx(expected)
+    assert rate(config(**changes).train_epoch) == pytest.approx(expected)
+
+
+def test_milestones_are_shares_of_the_training_in_whole_steps():
+    rate = rates(train_epoch=30, milestones=(0.625, 0.875))  # epochs 18.75 and 26.25
+    first, second = round(18.75 * STEPS) / STEPS, round(26.25 * STEPS) / STEPS
+    assert rate(first - 1 / STEPS) == pytest.approx(0.05)
+    assert rate(first) == rate(second - 1 / STEPS) == pytest.approx(0.005)
+    assert rate(second) == pytest.approx(0.0005)
+
+
+def test_milestones_of_one_short_epoch_do_not_decay_from_the_start():
+    rate = rates(train_epoch=1, milestones=(0.3, 0.6))
+    assert rate(0) == pytest.approx(0.05)
+    assert rate(1 - 1 / STEPS) == pytest.approx(0.0005)
+
+
+def test_milestones_that_fall_on_one_step_all_count():
+    rate = rates(train_epoch=1, milestones=(0.5, 0.501))
+    assert rate(round(0.5 * STEPS) / STEPS) == pytest.approx(0.0005)
+
+
+def test_cosine_falls_from_the_rate_to_zero():
+    rate = rates(schedule="cosine", train_epoch=10)
+    assert rate(0) == pytest.approx(0.05)
+    assert rate(5) == pytest.approx(0.025)
+    assert rate(2.5 * 4 / 3) == pytest.approx(0.025 * (1 + np.cos(np.pi * round(10 / 3 * STEPS) / 70)), rel=1e-5)
+    assert rate(10) == pytest.approx(0, abs=1e-9)
+
+
+def test_constant_stays():
+    rate = rates(schedule="constant")
+    assert rate(0) == rate(239) == pytest.approx(0.05)
+
+
+PARAMS = {"kernel": np.array([[1.0, -2.0], [3.0, 0.5]]), "bias": np.array([0.7, -0.1]), "scale": np.array([1.5])}
+GRADIENTS = [
+    {
+        name: np.random.RandomState(10 * step + i).standard_normal(value.shape)
+        for i, (name, value) in enumerate(PARAMS.items())
+    }
+    for step in range(3)
+]
+
+
+def run(**changes):
+    """Parameters after three updates."""
+    tx = optimizer.create(config(**changes), STEPS)
+    params = jax.tree.map(jnp.float32, PARAMS)
+    state = tx.init(params)
+    update = jax.jit(tx.update)
+    for gradient in GRADIENTS:
+        updates, state = update(jax.tree.map(jnp.float32, gradient), state, params)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+def pytorch(lr, momentum, nesterov, decay, decayed=("kernel", "bias", "scale"), rates=None):
+    """torch.optim.SGD's update rule, in NumPy."""
+    params, buffers = dict(PARAMS), {}
+    for step, gradient in enumerate(GRADIENTS):
+        for name in params:
+            g = gradient[name] + (decay * params[name] if name in decayed else 0)
+            if momentum:
+                buffers[name] = momentum * buffers[name] + g if step else g
+                g = g + momentum * buffers[name] if nesterov else buffers[name]
+            params[name] = params[name] - (rates[step] if rates else lr) * g
+    return params
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_updates_are_pytorchs(momentum, nesterov):
+    found = run(momentum=momentum, nesterov=nesterov and momentum > 0, weight_decay=0.1)
+    expected = pytorch(0.05, momentum, nesterov, 0.1)
+    for name in PARAMS:
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-5)
+
+
+def test_the_rate_multiplies_after_the_momentum_as_pytorchs_does():
+    """When the rate falls, what the momentum has gathered at the old rate falls with it."""
+    tx = optimizer.create(config(train_epoch=3, milestones=(1 / 3, 2 / 3), decay_factor=0.1), 1)
+    params = jax.tree.map(jnp.float32, PARAMS)
+    state = tx.init(params)
+    for gradient in GRADIENTS:
+        updates, state = tx.update(jax.tree.map(jnp.float32, gradient), state, params)
+        params = optax.apply_updates(params, updates)
+    expected = pytorch(None, 0.9, False, 5e-4, rates=[0.05, 0.005, 0.0005])
+    for name in PARAMS:
+        np.testing.assert_allclose(params[name], expected[name], rtol=1e-5)
+
+
+def test_weight_decay_may_leave_biases_and_batch_norm_alone():
+    found = run(weight_decay=0.5, decay_kernels_only=True)
+    expected = pytorch(0.05, 0.9, False, 0.5, decayed=("kernel",))
+    everything = pytorch(0.05, 0.9, False, 0.5)
+    for name in PARAMS:
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-5)
+    assert abs(everything["bias"] - expected["bias"]).max() > 1e-3
+
+
+def test_kernels_are_what_has_two_axes_or_more(tiny):
+    mask = optimizer.kernels(tiny.variables["params"])
+    assert mask["stem_conv"]["kernel"] is True
+    assert mask["classifier"] == {"kernel": True, "bias": False}
+    assert mask["stem_bn"] == {"scale": False, "bias": False}

@@ -1,0 +1,47 @@
+"""What a process needs to be fast on a CPU: set before JAX starts, changes no number that is asked for.
+
+XLA:CPU allocates the temporaries of every call anew. glibc gives blocks of some MiB back to the kernel and asks for
+them again, page by page; on the distillation step of `benchmarks/step.py` those page faults cost more than a third of
+the time. So freed memory is kept, in huge pages.
+"""
+
+import ctypes
+import importlib.metadata
+import mmap
+import os
+import sys
+
+TESTED_JAXLIB = ("0.10.", "0.12.")  # an XLA that does not know a flag ends the process, so only these get it
+# Small matrix products, element-wise chains and reductions go to the library that XLA ships for them.
+FLAGS = (
+    "--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_ELTWISE,"
+    "LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
+)
+POOL = 2**31  # bytes of heap in huge pages; touched only as far as they are used
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8  # <malloc.h>
+MADV_HUGEPAGE = 14
+
+
+def tune() -> None:
+    """Keeps freed memory and sets XLA's flags; to be called once, before JAX's first computation.
+
+    Does nothing off Linux with glibc, and nothing where KD_CPU_TUNING=0. The process's resident memory stays at its
+    peak, as it does with an accelerator's.
+    """
+    if os.environ.get("KD_CPU_TUNING") == "0" or sys.platform != "linux":
+        return
+    known = importlib.metadata.version("jaxlib").startswith(TESTED_JAXLIB)
+    if known and "ynn_fusion" not in os.environ.get("XLA_FLAGS", ""):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}".strip()
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "mallopt") or not hasattr(libc, "gnu_get_libc_version"):
+        return
+    for option, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1), (M_TOP_PAD, 2**26), (M_ARENA_MAX, 1)):
+        libc.mallopt(option, value)
+    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    libc.free.argtypes = [ctypes.c_void_p]
+    block = libc.malloc(POOL)  # the heap grows by it once and keeps it
+    if block:
+        start = -(-block // mmap.PAGESIZE) * mmap.PAGESIZE
+        libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(POOL - mmap.PAGESIZE), MADV_HUGEPAGE)
+        libc.free(block)
