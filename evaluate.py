@@ -7,13 +7,13 @@ from training import cli
 
 RECIPE = ["teacher_param", "dataset", "data_dir", "image_size"]
 
-cli.define(*RECIPE)
+cli.define(*RECIPE, recipes=False)
 flags.DEFINE_string("param", None, "what to measure: a run folder, or one with weights.safetensors + model.json")
 
 
 def main() -> None:
     """Measures, prints and writes."""
-    param, config = flags.FLAGS.param, cli.recipe(RECIPE)
+    param, options = flags.FLAGS.param, cli.given(RECIPE)
     if not param:
         raise UserError("--param is needed: python evaluate.py --param runs/soft --dataset CIFAR10")
     cli.prepare_jax()
@@ -22,17 +22,17 @@ def main() -> None:
     from training import evaluation, run_folder
 
     weights = pretrained.load(param)
-    name = config.get("dataset", weights.info["dataset"])
-    size = config.get("image_size", weights.info["image_shape"][0] if name == "ImageFolder" else 0)
-    dataset = data.load(name, config.get("data_dir", ""), size)
-    result = evaluation.measure(param, dataset, config.get("teacher_param", ""))
+    name = options.get("dataset", weights.info["dataset"])
+    size = options.get("image_size", weights.info["image_shape"][0] if name == "ImageFolder" else 0)
+    dataset = data.load(name, options.get("data_dir", ""), size)
+    result = evaluation.measure(param, dataset, options.get("teacher_param", ""))
     units = {"top1": "%", "top5": "%", "ece": "%", "agreement": "%", "nll": "nats", "kl": "nats"}
     print(f"{weights.info['arch']} from {weights.folder} on {name} test ({len(dataset.test):,} images)")
     for key, value in result.items():
         print(f"{key:<10} {value:8.3f} {units[key]}")
     path = weights.folder / f"evaluation-{name}.json"
     try:
-        run_folder.write_json(path, {"dataset": name, "images": len(dataset.test), **config, **result})
+        run_folder.write_json(path, {**options, "dataset": name, "images": len(dataset.test), **result})
         print(f"Written to {path}")
     except OSError as error:
         raise UserError(f"Measured, but cannot write {path}: {error.strerror}.") from None

@@ -61,7 +61,7 @@ MISTAKES = {
     "no folder": (["--dataset", "ImageFolder", "--data_dir", "{tmp}/x"], ["{tmp}/x"]),
     "damaged image": (["--dataset", "ImageFolder", "--data_dir", "{damaged}"], ["{damaged}/train/cat/2.png"]),
     "odd classes": (["--dataset", "ImageFolder", "--data_dir", "{odd}"], ["dog", "{odd}"]),
-    "classes": (["--dataset", "ImageFolder", "--data_dir", "{good}"], ["10", "2", "classes"]),
+    "classes": (["--dataset", "ImageFolder", "--data_dir", "{good}", "--batch_size", "4"], ["10", "2", "classes"]),
     "unwritable": (["--train_path", "/proc/nowhere"], ["/proc/nowhere"]),
     "not a run": (["--train_path", "{good}"], ["{good}"]),
     "gpu": (["--gpu_id", "first"], ["first"]),
@@ -101,7 +101,7 @@ def test_help_is_one_screen_and_names_its_flags(script):
     assert result.returncode == 0
     assert len(result.stdout.splitlines()) <= 45
     assert "--dataset" in result.stdout
-    assert "--config" in result.stdout
+    assert ("--config" in result.stdout) == (script != "evaluate.py")
     assert "absl" not in result.stdout
 
 

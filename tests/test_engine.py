@@ -182,12 +182,15 @@ def test_labels_alone_see_only_the_labelled_images(tmp_path, monkeypatch):
     assert set(counts) == {5}
 
 
-def test_non_finite_loss_stops_the_run_and_is_never_saved(tmp_path):
-    recipe = {**RECIPE, "learning_rate": 1e6, "train_path": str(tmp_path / "run")}
-    with pytest.raises(NonFiniteError, match="loss") as raised:
+@pytest.mark.parametrize(("seconds", "named"), [(1e9, "loss"), (0.0, "non-finite before step")], ids=["log", "save"])
+def test_non_finite_numbers_stop_the_run_and_are_never_saved(seconds, named, tmp_path):
+    recipe = {**RECIPE, "learning_rate": 1e6, "checkpoint_seconds": seconds, "train_path": str(tmp_path / "run")}
+    with pytest.raises(NonFiniteError, match=named) as raised:
         train(recipe, quiet=True)
     assert raised.value.exit_code == 4
     assert not (tmp_path / "run" / "last").exists()
+    if not seconds:
+        assert all(np.isfinite(value).all() for value in last_checkpoint(tmp_path / "run")[1].values())
 
 
 def test_second_writer_is_refused_while_the_first_holds_the_folder(tmp_path):

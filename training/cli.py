@@ -46,8 +46,8 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
 }
 
 
-def define(*names: str) -> None:
-    """Defines the named recipe flags (None: not given), `--config`, and `--gpu_id`."""
+def define(*names: str, recipes: bool = True) -> None:
+    """Defines the named recipe flags (None: not given), `--gpu_id` and, with `recipes`, `--config`."""
     kinds = {"string": flags.DEFINE_string, "integer": flags.DEFINE_integer}
     kinds |= {"float": flags.DEFINE_float, "boolean": flags.DEFINE_boolean}
     for group in GROUPS.values():
@@ -55,6 +55,8 @@ def define(*names: str) -> None:
             if name in names:
                 kinds[kind](name, None, text)
     flags.DEFINE_string("gpu_id", None, "GPUs to use, such as 2 or 0,1")
+    if not recipes:
+        return
     default = pathlib.Path(__file__).parent.parent / "configs" / "default.py"
     config_flags.DEFINE_config_file("config", str(default), CONFIG_HELP, lock_config=False, accept_new_attributes=True)
 
@@ -73,11 +75,12 @@ def recipe(names) -> dict:
             reason = str(error.__cause__ or error).splitlines()[-1].strip()
             raise UserError(f"--config: {reason}. Give the path of a FILE.py with get_config().") from None
         raise UserError(f"get_config() of --config must return a ConfigDict; got {type(found).__name__}.")
-    config = dict(found)
-    for name in names:
-        if FLAGS[name].present:
-            config[name] = FLAGS[name].value
-    return config
+    return {**found, **given(names)}
+
+
+def given(names) -> dict:
+    """The flags among `names` that the command line has."""
+    return {name: FLAGS[name].value for name in names if FLAGS[name].present}
 
 
 def choose_devices() -> None:
@@ -146,11 +149,16 @@ def _parse(description: str) -> None:
 def _own_flags() -> list[str]:
     grouped = [name for group in GROUPS.values() for name in group if name in FLAGS]
     key = [f.name for f in FLAGS.get_key_flags_for_module(sys.argv[0])]
-    return list(dict.fromkeys(grouped + [n for n in key if n not in ("config",)] + ["gpu_id", "config"]))
+    return list(
+        dict.fromkeys(
+            grouped + [n for n in key if n not in ("config",)] + ["gpu_id"] + ["config"] * ("config" in FLAGS)
+        )
+    )
 
 
 def _help(description: str) -> str:
-    lines = [description, "", f"usage: python {os.path.basename(sys.argv[0])} [--config FILE.py] [--flag value ...]"]
+    recipes = " [--config FILE.py]" if "config" in FLAGS else ""
+    lines = [description, "", f"usage: python {os.path.basename(sys.argv[0])}{recipes} [--flag value ...]"]
     seen = set()
     for title, group in GROUPS.items():
         shown = [name for name in group if name in FLAGS]

@@ -50,7 +50,7 @@ class Loop:
         self.pool = replicate(pool)
         self.images, self.labels = replicate(dataset.train.images), replicate(labels)
         self.step = 0
-        self.seconds = 0.0  # of training, over all resumes
+        self.seconds = 0.0  # of training, over all resumes, without compiling
         self.tests: list[dict] = []  # one row an evaluation
         self.state = self.totals = self.best = self.split = None  # set by `start`
 
@@ -88,8 +88,19 @@ class Loop:
         return self.state.replace(frozen={}), self.totals, self.best
 
     def save(self, checkpoints: Checkpoints, log: MetricsLog) -> None:
+        self.check_finite()
         notes = {"step": self.step, "seconds": self.seconds, "tests": self.tests, "position": log.position}
         checkpoints.save(self.step, self._saved(), notes)
+
+    def check_finite(self) -> None:
+        """Raises `NonFiniteError` with the names of what is not finite in what a checkpoint would hold."""
+        finite = jax.device_get(_finite(self._saved()))
+        bad = [jax.tree_util.keystr(path) for path, ok in jax.tree_util.tree_leaves_with_path(finite) if not ok]
+        if bad:
+            raise NonFiniteError(
+                f"{bad[0]} (of {len(bad)}) became non-finite before step {self.step}; nothing was saved.\n"
+                f"The last checkpoint in {self.folder} is from before. Try a lower --learning_rate."
+            )
 
     def log(self, log: MetricsLog) -> dict[str, float]:
         """Writes the means since the last log line and empties them; raises on what is not finite."""
@@ -209,26 +220,24 @@ def run(*, start: float, quiet: bool = False, **parts) -> dict:
 
 
 class _Clock:
-    """Seconds spent training, without evaluating and saving; its rate leaves out the first step, which compiles."""
+    """Seconds spent training, without evaluating, saving, and the first step, which compiles."""
 
     def __init__(self, step: int):
-        self.seconds, self._warm_seconds, self._warm_steps = 0.0, 0.0, 0
+        self.seconds, self._steps = 0.0, 0
         self.resume(step)
 
     def resume(self, step: int) -> None:
         self._mark, self._step = time.monotonic(), step
 
     def pause(self, step: int, warm: bool) -> None:
-        elapsed = time.monotonic() - self._mark
-        self.seconds += elapsed
         if warm:
-            self._warm_seconds += elapsed
-            self._warm_steps += step - self._step
+            self.seconds += time.monotonic() - self._mark
+            self._steps += step - self._step
 
     @property
     def rate(self) -> float:
         """Steps per second."""
-        return self._warm_steps / self._warm_seconds if self._warm_steps else 0.0
+        return self._steps / self.seconds if self._steps else 0.0
 
 
 @contextlib.contextmanager
@@ -250,6 +259,12 @@ def _signals():
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+@jax.jit
+def _finite(tree):
+    """Whether each leaf is finite throughout."""
+    return jax.tree.map(lambda x: jnp.isfinite(x).all(), tree)
 
 
 def _copy(tree):

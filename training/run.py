@@ -18,7 +18,7 @@ from training import config as configs
 from training import loop, optimizer, run_folder
 from training.evaluation import check_fits, player_of
 from training.metrics import evaluate
-from training.step import Predictor
+from training.step import Predictor, replicate
 
 TEACHER_TOLERANCE = 1.0  # points of top-1 between a teacher's recorded and measured accuracy
 
@@ -53,13 +53,12 @@ def train(recipe: ConfigDict | dict, quiet: bool = False) -> dict:
         if summary.exists():
             say(f"{folder} is finished already.")
             return run_folder.read_json(summary)
-        run_folder.write_json(folder / run_folder.ENV, run_folder.environment())
+        run_folder.write_environment(folder)
         pool, labels = _pool(config, dataset)
-        test = Predictor(strategy.student, dataset.test.images)
+        images = replicate(dataset.test.images)
         teacher_logits = None
         if teacher:
-            predict = Predictor(strategy.teacher, dataset.test.images)
-            teacher_logits = predict(strategy.teacher_variables)
+            teacher_logits = Predictor(strategy.teacher, images)(strategy.teacher_variables)
             _check_teacher(teacher, dataset, teacher_logits, say)
         return loop.run(
             folder=folder,
@@ -69,7 +68,7 @@ def train(recipe: ConfigDict | dict, quiet: bool = False) -> dict:
             augmentation=augmentation,
             pool=pool,
             labels=labels,
-            predict=test,
+            predict=Predictor(strategy.student, images),
             teacher_logits=teacher_logits,
             info=_info(config, dataset),
             start=start,

@@ -18,9 +18,10 @@ CONFIG, ENV, METRICS, SUMMARY = "config.json", "env.json", "metrics.jsonl", "sum
 
 def write_json(path: pathlib.Path, content: dict) -> None:
     """Writes a file whole or not at all."""
+    text = json.dumps(content, indent=2) + "\n"
     part = path.with_name(path.name + ".part")
     with part.open("w") as file:
-        file.write(json.dumps(content, indent=2) + "\n")
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)
@@ -80,6 +81,18 @@ def open_run(path: str, config: dict):
         lock.flush()
         write_json(folder / CONFIG, config)
         yield folder
+
+
+def write_environment(folder: pathlib.Path) -> None:
+    """Writes `env.json`; a run that goes on under other conditions adds them under "continued_in"."""
+    path, now = folder / ENV, environment()
+    if path.exists():
+        first = read_json(path)
+        known = [first, *first.get("continued_in", [])]
+        if any(all(past.get(key) == value for key, value in now.items()) for past in known):
+            return
+        now = {**first, "continued_in": [*known[1:], now]}
+    write_json(path, now)
 
 
 def environment() -> dict:

@@ -98,7 +98,7 @@ class Predictor:
         images: [N, H, W, C] uint8.
     """
 
-    def __init__(self, player: Player, images: np.ndarray):
+    def __init__(self, player: Player, images: np.ndarray | jax.Array):
         self.count = len(images)
         self.batch = min(EVAL_BATCH * jax.device_count(), -(-self.count // jax.device_count()) * jax.device_count())
         self.images = replicate(images)
