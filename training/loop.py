@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 import data
 import pretrained
+from models import profile
 from registry import NonFiniteError, UserError
 from training import run_folder
 from training.checkpoint import Checkpoints
@@ -268,5 +269,8 @@ def _header(loop: Loop) -> None:
     frozen = [f"{n} {parameter_overview.count_parameters(v['params']):,} frozen" for n, v in loop.state.frozen.items()]
     devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
     print(f"Parameters: {', '.join([counts, *frozen])}. Devices: {devices}. Run: {loop.folder}", flush=True)
+    shape, teacher = loop.dataset.image_shape, getattr(loop.strategy, "teacher", None)
+    student = profile.cost(loop.strategy.student.model, shape)
+    print(profile.compare(profile.cost(teacher.model, shape), student) if teacher else f"Cost: {student}.", flush=True)
     if loop.step:
         print(f"Continuing at step {loop.step} of {loop.total}.", flush=True)

@@ -6,6 +6,7 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.errors import FlaxError
 from ml_collections import ConfigDict
 
 import data
@@ -131,7 +132,7 @@ def _strategy(config: ConfigDict, dataset: data.Dataset):
     teacher = None
     if transfer.registry.get(config.transfer).needs_teacher:
         teacher = _teacher(config, dataset)
-        parts["teacher"], parts["teacher_variables"] = player_of(teacher, "teacher", dtype)
+        parts["teacher"], parts["teacher_variables"] = player_of(teacher, "teacher", dtype, config.teacher_arch)
         parts["method"] = distiller.create(config.distiller, **configs.plain(config.distiller_options))
         config.teacher_arch = teacher.info["arch"]
     else:
@@ -143,7 +144,7 @@ def _strategy(config: ConfigDict, dataset: data.Dataset):
     batch = data.Batch(image=image, label=label, index=label, epoch=jnp.zeros(()))
     try:
         jax.eval_shape(strategy.init, jax.random.key(0), batch)
-    except ValueError as error:
+    except (ValueError, TypeError, FlaxError) as error:  # a network of the user's own can fail in any of these ways
         raise UserError(f"{config.distiller or config.transfer} cannot train {config.student_arch}: {error}") from None
     return strategy, teacher
 
@@ -171,7 +172,7 @@ def _check_teacher(teacher: pretrained.Pretrained, dataset: data.Dataset, logits
     recorded = teacher.info["test_top1"]
     say(f"Teacher {teacher.info['arch']} from {teacher.folder}: test top-1 {measured:.2f} %")
     theirs, ours = teacher.info["class_names"], list(dataset.class_names)
-    if theirs != ours:
+    if theirs not in (ours, [str(i) for i in range(len(ours))]):  # numbers: an import that knew no names
         _warn(f"the teacher's classes {theirs[:3]} ... are not the data's {ours[:3]} ...")
     if recorded is not None and abs(measured - recorded) > TEACHER_TOLERANCE:
         _warn(
