@@ -5,9 +5,10 @@ from absl import flags
 from registry import UserError
 from training import cli
 
-RECIPE = ["teacher_param", "dataset", "data_dir", "image_size"]
+RECIPE = ["teacher_arch", "teacher_param", "dataset", "data_dir", "image_size"]
 
 cli.define(*RECIPE, recipes=False)
+flags.DEFINE_string("arch", "", "its network, where that is a module:attribute of your own")
 flags.DEFINE_string("param", None, "what to measure: a run folder, or one with weights.safetensors + model.json")
 
 
@@ -25,12 +26,14 @@ def main() -> None:
     name = options.get("dataset", weights.info["dataset"])
     size = options.get("image_size", weights.info["image_shape"][0] if name == "ImageFolder" else 0)
     dataset = data.load(name, options.get("data_dir", ""), size)
-    result = evaluation.measure(param, dataset, options.get("teacher_param", ""))
+    archs = flags.FLAGS.arch, options.get("teacher_arch", "")
+    result = evaluation.measure(param, dataset, options.get("teacher_param", ""), *archs)
     units = {"top1": "%", "top5": "%", "ece": "%", "agreement": "%", "nll": "nats", "kl": "nats"}
     print(f"{weights.info['arch']} from {weights.folder} on {name} test ({len(dataset.test):,} images)")
     for key, value in result.items():
         print(f"{key:<10} {value:8.3f} {units[key]}")
-    path = weights.folder / f"evaluation-{name}.json"
+    against = f"-against-{pretrained.load(options['teacher_param']).info['arch']}" if "kl" in result else ""
+    path = weights.folder / f"evaluation-{name}{against}.json"
     try:
         run_folder.write_json(path, {**options, "dataset": name, "images": len(dataset.test), **result})
         print(f"Written to {path}")

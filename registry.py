@@ -38,6 +38,8 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
 class Registry:
     """Maps a name to `"module:attribute"`, imported when first asked for.
 
+    Whoever calls may also give such a `"module:attribute"` instead of a name: their own code, found as `import` does.
+
     Args:
         kind: what the names are, for messages ("distiller").
         entries: name -> "module:attribute"; the attribute is a class or a function.
@@ -52,15 +54,33 @@ class Registry:
         return list(self.entries)
 
     def check(self, name: str) -> str:
-        """Returns `name`, or raises `UserError` with the nearest known one. Imports nothing."""
-        if name not in self.entries:
+        """Returns `name`, or raises `UserError` with the nearest known one. Imports nothing but a user's own module."""
+        if ":" in name:
+            self._own(name)
+        elif name not in self.entries:
             raise unknown(self.kind, name, self.entries)
         return name
 
     def get(self, name: str):
         """The class or function behind `name`; `UserError` for an unknown one."""
+        if ":" in name:
+            return self._own(name)
         module, _, attribute = self.entries[self.check(name)].partition(":")
         return getattr(importlib.import_module(module), attribute)
+
+    def _own(self, name: str):
+        """What a user's "module:attribute" means."""
+        module, _, attribute = name.partition(":")
+        try:
+            found = importlib.import_module(module)
+        except (ImportError, ValueError, TypeError) as error:
+            raise UserError(
+                f"Cannot import '{module}' for the {self.kind} '{name}': {error}.\n"
+                "Start where the module lies, or put its folder on PYTHONPATH."
+            ) from None
+        if not callable(getattr(found, attribute, None)):
+            raise UserError(f"'{module}' has no class or function '{attribute}' for the {self.kind} '{name}'.")
+        return getattr(found, attribute)
 
     def describe(self) -> list[tuple[str, str, str]]:
         """(name, one line, paper or source) per entry, read from the docstrings."""

@@ -13,6 +13,7 @@ def get_config() -> ConfigDict:
 
     # Who: `train_teacher.py` trains `teacher_arch` on labels; `train_w_kd.py` distils it into `student_arch`.
     c.student_arch = "ResNet8"
+    c.student_options = ConfigDict()  # the network's fields, such as {"patch_size": 4} of a ViT
     c.teacher_arch = ""  # empty: what `teacher_param` says
     c.teacher_param = "pretrained/resnet20_digits"  # a run folder, or a folder with weights.safetensors + model.json
 

@@ -52,8 +52,8 @@ def epoch_plan(seed: int, epoch: int, pool: jax.Array, length: int) -> tuple[jax
     passes = -(-length // pool.shape[0])
     numbers = epoch * passes + jnp.arange(passes, dtype=jnp.int32)
     key = jax.random.fold_in(jax.random.key(seed), ORDER)
-    orders = [jax.random.permutation(jax.random.fold_in(key, numbers[i]), pool) for i in range(passes)]
-    index = jnp.concatenate(orders)[:length]
+    orders = jax.vmap(lambda number: jax.random.permutation(jax.random.fold_in(key, number), pool))(numbers)
+    index = orders.reshape(-1)[:length]
     view = jnp.repeat(numbers, pool.shape[0], total_repeat_length=passes * pool.shape[0])[:length]
     return index, view
 

@@ -65,6 +65,7 @@ class Dataset:
         class_names: K names, in label order.
         mean, std: per channel, of pixels scaled to [0, 1].
         augmentation: what training on it usually does.
+        fingerprint: differs where the examples differ, so that a run does not go on with other data.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Dataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     augmentation: Augmentation
+    fingerprint: str = ""
 
     @property
     def num_classes(self) -> int:

@@ -1,6 +1,7 @@
 """ImageFolder: your own images, `train/CLASS/*.png|jpg` and `test/CLASS/*`."""
 
 import concurrent.futures
+import hashlib
 import pathlib
 
 import numpy as np
@@ -16,7 +17,9 @@ def load(data_dir: str = "", image_size: int = 0) -> Dataset:
 
     Source: --data_dir
 
-    Images become RGB and are resized to a square (bilinear, aspect not kept). Classes are the folder names, sorted.
+    Images are turned as their EXIF says, become RGB (16-bit grey is scaled to 8 bits, transparency becomes white) and
+    are resized to a square (bilinear, aspect not kept). Classes are the folder names, sorted; names with a leading dot
+    are left out.
     Normalisation statistics are those of the training images.
     """
     size = image_size or 32
@@ -43,9 +46,10 @@ def load(data_dir: str = "", image_size: int = 0) -> Dataset:
         with concurrent.futures.ThreadPoolExecutor() as pool:
             images = np.stack(list(pool.map(lambda path: _read(path, size), paths)))
         splits[split] = Split.of(images, labels)
+    digest = hashlib.sha256(b"".join([s.images.tobytes() + s.labels.tobytes() for s in splits.values()])).hexdigest()
     mean, std = channel_statistics(splits["train"].images)
     augmentation = Augmentation(pad=max(1, size // 8), flip=True)
-    return Dataset("ImageFolder", splits["train"], splits["test"], tuple(classes), mean, std, augmentation)
+    return Dataset("ImageFolder", splits["train"], splits["test"], tuple(classes), mean, std, augmentation, digest)
 
 
 def _list(folder: pathlib.Path) -> dict[str, list[pathlib.Path]]:
@@ -54,7 +58,7 @@ def _list(folder: pathlib.Path) -> dict[str, list[pathlib.Path]]:
         raise UserError(f"ImageFolder: {folder} is not there. Put images in {folder}/CLASS/.")
     found = {}
     for sub in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
-        images = sorted(p for p in sub.iterdir() if p.suffix.lower() in SUFFIXES)
+        images = sorted(p for p in sub.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
         if not images:
             raise UserError(f"ImageFolder: {sub} has no .png, .jpg or .jpeg files. Fill it or remove it.")
         found[sub.name] = images
@@ -64,10 +68,19 @@ def _list(folder: pathlib.Path) -> dict[str, list[pathlib.Path]]:
 
 
 def _read(path: pathlib.Path, size: int) -> np.ndarray:
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     try:
         with Image.open(path) as image:
+            image = ImageOps.exif_transpose(image)
+            if image.mode.startswith("I;16"):
+                image = Image.fromarray((np.asarray(image, np.uint32) // 257).astype(np.uint8))
+            elif image.mode in ("I", "F"):
+                raise ValueError(f"mode {image.mode}: save it with 8 bits a channel")
+            if image.has_transparency_data:
+                image = image.convert("RGBA")
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
             return np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR), np.uint8)
     except Exception as error:  # pillow raises many kinds for a damaged file
-        raise UserError(f"ImageFolder: cannot read {path} ({type(error).__name__}). Replace or remove it.") from None
+        reason = error if isinstance(error, ValueError) else type(error).__name__
+        raise UserError(f"ImageFolder: cannot read {path} ({reason}). Replace or remove it.") from None

@@ -6,6 +6,7 @@ its own when TensorFlow is installed (the extra `prepare`), because preparing, u
 
 import importlib.util
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -70,13 +71,16 @@ def _load(name, builder_name, data_dir, mean, std, augmentation) -> Dataset:
         mean=mean,
         std=std,
         augmentation=augmentation,
+        fingerprint=builder.info.full_name,
     )
 
 
 def _prepared(tfds, builder_name: str, folder: str | None):
     """The builder of a prepared dataset, or None. Looks at files only; no network."""
     root = pathlib.Path(folder or tfds.core.constants.DATA_DIR).expanduser()
-    versions = sorted(p.parent for p in root.glob(f"{builder_name}/*/dataset_info.json"))
+    found = [p.parent for p in root.glob(f"{builder_name}/*/dataset_info.json")]
+    found = [v for v in found if re.fullmatch(r"\d+(\.\d+)*", v.name)]  # not what a stopped preparation left
+    versions = sorted(found, key=lambda v: [int(part) for part in v.name.split(".")])
     records = [v for v in versions if any(v.glob("*.array_record-*"))]
     return tfds.builder_from_directory(str(records[-1])) if records else None
 
@@ -103,7 +107,8 @@ def _build(builder_name: str, folder: str | None) -> list[str]:
 def _advice(name: str, builder_name: str, folder: str | None) -> UserError:
     return UserError(
         f"{name} is not prepared in {folder or 'the default folder of TensorFlow Datasets'}. With a network, run:\n"
-        f'  pip install "kd-cookbook[prepare]"\n  python -m {" ".join(_build(builder_name, folder))}'
+        f"  pip install -e '.[prepare]'\n"
+        f"  python -m {' '.join(_build(builder_name, folder))}"
     )
 
 

@@ -1,6 +1,7 @@
 """Methods: linen Modules whose call returns a distillation loss. One file a method, one line here."""
 
 import dataclasses
+import math
 
 from distiller.base import Distiller
 from distiller.compose import Composition
@@ -17,6 +18,7 @@ registry = Registry(
     },
 )
 names = registry.names
+POSITIVE = ("temperature", "p")  # of every method that has them
 
 
 def create(name: str, **options) -> Distiller:
@@ -70,6 +72,10 @@ def _number(key: str, default, value):
     if number and (isinstance(value, (bool, str)) or not isinstance(value, int if whole else (int, float))):
         kind = "a whole number" if whole else "a number"
         raise UserError(f"'{key}' must be {kind} (default {default}); got {value!r}.")
+    if number and not math.isfinite(value):
+        raise UserError(f"'{key}' must be a finite number (default {default}); got {value}.")
+    if key in POSITIVE and value <= 0:
+        raise UserError(f"'{key}' must be above 0 (default {default}); got {value}.")
     return value
 
 

@@ -1,10 +1,23 @@
 """Bringing the feature maps of two networks together: which stages pair up, and at which resolution."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from models import stages
+from models.vit import token_map
+
+
+def as_map(feature: jax.Array) -> jax.Array:
+    """A feature map [B, H, W, C] as it is; a transformer's tokens [B, N, D] as the square map of its patches.
+
+    Tokens in front that make no square (class, distillation) are left out.
+    """
+    if feature.ndim != 3:
+        return feature
+    return token_map(feature, extra_tokens=feature.shape[1] - math.isqrt(feature.shape[1]) ** 2)
 
 
 def stage_pairs(student: dict, teacher: dict, suffix: str = "") -> list[tuple[jax.Array, jax.Array]]:
@@ -20,7 +33,7 @@ def stage_pairs(student: dict, teacher: dict, suffix: str = "") -> list[tuple[ja
     Raises:
         ValueError: a network that has no such taps.
     """
-    s, t = stages(student, suffix), stages(teacher, suffix)
+    s, t = ([as_map(x) for x in stages(features, suffix)] for features in (student, teacher))
     for who, found, features in (("student", s, student), ("teacher", t, teacher)):
         if not found:
             raise ValueError(f"The {who} has no taps stage1{suffix} ...; it has {sorted(features) or 'logits only'}.")

@@ -1,7 +1,7 @@
 """Networks: linen Modules that return `Outputs`. `create` is the only door, `names` lists what is behind it."""
 
 from models.outputs import Outputs, Taps, forward, stages
-from registry import Registry
+from registry import Registry, UserError
 
 __all__ = ["Outputs", "Taps", "create", "forward", "names", "registry", "stages"]
 
@@ -17,6 +17,29 @@ registry = Registry(
         "ResNet110": "models.resnet:resnet110",
         "ResNet8x4": "models.resnet:resnet8x4",
         "ResNet32x4": "models.resnet:resnet32x4",
+        "ResNet18": "models.resnet_imagenet:resnet18",
+        "ResNet34": "models.resnet_imagenet:resnet34",
+        "ResNet50": "models.resnet_imagenet:resnet50",
+        "ResNet101": "models.resnet_imagenet:resnet101",
+        "WRN_16_1": "models.wrn:wrn_16_1",
+        "WRN_16_2": "models.wrn:wrn_16_2",
+        "WRN_40_1": "models.wrn:wrn_40_1",
+        "WRN_40_2": "models.wrn:wrn_40_2",
+        "WRN_28_10": "models.wrn:wrn_28_10",
+        "VGG8": "models.vgg:vgg8",
+        "VGG11": "models.vgg:vgg11",
+        "VGG13": "models.vgg:vgg13",
+        "VGG16": "models.vgg:vgg16",
+        "VGG19": "models.vgg:vgg19",
+        "MobileNetV1": "models.mobilenet:MobileNetV1",
+        "MobileNetV2": "models.mobilenet:MobileNetV2",
+        "ShuffleNetV1": "models.shufflenet:shufflenet_v1",
+        "ShuffleNetV2": "models.shufflenet:shufflenet_v2",
+        "ViT_Ti": "models.vit:vit_ti",
+        "ViT_S": "models.vit:vit_s",
+        "ViT_B": "models.vit:vit_b",
+        "ConvNeXt_T": "models.convnext:convnext_t",
+        "CNN": "models.cnn:CNN",
     },
 )
 names = registry.names
@@ -26,14 +49,20 @@ def create(name: str, num_classes: int, **options):
     """Builds a network by name.
 
     Args:
-        name: one of `names()`.
+        name: one of `names()`, or "module:attribute" of a network of your own (docs/models.md).
         num_classes: K, the size of the last layer, at least 2.
-        **options: the network's own fields, such as `dtype` (compute type; parameters stay float32).
+        **options: the network's own fields, such as `dtype` (compute type; parameters stay float32). Lists (JSON has
+            no other) become tuples.
 
     Returns:
         A linen Module; `module.apply(variables, images, train=...)` returns `Outputs`.
 
     Raises:
-        UserError: an unknown name, with the nearest known one.
+        UserError: an unknown name, with the nearest known one, or an option that the network does not have.
     """
-    return registry.get(name)(num_classes=num_classes, **options)
+    build = registry.get(name)
+    options = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
+    try:
+        return build(num_classes=num_classes, **options)
+    except TypeError as error:
+        raise UserError(f"Cannot build {name} with {', '.join(['num_classes', *options])}: {error}.") from None

@@ -15,6 +15,26 @@ import jax.numpy as jnp
 
 from models.layers import BatchNorm, Conv, Dense
 from models.outputs import Outputs, Taps
+from models.torch_names import rename
+from registry import UserError
+
+TORCH_NAMES = {
+    r"^stem_(conv|bn)$": r"\g<1>1",
+    r"^stage(\d+)_block(\d+)": r"layer\1.\2",
+    r"shortcut_conv$": "downsample.0",
+    r"shortcut_bn$": "downsample.1",
+    r"^classifier$": "fc",
+}
+
+
+def padded_as_xla(conv, x: jax.Array) -> jax.Array:
+    """A 3x3 `conv` of stride 2 with XLA's SAME padding: of an even side, one zero behind the input and none before it.
+
+    `conv` pads both ends by one. One more zero in front shifts its windows onto SAME's, and adds a first one to drop.
+    """
+    rows, columns = (1 - side % 2 for side in x.shape[1:3])
+    x = jnp.pad(x, ((0, 0), (rows, 0), (columns, 0), (0, 0)))
+    return conv(x)[:, rows:, columns:]
 
 
 class BasicBlock(nn.Module):
@@ -23,10 +43,12 @@ class BasicBlock(nn.Module):
     width: int
     stride: int = 1
     dtype: Any = jnp.float32
+    padding: str = "TORCH"
 
     @nn.compact
     def __call__(self, x, train: bool, tap=None):
-        y = Conv(self.width, 3, self.stride, dtype=self.dtype, name="conv1")(x)
+        conv1 = Conv(self.width, 3, self.stride, dtype=self.dtype, name="conv1")
+        y = padded_as_xla(conv1, x) if self.padding == "SAME" and self.stride == 2 else conv1(x)
         y = nn.relu(BatchNorm(dtype=self.dtype, name="bn1")(y, train))
         y = Conv(self.width, 3, dtype=self.dtype, name="conv2")(y)
         y = BatchNorm(dtype=self.dtype, name="bn2")(y, train)
@@ -47,12 +69,15 @@ class ResNet(nn.Module):
         widths: channels of the stem and of the three stages.
         num_classes: K.
         dtype: compute type; parameters, statistics and logits are float32.
+        padding: "TORCH" (the benchmarks') or "SAME" (networks trained by older Flax code); they differ where a 3x3
+            convolution of stride 2 reads an even side.
     """
 
     blocks: int
     widths: tuple[int, int, int, int]
     num_classes: int
     dtype: Any = jnp.float32
+    padding: str = "TORCH"
 
     def setup(self):
         self.classifier = Dense(self.num_classes)
@@ -60,6 +85,8 @@ class ResNet(nn.Module):
     @nn.compact
     def __call__(self, images, train: bool = False, deltas: dict | None = None) -> Outputs:
         """images [B, H, W, C] float32 -> `Outputs`; taps `stem`, `stage1..3`, `stage1..3_preact`, `embedding`."""
+        if self.padding not in ("TORCH", "SAME"):
+            raise UserError(f"'padding' of a ResNet is TORCH or SAME; got {self.padding!r}.")
         tap = Taps(deltas)
         x = tap.shift("input", images).astype(self.dtype)
         x = Conv(self.widths[0], 3, dtype=self.dtype, name="stem_conv")(x)
@@ -69,7 +96,8 @@ class ResNet(nn.Module):
                 stride = 2 if stage > 1 and block == 0 else 1
                 last = block == self.blocks - 1
                 record = (lambda y, s=stage: tap(f"stage{s}_preact", y)) if last else None
-                x = BasicBlock(width, stride, self.dtype, name=f"stage{stage}_block{block}")(x, train, record)
+                name = f"stage{stage}_block{block}"
+                x = BasicBlock(width, stride, self.dtype, self.padding, name=name)(x, train, record)
             x = tap(f"stage{stage}", x)
         embedding = tap("embedding", jnp.mean(x.astype(jnp.float32), axis=(1, 2)))
         return Outputs(logits=self.classify(embedding), features=tap.features)
@@ -77,6 +105,10 @@ class ResNet(nn.Module):
     def classify(self, embedding: jax.Array) -> jax.Array:
         """embedding [B, D] -> logits [B, K] float32."""
         return self.classifier(embedding)
+
+    def torch_name(self, path: tuple[str, ...]) -> str:
+        """("params", "stage1_block0", "conv1", "kernel") -> "layer1.0.conv1.weight"."""
+        return rename(path, TORCH_NAMES)
 
 
 def _family(blocks: int, widths: tuple[int, int, int, int], name: str):

@@ -18,7 +18,10 @@ import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
+from pretrained.torch_format import differences, from_torch, to_torch
 from registry import DamagedFileError, UserError
+
+__all__ = ["Pretrained", "check", "check_info", "find", "from_torch", "load", "save", "to_torch"]
 
 WEIGHTS, DESCRIPTION = "weights.safetensors", "model.json"
 REQUIRED = {"arch": str, "num_classes": int, "class_names": list, "dataset": str, "image_shape": list}
@@ -33,7 +36,7 @@ class Pretrained:
         folder: where they lie.
         variables: `{"params", "batch_stats"}`, nested dicts of NumPy arrays.
         info: `model.json`: arch, num_classes, class_names, dataset, image_shape [H, W, C], mean, std (of pixels in
-            [0, 1]), test_top1 (percent), command, ...
+            [0, 1]), test_top1 (percent), options (of the network, for `models.create`; may be missing), command, ...
         sha256: of the weights' file.
     """
 
@@ -99,11 +102,16 @@ def load(path: str | os.PathLike) -> Pretrained:
     """
     folder = find(path)
     try:
-        info = json.loads((folder / DESCRIPTION).read_text())
-        _check_info(info)
+        info = json.loads((folder / DESCRIPTION).read_text(), parse_constant=_no_constant)
+        check_info(info)
     except (ValueError, AttributeError) as error:
         raise DamagedFileError(f"{folder / DESCRIPTION} is damaged: {error}. Restore it.") from None
-    content = (folder / WEIGHTS).read_bytes()
+    except OSError as error:
+        raise UserError(f"Cannot read {folder / DESCRIPTION}: {error.strerror}.") from None
+    try:
+        content = (folder / WEIGHTS).read_bytes()
+    except OSError as error:
+        raise UserError(f"Cannot read {folder / WEIGHTS}: {error.strerror}.") from None
     digest = hashlib.sha256(content).hexdigest()
     if digest != info.get("sha256", digest):
         raise DamagedFileError(
@@ -113,14 +121,23 @@ def load(path: str | os.PathLike) -> Pretrained:
         flat = safetensors.numpy.load(content)
     except Exception as error:  # safetensors raises its own kinds
         raise DamagedFileError(f"{folder / WEIGHTS} is damaged: {error}. Restore it.") from None
+    bad = [name for name, value in flat.items() if value.dtype != np.float32 or not np.isfinite(value).all()]
+    if bad:
+        raise DamagedFileError(f"{folder / WEIGHTS} is damaged: '{bad[0]}' is not finite float32 (of {len(bad)}).")
     return Pretrained(folder, traverse_util.unflatten_dict(flat, sep="/"), info, digest)
 
 
-def _check_info(info: dict) -> None:
+def _no_constant(text: str):
+    raise ValueError(f"{text} is no JSON number")
+
+
+def check_info(info: dict) -> None:
     """Raises `ValueError` that names the first entry which is missing or makes no sense."""
     for key, kind in REQUIRED.items():
         if not isinstance(info.get(key), kind):
             raise ValueError(f"'{key}' is missing or of the wrong type")
+    if not isinstance(info.get("options", {}), dict) or {"num_classes", "dtype"} & info.get("options", {}).keys():
+        raise ValueError("'options' must be a dict, without 'num_classes' and 'dtype'")
     shape, mean, std = info["image_shape"], info["mean"], info["std"]
     if len(shape) != 3 or not all(isinstance(n, int) and n > 0 for n in shape):
         raise ValueError(f"'image_shape' must be [height, width, channels]; it is {shape}")
@@ -140,15 +157,7 @@ def check(weights: Pretrained, model: nn.Module) -> dict:
     expected = jax.eval_shape(lambda key: model.init(key, image), jax.random.key(0))
     want = {n: x.shape for n, x in traverse_util.flatten_dict(dict(expected), sep="/").items()}
     have = {n: x.shape for n, x in traverse_util.flatten_dict(weights.variables, sep="/").items()}
-    problems = []
-    for title, names in (("missing", want.keys() - have.keys()), ("unexpected", have.keys() - want.keys())):
-        if names:
-            listed = sorted(names)
-            problems.append(f"{title} {', '.join(listed[:4])}{' ...' if len(listed) > 4 else ''} ({len(listed)})")
-    for name in sorted(want.keys() & have.keys()):
-        if want[name] != have[name]:
-            problems.append(f"'{name}' has shape {have[name]}, needed {want[name]}")
-            break
+    problems = differences(want, have)
     if problems:
         raise UserError(f"The weights in {weights.folder} do not fit the network: {'; '.join(problems)}.")
     return {"params": weights.variables["params"], "batch_stats": weights.variables.get("batch_stats", {})}

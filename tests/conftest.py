@@ -4,7 +4,6 @@ import functools
 import json
 import os
 import pathlib
-import re
 import sys
 import types
 import zlib
@@ -22,6 +21,7 @@ import pytest  # noqa: E402
 
 import data  # noqa: E402
 import models  # noqa: E402
+import pretrained  # noqa: E402
 
 GOLDENS = ROOT / "tests" / "goldens"
 
@@ -68,47 +68,19 @@ def recipe_tensor(name: str, shape: list[int]) -> np.ndarray:
     return np.asarray(value, np.float32)
 
 
-def resnet_path(name: str) -> tuple[str, ...]:
-    """A CIFAR ResNet's PyTorch name -> (collection, module, ..., variable) in this library."""
-    if name.startswith("fc."):
-        return "params", "classifier", {"weight": "kernel", "bias": "bias"}[name[3:]]
-    *scope, leaf = re.sub(r"^layer(\d)\.(\d+)", r"stage\1_block\2", name).split(".")
-    if scope[-2:-1] == ["downsample"]:
-        scope[-2:] = [{"0": "shortcut_conv", "1": "shortcut_bn"}[scope[-1]]]
-    elif len(scope) == 1:
-        scope = [{"conv1": "stem_conv", "bn1": "stem_bn"}[scope[0]]]
-    if scope[-1].rpartition("_")[2].startswith("conv"):
-        return ("params", *scope, "kernel")
-    collection = "batch_stats" if leaf.startswith("running") else "params"
-    return collection, *scope, {"weight": "scale", "running_mean": "mean", "running_var": "var"}.get(leaf, leaf)
-
-
-@pytest.fixture(scope="session")
-def torch_path():
-    """`resnet_path`, for tests that look up what the goldens name."""
-    return resnet_path
-
-
 @pytest.fixture(scope="session")
 def recipe(golden):
-    """Architecture's golden key -> (model, variables with the recipe weights, images)."""
+    """Golden key and network's name -> (model, variables with the recipe weights, images)."""
 
     @functools.cache
     def build(key: str, name: str):
         entry = golden("models")[key]
-        variables: dict = {}
-        for torch_name, shape in entry["state_dict"]:
-            value = recipe_tensor(torch_name, shape)
-            value = value.transpose(2, 3, 1, 0) if value.ndim == 4 else value.T  # OIHW -> HWIO, [O, I] -> [I, O]
-            node = variables
-            *scope, leaf = resnet_path(torch_name)
-            for part in scope:
-                node = node.setdefault(part, {})
-            assert leaf not in node, torch_name
-            node[leaf] = value
+        model = models.create(name, entry["num_classes"])
+        weights = {torch_name: recipe_tensor(torch_name, shape) for torch_name, shape in entry["state_dict"]}
+        variables = jax.tree.map(jax.numpy.asarray, pretrained.from_torch(model, weights))
         size = entry["input_size"]
         images = np.random.RandomState(7).standard_normal((2, size, size, 3)).astype(np.float32)
-        return models.create(name, entry["num_classes"]), jax.tree.map(jax.numpy.asarray, variables), images
+        return model, variables, images
 
     return build
 

@@ -47,6 +47,11 @@ MISTAKES = {
     "config key": (["--config.batch_sise=3"], ["'batch_sise'", "Did you mean 'batch_size'"]),
     "method option": (["--config.distiller_options.temperatur=3"], ["'temperatur'", "Did you mean 'temperature'"]),
     "type of flag": (["--batch_size", "abc"], ["batch_size", "abc"]),
+    "key of a number": (["--config.momentum.x=1"], ["momentum.x"]),
+    "temperature": (["--config.distiller_options.temperature=0"], ["temperature", "above 0"]),
+    "not finite": (["--learning_rate", "inf"], ["learning_rate", "finite"]),
+    "method under Labels": (["--transfer", "Labels", "--distiller", "Bogus"], ["'Bogus'"]),
+    "teacher of other data": (["--dataset", "MNIST", "--data_dir", "{tmp}"], ["MNIST"]),
     "type of key": (["--config.momentum=abc"], ["momentum", "abc"]),
     "type of option": (["--config.distiller_options.temperature=abc"], ["temperature", "abc"]),
     "dtype": (["--dtype", "float16"], ["'float16'", "bfloat16"]),
@@ -144,7 +149,7 @@ def test_readme_commands_train_distil_evaluate_and_repeat(tmp_path):
     assert "learning_rate: 0.05 there, 0.3 now" in other.stderr
     measured = command("evaluate.py", "--param", tmp_path / "soft", "--teacher_param", tmp_path / "teacher")
     assert measured.returncode == 0, measured.stderr
-    written = json.loads((tmp_path / "soft" / "last" / "evaluation-Digits.json").read_text())
+    written = json.loads((tmp_path / "soft" / "last" / "evaluation-Digits-against-ResNet8.json").read_text())
     for key in ("top1", "top5", "nll", "ece", "agreement", "kl"):
         assert written[key] == pytest.approx(summary["last"][key], abs=1e-6)
         assert f"{written[key]:.3f}" in measured.stdout

@@ -1,5 +1,6 @@
 """What the command lines share: flags over recipes over defaults, short help, errors of two lines, exit codes."""
 
+import ast
 import os
 import pathlib
 import sys
@@ -13,6 +14,9 @@ from training import cpu
 
 FLAGS = flags.FLAGS
 CONFIG_HELP = "recipe, a FILE.py with get_config(); then --config.key=value for any of its keys"
+
+OPEN_KEYS = ("distiller_options", "student_options")  # config keys whose own keys depend on a name
+_OPTIONS: list[tuple[list[str], str]] = []
 
 # flag -> (type, help); each is a key of the config, in the groups that --help shows
 GROUPS: dict[str, dict[str, tuple[str, str]]] = {
@@ -57,8 +61,28 @@ def define(*names: str, recipes: bool = True) -> None:
     flags.DEFINE_string("gpu_id", None, "GPUs to use, such as 2 or 0,1")
     if not recipes:
         return
+    sys.argv[1:] = _take_options(sys.argv[1:])
     default = pathlib.Path(__file__).parent.parent / "configs" / "default.py"
-    config_flags.DEFINE_config_file("config", str(default), CONFIG_HELP, lock_config=False, accept_new_attributes=True)
+    settings = {"lock_config": False, "accept_new_attributes": True}
+    try:
+        config_flags.DEFINE_config_file("config", str(default), CONFIG_HELP, **settings)
+    except Exception as error:  # an override of a key inside something that has no keys, found while defining
+        overrides = [a for a in sys.argv[1:] if a.startswith("--config.")]
+        print(f"Error: cannot apply {', '.join(overrides)}: {error}", file=sys.stderr)
+        sys.exit(UserError.exit_code)
+
+
+def _take_options(arguments: list[str]) -> list[str]:
+    """Takes `--config.distiller_options.AT.weight=5` and its like out: keys that no recipe needs to have beforehand."""
+    rest, waiting = [], iter(arguments)
+    for argument in waiting:
+        key, equals, value = argument.lstrip("-").partition("=")
+        parts = key.split(".")
+        if argument.startswith("--config.") and len(parts) > 2 and parts[1] in OPEN_KEYS:
+            _OPTIONS.append((parts[1:], value if equals else next(waiting, "")))
+        else:
+            rest.append(argument)
+    return rest
 
 
 def recipe(names) -> dict:
@@ -69,13 +93,25 @@ def recipe(names) -> dict:
     """
     found = FLAGS.config
     if not isinstance(found, (dict, ConfigDict)):
+        reason = f"get_config() must return a ConfigDict; got {type(found).__name__}"
         try:
-            found.get_config  # noqa: B018  # what stands for a file that is not there raises its error on any access
+            found.anything  # noqa: B018  # what stands for a file that is not there raises its error on any access
         except OSError as error:
             reason = str(error.__cause__ or error).splitlines()[-1].strip()
-            raise UserError(f"--config: {reason}. Give the path of a FILE.py with get_config().") from None
-        raise UserError(f"get_config() of --config must return a ConfigDict; got {type(found).__name__}.")
-    return {**found, **given(names)}
+        except AttributeError:
+            pass
+        raise UserError(f"--config: {reason}. Give the path of a FILE.py with get_config().")
+    config = {**found, **given(names)}
+    for (key, *path, last), text in _OPTIONS:
+        place = config[key] = dict(config.get(key) or {})
+        for part in path:
+            place[part] = dict(place.get(part) or {})
+            place = place[part]
+        try:
+            place[last] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            place[last] = text
+    return config
 
 
 def given(names) -> dict:
@@ -89,7 +125,7 @@ def choose_devices() -> None:
         if not all(part.strip().isdigit() for part in FLAGS.gpu_id.split(",")):
             raise UserError(f"--gpu_id must be numbers such as 2 or 0,1; got '{FLAGS.gpu_id}'.")
         os.environ["CUDA_VISIBLE_DEVICES"] = os.environ["HIP_VISIBLE_DEVICES"] = FLAGS.gpu_id
-    if "deterministic" in FLAGS and FLAGS.deterministic:
+    if "config" in FLAGS and recipe(["deterministic"]).get("deterministic"):
         os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
 
 
@@ -139,8 +175,10 @@ def _parse(description: str) -> None:
         rest = FLAGS(sys.argv)
     except flags.UnrecognizedFlagError as error:
         raise unknown("flag", f"--{error.flagname}", [f"--{name}" for name in _own_flags()]) from None
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, ImportError, SyntaxError) as error:
-        text = " ".join(str(error).split())
+    except Exception as error:  # a recipe may raise anything
+        text = " ".join(f"{error if isinstance(error, flags.Error) else repr(error)}".split())
+        recipes = [b for a, b in zip(sys.argv, [*sys.argv[1:], ""], strict=True) if a == "--config"]
+        text = f"{text} (recipe: {recipes[-1]})" if recipes else text
         raise UserError(text if len(text) < 400 else "... " + text[-400:]) from None
     if len(rest) > 1:
         raise UserError(f"Unexpected argument '{rest[1]}'. Flags begin with --; see --help.")

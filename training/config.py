@@ -1,6 +1,7 @@
 """From a recipe to a checked, plain config: every key known, every value of the right type and possible."""
 
 import importlib.util
+import math
 import pathlib
 import re
 from typing import Any
@@ -21,7 +22,8 @@ CHOICES = {
 }
 POSITIVE = ("train_epoch", "batch_size", "log_every", "eval_every", "learning_rate")
 NOT_NEGATIVE = ("num_labels", "image_size", "weight_decay", "momentum", "checkpoint_seconds", "seed")
-FREE = ("train_path", "data_dir", "checkpoint_seconds")  # may differ when a run is resumed: they change no number
+# These may differ when a run is resumed: they change no number (data and teacher are known by fingerprints).
+FREE = ("train_path", "data_dir", "teacher_param", "checkpoint_seconds")
 
 
 def defaults() -> ConfigDict:
@@ -83,11 +85,14 @@ def check(config: ConfigDict) -> None:
     transfer.registry.check(config.transfer)
     if config.teacher_arch:
         models.registry.check(config.teacher_arch)
-    if transfer.registry.get(config.transfer).needs_teacher:
+    if config.distiller:
         distiller.create(config.distiller, **plain(config.distiller_options))
     for key, choices in CHOICES.items():
         if config[key] not in choices:
             raise unknown(key, config[key], choices)
+    for key, value in config.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"'{key}' must be a finite number; got {value}.")
     for key in POSITIVE:
         if not config[key] > 0:
             raise UserError(f"'{key}' must be above 0; got {config[key]}.")
@@ -97,6 +102,11 @@ def check(config: ConfigDict) -> None:
     marks = config.milestones
     if not all(isinstance(m, (int, float)) and 0 < m < 1 for m in marks) or list(marks) != sorted(marks):
         raise UserError(f"'milestones' are rising shares of the training between 0 and 1; got {marks}.")
+    if config.momentum >= 1 or not 0 < config.decay_factor <= 1 or config.crop_pad < -1:
+        raise UserError(
+            "'momentum' must be below 1, 'decay_factor' above 0 and at most 1, 'crop_pad' -1 (the dataset's) or more; "
+            f"got {config.momentum}, {config.decay_factor}, {config.crop_pad}."
+        )
     if config.seed >= 2**31:
         raise UserError(f"'seed' must be below 2**31; got {config.seed}.")
 

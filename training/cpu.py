@@ -1,8 +1,11 @@
-"""What a process needs to be fast on a CPU: set before JAX starts, changes no number that is asked for.
+"""What a process needs to be fast on a CPU, set before JAX starts.
 
 XLA:CPU allocates the temporaries of every call anew. glibc gives blocks of some MiB back to the kernel and asks for
 them again, page by page; on the distillation step of `benchmarks/step.py` those page faults cost more than a third of
 the time. So freed memory is kept, in huge pages.
+
+Sums may be taken in another order than without it, and a ReLU may turn NaN into 0: what is not finite is looked for in
+weights, logits, losses and checkpoints, not in activations.
 """
 
 import ctypes

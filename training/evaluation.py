@@ -12,14 +12,26 @@ from training.step import Predictor
 from transfer import Player
 
 
-def player_of(weights: pretrained.Pretrained, name: str, dtype=jnp.float32) -> tuple[Player, dict]:
+def player_of(weights: pretrained.Pretrained, name: str, dtype=jnp.float32, arch: str = "") -> tuple[Player, dict]:
     """The network that weights are of, with its own input statistics, and its variables.
+
+    Args:
+        weights: what `pretrained.load` gave.
+        name: the player's role.
+        dtype: compute type.
+        arch: what the user says the network is; needed where it is code outside the library ("module:attribute"),
+            because a file that came with weights shall not choose what is imported.
 
     Raises:
         UserError: an unknown architecture, or weights that do not fit it.
     """
     info = weights.info
-    model = models.create(info["arch"], info["num_classes"], dtype=dtype)
+    if ":" in info["arch"] and arch != info["arch"]:
+        raise UserError(
+            f"The weights in {weights.folder} are of '{info['arch']}', code outside this library.\n"
+            f"If you trust it, say so: {'--teacher_arch' if name == 'teacher' else '--arch'} {info['arch']}"
+        )
+    model = models.create(info["arch"], info["num_classes"], dtype=dtype, **info.get("options", {}))
     return Player(name, model, tuple(info["mean"]), tuple(info["std"])), pretrained.check(weights, model)
 
 
@@ -37,15 +49,23 @@ def check_fits(weights: pretrained.Pretrained, dataset: data.Dataset, role: str,
             )
 
 
-def predict(param: str, dataset: data.Dataset, role: str = "network") -> np.ndarray:
-    """Logits [N, K] float32 of the weights in `param` on a dataset's test split."""
+def predict(param: str, dataset: data.Dataset, role: str = "network", arch: str = "") -> np.ndarray:
+    """Logits [N, K] float32 of the weights in `param` on a dataset's test split; `arch` as in `player_of`."""
     weights = pretrained.load(param)
     check_fits(weights, dataset, role)
-    player, variables = player_of(weights, role)
+    player, variables = player_of(weights, role, arch=arch)
     return Predictor(player, dataset.test.images)(variables)
 
 
-def measure(param: str, dataset: data.Dataset, teacher_param: str = "") -> dict[str, float]:
-    """`training.metrics.evaluate` of the weights in `param` on the test split; with a teacher, against it too."""
-    teacher_logits = predict(teacher_param, dataset, "teacher") if teacher_param else None
-    return evaluate(predict(param, dataset), dataset.test.labels, teacher_logits)
+def measure(
+    param: str, dataset: data.Dataset, teacher_param: str = "", arch: str = "", teacher_arch: str = ""
+) -> dict[str, float]:
+    """`training.metrics.evaluate` of the weights in `param` on the test split; with a teacher, against it too.
+
+    `arch` and `teacher_arch` as in `player_of`: needed for networks that are code outside the library.
+    """
+    for path, role in ((param, "network"), (teacher_param, "teacher")):
+        if path:
+            check_fits(pretrained.load(path), dataset, role)
+    teacher_logits = predict(teacher_param, dataset, "teacher", teacher_arch) if teacher_param else None
+    return evaluate(predict(param, dataset, arch=arch), dataset.test.labels, teacher_logits)

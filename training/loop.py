@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 import data
 import pretrained
+from models import profile
 from registry import NonFiniteError, UserError
 from training import run_folder
 from training.checkpoint import Checkpoints
@@ -89,6 +90,7 @@ class Loop:
 
     def save(self, checkpoints: Checkpoints, log: MetricsLog) -> None:
         self.check_finite()
+        log.sync()
         notes = {"step": self.step, "seconds": self.seconds, "tests": self.tests, "position": log.position}
         checkpoints.save(self.step, self._saved(), notes)
 
@@ -201,15 +203,16 @@ def run(*, start: float, quiet: bool = False, **parts) -> dict:
             if test_now:
                 result = loop.test(log)
                 test = {"top1": result["top1"], "best": max(row["top1"] for row in loop.tests)}
+            stop = stopping.is_set()  # asked anew: evaluating takes a while
             if log_now and not quiet:
                 progress.show(loop.step, rate, config.batch_size, terms, test)
             if epoch_end:
                 loop.load_epoch()
-            if save_now and not done:
+            if (save_now or stop) and not done:
                 loop.seconds = clock.seconds + earlier
                 loop.save(checkpoints, log)
                 saved = time.monotonic()
-            if stopping.is_set() and not done:
+            if stop and not done:
                 raise Interrupted(
                     f"Interrupted at step {loop.step}; saved in {loop.folder}. The same command continues."
                 )
@@ -283,5 +286,8 @@ def _header(loop: Loop) -> None:
     frozen = [f"{n} {parameter_overview.count_parameters(v['params']):,} frozen" for n, v in loop.state.frozen.items()]
     devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
     print(f"Parameters: {', '.join([counts, *frozen])}. Devices: {devices}. Run: {loop.folder}", flush=True)
+    shape, teacher = loop.dataset.image_shape, getattr(loop.strategy, "teacher", None)
+    student = profile.cost(loop.strategy.student.model, shape)
+    print(profile.compare(profile.cost(teacher.model, shape), student) if teacher else f"Cost: {student}.", flush=True)
     if loop.step:
         print(f"Continuing at step {loop.step} of {loop.total}.", flush=True)

@@ -38,7 +38,8 @@ def evaluate(logits: np.ndarray, labels: np.ndarray, teacher_logits: np.ndarray 
     prediction = log_p.argmax(axis=1)
     correct = prediction == labels
     own = np.take_along_axis(log_p, labels[:, None].astype(np.int64), axis=1)
-    rank = (log_p > own).sum(axis=1)
+    earlier = (log_p == own) & (np.arange(log_p.shape[1]) < labels[:, None])  # ties rank as argmax ranks them
+    rank = ((log_p > own) | earlier).sum(axis=1)
     confidence = np.exp(log_p.max(axis=1))
     bins = np.minimum((confidence * CONFIDENCE_BINS).astype(int), CONFIDENCE_BINS - 1)
     gap = np.bincount(bins, weights=confidence - correct, minlength=CONFIDENCE_BINS)

@@ -6,6 +6,7 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.errors import FlaxError
 from ml_collections import ConfigDict
 
 import data
@@ -41,6 +42,11 @@ def train(recipe: ConfigDict | dict, quiet: bool = False) -> dict:
     say = (lambda *_: None) if quiet else (lambda text: print(text, flush=True))
     config = configs.merge(recipe)
     configs.check(config)
+    if not transfer.registry.get(config.transfer).needs_teacher:
+        config.distiller, config.distiller_options = "", ConfigDict()
+        config.teacher_arch = config.teacher_param = ""
+    elif config.teacher_param:
+        pretrained.find(config.teacher_param)  # before a dataset is read
     config.train_path = config.train_path or configs.default_train_path(config)
     dataset = data.load(config.dataset, config.data_dir, config.image_size)
     augmentation = _augmentation(config, dataset)
@@ -48,6 +54,7 @@ def train(recipe: ConfigDict | dict, quiet: bool = False) -> dict:
     strategy, teacher = _strategy(config, dataset)  # nothing has been read of the data so far but its description
     identity = configs.plain(config)
     identity["teacher_sha256"] = teacher.sha256 if teacher else None
+    identity["data"] = dataset.fingerprint
     with run_folder.open_run(config.train_path, identity) as folder:
         summary = folder / run_folder.SUMMARY
         if summary.exists():
@@ -123,26 +130,23 @@ def _strategy(config: ConfigDict, dataset: data.Dataset):
     """The strategy with its players, and the teacher's weights (None without a teacher). Fills in `teacher_arch`."""
     dtype = jnp.dtype(config.dtype)
     steps = len(dataset.train) // config.batch_size
-    student = transfer.Player(
-        "student", models.create(config.student_arch, dataset.num_classes, dtype=dtype), dataset.mean, dataset.std
-    )
+    options = configs.plain(config.student_options)
+    network = models.create(config.student_arch, dataset.num_classes, dtype=dtype, **options)
+    student = transfer.Player("student", network, dataset.mean, dataset.std)
     parts = {"student": student, "optimizer": optimizer.create(config, steps)}
     teacher = None
     if transfer.registry.get(config.transfer).needs_teacher:
         teacher = _teacher(config, dataset)
-        parts["teacher"], parts["teacher_variables"] = player_of(teacher, "teacher", dtype)
+        parts["teacher"], parts["teacher_variables"] = player_of(teacher, "teacher", dtype, config.teacher_arch)
         parts["method"] = distiller.create(config.distiller, **configs.plain(config.distiller_options))
         config.teacher_arch = teacher.info["arch"]
-    else:
-        config.distiller, config.distiller_options = "", ConfigDict()
-        config.teacher_arch = config.teacher_param = ""
     strategy = transfer.create(config.transfer, **parts)
     image = jnp.zeros((config.batch_size, *dataset.image_shape), jnp.float32)
     label = jnp.zeros((config.batch_size,), jnp.int32)
     batch = data.Batch(image=image, label=label, index=label, epoch=jnp.zeros(()))
     try:
         jax.eval_shape(strategy.init, jax.random.key(0), batch)
-    except ValueError as error:
+    except (ValueError, TypeError, FlaxError) as error:  # a network of the user's own can fail in any of these ways
         raise UserError(f"{config.distiller or config.transfer} cannot train {config.student_arch}: {error}") from None
     return strategy, teacher
 
@@ -150,6 +154,12 @@ def _strategy(config: ConfigDict, dataset: data.Dataset):
 def _teacher(config: ConfigDict, dataset: data.Dataset) -> pretrained.Pretrained:
     arch = config.teacher_arch or "ResNet20"
     command = f"python train_teacher.py --arch {arch} --dataset {config.dataset} --train_path runs/teacher"
+    default = configs.defaults()
+    if config.teacher_param == default.teacher_param and config.dataset != default.dataset:
+        raise UserError(
+            f"--teacher_param is missing: {default.teacher_param} was trained on {default.dataset}.\n"
+            f"To train a teacher on {config.dataset}: {command}"
+        )
     if not config.teacher_param:
         raise UserError(
             f"--transfer {config.transfer} needs --teacher_param, a trained teacher.\nTo train one: {command}"
@@ -170,7 +180,7 @@ def _check_teacher(teacher: pretrained.Pretrained, dataset: data.Dataset, logits
     recorded = teacher.info["test_top1"]
     say(f"Teacher {teacher.info['arch']} from {teacher.folder}: test top-1 {measured:.2f} %")
     theirs, ours = teacher.info["class_names"], list(dataset.class_names)
-    if theirs != ours:
+    if theirs not in (ours, [str(i) for i in range(len(ours))]):  # numbers: an import that knew no names
         _warn(f"the teacher's classes {theirs[:3]} ... are not the data's {ours[:3]} ...")
     if recorded is not None and abs(measured - recorded) > TEACHER_TOLERANCE:
         _warn(
@@ -187,6 +197,7 @@ def _info(config: ConfigDict, dataset: data.Dataset) -> dict:
     """What `model.json` says of the student, but for its accuracy."""
     return {
         "arch": config.student_arch,
+        "options": configs.plain(config.student_options),
         "num_classes": dataset.num_classes,
         "class_names": list(dataset.class_names),
         "dataset": dataset.name,

@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import platform
+import shlex
 import subprocess
 import sys
 
@@ -131,4 +132,6 @@ def environment() -> dict:
 
 def command_line() -> str:
     """The command as it was typed, up to the interpreter's path."""
-    return " ".join(["python", os.path.basename(sys.argv[0]), *sys.argv[1:]])
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    program = ["-m", spec.name] if spec else [os.path.basename(sys.argv[0])]
+    return shlex.join(["python", *program, *sys.argv[1:]])

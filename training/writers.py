@@ -1,10 +1,12 @@
 """Where a run's numbers go: `metrics.jsonl`, TensorBoard, and one progress line."""
 
 import json
+import os
 import pathlib
 import sys
 import time
 
+from registry import DamagedFileError
 from training.run_folder import METRICS
 
 
@@ -21,6 +23,12 @@ class MetricsLog:
         from tensorboardX import SummaryWriter
 
         self._file = (folder / METRICS).open("ab")
+        if self._file.tell() < position:
+            self._file.close()
+            raise DamagedFileError(
+                f"{folder / METRICS} is shorter than its checkpoint says ({position} bytes). Restore it, or remove "
+                f"{folder / 'checkpoints'} to start anew."
+            )
         self._file.truncate(position)
         self._file.seek(position)
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step or None, write_to_disk=True)
@@ -36,6 +44,10 @@ class MetricsLog:
     def board(self, name: str, value: float, step: int) -> None:
         """To TensorBoard alone: what depends on the clock."""
         self._board.add_scalar(name, value, step)
+
+    def sync(self) -> None:
+        """Puts the rows on the disk, before a checkpoint counts on them."""
+        os.fsync(self._file.fileno())
 
     @property
     def position(self) -> int:

@@ -12,6 +12,8 @@ from flax import struct
 from data import Batch
 from models import Outputs, forward
 
+STUDENT, METHOD, MEMORY = 0, 1, 2  # what the key of `init` is folded with: equal seeds start equal students
+
 
 @dataclasses.dataclass(frozen=True)
 class Player:

@@ -2,7 +2,9 @@
 
 import dataclasses
 
-from transfer.base import Strategy, label_loss
+import jax
+
+from transfer.base import STUDENT, Strategy, label_loss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,7 +15,7 @@ class Labels(Strategy):
     """
 
     def init(self, key, batch):
-        variables = self.student.init(key, batch.image)
+        variables = self.student.init(jax.random.fold_in(key, STUDENT), batch.image)
         extra = {"student": {"batch_stats": variables["batch_stats"]}}
         return self._state({"student": variables["params"]}, extra, frozen={})
 

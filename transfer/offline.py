@@ -5,7 +5,7 @@ import dataclasses
 import flax.linen as nn
 import jax
 
-from transfer.base import Player, Strategy, label_loss
+from transfer.base import MEMORY, METHOD, STUDENT, Player, Strategy, label_loss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,11 +29,11 @@ class Offline(Strategy):
     needs_teacher = True
 
     def init(self, key, batch):
-        student_key, method_key = jax.random.split(key)
-        variables = self.student.init(student_key, batch.image)
+        variables = self.student.init(jax.random.fold_in(key, STUDENT), batch.image)
         student, _ = self._student(variables, batch)
         teacher = self._teacher(self.teacher_variables, batch)
-        method = dict(self.method.init({"params": method_key, "method": method_key}, student, teacher, batch))
+        keys = {"params": jax.random.fold_in(key, METHOD), "method": jax.random.fold_in(key, MEMORY)}
+        method = dict(self.method.init(keys, student, teacher, batch))
         params = {"student": variables["params"], "method": method.pop("params", {})}
         extra = {"student": {"batch_stats": variables["batch_stats"]}, "method": method}
         return self._state(params, extra, frozen={"teacher": self.teacher_variables})

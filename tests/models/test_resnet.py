@@ -28,57 +28,9 @@ def shapes(name: str, size: int = 32, channels: int = 3, classes: int = 100, **o
     return variables, outputs, order
 
 
-@pytest.mark.parametrize("name", models.names())
-def test_number_of_parameters_is_the_references(name, golden):
-    variables, _, _ = shapes(name)
-    count = sum(np.prod(x.shape, dtype=int) for x in jax.tree.leaves(variables["params"]))
-    assert count == golden("models")[f"cifar/{name.lower()}"]["params"]
-
-
-@pytest.mark.parametrize("name", models.names())
-def test_taps_have_the_references_shapes(name, golden):
-    _, outputs, _ = shapes(name)
-    reference = golden("models")[f"cifar/{name.lower()}"]["features"]
-    feats = [outputs.features["stem"], *models.stages(outputs.features)]
-    preacts = [outputs.features["stem"], *models.stages(outputs.features, "_preact")]
-    assert [list(x.shape) for x in feats] == [f["shape"] for f in reference["feats"]]
-    assert [list(x.shape) for x in preacts] == [f["shape"] for f in reference["preact_feats"]]
-    assert list(outputs.features["embedding"].shape) == reference["pooled_feat"]["shape"]
-    assert outputs.logits.shape == (2, 100)
-
-
 @pytest.mark.parametrize("name", ["ResNet8", "ResNet20", "ResNet8x4"])
 def test_taps_are_recorded_from_the_input_to_the_classifier(name):
     assert shapes(name)[2] == TAPS
-
-
-def close_in_norm(actual, expected, tolerance):
-    """Entries agree to `tolerance` of the largest expected one."""
-    np.testing.assert_allclose(actual, expected, rtol=tolerance, atol=tolerance * np.abs(expected).max())
-
-
-@pytest.mark.parametrize(
-    "name", ["ResNet20", "ResNet8x4", pytest.param("ResNet56", marks=pytest.mark.slow)], ids=lambda n: n
-)
-def test_logits_and_features_are_the_references(name, golden, recipe):
-    key = f"cifar/{name.lower()}"
-    entry = golden("models")[key]
-    model, variables, images = recipe(key, name)
-    outputs = jax.jit(model.apply)(variables, images)
-    close_in_norm(outputs.logits, np.asarray(entry["logits"]), 1e-4)
-    found = {
-        "feats": [outputs.features["stem"], *models.stages(outputs.features)],
-        "preact_feats": [outputs.features["stem"], *models.stages(outputs.features, "_preact")],
-        "pooled_feat": [outputs.features["embedding"]],
-    }
-    for kind, features in found.items():
-        expected = entry["features"][kind]
-        for feature, numbers in zip(features, expected if isinstance(expected, list) else [expected], strict=True):
-            feature = np.asarray(feature, np.float64)
-            assert list(feature.shape) == numbers["shape"]
-            np.testing.assert_allclose(np.linalg.norm(feature), numbers["l2"], rtol=1e-4)
-            np.testing.assert_allclose(feature.mean(), numbers["mean"], rtol=1e-4)
-            close_in_norm(feature.reshape(-1)[:4], np.asarray(numbers["first"]), 1e-4)
 
 
 def test_stage_outputs_are_the_relu_of_what_precedes_it(tiny):

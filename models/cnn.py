@@ -1,0 +1,53 @@
+"""A network for tests and tutorials: four convolutions with batch norm, with the taps that all networks have.
+
+Source: this library; it stands for no paper.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from models.layers import BatchNorm, Conv, Dense
+from models.outputs import Outputs, Taps
+from models.torch_names import rename
+
+
+class CNN(nn.Module):
+    """Four 3x3 convolutions, each with batch norm and ReLU; the last two halve the resolution.
+
+    Attributes:
+        num_classes: K.
+        widths: channels of the stem and of the three stages.
+        dtype: compute type; parameters, statistics and logits are float32.
+
+    Source: this library
+    """
+
+    num_classes: int
+    widths: tuple[int, int, int, int] = (16, 16, 32, 64)
+    dtype: Any = jnp.float32
+
+    def setup(self):
+        self.classifier = Dense(self.num_classes)
+
+    @nn.compact
+    def __call__(self, images, train: bool = False, deltas: dict | None = None) -> Outputs:
+        """images [B, H, W, C] float32 -> `Outputs`; taps `stem`, `stage1..3`, `stage1..3_preact`, `embedding`."""
+        tap = Taps(deltas)
+        x = tap.shift("input", images).astype(self.dtype)
+        for name, width, stride in zip(("stem", "stage1", "stage2", "stage3"), self.widths, (1, 1, 2, 2), strict=True):
+            x = Conv(width, 3, stride, dtype=self.dtype, name=f"{name}_conv")(x)
+            x = BatchNorm(dtype=self.dtype, name=f"{name}_bn")(x, train)
+            x = tap(name, nn.relu(x if name == "stem" else tap(f"{name}_preact", x)))
+        embedding = tap("embedding", jnp.mean(x.astype(jnp.float32), axis=(1, 2)))
+        return Outputs(logits=self.classify(embedding), features=tap.features)
+
+    def classify(self, embedding: jax.Array) -> jax.Array:
+        """embedding [B, D] -> logits [B, K] float32."""
+        return self.classifier(embedding)
+
+    def torch_name(self, path: tuple[str, ...]) -> str:
+        """("params", "stage1_conv", "kernel") -> "stage1_conv.weight"."""
+        return rename(path, {})

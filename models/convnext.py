@@ -1,0 +1,127 @@
+"""ConvNeXt: depthwise 7x7 convolutions and an inverted bottleneck in four stages, normalised over channels.
+
+Paper: Liu, Mao, Wu, Feichtenhofer, Darrell, Xie. A ConvNet for the 2020s. CVPR 2022. arXiv:2201.03545.
+
+The network is the paper's (timm's names in `torch_name`); layer scale begins at 1e-6, weights are normal of deviation
+0.02 (the paper's truncation at +-2 does not change that), biases zero. There is no stochastic depth.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from models.layers import Conv
+from models.outputs import Outputs, Taps
+from models.vit import LayerNorm, PatchConv, normal
+from registry import UserError
+
+
+def default_patch(side: int) -> int:
+    """The stem's patch for images of `side` pixels: 4 from 64 pixels on, 2 from 32, 1 below."""
+    return 4 if side >= 64 else 2 if side >= 32 else 1
+
+
+class Block(nn.Module):
+    """x + gamma * fc2(GELU(fc1(norm(depthwise(x))))), [B, H, W, C]."""
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        width = x.shape[-1]
+
+        def dense(features, name):
+            return nn.Dense(features, dtype=self.dtype, kernel_init=normal, name=name)
+
+        gamma = self.param("gamma", nn.initializers.constant(1e-6), (width,), jnp.float32)
+        y = Conv(width, 7, groups=width, use_bias=True, kernel_init=normal, dtype=self.dtype, name="conv_dw")(x)
+        y = LayerNorm(self.dtype, name="norm")(y)
+        y = dense(width, "fc2")(nn.gelu(dense(4 * width, "fc1")(y), approximate=False))
+        return x + gamma.astype(self.dtype) * y
+
+
+class ConvNeXt(nn.Module):
+    """A ConvNeXt.
+
+    Attributes:
+        blocks: blocks in each stage.
+        widths: channels of each stage; the stem has the first's.
+        num_classes: K.
+        patch_size: size and stride of the stem's convolution: 4 in the paper; None: `default_patch` of the image.
+        dtype: compute type; parameters, statistics and logits are float32.
+    """
+
+    blocks: tuple[int, ...]
+    widths: tuple[int, ...]
+    num_classes: int
+    patch_size: int | None = None
+    dtype: Any = jnp.float32
+
+    def setup(self):
+        self.head_norm = LayerNorm()
+        self.classifier = nn.Dense(self.num_classes, kernel_init=normal)
+
+    @nn.compact
+    def __call__(self, images, train: bool = False, deltas: dict | None = None) -> Outputs:
+        """images [B, H, W, C] float32 -> `Outputs`.
+
+        Taps: `stem`, `stage1..N` (the residual stream: no activation ends a stage), `stage1_preact..N` (so the same
+        arrays, for the methods that ask), `embedding` [B, D]: the mean over positions after the head's norm.
+        """
+        tap = Taps(deltas)
+        patch = self.patch_size or default_patch(min(images.shape[1:3]))
+        least = patch * 2 ** (len(self.blocks) - 1)
+        if min(images.shape[1:3]) < least:
+            raise UserError(
+                f"Images of {images.shape[1]} x {images.shape[2]} pixels are too small for a patch_size of {patch}: "
+                f"it needs {least}."
+            )
+        x = tap.shift("input", images)
+        x = PatchConv(self.widths[0], patch, normal, dtype=self.dtype, name="stem_conv")(x)
+        x = tap("stem", LayerNorm(self.dtype, name="stem_norm")(x))
+        for stage, (count, width) in enumerate(zip(self.blocks, self.widths, strict=True), start=1):
+            if stage > 1:
+                x = LayerNorm(self.dtype, name=f"stage{stage}_norm")(x)
+                x = PatchConv(width, 2, normal, dtype=self.dtype, name=f"stage{stage}_downsample")(x)
+            for block in range(count):
+                x = Block(self.dtype, name=f"stage{stage}_block{block}")(x)
+            x = tap(f"stage{stage}", tap(f"stage{stage}_preact", x))
+        embedding = tap("embedding", self.head_norm(jnp.mean(x.astype(jnp.float32), axis=(1, 2))))
+        return Outputs(logits=self.classify(embedding), features=tap.features)
+
+    def classify(self, embedding: jax.Array) -> jax.Array:
+        """embedding [B, D] -> logits [B, K] float32."""
+        return self.classifier(embedding.astype(jnp.float32))
+
+    def settle(self, shape_of) -> "ConvNeXt":
+        """This network with the patch size that some weights have, where the choice was left to the image.
+
+        Args:
+            shape_of: variable path -> its shape in those weights, or None.
+        """
+        shape = None if self.patch_size else shape_of(("params", "stem_conv", "kernel"))
+        return self.clone(patch_size=shape[0]) if shape else self
+
+    def torch_name(self, path: tuple[str, ...]) -> str:
+        """timm's state_dict name of the variable at `path`, such as ("params", "stage1_block0", "fc1", "kernel")."""
+        *scope, leaf = path[1:]
+        leaf = {"kernel": "weight", "scale": "weight"}.get(leaf, leaf)
+        top = {"stem_conv": "stem.0", "stem_norm": "stem.1", "head_norm": "head.norm", "classifier": "head.fc"}
+        if scope[0] in top:
+            return f"{top[scope[0]]}.{leaf}"
+        stage, part = scope[0].removeprefix("stage").split("_")
+        stage = f"stages.{int(stage) - 1}"
+        if not part.startswith("block"):
+            return f"{stage}.downsample.{['norm', 'downsample'].index(part)}.{leaf}"
+        inner = [f"mlp.{name}" if name in ("fc1", "fc2") else name for name in scope[1:]]
+        return ".".join([f"{stage}.blocks.{part.removeprefix('block')}", *inner, leaf])
+
+
+def convnext_t(num_classes: int, **options) -> ConvNeXt:
+    """ConvNeXt-T: blocks 3, 3, 9, 3 of widths 96, 192, 384, 768.
+
+    Paper: Liu et al., CVPR 2022, arXiv:2201.03545
+    """
+    return ConvNeXt(**{"blocks": (3, 3, 9, 3), "widths": (96, 192, 384, 768), "num_classes": num_classes, **options})

@@ -1,0 +1,197 @@
+"""What networks cost: parameters, multiply-adds, FLOPs, memory of the forward pass, latency on this machine.
+
+    python -m models.profile --arch ResNet56 --arch ResNet20 --image_size 32 --num_classes 100
+
+Without --arch, every network. Multiply-adds are counted in the traced program (convolutions and matrix products, as
+papers count them); nothing is compiled for them. FLOPs are the compiled program's own cost analysis: about twice the
+multiply-adds plus everything else, less the products with padding, which XLA leaves out (8 % in a CIFAR ResNet).
+Memory is the compiled forward pass's temporary memory at its peak, at batch 1, without parameters and images: what
+inference needs. Training keeps about the sum of the taps' and inner activations instead. Latency is a median.
+"""
+
+import argparse
+import dataclasses
+import math
+import statistics
+import sys
+import time
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.extend import core
+
+import models
+from models.layers import Conv, convolve
+from registry import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What one image costs.
+
+    Attributes:
+        parameters: learnable numbers.
+        multiply_adds: of convolutions and matrix products in one forward pass.
+    """
+
+    parameters: int
+    multiply_adds: int
+
+    def __str__(self):
+        return f"{short(self.parameters)} parameters, {short(self.multiply_adds)} multiply-adds"
+
+
+def short(number: float) -> str:
+    """Three digits and a unit: 40,813,184 -> "40.8 M"."""
+    for unit, name in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if number >= 0.9995 * unit:
+            return f"{number / unit:.3g}{name}"
+    return f"{number:.3g}"
+
+
+def _shapes(model: nn.Module, image_shape: tuple[int, ...]):
+    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), image)
+    return variables, image
+
+
+def _logits(model: nn.Module):
+    return lambda variables, image: models.forward(model, variables, image)[0].logits
+
+
+def cost(model: nn.Module, image_shape: tuple[int, int, int], variables: dict | None = None) -> Cost:
+    """Parameters and multiply-adds of a network; it is traced, and nothing is compiled.
+
+    Args:
+        model: a linen Module that returns `Outputs` or bare logits.
+        image_shape: (H, W, C) of one image.
+        variables: its variables, or their shapes, where there are some already.
+    """
+    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    if variables is None:
+        variables, _ = _shapes(model, image_shape)
+    with nn.intercept_methods(_as_one_convolution):
+        program = jax.make_jaxpr(_logits(model))(variables, image)
+    parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(variables["params"]))
+    return Cost(parameters, _multiply_adds(program.jaxpr))
+
+
+def _as_one_convolution(call, args, kwargs, context):
+    """Traces a `Conv` as the convolution it is, in whatever other words this backend computes it (sums of shifts)."""
+    conv = context.module
+    if not isinstance(conv, Conv) or context.method_name != "__call__":
+        return call(*args, **kwargs)
+    kernel = conv.variables["params"]["kernel"]
+    return convolve(args[0].astype(conv.dtype), kernel.astype(conv.dtype), conv.stride, conv.groups)
+
+
+def compare(teacher: Cost, student: Cost) -> str:
+    """One line on a teacher and its student, for the head of a run."""
+    fewer = teacher.parameters / student.parameters
+    cheaper = teacher.multiply_adds / max(student.multiply_adds, 1)
+    return f"Cost: teacher {teacher}; student {student}: {fewer:.1f} and {cheaper:.1f} times less."
+
+
+def _multiply_adds(program) -> int:
+    """Multiply-adds of the convolutions and matrix products in a jaxpr, loops and branches included."""
+    total = 0
+    for equation in program.eqns:
+        kind, params = equation.primitive.name, equation.params
+        if kind == "conv_general_dilated":
+            kernel, out = equation.invars[1].aval.shape, equation.outvars[0].aval.shape
+            total += math.prod(out) * math.prod(kernel) // kernel[params["dimension_numbers"].rhs_spec[0]]
+        elif kind == "dot_general":
+            (contracted, _), _ = params["dimension_numbers"]
+            left = equation.invars[0].aval.shape
+            total += math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
+        elif kind == "cond":
+            total += max(_multiply_adds(branch.jaxpr) for branch in params["branches"])
+        else:
+            inner = sum(_multiply_adds(p) for p in _programs(params.values()))
+            total += inner * (params["length"] if kind == "scan" else 1)
+    return total
+
+
+def _programs(values):
+    """The jaxprs among an equation's parameters: what pjit, custom_vjp and scan call."""
+    for value in values:
+        if isinstance(value, core.ClosedJaxpr):
+            yield value.jaxpr
+        elif isinstance(value, core.Jaxpr):
+            yield value
+
+
+def measure(model: nn.Module, image_shape: tuple[int, int, int], repeats: int = 20) -> dict[str, float]:
+    """Everything the table shows; compiles the forward pass and runs it on this machine's first device.
+
+    Args:
+        model: a linen Module that returns `Outputs` or bare logits.
+        image_shape: (H, W, C) of one image.
+        repeats: how often it runs for the latency.
+
+    Returns:
+        `parameters`, `multiply_adds`, `flops`, `memory` (bytes) and `latency` (seconds), at batch 1. `flops` and
+        `memory` are NaN where the backend does not tell.
+    """
+    variables, image = _shapes(model, image_shape)
+    found = cost(model, image_shape, variables)
+    program = jax.jit(_logits(model)).lower(variables, image).compile()
+    analysis, memory = program.cost_analysis() or {}, program.memory_analysis()
+    variables = jax.tree.map(lambda x: jnp.full(x.shape, 0.01, x.dtype), variables)  # the values cost nothing to draw
+    image = jnp.zeros(image.shape, image.dtype)
+    seconds = []
+    for _ in range(repeats + 2):
+        start = time.perf_counter()
+        program(variables, image).block_until_ready()
+        seconds.append(time.perf_counter() - start)
+    return {
+        "parameters": found.parameters,
+        "multiply_adds": found.multiply_adds,
+        "flops": analysis.get("flops", math.nan),
+        "memory": getattr(memory, "temp_size_in_bytes", math.nan),
+        "latency": statistics.median(seconds[2:]),
+    }
+
+
+def table(names: list[str], image_size: int, num_classes: int, repeats: int = 20):
+    """Yields the table's lines, one network at a time."""
+    yield f"{'':<14}{'parameters':>12}{'mult-adds':>12}{'FLOPs':>12}{'memory MiB':>12}{'latency ms':>12}"
+    for name in names:
+        try:
+            row = measure(models.create(name, num_classes), (image_size, image_size, 3), repeats)
+        except ValueError as error:
+            yield f"{name:<14}{str(error).splitlines()[0]}"
+            continue
+        counts = "".join(f"{short(row[key]):>12}" for key in ("parameters", "multiply_adds", "flops"))
+        yield f"{name:<14}{counts}{row['memory'] / 2**20:>12.2f}{1000 * row['latency']:>12.2f}"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Flags to one table; returns the exit code."""
+    form = argparse.RawDescriptionHelpFormatter
+    p = argparse.ArgumentParser(prog="python -m models.profile", description=__doc__, formatter_class=form)
+    p.add_argument("--arch", action="append", metavar="NAME", help="a network; repeatable; default: all")
+    p.add_argument("--image_size", type=int, default=32, help="side in pixels")
+    p.add_argument("--num_classes", type=int, default=100)
+    p.add_argument("--repeats", type=int, default=20, help="runs for the latency")
+    args = p.parse_args(arguments)
+    names = args.arch or models.names()
+    try:
+        for name in names:
+            models.registry.check(name)
+        for key, least in (("image_size", 1), ("num_classes", 2), ("repeats", 1)):
+            if getattr(args, key) < least:
+                raise UserError(f"--{key} must be at least {least}; got {getattr(args, key)}.")
+        size, device = args.image_size, jax.devices()[0].device_kind
+        print(f"Images of {size} x {size} x 3, batch 1, float32, on {device}")
+        for line in table(names, size, args.num_classes, args.repeats):
+            print(line, flush=True)
+    except UserError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

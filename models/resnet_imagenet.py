@@ -1,0 +1,128 @@
+"""The ResNets of ImageNet: four stages of basic or bottleneck blocks, with a stem for large or for small images.
+
+Paper: He, Zhang, Ren, Sun. Deep Residual Learning for Image Recognition. CVPR 2016. arXiv:1512.03385, section 4.1.
+
+stem="imagenet": 7x7 convolution of stride 2 and 3x3 max-pooling; torchvision's network, with the stride on the 3x3
+convolution of a bottleneck. stem="cifar": 3x3 convolution of stride 1, no pooling; the distillation benchmarks'.
+The `stem` tap is before the pooling.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from models.layers import BatchNorm, Conv, Dense
+from models.outputs import Outputs, Taps
+from models.resnet import TORCH_NAMES, BasicBlock
+from models.torch_names import rename
+from registry import UserError
+
+CIFAR_NAMES = {
+    **TORCH_NAMES,
+    r"shortcut_conv$": "shortcut.0",
+    r"shortcut_bn$": "shortcut.1",
+    r"^classifier$": "linear",
+}
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolution around a shortcut, `width` inside. Returns [B, H/s, W/s, 4 * width]."""
+
+    width: int
+    stride: int = 1
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, train: bool, tap=None):
+        y = Conv(self.width, 1, dtype=self.dtype, name="conv1")(x)
+        y = nn.relu(BatchNorm(dtype=self.dtype, name="bn1")(y, train))
+        y = Conv(self.width, 3, self.stride, dtype=self.dtype, name="conv2")(y)
+        y = nn.relu(BatchNorm(dtype=self.dtype, name="bn2")(y, train))
+        y = Conv(4 * self.width, 1, dtype=self.dtype, name="conv3")(y)
+        y = BatchNorm(dtype=self.dtype, name="bn3")(y, train)
+        if self.stride != 1 or x.shape[-1] != 4 * self.width:
+            x = Conv(4 * self.width, 1, self.stride, dtype=self.dtype, name="shortcut_conv")(x)
+            x = BatchNorm(dtype=self.dtype, name="shortcut_bn")(x, train)
+        y = y + x
+        return nn.relu(y if tap is None else tap(y))
+
+
+class ImageNetResNet(nn.Module):
+    """A ResNet of four stages.
+
+    Attributes:
+        blocks: in each of the four stages.
+        bottleneck: bottleneck blocks instead of basic ones.
+        num_classes: K.
+        stem: "cifar" or "imagenet"; None takes "cifar" for images less than 64 pixels high.
+        dtype: compute type; parameters, statistics and logits are float32.
+    """
+
+    blocks: tuple[int, int, int, int]
+    bottleneck: bool
+    num_classes: int
+    stem: str | None = None
+    dtype: Any = jnp.float32
+
+    def setup(self):
+        if self.stem not in (None, "cifar", "imagenet"):
+            raise UserError(f"stem='{self.stem}': the ResNets have 'cifar' and 'imagenet'.")
+        self.classifier = Dense(self.num_classes)
+
+    @nn.compact
+    def __call__(self, images, train: bool = False, deltas: dict | None = None) -> Outputs:
+        """images [B, H, W, C] float32 -> `Outputs`; taps `stem`, `stage1..4`, `stage1..4_preact`, `embedding`."""
+        tap = Taps(deltas)
+        large = images.shape[1] >= 64 if self.stem is None else self.stem == "imagenet"
+        x = tap.shift("input", images).astype(self.dtype)
+        x = Conv(64, 7 if large else 3, 2 if large else 1, dtype=self.dtype, name="stem_conv")(x)
+        x = tap("stem", nn.relu(BatchNorm(dtype=self.dtype, name="stem_bn")(x, train)))
+        if large:
+            x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+        kind = Bottleneck if self.bottleneck else BasicBlock
+        for stage, count in enumerate(self.blocks, start=1):
+            for block in range(count):
+                stride = 2 if stage > 1 and block == 0 else 1
+                record = (lambda y, s=stage: tap(f"stage{s}_preact", y)) if block == count - 1 else None
+                name = f"stage{stage}_block{block}"
+                x = kind(2 ** (stage + 5), stride, self.dtype, name=name)(x, train, record)
+            x = tap(f"stage{stage}", x)
+        embedding = tap("embedding", jnp.mean(x.astype(jnp.float32), axis=(1, 2)))
+        return Outputs(logits=self.classify(embedding), features=tap.features)
+
+    def classify(self, embedding: jax.Array) -> jax.Array:
+        """embedding [B, D] -> logits [B, K] float32."""
+        return self.classifier(embedding)
+
+    def settle(self, shape_of) -> "ImageNetResNet":
+        """This network with the stem that some weights have, where the choice was left to the image.
+
+        Args:
+            shape_of: variable path -> its shape in those weights, or None.
+        """
+        if self.stem is not None:
+            return self
+        shape = shape_of(("params", "stem_conv", "kernel"))
+        return self.clone(stem="imagenet" if shape and shape[0] == 7 else "cifar")
+
+    def torch_name(self, path: tuple[str, ...]) -> str:
+        """("params", "stage1_block0", "conv1", "kernel") -> "layer1.0.conv1.weight"; "imagenet" where stem is None."""
+        return rename(path, CIFAR_NAMES if self.stem == "cifar" else TORCH_NAMES)
+
+
+def _family(depth: int, blocks: tuple[int, int, int, int], bottleneck: bool):
+    def build(num_classes: int, **options) -> ImageNetResNet:
+        return ImageNetResNet(blocks=blocks, bottleneck=bottleneck, num_classes=num_classes, **options)
+
+    build.__name__ = f"resnet{depth}"
+    kind, source = "bottleneck" if bottleneck else "basic", "He et al., CVPR 2016, arXiv:1512.03385"
+    build.__doc__ = f"ImageNet's ResNet{depth}: 4 stages of {blocks} {kind} blocks.\n\nPaper: {source}"
+    return build
+
+
+resnet18 = _family(18, (2, 2, 2, 2), False)
+resnet34 = _family(34, (3, 4, 6, 3), False)
+resnet50 = _family(50, (3, 4, 6, 3), True)
+resnet101 = _family(101, (3, 4, 23, 3), True)

@@ -1,0 +1,90 @@
+"""The VGG networks of the distillation benchmarks: 3x3 convolutions with bias and batch norm, one linear layer.
+
+Paper: Simonyan, Zisserman. Very Deep Convolutional Networks for Large-Scale Image Recognition. ICLR 2015.
+arXiv:1409.1556.
+
+The benchmarks' form for small images: five blocks, a 2x2 max-pooling after each of the first three (after the fourth
+too if the image is 64 pixels or higher), the mean of the last map instead of hidden linear layers. The first block
+is the stem. VGG8 is the benchmarks' own, one convolution a block.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from models.layers import BatchNorm, Conv, Dense, small_normal
+from models.outputs import Outputs, Taps
+from models.torch_names import rename
+
+WIDTHS = (64, 128, 256, 512, 512)
+TORCH_NAMES = {
+    r"^stem_": "block0_",
+    r"^stage(\d+)_": r"block\1_",
+    # convolution, batch norm and ReLU in turn: three places of the reference's Sequential
+    r"_conv(\d+)$": lambda match: f".{3 * int(match[1])}",
+    r"_bn(\d+)$": lambda match: f".{3 * int(match[1]) + 1}",
+}
+
+
+class VGG(nn.Module):
+    """A VGG network.
+
+    Attributes:
+        convolutions: how many in each of the five blocks.
+        num_classes: K.
+        dtype: compute type; parameters, statistics and logits are float32.
+    """
+
+    convolutions: tuple[int, int, int, int, int]
+    num_classes: int
+    dtype: Any = jnp.float32
+
+    def setup(self):
+        self.classifier = Dense(self.num_classes, small_normal, nn.initializers.zeros)
+
+    @nn.compact
+    def __call__(self, images, train: bool = False, deltas: dict | None = None) -> Outputs:
+        """images [B, H, W, C] float32 -> `Outputs`; taps `stem`, `stage1..4`, `stage1..4_preact`, `embedding`."""
+        tap = Taps(deltas)
+        x = tap.shift("input", images).astype(self.dtype)
+        pools = 4 if images.shape[1] >= 64 else 3
+        for stage, (width, count) in enumerate(zip(WIDTHS, self.convolutions, strict=True)):
+            name = f"stage{stage}" if stage else "stem"
+            if 0 < stage <= pools:
+                x = nn.max_pool(x, (2, 2), (2, 2))
+            for i in range(count):
+                x = Conv(width, 3, use_bias=True, dtype=self.dtype, name=f"{name}_conv{i}")(x)
+                x = BatchNorm(dtype=self.dtype, name=f"{name}_bn{i}")(x, train)
+                if stage and i == count - 1:
+                    x = tap(f"{name}_preact", x)
+                x = nn.relu(x)
+            x = tap(name, x)
+        embedding = tap("embedding", jnp.mean(x.astype(jnp.float32), axis=(1, 2)))
+        return Outputs(logits=self.classify(embedding), features=tap.features)
+
+    def classify(self, embedding: jax.Array) -> jax.Array:
+        """embedding [B, D] -> logits [B, K] float32."""
+        return self.classifier(embedding)
+
+    def torch_name(self, path: tuple[str, ...]) -> str:
+        """("params", "stage1_conv1", "kernel") -> "block1.3.weight"."""
+        return rename(path, TORCH_NAMES)
+
+
+def _family(depth: int, convolutions: tuple[int, int, int, int, int]):
+    def build(num_classes: int, **options) -> VGG:
+        return VGG(convolutions=convolutions, num_classes=num_classes, **options)
+
+    build.__name__ = f"vgg{depth}"
+    source = "Simonyan and Zisserman, ICLR 2015, arXiv:1409.1556"
+    build.__doc__ = f"VGG{depth} with batch norm, {convolutions} convolutions in its five blocks.\n\nPaper: {source}"
+    return build
+
+
+vgg8 = _family(8, (1, 1, 1, 1, 1))
+vgg11 = _family(11, (1, 1, 2, 2, 2))
+vgg13 = _family(13, (2, 2, 2, 2, 2))
+vgg16 = _family(16, (2, 2, 3, 3, 3))
+vgg19 = _family(19, (2, 2, 4, 4, 4))

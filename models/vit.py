@@ -1,0 +1,251 @@
+"""Vision transformers: patches as tokens, a class token, pre-norm blocks; with or without DeiT's distillation token.
+
+Paper: Dosovitskiy et al. An Image Is Worth 16x16 Words: Transformers for Image Recognition at Scale. ICLR 2021.
+arXiv:2010.11929. Distillation token: Touvron et al. Training Data-Efficient Image Transformers & Distillation through
+Attention (DeiT). ICML 2021. arXiv:2012.12877.
+
+The networks are timm's `vit_*_patch16` and `deit_*` (its names in `torch_name`, its initialisation: normal of
+deviation 0.02, which timm's truncation at +-2 does not change; layer norm epsilon 1e-6; exact GELU). There is no
+dropout and no stochastic depth: a run that wants them wants them in its recipe.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from models.outputs import Outputs, Taps
+from registry import UserError
+
+normal = nn.initializers.normal(0.02)
+
+
+def token_map(tokens: jax.Array, extra_tokens: int, grid: tuple[int, int] | None = None) -> jax.Array:
+    """The patch tokens as a feature map.
+
+    Args:
+        tokens: [B, extra_tokens + H * W, D]; a `stage` tap, or one row of an attention map as [B, tokens, 1].
+        extra_tokens: class and distillation tokens at the front, which are left out: `model.extra_tokens`.
+        grid: (H, W) in patches; None means a square.
+
+    Returns:
+        [B, H, W, D].
+
+    Raises:
+        ValueError: the number of patch tokens is not H * W.
+    """
+    count = tokens.shape[1] - extra_tokens
+    height, width = grid or (round(count**0.5),) * 2
+    if height * width != count:
+        raise ValueError(f"{count} patch tokens make no {height} x {width} map; give grid=(H, W).")
+    return tokens[:, extra_tokens:].reshape(tokens.shape[0], height, width, tokens.shape[2])
+
+
+def default_patch(side: int) -> int:
+    """The patch size for images of `side` pixels: at least 8 patches a side, 16 pixels at most (32 -> 4, 224 -> 16)."""
+    return min(16, 1 << max(side // 8, 1).bit_length() - 1)
+
+
+class PatchConv(nn.Module):
+    """A convolution whose stride is its size, as one matrix product: [B, H, W, C] -> [B, H // size, W // size, D].
+
+    Rows and columns that fill no patch are left out, as without padding. Parameters `kernel` [size, size, C, D],
+    `bias` [D].
+    """
+
+    features: int
+    size: int
+    kernel_init: Any
+    bias_init: Any = nn.initializers.zeros
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        size, (batch, height, width, channels) = self.size, x.shape
+        kernel = self.param("kernel", self.kernel_init, (size, size, channels, self.features), jnp.float32)
+        bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
+        rows, columns = height // size, width // size
+        x = x[:, : rows * size, : columns * size].astype(self.dtype)
+        x = x.reshape(batch, rows, size, columns, size, channels).transpose(0, 1, 3, 2, 4, 5)
+        x = x.reshape(batch, rows, columns, size * size * channels)
+        return x @ kernel.reshape(-1, self.features).astype(self.dtype) + bias.astype(self.dtype)
+
+
+class LayerNorm(nn.Module):
+    """Layer norm over the last axis, in float32 inside, epsilon 1e-6. Parameters `scale`, `bias` [D]."""
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:], jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], jnp.float32)
+        x = x.astype(jnp.float32)
+        x = x - jnp.mean(x, axis=-1, keepdims=True)
+        variance = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
+        return (x * jax.lax.rsqrt(variance + 1e-6) * scale + bias).astype(self.dtype)
+
+
+class Block(nn.Module):
+    """Pre-norm self-attention and MLP around a residual stream [B, tokens, D]; `tap` sees the attention map."""
+
+    heads: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, tap):
+        batch, tokens, width = x.shape
+
+        def dense(features, name):
+            return nn.Dense(features, dtype=self.dtype, kernel_init=normal, name=name)
+
+        qkv = dense(3 * width, "qkv")(LayerNorm(self.dtype, name="norm1")(x))
+        q, k, v = jnp.moveaxis(qkv.reshape(batch, tokens, 3, self.heads, width // self.heads), 2, 0)
+        scores = jnp.einsum("bqhd,bkhd->bhqk", q, k) * (width // self.heads) ** -0.5
+        attention = tap(nn.softmax(scores.astype(jnp.float32)).astype(self.dtype))
+        y = jnp.einsum("bhqk,bkhd->bqhd", attention, v).reshape(batch, tokens, width)
+        x = x + dense(width, "proj")(y)
+        y = nn.gelu(dense(4 * width, "fc1")(LayerNorm(self.dtype, name="norm2")(x)), approximate=False)
+        return x + dense(width, "fc2")(y)
+
+
+class ViT(nn.Module):
+    """A vision transformer.
+
+    Attributes:
+        width: D, channels of a token.
+        heads: attention heads; divides `width`.
+        num_classes: K.
+        depth: blocks.
+        patch_size: side of a patch in pixels; divides the image's sides. None: `default_patch` of the image.
+        image_size: side in pixels that images must have; None: that of the images it is initialised with.
+        distilled: DeiT's distillation token and second head. `logits` are then the mean of both heads' in either mode
+            (an untrained head would otherwise be averaged in by a method that teaches only one), and the taps
+            `class_logits` and `distill_logits` are each head's own, for methods that teach them apart.
+        stages: how many of the blocks' outputs are taps, at equal distances; `depth` makes every block one.
+        dtype: compute type; parameters and logits are float32, and so is the softmax.
+    """
+
+    width: int
+    heads: int
+    num_classes: int
+    depth: int = 12
+    patch_size: int | None = None
+    image_size: int | None = None
+    distilled: bool = False
+    stages: int = 4
+    dtype: Any = jnp.float32
+
+    @property
+    def extra_tokens(self) -> int:
+        """Tokens in front of the patches."""
+        return 1 + self.distilled
+
+    def setup(self):
+        self.classifier = nn.Dense(self.num_classes, kernel_init=normal)
+        if self.distilled:
+            self.classifier_dist = nn.Dense(self.num_classes, kernel_init=normal)
+
+    @nn.compact
+    def __call__(self, images, train: bool = False, deltas: dict | None = None) -> Outputs:
+        """images [B, H, W, C] float32 -> `Outputs`.
+
+        Taps: `stem` (tokens with position), `stage1..stages` [B, tokens, D], the residual stream after a block, before
+        any norm; `attention1..depth` [B, heads, tokens, tokens], rows sum to 1; `embedding` [B, D], the class token
+        after the last norm, and with `distilled` [B, 2 D], the distillation token's behind it. `token_map` gives the
+        [B, H, W, D] map of tokens.
+        """
+        tap = Taps(deltas)
+        patch = self._patch(images.shape)
+        fan_in = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # PyTorch's default for convolutions
+        x = tap.shift("input", images)
+        x = PatchConv(self.width, patch, fan_in, dtype=self.dtype, name="patch_embed")(x)
+        x = x.reshape(x.shape[0], -1, self.width)
+        names = ("cls_token", "dist_token")[: self.extra_tokens]
+        extra = [self.param(name, normal, (1, 1, self.width), jnp.float32) for name in names]
+        extra = [jnp.broadcast_to(t.astype(self.dtype), (x.shape[0], 1, self.width)) for t in extra]
+        x = jnp.concatenate([*extra, x], axis=1)
+        x = tap("stem", x + self._position(x.shape[1], images.shape).astype(self.dtype))
+        ends = {round(self.depth * s / self.stages): s for s in range(1, self.stages + 1)}
+        for block in range(1, self.depth + 1):
+            record = lambda a, n=block: tap(f"attention{n}", a)  # noqa: E731
+            x = Block(self.heads, self.dtype, name=f"block{block}")(x, record)
+            if block in ends:
+                x = tap(f"stage{ends[block]}", x)
+        x = LayerNorm(name="norm")(x[:, : self.extra_tokens])
+        embedding = tap("embedding", x.reshape(x.shape[0], -1))
+        logits = self._heads(embedding)
+        if self.distilled:
+            logits = [tap(name, z) for name, z in zip(("class_logits", "distill_logits"), logits, strict=True)]
+        return Outputs(logits=sum(logits) / len(logits), features=tap.features)
+
+    def classify(self, embedding: jax.Array) -> jax.Array:
+        """embedding [B, D] ([B, 2 D] with `distilled`) -> logits [B, K] float32."""
+        logits = self._heads(embedding)
+        return sum(logits) / len(logits)
+
+    def _heads(self, embedding: jax.Array) -> list[jax.Array]:
+        embedding = embedding.astype(jnp.float32)
+        if not self.distilled:
+            return [self.classifier(embedding)]
+        return [self.classifier(embedding[:, : self.width]), self.classifier_dist(embedding[:, self.width :])]
+
+    def _patch(self, shape: tuple[int, ...]) -> int:
+        side = self.image_size
+        if side and shape[1:3] != (side, side):
+            raise UserError(f"This ViT is for images of {side} x {side} pixels; got {shape[1]} x {shape[2]}.")
+        patch = self.patch_size or default_patch(min(shape[1:3]))
+        if shape[1] % patch or shape[2] % patch:
+            raise UserError(f"Images of {shape[1]} x {shape[2]} pixels do not divide into patches of {patch}.")
+        if not 1 <= self.stages <= self.depth:
+            raise UserError(f"'stages' must be from 1 to the depth of {self.depth}; got {self.stages}.")
+        return patch
+
+    def _position(self, tokens: int, shape: tuple[int, ...]) -> jax.Array:
+        """The learned position embedding [1, tokens, D]; another image size than its own is refused."""
+        needed = (1, tokens, self.width)
+        if self.has_variable("params", "pos_embed"):
+            found = self.get_variable("params", "pos_embed").shape
+            if found != needed:
+                raise UserError(
+                    f"The position embedding has shape {found}; images of {shape[1]} x {shape[2]} need {needed}.\n"
+                    "Give images of the size that this ViT was initialised with, or another patch_size."
+                )
+        return self.param("pos_embed", normal, needed, jnp.float32)
+
+    def settle(self, shape_of) -> "ViT":
+        """This network with the patch size that some weights have, where the choice was left to the image.
+
+        Args:
+            shape_of: variable path -> its shape in those weights, or None.
+        """
+        shape = None if self.patch_size else shape_of(("params", "patch_embed", "kernel"))
+        return self.clone(patch_size=shape[0]) if shape else self
+
+    def torch_name(self, path: tuple[str, ...]) -> str:
+        """timm's state_dict name of the variable at `path`, such as ("params", "block1", "qkv", "kernel")."""
+        *scope, leaf = path[1:]
+        if not scope:
+            return leaf
+        leaf = {"kernel": "weight", "scale": "weight"}.get(leaf, leaf)
+        top = {"patch_embed": "patch_embed.proj", "classifier": "head", "classifier_dist": "head_dist"}
+        if not scope[0].startswith("block"):
+            return f"{top.get(scope[0], scope[0])}.{leaf}"
+        room = {"qkv": "attn.", "proj": "attn.", "fc1": "mlp.", "fc2": "mlp."}.get(scope[1], "")
+        return f"blocks.{int(scope[0][5:]) - 1}.{room}{scope[1]}.{leaf}"
+
+
+def _size(name: str, width: int, heads: int):
+    def build(num_classes: int, **options) -> ViT:
+        return ViT(**{"width": width, "heads": heads, "num_classes": num_classes, **options})
+
+    build.__name__ = name.lower()
+    source = "Dosovitskiy et al., ICLR 2021, arXiv:2010.11929; Touvron et al., ICML 2021, arXiv:2012.12877"
+    build.__doc__ = f"{name}: 12 blocks of width {width}, {heads} heads; distilled=True is DeiT's.\n\nPaper: {source}"
+    return build
+
+
+vit_ti = _size("ViT_Ti", 192, 3)
+vit_s = _size("ViT_S", 384, 6)
+vit_b = _size("ViT_B", 768, 12)

@@ -1,0 +1,241 @@
+"""What every registered network promises, checked on shapes alone; the rest on one small network a family."""
+
+import collections
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+
+import models
+from models import layers
+from models.layers import BatchNorm, convolve, convolve_depthwise, convolve_groups
+from models.shufflenet import channel_shuffle
+from registry import UserError
+
+every = pytest.mark.parametrize("name", models.names())
+
+
+def images(size: int = 32, count: int = 2):
+    return jax.ShapeDtypeStruct((count, size, size, 3), jnp.float32)
+
+
+@functools.cache
+def traced(name: str, **options):
+    """(model, variables, outputs, taps in the order of recording) as shapes; nothing is computed."""
+    model, order = models.create(name, 10, **options), []
+
+    def run(x):
+        outputs, variables = model.init_with_output(jax.random.key(0), x)
+        order[:] = outputs.features
+        return variables, outputs
+
+    variables, outputs = jax.eval_shape(run, images())
+    return model, variables, outputs, order
+
+
+def stages_of(order: list[str]) -> list[str]:
+    return [name for name in order if name.removeprefix("stage").isdigit()]
+
+
+@every
+def test_a_network_returns_logits_and_taps_from_the_input_to_the_classifier(name):
+    _, variables, outputs, order = traced(name)
+    assert isinstance(outputs, models.Outputs)
+    assert outputs.logits.shape == (2, 10)
+    assert outputs.logits.dtype == jnp.float32
+    assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+    stages = stages_of(order)
+    assert stages == [f"stage{n}" for n in range(1, len(stages) + 1)]
+    assert len(stages) >= 3
+    assert order[0] == "stem" or name == "MobileNetV1"
+    assert order[-1] == "embedding"
+    for stage in stages:
+        before = outputs.features.get(f"{stage}_preact")
+        assert before is None or before.shape == outputs.features[stage].shape
+
+
+@every
+def test_the_classifier_alone_gives_the_logits(name):
+    model, variables, outputs, _ = traced(name)
+    embedding = outputs.features["embedding"]
+    assert embedding.ndim == 2
+    assert embedding.dtype == jnp.float32
+    logits = jax.eval_shape(lambda v, e: model.apply(v, e, method="classify"), variables, embedding)
+    assert logits == outputs.logits
+
+
+@every
+def test_a_delta_reaches_every_tap(name):
+    model, variables, outputs, _ = traced(name)
+    used = []
+
+    class Deltas(dict):
+        def __getitem__(self, tap):
+            used.append(tap)
+            return super().__getitem__(tap)
+
+    deltas = {tap: jnp.zeros(x.shape, x.dtype) for tap, x in outputs.features.items()}
+    deltas["input"] = jnp.zeros((2, 32, 32, 3))
+    jax.eval_shape(lambda v, x: model.apply(v, x, deltas=Deltas(deltas)), variables, images())
+    assert sorted(used) == sorted(deltas)
+
+
+@every
+def test_training_calls_every_batch_norm_once(name):
+    model, variables, _, _ = traced(name)
+    calls = collections.Counter()
+
+    def count(call, args, kwargs, context):
+        if isinstance(context.module, BatchNorm) and context.method_name == "__call__":
+            calls[context.module.path] += 1
+        return call(*args, **kwargs)
+
+    def run(v, x):
+        with nn.intercept_methods(count):
+            return model.apply(v, x, train=True, mutable=["batch_stats"])
+
+    _, updates = jax.eval_shape(run, variables, images())
+    statistics = traverse_util.flatten_dict(dict(updates.get("batch_stats", {})))
+    assert set(calls) == {path[:-1] for path in statistics}
+    assert set(calls.values()) <= {1}
+    assert statistics.keys() == traverse_util.flatten_dict(dict(variables.get("batch_stats", {}))).keys()
+
+
+@every
+def test_bfloat16_keeps_parameters_statistics_and_logits_float32(name):
+    model, variables, outputs, _ = traced(name, dtype=jnp.bfloat16)
+    assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+    assert outputs.logits.dtype == jnp.float32
+    for stage in models.stages(outputs.features):
+        assert stage.dtype == jnp.bfloat16
+    trained, stats = jax.eval_shape(lambda v, x: models.forward(model, v, x, train=True), variables, images())
+    assert trained.logits.dtype == jnp.float32
+    assert {x.dtype for x in jax.tree.leaves(stats)} <= {jnp.dtype("float32")}
+
+
+@every
+def test_every_variable_has_one_torch_name(name):
+    model, variables, _, _ = traced(name)
+    paths = list(traverse_util.flatten_dict(dict(variables)))
+    assert len({model.torch_name(path) for path in paths}) == len(paths)
+
+
+# convolutions, the linear layer's kernel, its bias: standard deviations as functions of the shape; 0 means zeros
+NORMAL = (lambda size, per_output, out: np.sqrt(2 / (size * size * out)), "normal")
+UNIFORM = (lambda size, per_output, out: 1 / np.sqrt(3 * size * size * per_output), "uniform")
+INITIAL = {
+    "ResNet18": (NORMAL, "default", "default"),
+    "WRN_16_2": (NORMAL, "default", "zero"),
+    "VGG8": (NORMAL, 0.01, "zero"),
+    "MobileNetV1": (UNIFORM, "default", "default"),
+    "MobileNetV2": (NORMAL, 0.01, "zero"),
+    "ShuffleNetV1": (UNIFORM, "default", "default"),
+    "ShuffleNetV2": (UNIFORM, "default", "default"),
+    "CNN": (NORMAL, "default", "default"),
+}
+
+
+@pytest.mark.parametrize("name", INITIAL)
+def test_initial_weights_have_the_references_distributions(name, monkeypatch):
+    def blank(x, kernel, stride=1, groups=1):  # what the layers compute does not matter here, and takes long to compile
+        return jnp.zeros((len(x), -(-x.shape[1] // stride), -(-x.shape[2] // stride), kernel.shape[-1]), x.dtype)
+
+    for function in ("convolve", "convolve_depthwise", "convolve_groups"):
+        monkeypatch.setattr(layers, function, blank)
+    (deviation, kind), linear, bias = INITIAL[name]
+    model = models.create(name, 100)
+    key = jax.random.key(3, impl="rbg")  # compiles faster
+    params = jax.jit(lambda key: model.init(key, jnp.zeros(images().shape))["params"])(key)
+    for path, value in traverse_util.flatten_dict(params, sep="/").items():
+        value = np.asarray(value)
+        if value.ndim == 4:
+            size, _, per_output, out = value.shape
+            expected = deviation(size, per_output, out)
+            np.testing.assert_allclose(value.std(), expected, rtol=4.5 / np.sqrt(2 * value.size), err_msg=path)
+            assert abs(value.mean()) < 5 * expected / np.sqrt(value.size), path
+            largest = np.abs(value).max() / expected
+            if kind == "uniform":
+                assert largest <= np.sqrt(3) + 1e-5, path
+            elif value.size > 10000:
+                assert largest > 3, path
+        elif path == "classifier/kernel":
+            expected = value.shape[0] ** -0.5 / np.sqrt(3) if linear == "default" else linear
+            np.testing.assert_allclose(value.std(), expected, rtol=0.05)
+        elif path == "classifier/bias" and bias == "default":
+            assert 0 < np.abs(value).max() <= params["classifier"]["kernel"].shape[0] ** -0.5
+        else:
+            np.testing.assert_array_equal(value, 1.0 if path.endswith("scale") else 0.0, err_msg=path)
+
+
+@pytest.mark.parametrize(("size", "stem", "side"), [(32, 3, 32), (63, 3, 63), (64, 7, 32), (224, 7, 112)])
+def test_the_stem_follows_the_size_of_the_image(size, stem, side):
+    for options in ({}, {"stem": "imagenet" if stem == 7 else "cifar"}):
+        model = models.create("ResNet18", 10, **options)
+        run = functools.partial(model.init_with_output, jax.random.key(0))
+        outputs, variables = jax.eval_shape(run, images(size))
+        assert variables["params"]["stem_conv"]["kernel"].shape == (stem, stem, 3, 64)
+        assert outputs.features["stem"].shape == (2, side, side, 64)
+
+
+def test_a_stem_that_is_asked_for_wins_over_the_size():
+    model = models.create("ResNet18", 10, stem="imagenet")
+    assert jax.eval_shape(lambda x: model.init(jax.random.key(0), x), images(32))["params"]["stem_conv"][
+        "kernel"
+    ].shape == (7, 7, 3, 64)
+
+
+@pytest.mark.parametrize("name", ["ResNet18", "MobileNetV2"])
+def test_an_unknown_stem_names_the_known_ones(name):
+    model = models.create(name, 10, stem="imagnet")
+    with pytest.raises(UserError, match=r"'imagnet'.*'cifar' and 'imagenet'"):
+        jax.eval_shape(lambda x: model.init(jax.random.key(0), x), images())
+
+
+@pytest.mark.parametrize(("size", "last"), [(32, 4), (63, 7), (64, 4)])
+def test_vgg_pools_once_more_from_64_pixels_on(size, last):
+    model = models.create("VGG8", 10)
+    outputs = jax.eval_shape(lambda x: model.init_with_output(jax.random.key(0), x)[0], images(size))
+    assert outputs.features["stage4"].shape == (2, last, last, 512)
+
+
+def test_wide_resnets_preactivation_is_the_next_batch_norm_of_the_stage():
+    model = models.create("WRN_16_1", 5)
+    x = jax.random.normal(jax.random.key(1), (3, 8, 8, 1))
+    variables = jax.jit(model.init)(jax.random.key(0), x)
+    # statistics far from the batch's show how often they moved: 0.9 of the way is left after one step, 0.81 after two
+    far = {**variables, "batch_stats": jax.tree.map(lambda s: s + 1e4, variables["batch_stats"])}
+    outputs, stats = jax.jit(lambda v, x: models.forward(model, v, x, train=True))(far, x)
+    for value in jax.tree.leaves(stats):
+        np.testing.assert_allclose(value, 9000, atol=100)
+    for tap in ("stage1", "stage2", "stage3"):
+        raw = np.asarray(outputs.features[tap], np.float64)
+        normal = (raw - raw.mean((0, 1, 2))) / np.sqrt(raw.var((0, 1, 2)) + 1e-5)
+        np.testing.assert_allclose(outputs.features[f"{tap}_preact"], normal, rtol=1e-3, atol=1e-3)
+    embedding = np.maximum(outputs.features["stage3_preact"], 0).mean((1, 2))
+    np.testing.assert_allclose(outputs.features["embedding"], embedding, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("size", "stride", "side"), [(3, 1, 6), (3, 2, 6), (3, 2, 7), (5, 2, 9), (7, 1, 5)])
+def test_depthwise_convolution_as_a_sum_is_xlas(size, stride, side):
+    x = jax.random.normal(jax.random.key(0), (2, side, side + 1, 4))
+    kernel = jax.random.normal(jax.random.key(1), (size, size, 1, 4))
+    expected = convolve(x, kernel, stride, 4)
+    found = convolve_depthwise(x, kernel, stride)
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_grouped_convolution_by_parts_is_xlas():
+    x = jax.random.normal(jax.random.key(0), (2, 5, 6, 12))
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, 4, 9))
+    expected = convolve(x, kernel, 2, 3)
+    np.testing.assert_allclose(convolve_groups(x, kernel, 2, 3), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_channel_shuffle_deals_the_groups_out():
+    assert channel_shuffle(jnp.arange(6), 3).tolist() == [0, 2, 4, 1, 3, 5]
+    assert channel_shuffle(jnp.arange(6), 1).tolist() == list(range(6))

@@ -1,0 +1,120 @@
+"""What docs/ promises in code runs as it stands there."""
+
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+import models
+from registry import UserError
+from training import evaluation
+from training.run import train
+
+ROOT = pathlib.Path(__file__).parent.parent
+PAGE = (ROOT / "docs" / "models.md").read_text()
+SHORT = {"train_epoch": 1, "batch_size": 100, "num_labels": 100}
+BARE = """
+import flax.linen as nn
+
+
+class Bare(nn.Module):
+    num_classes: int
+    dtype: type = "float32"
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        return nn.Dense(self.num_classes)(images.reshape(images.shape[0], -1))
+
+
+class Strange(Bare):
+    @nn.compact
+    def __call__(self, images):
+        return nn.Dense(self.num_classes)(images.reshape(images.shape[0], -1))
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """The folder with the page's network in `my_network.py`, and networks that return bare logits in `bare.py`."""
+    code = re.search(r"```python\n(.*?class MyNetwork.*?)```", PAGE, re.DOTALL)[1]
+    (tmp_path / "my_network.py").write_text(code)
+    (tmp_path / "bare_networks.py").write_text(BARE)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    for name in ("my_network", "bare_networks"):
+        sys.modules.pop(name, None)
+
+
+def test_the_network_of_the_page_takes_twenty_lines(own):
+    assert len((own / "my_network.py").read_text().split("\n\n\n")[1].strip().splitlines()) <= 20
+
+
+def test_the_network_of_the_page_learns_from_a_teacher_and_teaches_bare_logits(own):
+    run = {**SHORT, "student_arch": "my_network:MyNetwork", "train_path": str(own / "run")}
+    summary = train({**run, "distiller": "SoftLogits+AT"}, quiet=True)
+    assert summary["last"]["top1"] > 15
+    assert summary["parameters"] == 16 * 9 + 16 + 16 * 16 * 9 + 32 + 16 * 32 * 9 + 64 + 32 * 10 + 10
+    again = {**SHORT, "student_arch": "bare_networks:Bare", "teacher_param": str(own / "run")}
+    again |= {"distiller": "SoftLogits", "train_path": str(own / "next")}
+    with pytest.raises(UserError, match="--teacher_arch my_network:MyNetwork"):
+        train(again, quiet=True)
+    train({**again, "teacher_arch": "my_network:MyNetwork"}, quiet=True)
+    dataset = evaluation.data.load("Digits")
+    with pytest.raises(UserError, match="--arch my_network:MyNetwork"):
+        evaluation.measure(str(own / "run"), dataset)
+    measured = evaluation.measure(str(own / "run"), dataset, arch="my_network:MyNetwork")
+    assert measured["top1"] == pytest.approx(summary["last"]["top1"])
+
+
+def test_the_line_of_the_page_registers_it(own, monkeypatch):
+    name, target = re.search(r'`"(\w+)": "([\w.:]+)",`', PAGE).groups()
+    monkeypatch.setitem(models.registry.entries, name, target)
+    assert models.create(name, 3, width=8).width == 8
+
+
+def test_a_feature_method_says_which_tap_is_missing(own):
+    run = {**SHORT, "student_arch": "bare_networks:Bare", "train_path": str(own / "run")}
+    with pytest.raises(UserError, match=r"AT cannot train bare_networks:Bare: The student has no taps stage1"):
+        train({**run, "distiller": "AT"}, quiet=True)
+    assert not (own / "run").exists()
+
+
+MISTAKES = {
+    "no module": ("no_such_file:Net", "Cannot import 'no_such_file'"),
+    "no attribute": ("bare_networks:Net", "has no class or function 'Net'"),
+    "no option": ("bare_networks:BARE", "has no class or function 'BARE'"),
+    "no train": ("bare_networks:Strange", "unexpected keyword argument 'train'"),
+    "nothing": (":", "Cannot import ''"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_in_ones_own_network_is_told_in_a_line(mistake, own):
+    name, message = MISTAKES[mistake]
+    run = {**SHORT, "distiller": "SoftLogits", "student_arch": name, "train_path": str(own / "run")}
+    with pytest.raises(UserError, match=re.escape(message)):
+        train(run, quiet=True)
+    assert not (own / "run").exists()
+
+
+def test_options_that_a_network_does_not_have_are_told(own):
+    with pytest.raises(UserError, match=r"Cannot build ResNet20 with num_classes, patch_size: .*patch_size"):
+        models.create("ResNet20", 10, patch_size=4)
+
+
+def test_commands_of_the_page_have_the_flags_that_they_use():
+    commands = re.findall(r"^python (?:-m )?(\S+) ((?:.*\\\n)*.*)$", PAGE, re.MULTILINE)
+    assert len(commands) == 4
+    for program, arguments in commands:
+        call = [program] if program.endswith(".py") else ["-m", program]
+        shown = subprocess.run([sys.executable, *call, "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
+        for flag in re.findall(r"--\w+", arguments):
+            assert flag in shown.stdout, (program, flag)
+
+
+def test_files_that_the_pages_name_are_there():
+    for page in (ROOT / "docs").glob("*.md"):
+        for name in re.findall(r"`((?:models|training|pretrained|benchmarks|configs)/[\w./]+\.\w+)`", page.read_text()):
+            assert (ROOT / name).exists(), (page.name, name)
