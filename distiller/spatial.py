@@ -33,7 +33,7 @@ def stage_pairs(student: dict, teacher: dict, suffix: str = "") -> list[tuple[ja
     Raises:
         ValueError: a network that has no such taps.
     """
-    s, t = ([as_map(x) for x in stages(features, suffix)] for features in (student, teacher))
+    s, t = stages(student, suffix), stages(teacher, suffix)
     for who, found, features in (("student", s, student), ("teacher", t, teacher)):
         if not found:
             raise ValueError(f"The {who} has no taps stage1{suffix} ...; it has {sorted(features) or 'logits only'}.")
@@ -64,7 +64,11 @@ def _pooling_matrix(size: int, cells: int) -> np.ndarray:
 
 
 def match_resolution(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Average-pools the larger of two maps [B, H, W, C] (each axis by itself) to the smaller one's size."""
+    """Average-pools the larger of two maps [B, H, W, C] (each axis by itself) to the smaller one's size.
+
+    Tokens [B, N, D] are taken `as_map`.
+    """
+    a, b = as_map(a), as_map(b)
     height, width = min(a.shape[1], b.shape[1]), min(a.shape[2], b.shape[2])
 
     def fit(x):

@@ -199,6 +199,18 @@ def test_own_folder_of_images_trains_and_distils(tmp_path):
     assert command("evaluate.py", "--param", tmp_path / "s", "--data_dir", images).returncode == 0
 
 
+def test_option_of_one_part_reaches_it(tmp_path):
+    flags = ["--distiller", "SoftLogits+AT", "--config.distiller_options.AT.weight=500", "--train_epoch", "1"]
+    result = command("train_w_kd.py", *flags, "--train_path", tmp_path / "run")
+    assert result.returncode == 0, result.stderr
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["distiller_options"] == {"AT": {"weight": 500}}
+    wrong = command(
+        "train_w_kd.py", *flags, "--config.distiller_options.Logits.weight=1", "--train_path", tmp_path / "r"
+    )
+    assert wrong.returncode == 2
+    assert "has no option 'Logits'" in wrong.stderr
+
+
 def test_training_never_imports_tensorflow(tmp_path):
     trap = tmp_path / "path" / "tensorflow"
     trap.mkdir(parents=True)

@@ -6,10 +6,11 @@ import signal
 import numpy as np
 import pytest
 import safetensors.numpy
+from PIL import Image
 
 import data
 import pretrained
-from registry import NonFiniteError, UserError
+from registry import DamagedFileError, NonFiniteError, UserError
 from training import evaluation, loop, run_folder
 from training.checkpoint import Checkpoints
 from training.run import train
@@ -218,3 +219,64 @@ def test_teacher_that_is_worse_than_recorded_is_told(tmp_path, capsys):
 def test_bfloat16_run_keeps_weights_in_float32(tmp_path):
     train({**RECIPE, "train_epoch": 1, "dtype": "bfloat16", "train_path": str(tmp_path / "run")}, quiet=True)
     assert {value.dtype for value in weights(tmp_path / "run", "last").values()} == {np.dtype("float32")}
+
+
+def test_signal_during_an_evaluation_is_saved_too(finished, tmp_path, monkeypatch):
+    recipe = {**RECIPE, "train_path": str(tmp_path / "run")}
+    test, calls = loop.Loop.test, []
+
+    def interrupted(self, log):
+        calls.append(1)
+        if len(calls) == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return test(self, log)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Loop, "test", interrupted)
+        with pytest.raises(loop.Interrupted):
+            train(recipe, quiet=True)
+    assert last_checkpoint(tmp_path / "run")[0] == 24
+    train(recipe, quiet=True)
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == (finished[0] / "metrics.jsonl").read_bytes()
+    for key, value in weights(finished[0], "last").items():
+        assert np.array_equal(weights(tmp_path / "run", "last")[key], value), key
+
+
+def test_log_that_lost_rows_is_told_and_not_padded(tmp_path, monkeypatch):
+    recipe = {**RECIPE, "train_path": str(tmp_path / "run")}
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 7)
+        with pytest.raises(loop.Interrupted):
+            train(recipe, quiet=True)
+    (tmp_path / "run" / "metrics.jsonl").unlink()
+    with pytest.raises(DamagedFileError, match=r"metrics\.jsonl is shorter") as raised:
+        train(recipe, quiet=True)
+    assert raised.value.exit_code == 3
+
+
+def test_equal_seeds_start_equal_students(tmp_path):
+    """So that a table's rows are paired: at learning rate (almost) 0 the baseline and the student stay the same."""
+    recipe = {**RECIPE, "train_epoch": 1, "learning_rate": 1e-30, "weight_decay": 0.0}
+    train({**recipe, "train_path": str(tmp_path / "soft")}, quiet=True)
+    train({**recipe, "transfer": "Labels", "train_path": str(tmp_path / "labels")}, quiet=True)
+    soft, labels = weights(tmp_path / "soft", "last"), weights(tmp_path / "labels", "last")
+    assert soft.keys() == labels.keys()
+    for name in soft:
+        assert np.allclose(soft[name], labels[name], atol=1e-6), name
+
+
+def test_other_images_are_another_run(tmp_path):
+    for folder, shade in (("a", 40), ("b", 90)):
+        for split in ("train", "test"):
+            for number, name in enumerate(("x", "y")):
+                place = tmp_path / folder / split / name
+                place.mkdir(parents=True)
+                for i in range(4):
+                    Image.new("RGB", (8, 8), (shade, 50 * number, 9 * i)).save(place / f"{i}.png")
+    recipe = {"student_arch": "CNN", "transfer": "Labels", "dataset": "ImageFolder", "image_size": 8}
+    recipe |= {"batch_size": 4, "train_epoch": 1, "train_path": str(tmp_path / "run")}
+    train({**recipe, "data_dir": str(tmp_path / "a")}, quiet=True)
+    (tmp_path / "a").rename(tmp_path / "moved")
+    train({**recipe, "data_dir": str(tmp_path / "moved")}, quiet=True)  # the same images elsewhere: the same run
+    with pytest.raises(UserError, match="data: "):
+        train({**recipe, "data_dir": str(tmp_path / "b")}, quiet=True)

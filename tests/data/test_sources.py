@@ -10,6 +10,7 @@ import time
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import data
 from data import image_folder, tfds_source
@@ -83,8 +84,6 @@ def test_unknown_dataset_gives_the_nearest():
 
 
 def write(path: pathlib.Path, mode: str = "RGB", size: tuple[int, int] = (12, 9), color=None):
-    from PIL import Image
-
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new(mode, size, color or {"RGB": (255, 0, 51), "L": 102, "RGBA": (0, 255, 0, 128)}[mode]).save(path)
 
@@ -117,7 +116,7 @@ def test_image_folder_reads_sorts_resizes_and_converts(folder):
     assert found.train.labels.dtype == np.int32
     np.testing.assert_array_equal(found.train.images[1], np.broadcast_to([255, 0, 51], (8, 8, 3)))
     np.testing.assert_array_equal(found.train.images[2], 102)
-    np.testing.assert_array_equal(found.train.images[3], np.broadcast_to([0, 255, 0], (8, 8, 3)))
+    np.testing.assert_array_equal(found.train.images[3], np.broadcast_to([127, 255, 127], (8, 8, 3)))
     assert np.abs(found.train.images[0].astype(int) - [0, 0, 255]).max() <= 3  # JPEG
     assert found.mean == channel_statistics(found.train.images)[0]
 
@@ -263,7 +262,7 @@ def test_missing_dataset_says_in_a_second_what_to_run(name, tmp_path, monkeypatc
     assert time.perf_counter() - start < 1.0
     message = str(caught.value)
     assert message.startswith(f"{name} is not prepared in {tmp_path}.")
-    assert 'pip install "kd-cookbook[prepare]"' in message
+    assert "pip install -e '.[prepare]'" in message
     builder = {"FashionMNIST": "fashion_mnist"}.get(name, name.lower())
     assert f"python -m tensorflow_datasets.scripts.cli.main build {builder} --file_format array_record" in message
     assert f"--data_dir {tmp_path}" in message
@@ -305,3 +304,32 @@ def test_real_cifar10_is_read():
     mean, std = channel_statistics(cifar.test.images)
     np.testing.assert_allclose(mean, cifar.mean, atol=0.01)
     np.testing.assert_allclose(std, cifar.std, atol=0.01)
+
+
+def test_image_folder_reads_what_cameras_and_scanners_write(tmp_path):
+    def dataset_of(save):
+        root = tmp_path / save.__name__
+        for split in ("train", "test"):
+            for name in ("a", "b"):
+                (root / split / name).mkdir(parents=True)
+                save(root / split / name / "1")
+                (root / split / name / "._1.png").write_bytes(b"not an image: a Mac's note")
+        return data.load("ImageFolder", str(root), 8).train.images[0]
+
+    def sixteen_bit(path):
+        ramp = np.tile(np.linspace(0, 65535, 8).astype(np.uint16), (8, 1))
+        Image.fromarray(ramp).save(path.with_suffix(".png"))
+
+    def turned(path):
+        image = Image.new("RGB", (8, 8), "black")
+        image.paste("white", (0, 0, 8, 4))  # the upper half
+        exif = Image.Exif()
+        exif[0x0112] = 3  # taken upside down
+        image.save(path.with_suffix(".png"), exif=exif)
+
+    def transparent(path):
+        Image.new("RGBA", (8, 8), (255, 0, 0, 0)).save(path.with_suffix(".png"))
+
+    assert dataset_of(sixteen_bit)[0, :, 0].tolist() == (np.linspace(0, 65535, 8).astype(np.uint16) // 257).tolist()
+    assert dataset_of(turned)[:, 0, 0].tolist() == [0] * 4 + [255] * 4
+    assert (dataset_of(transparent) == 255).all()

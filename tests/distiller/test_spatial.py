@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distiller.spatial import adaptive_average_pool, match_resolution, stage_pairs
+from distiller.spatial import adaptive_average_pool, as_map, match_resolution, stage_pairs
 
 
 def pooled(x, height, width):
@@ -83,3 +83,12 @@ def test_a_network_without_stages_is_named():
         stage_pairs(numbered(3), numbered(3), "_preact")
     with pytest.raises(ValueError, match=r"teacher has no taps stage1 .*logits only"):
         stage_pairs(numbered(3), {})
+
+
+@pytest.mark.parametrize("extra", [0, 1, 2])
+def test_tokens_are_the_map_of_their_patches_without_those_in_front(extra):
+    patches = np.arange(2 * 16 * 3, dtype=np.float32).reshape(2, 16, 3)
+    tokens = jnp.concatenate([jnp.full((2, extra, 3), -1.0), jnp.asarray(patches)], axis=1)
+    np.testing.assert_array_equal(as_map(tokens), patches.reshape(2, 4, 4, 3))
+    here, there = match_resolution(tokens, jnp.zeros((2, 2, 2, 5)))
+    assert (here.shape, there.shape) == ((2, 2, 2, 3), (2, 2, 2, 5))
