@@ -1,7 +1,6 @@
 """Measuring weights on a dataset: one call for `evaluate.py` and for tables."""
 
 import jax.numpy as jnp
-import numpy as np
 
 import data
 import models
@@ -49,23 +48,19 @@ def check_fits(weights: pretrained.Pretrained, dataset: data.Dataset, role: str,
             )
 
 
-def predict(param: str, dataset: data.Dataset, role: str = "network", arch: str = "") -> np.ndarray:
-    """Logits [N, K] float32 of the weights in `param` on a dataset's test split; `arch` as in `player_of`."""
-    weights = pretrained.load(param)
-    check_fits(weights, dataset, role)
-    player, variables = player_of(weights, role, arch=arch)
-    return Predictor(player, dataset.test.images)(variables)
-
-
 def measure(
     param: str, dataset: data.Dataset, teacher_param: str = "", arch: str = "", teacher_arch: str = ""
 ) -> dict[str, float]:
     """`training.metrics.evaluate` of the weights in `param` on the test split; with a teacher, against it too.
 
-    `arch` and `teacher_arch` as in `player_of`: needed for networks that are code outside the library.
+    `arch` and `teacher_arch` as in `player_of`: needed for networks that are code outside the library. Both are checked
+    before either is run.
     """
-    for path, role in ((param, "network"), (teacher_param, "teacher")):
-        if path:
-            check_fits(pretrained.load(path), dataset, role)
-    teacher_logits = predict(teacher_param, dataset, "teacher", teacher_arch) if teacher_param else None
-    return evaluate(predict(param, dataset, arch=arch), dataset.test.labels, teacher_logits)
+    roles = [("network", param, arch)] + ([("teacher", teacher_param, teacher_arch)] if teacher_param else [])
+    players = []
+    for role, path, its_arch in roles:
+        weights = pretrained.load(path)
+        check_fits(weights, dataset, role)
+        players.append(player_of(weights, role, arch=its_arch))
+    logits = [Predictor(player, dataset.test.images)(variables) for player, variables in players]
+    return evaluate(logits[0], dataset.test.labels, *logits[1:])
