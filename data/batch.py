@@ -27,12 +27,20 @@ class Batch:
         label: [B] int32; -1 where the label is withheld (`--num_labels`).
         index: [B] int32, position in the split.
         epoch: float32 scalar, progress in epochs at the start of the step, for warm-ups.
+        views: further views of the same examples, each like `image`, in the order in which they were declared.
+        second_label: [B] int32, the label of the image that is mixed in (mixup, CutMix); None where nothing is mixed.
+        share: [B] float32 in [0.5, 1], the share of `label` in the mixed image; None where nothing is mixed.
+        examples: N, how many examples the split has, for memories by `index`; static. 0: not known.
     """
 
     image: jax.Array
     label: jax.Array
     index: jax.Array
     epoch: jax.Array
+    views: tuple[jax.Array, ...] = ()
+    second_label: jax.Array | None = None
+    share: jax.Array | None = None
+    examples: int = struct.field(pytree_node=False, default=0)
 
 
 @functools.partial(jax.jit, static_argnames=("length",))

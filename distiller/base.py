@@ -18,11 +18,25 @@ class Distiller(nn.Module):
         weight: multiplies the method's loss.
         ce_weight: weight of the cross-entropy on labels, which the training step adds; a method never does.
         gradient_taps: features of student and teacher (or `input`) whose gradients the method asks for.
+        views: the views of each image that the method wants: "weak", the usual augmentation, first; then "weak" for
+            another draw of it or "strong" for RandAugment on top. Their answers are `student.views`, `teacher.views`.
+        first_phase_learns: players that learn in the first phase: "student", "method".
     """
 
     weight: float = 1.0
     ce_weight: float = 1.0
     gradient_taps: ClassVar[tuple[str, ...]] = ()
+    views: ClassVar[tuple[str, ...]] = ("weak",)
+    first_phase_learns: ClassVar[tuple[str, ...]] = ("student", "method")
+
+    @property
+    def first_phase_epochs(self) -> int:
+        """Epochs before the training proper in which there is no label loss; then the optimizer starts afresh.
+
+        Methods that initialise the student or train a part of their own first (AB, FSP, FT) return their
+        `warmup_epochs` here and choose their loss by `batch.epoch`.
+        """
+        return 0
 
 
 def wide(x: jax.Array) -> jax.Array:

@@ -19,12 +19,15 @@ class Outputs:
             `stage1_preact` ..., and `embedding` [B, D], what the classifier reads.
         pullback: cotangent of the logits -> cotangents of the gradient taps; set by `forward(gradient_taps=...)`.
         head: embedding -> logits with the network's own weights; set by `forward`.
+        views: the answers to the further views of the same images, in the order in which a method or strategy
+            declares them (`Distiller.views`); empty where only the first, usual one was asked for.
     """
 
     logits: jax.Array
     features: dict[str, jax.Array]
     pullback: Any = None
     head: Any = None
+    views: "tuple[Outputs, ...]" = ()
 
     def gradients(self, cotangent: jax.Array) -> dict[str, jax.Array]:
         """Pulls a cotangent on the logits back to the gradient taps.
