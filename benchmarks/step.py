@@ -30,7 +30,8 @@ import models  # noqa: E402
 import transfer  # noqa: E402
 from training import config as configs  # noqa: E402
 from training import loop, optimizer  # noqa: E402
-from training.step import DeviceSplit, Predictor, batch_of, empty_totals, replicate, train_step  # noqa: E402
+from training.replicas import Replica  # noqa: E402
+from training.step import DeviceSplit, Totals, Trainer, batch_of, replicate  # noqa: E402
 from transfer.base import label_loss  # noqa: E402
 
 PARTS = ("step", "teacher", "student", "augmentation")
@@ -69,8 +70,8 @@ class OurStep:
         )
         self.state = replicate(jax.jit(strategy.init)(key, batch_0))
         names = jax.eval_shape(strategy.step, self.state, batch_0, key)[1]
-        self.totals = replicate(empty_totals(names))
-        self._step = train_step(strategy, AUGMENTATION)
+        self.totals = replicate(Totals.empty(names))
+        self._step = Trainer(strategy, AUGMENTATION).step
         variables = jax.tree.map(jnp.copy, strategy.student_variables(self.state))
         frozen = jax.tree.map(jnp.copy, self.state.frozen["teacher"])
 
@@ -115,17 +116,17 @@ class OurStep:
         dataset = data.Dataset("CIFAR100", train, test, names, self.mean, self.std, AUGMENTATION)
         config = configs.merge({"train_epoch": 1, "batch_size": self.batch})
         with tempfile.TemporaryDirectory() as folder:
+            everything = np.arange(count, dtype=np.int32)
             summary = loop.run(
                 folder=pathlib.Path(folder),
                 config=config,
                 dataset=dataset,
                 strategy=self.strategy,
                 augmentation=AUGMENTATION,
-                pool=np.arange(count, dtype=np.int32),
-                labels=train.labels,
-                predict=Predictor(self.player, test.images),
+                replicas=[Replica(0, pathlib.Path(folder), everything, train.labels)],
                 teacher_logits=None,
                 info={},
+                others={},
                 start=time.monotonic(),
                 quiet=True,
             )

@@ -44,6 +44,10 @@ def get_config() -> ConfigDict:
     c.decay_factor = 0.1
     c.dtype = "float32"  # compute type: "float32" or "bfloat16"; parameters stay float32
     c.seed = 0
+    c.seeds = 1  # that many independent replicas with seeds from `seed` up, trained side by side
+    c.stack_seeds = "auto"  # "yes": by one program; "no": one after the other; auto: yes on GPU and TPU
+    c.steps_per_call = "auto"  # updates in one call at most, such as "20"; auto: 50 on GPU and TPU, 1 on CPU
+    c.on_nan = "stop"  # at a loss or gradient that is not finite; or "skip" that update and count it
     c.deterministic = False  # repeatable kernels on GPU, at some cost; CPU runs are repeatable anyway
 
     # Where to, and how often.

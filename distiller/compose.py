@@ -1,12 +1,19 @@
 """Sums of methods: `create("SoftLogits+AT")`."""
 
+from collections import Counter
+
 import flax.linen as nn
+import jax.numpy as jnp
 
 from distiller.base import Distiller
+from models import Outputs
 
 
 class Composition(Distiller):
     """The sum of several methods' losses, each with its own weight; `weight` scales the whole.
+
+    Each part gets the views that it declares. A part's first phase comes before the training of all: in it only parts
+    with a first phase teach, and whoever learns in one of their first phases learns.
 
     Attributes:
         parts: the methods.
@@ -18,11 +25,42 @@ class Composition(Distiller):
     def gradient_taps(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(tap for part in self.parts for tap in part.gradient_taps))
 
+    @property
+    def views(self) -> tuple[str, ...]:
+        further = Counter()
+        for part in self.parts:
+            further |= Counter(part.views[1:])
+        return ("weak", *further.elements())
+
+    @property
+    def first_phase_epochs(self) -> int:
+        return max((part.first_phase_epochs for part in self.parts), default=0)
+
+    @property
+    def first_phase_learns(self) -> tuple[str, ...]:
+        learns = (name for part in self.parts if part.first_phase_epochs for name in part.first_phase_learns)
+        return tuple(dict.fromkeys(learns))
+
     @nn.compact
     def __call__(self, student, teacher, batch):
         loss, terms = 0.0, {}
         for part in self.parts:
-            part_loss, part_terms = part(student, teacher, batch)
-            loss = loss + self.weight * part_loss
-            terms.update({name: self.weight * value for name, value in part_terms.items()})
+            _, part_terms = part(*(_seen_by(part, self.views, outputs) for outputs in (student, teacher)), batch)
+            for name, value in part_terms.items():
+                value = self.weight * value
+                if self.first_phase_epochs and not part.first_phase_epochs:
+                    value = jnp.where(batch.epoch < self.first_phase_epochs, 0.0, value)
+                terms[name] = value
+                loss = loss + value
         return loss, terms
+
+
+def _seen_by(part: Distiller, views: tuple[str, ...], outputs: Outputs) -> Outputs:
+    """`outputs` with the further views that `part` declares, out of those of the sum."""
+    if not outputs.views:
+        return outputs
+    left, chosen = list(zip(views[1:], outputs.views, strict=True)), []
+    for kind in part.views[1:]:
+        place = next(i for i, (name, _) in enumerate(left) if name == kind)
+        chosen.append(left.pop(place)[1])
+    return outputs.replace(views=tuple(chosen))

@@ -40,12 +40,15 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "train_epoch": ("integer", "passes over the training images"),
         "batch_size": ("integer", "images per step, over all devices"),
         "seed": ("integer", "of everything random"),
+        "seeds": ("integer", "replicas to train side by side, with seeds from --seed up"),
         "dtype": ("string", "compute type: float32 or bfloat16"),
         "deterministic": ("boolean", "repeatable kernels on GPU, slower"),
     },
     "run": {
         "train_path": ("string", "the run's folder; the same command again continues it"),
         "log_every": ("integer", "steps between log lines"),
+        "steps_per_call": ("string", "updates in one call: auto, or a number"),
+        "on_nan": ("string", "at a loss or gradient that is not finite: stop, or skip that update and count it"),
     },
 }
 
@@ -211,8 +214,15 @@ def _help(description: str) -> str:
 def print_summary(summary: dict) -> None:
     """The end of a run, in one line."""
     last, best = summary["last"], summary["best"]
-    agreement = f", agreement with the teacher {last['agreement']:.2f} %" if "agreement" in last else ""
+
+    def percent(row, name):
+        value = row[name]
+        return f"{value['mean']:.2f} ± {value['std']:.2f} %" if isinstance(value, dict) else f"{value:.2f} %"
+
+    agreement = f", agreement with the teacher {percent(last, 'agreement')}" if "agreement" in last else ""
+    epoch = "" if isinstance(best["epoch"], dict) else f" (epoch {best['epoch']})"
+    over = f" over seeds {', '.join(map(str, summary['seeds']))}" if "seeds" in summary else ""
     print(
-        f"Test top-1: last {last['top1']:.2f} %, best {best['top1']:.2f} % (epoch {best['epoch']}){agreement}; "
+        f"Test top-1{over}: last {percent(last, 'top1')}, best {percent(best, 'top1')}{epoch}{agreement}; "
         f"{summary['parameters']:,} parameters, {summary['seconds']:.0f} s of training."
     )

@@ -19,11 +19,13 @@ CHOICES = {
     "crop_mode": ("zero", "reflect"),
     "flip": ("auto", "yes", "no"),
     "dtype": ("float32", "bfloat16"),
+    "stack_seeds": ("auto", "yes", "no"),
+    "on_nan": ("stop", "skip"),
 }
-POSITIVE = ("train_epoch", "batch_size", "log_every", "eval_every", "learning_rate")
+POSITIVE = ("train_epoch", "batch_size", "seeds", "log_every", "eval_every", "learning_rate")
 NOT_NEGATIVE = ("num_labels", "image_size", "weight_decay", "momentum", "checkpoint_seconds", "seed")
 # These may differ when a run is resumed: they change no number (data and teacher are known by fingerprints).
-FREE = ("train_path", "data_dir", "teacher_param", "checkpoint_seconds")
+FREE = ("train_path", "data_dir", "teacher_param", "checkpoint_seconds", "steps_per_call", "stack_seeds")
 
 
 def defaults() -> ConfigDict:
@@ -107,14 +109,18 @@ def check(config: ConfigDict) -> None:
             "'momentum' must be below 1, 'decay_factor' above 0 and at most 1, 'crop_pad' -1 (the dataset's) or more; "
             f"got {config.momentum}, {config.decay_factor}, {config.crop_pad}."
         )
-    if config.seed >= 2**31:
-        raise UserError(f"'seed' must be below 2**31; got {config.seed}.")
+    if config.seed + config.seeds > 2**31:
+        raise UserError(f"'seed' and the 'seeds' after it must be below 2**31; got {config.seed}, {config.seeds}.")
+    calls = config.steps_per_call
+    if calls != "auto" and not (calls.isdigit() and int(calls)):
+        raise UserError(f"'steps_per_call' must be 'auto' or a whole number above 0; got '{calls}'.")
 
 
 def default_train_path(config: ConfigDict) -> str:
     """runs/<dataset>-<student>-<how>-s<seed>: the same command finds its run again."""
     how = f"{config.transfer}-{config.distiller}" if config.distiller else config.transfer
-    name = f"{config.dataset}-{config.student_arch}-{how}-s{config.seed}".lower()
+    seeds = f"s{config.seed}" if config.seeds == 1 else f"s{config.seed}-{config.seed + config.seeds - 1}"
+    name = f"{config.dataset}-{config.student_arch}-{how}-{seeds}".lower()
     return "runs/" + re.sub(r"[^a-z0-9+-]", "_", name)
 
 

@@ -1,28 +1,22 @@
-"""The loop above the compiled step: order, log lines, evaluation, checkpoints, signals. Plain Python."""
+"""The loop above the compiled step: when to log, evaluate, save and stop. Plain Python."""
 
 import contextlib
 import os
-import pathlib
 import signal
 import threading
 import time
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from clu import parameter_overview
-from ml_collections import ConfigDict
 
-import data
-import pretrained
 from models import profile
-from registry import NonFiniteError, UserError
-from training import run_folder
+from registry import UserError
 from training.checkpoint import Checkpoints
-from training.metrics import evaluate
-from training.step import DeviceSplit, Predictor, batch_of, empty_totals, replicate, train_step
+from training.replicas import Replicas
+from training.step import Trainer
 from training.writers import MetricsLog, Progress
-from transfer import Strategy
+
+CALLS = 50  # updates in one call on a GPU or TPU, at most
 
 
 class Interrupted(UserError):
@@ -31,134 +25,15 @@ class Interrupted(UserError):
     exit_code = 75
 
 
-class Loop:
-    """One run in progress.
-
-    Args: see `run`.
-    """
-
-    def __init__(self, *, folder, config, dataset, strategy, augmentation, pool, labels, predict, teacher_logits, info):
-        self.folder: pathlib.Path = folder
-        self.config: ConfigDict = config
-        self.dataset: data.Dataset = dataset
-        self.strategy: Strategy = strategy
-        self.augmentation = augmentation
-        self.predict: Predictor = predict
-        self.teacher_logits = teacher_logits
-        self.info = info
-        self.steps_per_epoch = len(dataset.train) // config.batch_size
-        self.total = config.train_epoch * self.steps_per_epoch
-        self.pool = replicate(pool)
-        self.images, self.labels = replicate(dataset.train.images), replicate(labels)
-        self.step = 0
-        self.seconds = 0.0  # of training, over all resumes, without compiling
-        self.tests: list[dict] = []  # one row an evaluation
-        self.state = self.totals = self.best = self.split = None  # set by `start`
-
-    def load_epoch(self) -> None:
-        """Puts the order of the current epoch on the device."""
-        config = self.config
-        length = self.steps_per_epoch * config.batch_size
-        index, view = data.epoch_plan(config.seed, self.step // self.steps_per_epoch, self.pool, length)
-        shape = (self.steps_per_epoch, config.batch_size)
-        seed = replicate(jnp.asarray(config.seed, jnp.int32))
-        self.split = DeviceSplit(self.images, self.labels, seed, index.reshape(shape), view.reshape(shape))
-
-    def start(self, checkpoints: Checkpoints) -> int:
-        """Fresh or restored state; returns the bytes of `metrics.jsonl` that belong to it."""
-        self.load_epoch()
-        key = jax.random.fold_in(jax.random.key(self.config.seed), 3)
-        batch = jax.jit(batch_of, static_argnums=2)(self.split, jnp.zeros((), jnp.int32), self.augmentation)
-        self.state = replicate(jax.jit(self.strategy.init)(key, batch))
-        shapes = jax.eval_shape(self.strategy.step, self.state, batch, key)[1]
-        self.totals = replicate(empty_totals(shapes))
-        self.best = _copy(self.strategy.student_variables(self.state))
-        found = checkpoints.restore(self._saved())
-        if found is None:
-            return 0
-        tree, notes = found
-        frozen = self.state.frozen
-        self.state, self.totals, self.best = replicate(tree)
-        self.state = self.state.replace(frozen=frozen)
-        self.step, self.seconds, self.tests = notes["step"], notes["seconds"], notes["tests"]
-        if self.step < self.total:
-            self.load_epoch()
-        return notes["position"]
-
-    def _saved(self):
-        return self.state.replace(frozen={}), self.totals, self.best
-
-    def save(self, checkpoints: Checkpoints, log: MetricsLog) -> None:
-        self.check_finite()
-        log.sync()
-        notes = {"step": self.step, "seconds": self.seconds, "tests": self.tests, "position": log.position}
-        checkpoints.save(self.step, self._saved(), notes)
-
-    def check_finite(self) -> None:
-        """Raises `NonFiniteError` with the names of what is not finite in what a checkpoint would hold."""
-        finite = jax.device_get(_finite(self._saved()))
-        bad = [jax.tree_util.keystr(path) for path, ok in jax.tree_util.tree_leaves_with_path(finite) if not ok]
-        if bad:
-            raise NonFiniteError(
-                f"{bad[0]} (of {len(bad)}) became non-finite before step {self.step}; nothing was saved.\n"
-                f"The last checkpoint in {self.folder} is from before. Try a lower --learning_rate."
-            )
-
-    def log(self, log: MetricsLog) -> dict[str, float]:
-        """Writes the means since the last log line and empties them; raises on what is not finite."""
-        values = {name: float(total.compute()) for name, total in jax.device_get(self.totals).items()}
-        correct, labelled = values.pop("correct"), values.pop("labelled")
-        if labelled:
-            values["top1"] = 100 * correct / labelled
-        bad = [name for name, value in values.items() if not np.isfinite(value)]
-        if bad:
-            raise NonFiniteError(
-                f"{', '.join(bad)} became non-finite in the {self.config.log_every} steps up to step {self.step}.\n"
-                f"The last checkpoint in {self.folder} is from before. Try a lower --learning_rate."
-            )
-        self.totals = replicate(empty_totals(self.totals))
-        log.write("train", self.step, self.step / self.steps_per_epoch, values)
-        return values
-
-    def test(self, log: MetricsLog) -> dict[str, float]:
-        """Evaluates the student and keeps the best weights."""
-        variables = self.strategy.student_variables(self.state)
-        values = evaluate(self.predict(variables), self.dataset.test.labels, self.teacher_logits)
-        if not self.tests or values["top1"] > max(row["top1"] for row in self.tests):
-            self.best = _copy(variables)
-        self.tests.append({"epoch": self.step // self.steps_per_epoch, **values})
-        log.write("test", self.step, self.step / self.steps_per_epoch, values)
-        return values
-
-    def finish(self, log: MetricsLog, start_seconds: float, rate: float) -> dict:
-        """Writes `last/`, `best/` and `summary.json`."""
-        last, best = self.tests[-1], max(self.tests, key=lambda row: row["top1"])
-        variables = self.strategy.student_variables(self.state)
-        for name, weights, row in (("last", variables, last), ("best", self.best, best)):
-            info = {**self.info, "test_top1": row["top1"], "test": row}
-            pretrained.save(self.folder / name, jax.device_get(weights), info)
-        summary = {
-            "last": last,
-            "best": best,
-            "parameters": int(sum(x.size for x in jax.tree.leaves(variables["params"]))),
-            "steps": self.step,
-            "seconds": round(self.seconds, 2),
-            "seconds_to_first_step": round(start_seconds, 2),
-            "images_per_second": round(rate, 1),
-        }
-        run_folder.write_json(self.folder / run_folder.SUMMARY, summary)
-        return summary
-
-
 def run(*, start: float, quiet: bool = False, **parts) -> dict:
     """Trains to the end.
 
     Args:
         start: `time.monotonic()` at the start of the command.
         quiet: no progress.
-        **parts: folder (locked), config (resolved), dataset, strategy, augmentation (static), pool ([P] int32),
-            labels ([N] int32, withheld ones -1), predict (the student on the test split), teacher_logits ([N, K] on
-            the test split, or None), info (what `model.json` shall say).
+        **parts: folder (locked), config (resolved), dataset, strategy, augmentation (static), replicas,
+            teacher_logits ([N, K] on the test split, or None), info (what `model.json` shall say), others (what it
+            shall say in addition of learners beside the student, by name).
 
     Returns:
         The summary.
@@ -166,26 +41,39 @@ def run(*, start: float, quiet: bool = False, **parts) -> dict:
     Raises:
         Interrupted, NonFiniteError.
     """
-    loop = Loop(**parts)
+    loop = Replicas(**parts)
     config = loop.config
+    accelerated = jax.default_backend() != "cpu"
+    most = (CALLS if accelerated else 1) if config.steps_per_call == "auto" else int(config.steps_per_call)
+    stacked = accelerated if config.stack_seeds == "auto" else config.stack_seeds == "yes"
     checkpoints = Checkpoints(loop.folder)
     with contextlib.ExitStack() as stack:
         stack.callback(checkpoints.close)
-        position = loop.start(checkpoints)
+        positions = loop.start(checkpoints)
         earlier = loop.seconds
-        log = MetricsLog(loop.folder, position, loop.step)
-        stack.callback(log.close)
+        for replica, position in zip(loop.replicas, positions, strict=True):
+            replica.folder.mkdir(exist_ok=True)
+            replica.log = MetricsLog(replica.folder, position, loop.step)
+            stack.callback(replica.log.close)
         stopping = stack.enter_context(_signals())
         if not quiet:
             _header(loop)
         progress = Progress(loop.folder.name, loop.total)
-        step = train_step(loop.strategy, loop.augmentation)
+        train = Trainer(
+            loop.strategy,
+            loop.augmentation,
+            skip=config.on_nan == "skip",
+            stacked=stacked and len(loop.replicas) > 1,
+            many=most > 1,
+        )
         clock = _Clock(loop.step)
         terms, test, start_seconds, rate, saved = {}, {}, 0.0, 0.0, time.monotonic()
         while loop.step < loop.total:
-            loop.state, loop.totals = step(loop.state, loop.totals, loop.split)
-            loop.step += 1
-            done, first = loop.step == loop.total, not start_seconds
+            first = not start_seconds
+            count = 1 if first else min([most, *(n - loop.step % n for n in (config.log_every, loop.steps_per_epoch))])
+            loop.states, loop.totals = train(loop.states, loop.totals, loop.splits, count)
+            loop.step += count
+            done = loop.step == loop.total
             log_now = done or loop.step % config.log_every == 0
             test_now = done or loop.step % (config.eval_every * loop.steps_per_epoch) == 0
             save_now = stopping.is_set() or time.monotonic() - saved >= config.checkpoint_seconds
@@ -194,23 +82,24 @@ def run(*, start: float, quiet: bool = False, **parts) -> dict:
                 continue  # nothing between steps: the device is not waited for
             jax.block_until_ready(loop.totals)
             clock.pause(loop.step, warm=not first)
-            rate = clock.rate * config.batch_size
+            rate = clock.rate * config.batch_size * len(loop.replicas)
             if first:
                 start_seconds = time.monotonic() - start
+            loop.check_terms()
             if log_now:
-                terms = loop.log(log)
-                log.board("speed/images_per_second", rate, loop.step)
+                terms = loop.log()
+                loop.replicas[0].log.board("speed/images_per_second", rate, loop.step)
             if test_now:
-                result = loop.test(log)
-                test = {"top1": result["top1"], "best": max(row["top1"] for row in loop.tests)}
+                result = loop.test()
+                test = {"top1": result["top1"], "best": max(row["top1"] for row in loop.replicas[0].tests)}
             stop = stopping.is_set()  # asked anew: evaluating takes a while
             if log_now and not quiet:
-                progress.show(loop.step, rate, config.batch_size, terms, test)
+                progress.show(loop.step, rate, config.batch_size * len(loop.replicas), terms, test)
             if epoch_end:
                 loop.load_epoch()
             if (save_now or stop) and not done:
                 loop.seconds = clock.seconds + earlier
-                loop.save(checkpoints, log)
+                loop.save(checkpoints)
                 saved = time.monotonic()
             if stop and not done:
                 raise Interrupted(
@@ -218,8 +107,8 @@ def run(*, start: float, quiet: bool = False, **parts) -> dict:
                 )
             clock.resume(loop.step)
         loop.seconds = clock.seconds + earlier
-        loop.save(checkpoints, log)
-        return loop.finish(log, start_seconds, rate)
+        loop.save(checkpoints)
+        return loop.finish(start_seconds, rate)
 
 
 class _Clock:
@@ -264,26 +153,16 @@ def _signals():
             signal.signal(number, handler)
 
 
-@jax.jit
-def _finite(tree):
-    """Whether each leaf is finite throughout."""
-    return jax.tree.map(lambda x: jnp.isfinite(x).all(), tree)
-
-
-def _copy(tree):
-    """Buffers of its own: the state's are donated to the next step."""
-    return jax.tree.map(jnp.copy, tree)
-
-
-def _header(loop: Loop) -> None:
+def _header(loop: Replicas) -> None:
     """What is about to be trained, in a few lines; the full parameter overview goes to the run folder."""
-    params = loop.state.params
+    state = loop.states[0]
+    params = state.params
     overview = parameter_overview.get_parameter_overview(params, include_stats=False)
     (loop.folder / "parameters.txt").write_text(overview + "\n")
     counts = ", ".join(
         f"{n} {parameter_overview.count_parameters(p):,}" for n, p in params.items() if jax.tree.leaves(p)
     )
-    frozen = [f"{n} {parameter_overview.count_parameters(v['params']):,} frozen" for n, v in loop.state.frozen.items()]
+    frozen = [f"{n} {parameter_overview.count_parameters(v['params']):,} frozen" for n, v in state.frozen.items()]
     devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
     print(f"Parameters: {', '.join([counts, *frozen])}. Devices: {devices}. Run: {loop.folder}", flush=True)
     shape, teacher = loop.dataset.image_shape, getattr(loop.strategy, "teacher", None)

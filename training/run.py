@@ -1,6 +1,5 @@
 """One call for one run: from a recipe to a finished run folder."""
 
-import sys
 import time
 
 import jax
@@ -19,7 +18,8 @@ from training import config as configs
 from training import loop, optimizer, run_folder
 from training.evaluation import check_fits, player_of
 from training.metrics import evaluate
-from training.step import Predictor, replicate
+from training.replicas import Replica, warn
+from training.step import Predictor
 
 TEACHER_TOLERANCE = 1.0  # points of top-1 between a teacher's recorded and measured accuracy
 
@@ -42,8 +42,10 @@ def train(recipe: ConfigDict | dict, quiet: bool = False) -> dict:
     say = (lambda *_: None) if quiet else (lambda text: print(text, flush=True))
     config = configs.merge(recipe)
     configs.check(config)
-    if not transfer.registry.get(config.transfer).needs_teacher:
+    rules = transfer.registry.get(config.transfer)
+    if not rules.needs_method:
         config.distiller, config.distiller_options = "", ConfigDict()
+    if not rules.teachers:
         config.teacher_arch = config.teacher_param = ""
     elif config.teacher_param:
         pretrained.find(config.teacher_param)  # before a dataset is read
@@ -61,11 +63,12 @@ def train(recipe: ConfigDict | dict, quiet: bool = False) -> dict:
             say(f"{folder} is finished already.")
             return run_folder.read_json(summary)
         run_folder.write_environment(folder)
-        pool, labels = _pool(config, dataset)
-        images = replicate(dataset.test.images)
+        seeds = range(config.seed, config.seed + config.seeds)
+        folders = [folder / f"s{seed}" for seed in seeds] if config.seeds > 1 else [folder]
+        replicas = [Replica(s, f, *_pool(config, dataset, s)) for s, f in zip(seeds, folders, strict=True)]
         teacher_logits = None
         if teacher:
-            teacher_logits = Predictor(strategy.teacher, images)(strategy.teacher_variables)
+            teacher_logits = Predictor(strategy.teacher, dataset.test.images)(strategy.teacher_variables)
             _check_teacher(teacher, dataset, teacher_logits, say)
         return loop.run(
             folder=folder,
@@ -73,11 +76,10 @@ def train(recipe: ConfigDict | dict, quiet: bool = False) -> dict:
             dataset=dataset,
             strategy=strategy,
             augmentation=augmentation,
-            pool=pool,
-            labels=labels,
-            predict=Predictor(strategy.student, images),
+            replicas=replicas,
             teacher_logits=teacher_logits,
             info=_info(config, dataset),
+            others={},
             start=start,
             quiet=quiet,
         )
@@ -111,7 +113,7 @@ def _check_data(config: ConfigDict, dataset: data.Dataset) -> None:
         )
 
 
-def _pool(config: ConfigDict, dataset: data.Dataset) -> tuple[np.ndarray, np.ndarray]:
+def _pool(config: ConfigDict, dataset: data.Dataset, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """(examples to draw from, labels with the withheld ones as -1).
 
     With `num_labels`, labels alone draw from the labelled images; a teacher teaches on all of them.
@@ -120,7 +122,7 @@ def _pool(config: ConfigDict, dataset: data.Dataset) -> tuple[np.ndarray, np.nda
     everything = np.arange(len(labels), dtype=np.int32)
     if not config.num_labels:
         return everything, labels
-    labelled = data.balanced_subset(labels, config.num_labels, config.seed)
+    labelled = data.balanced_subset(labels, config.num_labels, seed)
     withheld = np.full_like(labels, -1)
     withheld[labelled] = labels[labelled]
     return (everything if config.teacher_param else labelled), withheld
@@ -134,12 +136,13 @@ def _strategy(config: ConfigDict, dataset: data.Dataset):
     network = models.create(config.student_arch, dataset.num_classes, dtype=dtype, **options)
     student = transfer.Player("student", network, dataset.mean, dataset.std)
     parts = {"student": student, "optimizer": optimizer.create(config, steps)}
-    teacher = None
-    if transfer.registry.get(config.transfer).needs_teacher:
+    teacher, rules = None, transfer.registry.get(config.transfer)
+    if rules.teachers == "trained":
         teacher = _teacher(config, dataset)
         parts["teacher"], parts["teacher_variables"] = player_of(teacher, "teacher", dtype, config.teacher_arch)
-        parts["method"] = distiller.create(config.distiller, **configs.plain(config.distiller_options))
         config.teacher_arch = teacher.info["arch"]
+    if rules.needs_method:
+        parts["method"] = distiller.create(config.distiller, **configs.plain(config.distiller_options))
     strategy = transfer.create(config.transfer, **parts)
     image = jnp.zeros((config.batch_size, *dataset.image_shape), jnp.float32)
     label = jnp.zeros((config.batch_size,), jnp.int32)
@@ -181,16 +184,12 @@ def _check_teacher(teacher: pretrained.Pretrained, dataset: data.Dataset, logits
     say(f"Teacher {teacher.info['arch']} from {teacher.folder}: test top-1 {measured:.2f} %")
     theirs, ours = teacher.info["class_names"], list(dataset.class_names)
     if theirs not in (ours, [str(i) for i in range(len(ours))]):  # numbers: an import that knew no names
-        _warn(f"the teacher's classes {theirs[:3]} ... are not the data's {ours[:3]} ...")
+        warn(f"the teacher's classes {theirs[:3]} ... are not the data's {ours[:3]} ...")
     if recorded is not None and abs(measured - recorded) > TEACHER_TOLERANCE:
-        _warn(
+        warn(
             f"the teacher's recorded test top-1 is {recorded:.2f} % ({teacher.info['dataset']}), here it has "
             f"{measured:.2f} %. Check normalisation, class order and image size."
         )
-
-
-def _warn(text: str) -> None:
-    print(f"Warning: {text}", file=sys.stderr, flush=True)
 
 
 def _info(config: ConfigDict, dataset: data.Dataset) -> dict:
@@ -206,6 +205,5 @@ def _info(config: ConfigDict, dataset: data.Dataset) -> dict:
         "std": list(dataset.std),
         "transfer": config.transfer,
         "distiller": config.distiller,
-        "seed": config.seed,
         "command": run_folder.command_line(),
     }

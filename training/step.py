@@ -1,4 +1,4 @@
-"""The compiled functions of a run: one training step, and the prediction of a split."""
+"""The compiled functions of a run: training steps, and the prediction of a split."""
 
 import functools
 
@@ -14,6 +14,7 @@ from transfer import Player, State, Strategy
 
 STEP_KEY = 2  # the stream of the seed that methods draw from (data.batch has 0 and 1)
 EVAL_BATCH = 250
+NEVER = np.iinfo(np.int32).max
 
 
 @struct.dataclass
@@ -30,6 +31,40 @@ class DeviceSplit:
     seed: jax.Array
     index: jax.Array
     view: jax.Array
+
+
+@struct.dataclass
+class Totals:
+    """What is added up between two log lines.
+
+    Attributes:
+        averages: metric -> `clu` Average over the steps since the last log line (but skipped ones).
+        bad: metric -> int32, the first update of the run in which it was not finite; `NEVER` where none.
+        skipped: int32, updates left out since the start of the run (`on_nan="skip"`).
+    """
+
+    averages: dict[str, Average]
+    bad: dict[str, jax.Array]
+    skipped: jax.Array
+
+    @classmethod
+    def empty(cls, names, skipped: int = 0) -> "Totals":
+        """Over no steps."""
+        zero = np.zeros((), np.float32)
+        averages = {name: Average(total=zero, count=zero) for name in names}
+        return cls(averages, {name: np.asarray(NEVER, np.int32) for name in names}, np.asarray(skipped, np.int32))
+
+    def add(self, metrics: dict, step: jax.Array, keep: jax.Array | None = None) -> "Totals":
+        """With the metrics of update number `step`; where `keep` is False, as one that was skipped."""
+        counts = jnp.ones((), jnp.float32) if keep is None else keep.astype(jnp.float32)
+        averages = {}
+        for name, total in self.averages.items():
+            value = metrics[name].astype(jnp.float32)
+            value = value if keep is None else jnp.where(keep, value, 0.0)
+            averages[name] = total.merge(Average(total=value, count=counts))
+        bad = {n: jnp.minimum(b, jnp.where(jnp.isfinite(metrics[n]), NEVER, step)) for n, b in self.bad.items()}
+        skipped = self.skipped if keep is None else self.skipped + 1 - keep.astype(jnp.int32)
+        return Totals(averages, bad, skipped)
 
 
 def mesh() -> Mesh:
@@ -52,42 +87,92 @@ def batch_of(split: DeviceSplit, step: jax.Array, augmentation: data.Augmentatio
         split.seed,
         split.index[position],
         split.view[position],
-        step.astype(jnp.float32) / steps,
+        (step // steps).astype(jnp.float32) + position.astype(jnp.float32) / steps,  # whole at the start of an epoch
         augmentation,
     )
     if jax.device_count() > 1:
         rows = NamedSharding(mesh(), PartitionSpec("data"))
         spread = functools.partial(jax.lax.with_sharding_constraint, shardings=rows)
-        batch = batch.replace(image=spread(batch.image), label=spread(batch.label), index=spread(batch.index))
+        epoch, batch = batch.epoch, batch.replace(epoch=None)
+        batch = jax.tree.map(spread, batch).replace(epoch=epoch)
     return batch
 
 
-def train_step(strategy: Strategy, augmentation: data.Augmentation):
+def finite(tree) -> jax.Array:
+    """Whether everything in the tree is finite: a bool scalar."""
+    return jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]).all()
+
+
+def step_key(seed: jax.Array, step: jax.Array) -> jax.Array:
+    """The key that update number `step` draws from."""
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), STEP_KEY), step)
+
+
+STATE_AXES = State(step=0, params=0, extra=0, opt_state=0, frozen=None)  # of replicas stacked in one program
+SPLIT_AXES = DeviceSplit(images=None, labels=0, seed=0, index=0, view=0)
+
+
+class Trainer:
     """The one compiled function of training: gather, augment, forward, losses, update, metrics.
 
-    Returns:
-        (state, totals, split) -> (state, totals), both donated; `totals` maps a metric's name to a `clu` Average over
-        the steps since the last log line.
+    Args:
+        strategy: who teaches whom.
+        augmentation: of the images.
+        skip: an update with anything that is not finite is left out, and counted.
+        stacked: replicas are trained side by side by one program (`vmap`) instead of one after the other. XLA is slow
+            at convolutions under `vmap` on CPUs.
+        many: all updates of a call run in one program. XLA's loops are slow on CPUs.
     """
 
-    @functools.partial(jax.jit, donate_argnums=(0, 1))
-    def step(state: State, totals: dict, split: DeviceSplit):
-        batch = batch_of(split, state.step, augmentation)
-        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(split.seed), STEP_KEY), state.step)
-        state, metrics = strategy.step(state, batch, key)
-        return state, {name: totals[name].merge(_average(value)) for name, value in metrics.items()}
+    def __init__(self, strategy: Strategy, augmentation: data.Augmentation, *, skip=False, stacked=False, many=False):
+        self.stacked, self.many = stacked, many
 
-    return step
+        def step(state: State, totals: Totals, split: DeviceSplit):
+            batch = batch_of(split, state.step, augmentation)
+            new, metrics = strategy.step(state, batch, step_key(split.seed, state.step))
+            keep = None
+            if skip:
+                keep = finite((metrics, new.params, new.extra))
+                new = jax.tree.map(functools.partial(jnp.where, keep), new, state.replace(step=new.step))
+            return new, totals.add(metrics, new.step, keep)
+
+        if stacked:
+            step = jax.vmap(step, in_axes=(STATE_AXES, 0, SPLIT_AXES), out_axes=(STATE_AXES, 0))
+
+        def steps(state: State, totals: Totals, split: DeviceSplit, count: jax.Array):
+            return jax.lax.fori_loop(0, count, lambda _, carry: step(*carry, split), (state, totals))
+
+        self.step = jax.jit(step, donate_argnums=(0, 1))
+        self._steps = jax.jit(steps, donate_argnums=(0, 1))
+
+    def __call__(self, states: list[State], totals: list[Totals], splits: list[DeviceSplit], count: int = 1):
+        """`count` updates of every replica: -> (states, totals), the given ones are donated."""
+        if self.stacked:
+            return _unstack(self._run(*_stack(states, totals, splits), count), len(states))
+        done = [self._run(*replica, count) for replica in zip(states, totals, splits, strict=True)]
+        return [state for state, _ in done], [total for _, total in done]
+
+    def _run(self, state, totals, split, count):
+        if self.many:
+            return self._steps(state, totals, split, count)
+        for _ in range(count):
+            state, totals = self.step(state, totals, split)
+        return state, totals
 
 
-def _average(value: jax.Array) -> Average:
-    return Average(total=value.astype(jnp.float32), count=jnp.ones((), jnp.float32))
+def _stack(states, totals, splits):
+    """The replicas' trees as one each, with a new first axis but for what `STATE_AXES` and `SPLIT_AXES` share."""
+    frozen, images = states[0].frozen, splits[0].images
+    own = [(s.replace(frozen=None), t, x.replace(images=None)) for s, t, x in zip(states, totals, splits, strict=True)]
+    state, total, split = jax.tree.map(lambda *leaves: jnp.stack(leaves), *own)
+    return state.replace(frozen=frozen), total, split.replace(images=images)
 
 
-def empty_totals(names) -> dict:
-    """Averages over no steps."""
-    zero = np.zeros((), np.float32)
-    return {name: Average(total=zero, count=zero) for name in names}
+def _unstack(stacked, count: int):
+    state, total = stacked
+    frozen, own = state.frozen, (state.replace(frozen=None), total)
+    members = [jax.tree.map(lambda leaf, i=i: leaf[i], own) for i in range(count)]
+    return [s.replace(frozen=frozen) for s, _ in members], [t for _, t in members]
 
 
 class Predictor:
@@ -103,7 +188,6 @@ class Predictor:
         self.batch = min(EVAL_BATCH * jax.device_count(), -(-self.count // jax.device_count()) * jax.device_count())
         self.images = replicate(images)
 
-        @jax.jit
         def predict(variables, images, start):
             index = jnp.minimum(start + jnp.arange(self.batch), self.count - 1)  # the padding repeats the last image
             image = images[index].astype(jnp.float32) / 255.0
@@ -112,9 +196,18 @@ class Predictor:
                 image = jax.lax.with_sharding_constraint(image, rows)
             return player.forward(variables, image)[0].logits
 
-        self._predict = predict
+        @jax.jit
+        def whole(variables, images, starts):
+            logits = jax.lax.map(functools.partial(predict, variables, images), starts)
+            return logits.reshape(-1, logits.shape[-1])
+
+        self._predict, self._whole = jax.jit(predict), whole
 
     def __call__(self, variables: dict) -> np.ndarray:
         """Logits [N, K] float32 in host memory."""
-        parts = [self._predict(variables, self.images, start) for start in range(0, self.count, self.batch)]
-        return np.concatenate([np.asarray(part) for part in parts])[: self.count]
+        starts = range(0, self.count, self.batch)
+        if jax.default_backend() == "cpu":  # XLA's loops are slow there
+            logits = np.concatenate([np.asarray(self._predict(variables, self.images, start)) for start in starts])
+        else:
+            logits = np.asarray(self._whole(variables, self.images, jnp.asarray(starts, jnp.int32)))
+        return logits[: self.count]

@@ -40,6 +40,19 @@ class Player:
         mean, std = jnp.asarray(self.mean, image.dtype), jnp.asarray(self.std, image.dtype)
         return forward(self.model, variables, (image - mean) / std, **options)
 
+    def look(self, variables: dict, batch: Batch, views: int = 1, **options) -> tuple[Outputs, dict]:
+        """`forward` on the first `views` views of a batch, one pass each.
+
+        Returns:
+            (`Outputs` of the usual view, with the others' in `views`; the batch statistics after all passes).
+        """
+        outputs = []
+        for image in (batch.image, *batch.views)[:views]:
+            answer, stats = self.forward(variables, image, **options)
+            variables = {**variables, "batch_stats": stats}
+            outputs.append(answer)
+        return outputs[0].replace(views=tuple(outputs[1:])), stats
+
 
 @struct.dataclass
 class State:
@@ -64,56 +77,161 @@ class State:
 class Strategy:
     """Base of the strategies: `init(key, batch) -> State` and `step(state, batch, key) -> (State, metrics)`, both pure.
 
+    A subclass defines `init` and `losses`; its further dataclass fields with defaults are the options of
+    `--config.transfer_options`.
+
     Attributes:
         student: the network that the user asked for.
         optimizer: an optax transformation.
+        method: a distiller; None for a strategy that needs none.
+        split_gradients: the optimizer wants the gradient of the label loss by itself too (`training.dot`).
+        teachers: which networks beside the student it takes: "" (none), "trained" (frozen, with weights) or "peers"
+            (they learn too).
+        needs_method: whether a distiller must be given.
     """
 
     student: Player
     optimizer: optax.GradientTransformation
-    needs_teacher: ClassVar[bool] = False
+    _: dataclasses.KW_ONLY
+    method: nn.Module | None = None
+    split_gradients: bool = False
+    teachers: ClassVar[str] = ""
+    needs_method: ClassVar[bool] = False
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """The views of each image that a step sees (`distiller.Distiller.views`); the first is the usual one."""
+        return self.method.views if self.method else ("weak",)
+
+    def epochs(self, train_epoch: int) -> int:
+        """Epochs in all: those asked for and a method's first phase."""
+        return train_epoch + (self.method.first_phase_epochs if self.method else 0)
 
     def student_variables(self, state: State) -> dict:
         """The student's `{"params", "batch_stats"}`."""
         return {"params": state.params["student"], **state.extra["student"]}
 
+    def learners(self, state: State) -> dict[str, tuple[Player, dict]]:
+        """Name -> (player, variables) of all that is to be tested and kept; "student" is the first."""
+        return {"student": (self.student, self.student_variables(state))}
+
+    def ensembles(self, logits: dict) -> dict:
+        """Name -> logits of the combinations to be tested beside the learners, from the learners' [N, K]."""
+        return {}
+
+    def inspect(self, state: State, batch: Batch) -> dict[str, jax.Array]:
+        """Name -> what a step reads: looked at for the cause when something became non-finite."""
+        return {"image": batch.image, **{f"image of view {i + 2}": view for i, view in enumerate(batch.views)}}
+
     def init(self, key: jax.Array, batch: Batch) -> State:
         raise NotImplementedError(f"{type(self).__name__} defines init(key, batch).")
 
-    def loss(self, params: dict, state: State, batch: Batch, key: jax.Array):
-        """-> (scalar, (new extra, metrics)); what `step` differentiates with respect to `params`."""
-        raise NotImplementedError(f"{type(self).__name__} defines loss(params, state, batch, key).")
+    def losses(self, params: dict, state: State, batch: Batch, key: jax.Array):
+        """-> (name -> scalar, (new extra, metrics)); `step` differentiates the sum with respect to `params`.
+
+        The loss on labels is named "cross_entropy".
+        """
+        raise NotImplementedError(f"{type(self).__name__} defines losses(params, state, batch, key).")
 
     def step(self, state: State, batch: Batch, key: jax.Array) -> tuple[State, dict]:
         """One update.
 
         Returns:
             The next state, and metrics: name -> float32 scalar. `loss` is the sum of the other loss terms;
-            `correct` and `labelled` are shares of the batch, their quotient is the training accuracy.
+            `correct` and `labelled` are shares of the batch, their quotient is the training accuracy; `gradient_norm`
+            is the Euclidean norm over all parameters that learn.
         """
-        gradients, (extra, metrics) = jax.grad(self.loss, has_aux=True)(state.params, state, batch, key)
-        updates, opt_state = self.optimizer.update(gradients, state.opt_state, state.params)
+        opt_state, phase = state.opt_state, self.method.first_phase_epochs if self.method else 0
+        if phase:  # the training proper starts with a fresh optimizer
+            fresh = self.optimizer.init(state.params)
+            opt_state = _where(batch.epoch == phase, fresh, opt_state)
+
+        def total(params):
+            terms, aux = self.losses(params, state, batch, key)
+            return sum(terms.values()), (terms, aux)
+
+        def labels(params):
+            return self.losses(params, state, batch, key)[0].get("cross_entropy", jnp.zeros(()))
+
+        (loss, (terms, (extra, metrics))), gradients = jax.value_and_grad(total, has_aux=True)(state.params)
+        options = {"label_gradients": jax.grad(labels)(state.params)} if self.split_gradients else {}
+        updates, opt_state = self.optimizer.update(gradients, opt_state, state.params, **options)
         params = optax.apply_updates(state.params, updates)
+        if phase:  # who does not learn yet stays as it was, weight decay and batch statistics included
+            first = batch.epoch < phase
+            still = [name for name in params if name not in self.method.first_phase_learns]
+            params = params | {name: _where(first, state.params[name], params[name]) for name in still}
+            extra = extra | {name: _where(first, state.extra[name], extra[name]) for name in still}
+        metrics = {"loss": loss, **terms, **metrics, "gradient_norm": optax.tree.norm(gradients)}
         return state.replace(step=state.step + 1, params=params, extra=extra, opt_state=opt_state), metrics
+
+    def shares(self, state: State, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
+        """Loss term -> its share of the gradient: its norm by the student's parameters over the sum of all terms'."""
+
+        def terms(student):
+            return self.losses({**state.params, "student": student}, state, batch, key)[0]
+
+        values, pullback = jax.vjp(terms, state.params["student"])
+        zeros = jax.tree.map(jnp.zeros_like, values)
+        norms = {n: optax.tree.norm(pullback({**zeros, n: jnp.ones_like(v)})[0]) for n, v in values.items()}
+        whole = jnp.maximum(sum(norms.values()), jnp.finfo(jnp.float32).tiny)
+        return {name: norm / whole for name, norm in norms.items()}
 
     def _state(self, params: dict, extra: dict, frozen: dict) -> State:
         step = jnp.zeros((), jnp.int32)
         return State(step=step, params=params, extra=extra, opt_state=self.optimizer.init(params), frozen=frozen)
 
+    def _label_term(self, logits: jax.Array, batch: Batch) -> tuple[jax.Array, dict]:
+        """`label_loss` times the method's `ce_weight`; 0 in a method's first phase."""
+        entropy, counts = label_loss(logits, batch.label, batch.second_label, batch.share)
+        if self.method is None:
+            return entropy, counts
+        weight = self.method.ce_weight
+        if self.method.first_phase_epochs:
+            weight = jnp.where(batch.epoch < self.method.first_phase_epochs, 0.0, weight)
+        return weight * entropy, counts
 
-def label_loss(logits: jax.Array, label: jax.Array) -> tuple[jax.Array, dict]:
+    def _method_init(self, key: jax.Array, student: Outputs, teacher: Outputs, batch: Batch) -> tuple[Any, dict]:
+        """(parameters, other variables) of the method."""
+        keys = {"params": jax.random.fold_in(key, METHOD), "method": jax.random.fold_in(key, MEMORY)}
+        variables = dict(self.method.init(keys, student, teacher, batch))
+        return variables.pop("params", {}), variables
+
+    def _method(self, params, memory: dict, student: Outputs, teacher: Outputs, batch: Batch, key: jax.Array):
+        """-> (the method's terms, its other variables afterwards)."""
+        (_, terms), memory = self.method.apply(
+            {"params": params, **memory}, student, teacher, batch, rngs={"method": key}, mutable=list(memory)
+        )
+        return terms, dict(memory)
+
+
+def label_loss(logits: jax.Array, label: jax.Array, second_label=None, share=None) -> tuple[jax.Array, dict]:
     """Cross-entropy with the labels.
 
     Args:
         logits: [B, K] float32.
         label: [B] int32; -1 is no label.
+        second_label: [B] int32, where two images are mixed: the other one's label; then the loss is `share` [B]
+            times that of `label` and the rest times that of `second_label`. A row counts where both are known.
 
     Returns:
         (scalar: mean over the labelled rows, 0 where there are none, natural log;
         {"correct": share of the batch that is labelled and right, "labelled": share that is labelled}).
     """
-    labelled = (label >= 0).astype(logits.dtype)
-    nll = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(label, 0))
+    known, nll = label >= 0, _cross_entropy(logits, label)
+    if second_label is not None:
+        known = known & (second_label >= 0)
+        share = share.astype(logits.dtype)
+        nll = share * nll + (1 - share) * _cross_entropy(logits, second_label)
+    labelled = known.astype(logits.dtype)
     loss = jnp.sum(nll * labelled) / jnp.maximum(jnp.sum(labelled), 1.0)
-    correct = (jnp.argmax(logits, axis=-1) == label).astype(logits.dtype)
+    correct = (known & (jnp.argmax(logits, axis=-1) == label)).astype(logits.dtype)
     return loss, {"correct": jnp.mean(correct), "labelled": jnp.mean(labelled)}
+
+
+def _cross_entropy(logits, label):
+    return optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(label, 0))
+
+
+def _where(condition, a, b):
+    return jax.tree.map(lambda x, y: jnp.where(condition, x, y), a, b)

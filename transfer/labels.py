@@ -4,7 +4,7 @@ import dataclasses
 
 import jax
 
-from transfer.base import STUDENT, Strategy, label_loss
+from transfer.base import STUDENT, Strategy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,8 +19,8 @@ class Labels(Strategy):
         extra = {"student": {"batch_stats": variables["batch_stats"]}}
         return self._state({"student": variables["params"]}, extra, frozen={})
 
-    def loss(self, params, state, batch, key):
+    def losses(self, params, state, batch, key):
         variables = {"params": params["student"], **state.extra["student"]}
         student, stats = self.student.forward(variables, batch.image, train=True)
-        loss, counts = label_loss(student.logits, batch.label)
-        return loss, ({"student": {"batch_stats": stats}}, {"loss": loss, "cross_entropy": loss, **counts})
+        entropy, counts = self._label_term(student.logits, batch)
+        return {"cross_entropy": entropy}, ({"student": {"batch_stats": stats}}, counts)

@@ -2,10 +2,9 @@
 
 import dataclasses
 
-import flax.linen as nn
 import jax
 
-from transfer.base import MEMORY, METHOD, STUDENT, Player, Strategy, label_loss
+from transfer.base import STUDENT, Player, Strategy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,7 +13,7 @@ class Offline(Strategy):
 
     Paper: Hinton, Vinyals, Dean, NIPS workshop 2014, arXiv:1503.02531
 
-    Teacher and student see the same view, each normalised with its own statistics. The teacher's parameters and
+    Teacher and student see the same views, each normalised with its own statistics. The teacher's parameters and
     batch statistics never change. The method's learnable parts train beside the student, by the same optimizer.
 
     Attributes:
@@ -25,39 +24,34 @@ class Offline(Strategy):
 
     teacher: Player
     teacher_variables: dict
-    method: nn.Module
-    needs_teacher = True
+    teachers = "trained"
+    needs_method = True
 
     def init(self, key, batch):
         variables = self.student.init(jax.random.fold_in(key, STUDENT), batch.image)
         student, _ = self._student(variables, batch)
-        teacher = self._teacher(self.teacher_variables, batch)
-        keys = {"params": jax.random.fold_in(key, METHOD), "method": jax.random.fold_in(key, MEMORY)}
-        method = dict(self.method.init(keys, student, teacher, batch))
-        params = {"student": variables["params"], "method": method.pop("params", {})}
-        extra = {"student": {"batch_stats": variables["batch_stats"]}, "method": method}
+        params, memory = self._method_init(key, student, self._teacher(self.teacher_variables, batch), batch)
+        params = {"student": variables["params"], "method": params}
+        extra = {"student": {"batch_stats": variables["batch_stats"]}, "method": memory}
         return self._state(params, extra, frozen={"teacher": self.teacher_variables})
 
-    def loss(self, params, state, batch, key):
+    def losses(self, params, state, batch, key):
         teacher = self._teacher(state.frozen["teacher"], batch)
         student, stats = self._student({"params": params["student"], **state.extra["student"]}, batch)
-        (distilled, terms), memory = self.method.apply(
-            {"params": params["method"], **state.extra["method"]},
-            student,
-            teacher,
-            batch,
-            rngs={"method": key},
-            mutable=list(state.extra["method"]),
-        )
-        entropy, counts = label_loss(student.logits, batch.label)
-        entropy = self.method.ce_weight * entropy
-        loss = entropy + distilled
-        metrics = {"loss": loss, "cross_entropy": entropy, **terms, **counts}
-        return loss, ({"student": {"batch_stats": stats}, "method": dict(memory)}, metrics)
+        terms, memory = self._method(params["method"], state.extra["method"], student, teacher, batch, key)
+        entropy, counts = self._label_term(student.logits, batch)
+        extra = {"student": {"batch_stats": stats}, "method": memory}
+        return {"cross_entropy": entropy, **terms}, (extra, counts)
+
+    def inspect(self, state, batch):
+        logits = self._teacher(state.frozen["teacher"], batch).logits
+        return {**super().inspect(state, batch), "teacher's logits": logits}
 
     def _student(self, variables, batch):
-        return self.student.forward(variables, batch.image, train=True, gradient_taps=self.method.gradient_taps)
+        options = {"train": True, "gradient_taps": self.method.gradient_taps}
+        return self.student.look(variables, batch, len(self.method.views), **options)
 
     def _teacher(self, variables, batch):
-        outputs, _ = self.teacher.forward(variables, batch.image, gradient_taps=self.method.gradient_taps)
+        taps = self.method.gradient_taps
+        outputs, _ = self.teacher.look(variables, batch, len(self.method.views), gradient_taps=taps)
         return jax.lax.stop_gradient(outputs)

@@ -62,7 +62,7 @@ def test_a_step_learns_from_the_labels_alone(labels, batch):
     losses = []
     for _ in range(100):
         state, metrics = step(state, batch, jax.random.key(1))
-        assert set(metrics) == {"loss", "cross_entropy", "correct", "labelled"}
+        assert set(metrics) == {"loss", "cross_entropy", "correct", "labelled", "gradient_norm"}
         assert metrics["loss"] == metrics["cross_entropy"]
         losses.append(float(metrics["loss"]))
     assert int(state.step) == 100

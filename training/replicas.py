@@ -1,0 +1,286 @@
+"""All that a run holds: the replicas' states, their order, logs, tests, weights and checkpoints."""
+
+import dataclasses
+import functools
+import pathlib
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+import data
+import pretrained
+from distiller import Composition
+from registry import NonFiniteError
+from training import run_folder
+from training.checkpoint import Checkpoints
+from training.metrics import evaluate
+from training.step import DeviceSplit, Predictor, Totals, batch_of, replicate, step_key
+from training.writers import MetricsLog
+from transfer import Strategy
+
+ADVICE = "Try a lower --learning_rate, or --on_nan skip."
+
+
+@dataclasses.dataclass
+class Replica:
+    """One seed of a run.
+
+    Attributes:
+        seed: of everything random.
+        folder: where its log and weights go: the run's, or one in it where there are several.
+        pool: [P] int32, the examples to draw from.
+        labels: [N] int32, withheld ones -1.
+        tests: one row an evaluation.
+        log: its `metrics.jsonl`.
+        best: the student's best variables so far.
+    """
+
+    seed: int
+    folder: pathlib.Path
+    pool: np.ndarray
+    labels: np.ndarray
+    tests: list[dict] = dataclasses.field(default_factory=list)
+    log: MetricsLog | None = None
+    best: dict | None = None
+
+
+class Replicas:
+    """A run in progress: one replica a seed, each as if it were alone.
+
+    Args: see `training.loop.run`.
+    """
+
+    def __init__(self, *, folder, config, dataset, strategy, augmentation, replicas, teacher_logits, info, others):
+        self.folder: pathlib.Path = folder
+        self.config: ConfigDict = config
+        self.dataset: data.Dataset = dataset
+        self.strategy: Strategy = strategy
+        self.augmentation = augmentation
+        self.replicas: list[Replica] = replicas
+        self.teacher_logits = teacher_logits
+        self.info, self.others = info, others
+        self.steps_per_epoch = len(dataset.train) // config.batch_size
+        self.epochs = strategy.epochs(config.train_epoch)
+        self.total = self.epochs * self.steps_per_epoch
+        self.images = replicate(dataset.train.images)
+        self.test_images = replicate(dataset.test.images)
+        self.labels = [replicate(replica.labels) for replica in replicas]
+        self.step = 0
+        self.seconds = 0.0  # of training, over all resumes, without compiling
+        self.states, self.totals, self.splits = [], [], []  # one a replica; set by `start`
+        self.predictors: dict[str, Predictor] = {}
+        self.extreme: dict[str, int] = {}  # loss term -> step since which its share of the gradient is extreme
+
+    def load_epoch(self) -> None:
+        """Puts the order of the current epoch on the device."""
+        size = self.config.batch_size
+        shape = (self.steps_per_epoch, size)
+        self.splits = []
+        for replica, labels in zip(self.replicas, self.labels, strict=True):
+            epoch, pool = self.step // self.steps_per_epoch, jnp.asarray(replica.pool)
+            index, view = data.epoch_plan(replica.seed, epoch, pool, self.steps_per_epoch * size)
+            order = replicate((jnp.asarray(replica.seed, jnp.int32), index.reshape(shape), view.reshape(shape)))
+            self.splits.append(DeviceSplit(self.images, labels, *order))
+
+    def start(self, checkpoints: Checkpoints) -> list[int]:
+        """Fresh or restored states; returns the bytes of each replica's `metrics.jsonl` that belong to them."""
+        self.load_epoch()
+        init, first = jax.jit(self.strategy.init), jax.jit(batch_of, static_argnums=2)
+        for replica, split in zip(self.replicas, self.splits, strict=True):
+            key = jax.random.fold_in(jax.random.key(replica.seed), 3)
+            batch = first(split, jnp.zeros((), jnp.int32), self.augmentation)
+            self.states.append(replicate(init(key, batch)))
+            shapes = jax.eval_shape(self.strategy.step, self.states[-1], batch, key)[1]
+            self.totals.append(replicate(Totals.empty(shapes)))
+            replica.best = _copy(self.strategy.student_variables(self.states[-1]))
+        found = checkpoints.restore(self._saved())
+        if found is None:
+            return [0] * len(self.replicas)
+        trees, notes = found
+        self.step, self.seconds = notes["step"], notes["seconds"]
+        for i, (replica, tree) in enumerate(zip(self.replicas, trees, strict=True)):
+            state, self.totals[i], replica.best = replicate(tree)
+            self.states[i] = state.replace(frozen=self.states[i].frozen)
+            replica.tests = notes["tests"][i]
+        if self.step < self.total:
+            self.load_epoch()
+        return notes["positions"]
+
+    def _saved(self):
+        replicas = zip(self.states, self.totals, self.replicas, strict=True)
+        return [(state.replace(frozen={}), totals, replica.best) for state, totals, replica in replicas]
+
+    def save(self, checkpoints: Checkpoints) -> None:
+        self.check_state()
+        for replica in self.replicas:
+            replica.log.sync()
+        notes = {"step": self.step, "seconds": self.seconds, "tests": [r.tests for r in self.replicas]}
+        notes["positions"] = [replica.log.position for replica in self.replicas]
+        checkpoints.save(self.step, self._saved(), notes)
+
+    def check_state(self) -> None:
+        """Raises `NonFiniteError` with the names of what is not finite in what a checkpoint would hold."""
+        flags = jax.device_get(_finite([(s.params, s.extra, s.opt_state, s.step) for s in self.states]))
+        bad = [jax.tree_util.keystr(path) for path, ok in jax.tree_util.tree_leaves_with_path(flags) if not ok]
+        if bad:
+            raise NonFiniteError(
+                f"{bad[0]} (of {len(bad)}) became non-finite before step {self.step}; nothing was saved.\n"
+                f"The last checkpoint in {self.folder} is from before. {ADVICE}"
+            )
+
+    def check_terms(self) -> None:
+        """Raises `NonFiniteError` if anything that was measured since the start is not finite: what, when, and why."""
+        if self.config.on_nan == "skip":
+            return
+        for i, totals in enumerate(jax.device_get([totals.bad for totals in self.totals])):
+            step = min(totals.values())
+            if step <= self.step:
+                names = [name for name, first in totals.items() if first == step]
+                terms = [n for n in names if n not in ("loss", "gradient_norm")] or names
+                raise NonFiniteError(
+                    f"{', '.join(terms)} became non-finite in step {step}{self._cause(i, step - 1)}.\n"
+                    f"The last checkpoint in {self.folder} is from before. {ADVICE}"
+                )
+
+    def _cause(self, number: int, step: int) -> str:
+        """What a step read that was not finite: its batch is a function of its number alone."""
+        there, self.step = self.step, step
+        self.load_epoch()
+        batch = batch_of(self.splits[number], jnp.asarray(step, jnp.int32), self.augmentation)
+        self.step = there
+        for name, values in self.strategy.inspect(self.states[number], batch).items():
+            rows = ~np.isfinite(np.asarray(values)).reshape(len(values), -1).all(axis=1)
+            if rows.any():
+                index = np.asarray(batch.index)[rows]
+                return f": the {name} is not finite for training image {', '.join(map(str, index[:3]))}"
+        return ""
+
+    def log(self) -> dict[str, float]:
+        """Writes the means since the last log line and empties them; returns the first replica's."""
+        shown = {}
+        for i, replica in enumerate(self.replicas):
+            totals = jax.device_get(self.totals[i])
+            values = {n: float(a.total / a.count) for n, a in totals.averages.items() if a.count}
+            correct, labelled = values.pop("correct", 0.0), values.pop("labelled", 0.0)
+            if labelled:
+                values["top1"] = 100 * correct / labelled
+            if self.config.on_nan == "skip":
+                values["skipped"] = int(totals.skipped)
+            if isinstance(self.strategy.method, Composition):
+                values.update(self.shares(i))
+            self.totals[i] = replicate(Totals.empty(totals.averages, totals.skipped))
+            replica.log.write("train", self.step, self.step / self.steps_per_epoch, values)
+            shown = shown or values
+        return shown
+
+    def shares(self, number: int) -> dict[str, float]:
+        """Each loss term's share of the gradient at the next batch; warns where one stays extreme."""
+        split, step = self.splits[number], (self.step - 1) % self.total
+        shares = jax.device_get(self._shares(self.states[number], split, jnp.asarray(step, jnp.int32)))
+        if number == 0 and self.step > self.strategy.method.first_phase_epochs * self.steps_per_epoch:
+            for name, share in shares.items():
+                if not 0.01 <= share <= 0.99:
+                    since = self.extreme.setdefault(name, self.step)
+                    if 0 <= since <= self.step - 100:
+                        self.extreme[name] = -1  # said once
+                        warn(
+                            f"{name} has had {100 * share:.2g} % of the gradient since step {since}. "
+                            "Its weight in --config.distiller_options may not be what you want."
+                        )
+                elif self.extreme.get(name, -1) >= 0:
+                    del self.extreme[name]
+        return {f"share/{name}": float(share) for name, share in shares.items()}
+
+    @functools.cached_property
+    def _shares(self):
+        @jax.jit
+        def shares(state, split, step):
+            batch = batch_of(split, step, self.augmentation)
+            return self.strategy.shares(state, batch, step_key(split.seed, step))
+
+        return shares
+
+    def test(self) -> dict[str, float]:
+        """Evaluates all that learn, logs it and keeps each student's best weights; returns the first student's row."""
+        for state, replica in zip(self.states, self.replicas, strict=True):
+            learners = self.strategy.learners(state)
+            logits = {}
+            for name, (player, variables) in learners.items():
+                if name not in self.predictors:
+                    self.predictors[name] = Predictor(player, self.test_images)
+                logits[name] = self.predictors[name](variables)
+            values = evaluate(logits["student"], self.dataset.test.labels, self.teacher_logits)
+            for name, theirs in {**logits, **self.strategy.ensembles(logits)}.items():
+                if name != "student":
+                    measured = evaluate(theirs, self.dataset.test.labels)
+                    values[f"{name}/top1"], values[f"{name}/nll"] = measured["top1"], measured["nll"]
+            if not replica.tests or values["top1"] > max(row["top1"] for row in replica.tests):
+                replica.best = _copy(learners["student"][1])
+            replica.tests.append({"epoch": self.step // self.steps_per_epoch, **values})
+            replica.log.write("test", self.step, self.step / self.steps_per_epoch, values)
+        return self.replicas[0].tests[-1]
+
+    def finish(self, start_seconds: float, rate: float) -> dict:
+        """Writes the weights and `summary.json` of each replica, and of all of them."""
+        speed = {
+            "steps": self.step,
+            "seconds": round(self.seconds, 2),
+            "seconds_to_first_step": round(start_seconds, 2),
+            "images_per_second": round(rate, 1),
+        }
+        summaries = []
+        for state, replica in zip(self.states, self.replicas, strict=True):
+            last, best = replica.tests[-1], max(replica.tests, key=lambda row: row["top1"])
+            learners = self.strategy.learners(state)
+            student = learners.pop("student")[1]
+            kept = [("last", student, last), ("best", replica.best, best)]
+            for name, weights, row in kept:
+                info = {**self.info, "seed": replica.seed, "test_top1": row["top1"], "test": row}
+                pretrained.save(replica.folder / name, jax.device_get(weights), info)
+            for name, (player, variables) in learners.items():
+                test = {key.partition("/")[2]: last[key] for key in last if key.startswith(f"{name}/")}
+                info = {**self.info, **self.others.get(name, {}), "seed": replica.seed}
+                info |= {"mean": list(player.mean), "std": list(player.std), "test_top1": test["top1"], "test": test}
+                pretrained.save(replica.folder / name, jax.device_get(variables), info)
+            parameters = int(sum(x.size for x in jax.tree.leaves(student["params"])))
+            summaries.append({"last": last, "best": best, "parameters": parameters, **speed})
+            if self.config.on_nan == "skip":
+                summaries[-1]["skipped"] = int(self.totals[len(summaries) - 1].skipped)
+            run_folder.write_json(replica.folder / run_folder.SUMMARY, summaries[-1])
+        if len(self.replicas) == 1:
+            return summaries[0]
+        seeds = [replica.seed for replica in self.replicas]
+        summary = {**over_seeds(summaries), "seeds": seeds, "parameters": summaries[0]["parameters"], **speed}
+        run_folder.write_json(self.folder / run_folder.SUMMARY, summary)
+        return summary
+
+
+def over_seeds(summaries: list[dict]) -> dict:
+    """{"last", "best": metric -> {"mean", "std"}} over several summaries; sample standard deviation."""
+
+    def spread(values):
+        return {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1))}
+
+    return {
+        which: {name: spread([s[which][name] for s in summaries]) for name in summaries[0][which]}
+        for which in ("last", "best")
+    }
+
+
+@jax.jit
+def _finite(tree):
+    """Whether each leaf is finite throughout."""
+    return jax.tree.map(lambda x: jnp.isfinite(x).all(), tree)
+
+
+def warn(text: str) -> None:
+    """One line on stderr."""
+    print(f"Warning: {text}", file=sys.stderr, flush=True)
+
+
+def _copy(tree):
+    """Buffers of its own: the state's are donated to the next step."""
+    return jax.tree.map(jnp.copy, tree)
