@@ -21,6 +21,7 @@ def get_config() -> ConfigDict:
     c.distiller = "SoftLogits"
     c.distiller_options = ConfigDict()  # the method's fields; of a sum, per part: {"AT": {"weight": 500.0}}
     c.transfer = "Offline"
+    c.transfer_options = ConfigDict()  # the strategy's fields
 
     # On which data.
     c.dataset = "Digits"

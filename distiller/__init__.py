@@ -57,9 +57,16 @@ def _build(name: str, options: dict) -> Distiller:
     return method(**options)
 
 
-def check_options(kind: str, method: type, options: dict) -> None:
-    """Raises `UserError` unless each option is a field of the dataclass `method` and of its default's type."""
-    fields = {f.name: f.default for f in dataclasses.fields(method) if f.name not in ("parent", "name")}
+def check_options(kind: str, method: type, options: dict, hidden: tuple[str, ...] = ("parent", "name")) -> None:
+    """Raises `UserError` unless each option is a field of the dataclass `method` and of its default's type.
+
+    Args:
+        kind: what the options are, for the message.
+        method: a dataclass.
+        options: name -> value.
+        hidden: fields that are no options.
+    """
+    fields = {f.name: f.default for f in dataclasses.fields(method) if f.name not in hidden}
     for key, value in options.items():
         if key not in fields:
             raise unknown(kind, key, fields)

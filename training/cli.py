@@ -15,7 +15,7 @@ from training import cpu
 FLAGS = flags.FLAGS
 CONFIG_HELP = "recipe, a FILE.py with get_config(); then --config.key=value for any of its keys"
 
-OPEN_KEYS = ("distiller_options", "student_options")  # config keys whose own keys depend on a name
+OPEN_KEYS = ("distiller_options", "student_options", "transfer_options")  # config keys whose own keys depend on a name
 _OPTIONS: list[tuple[list[str], str]] = []
 
 # flag -> (type, help); each is a key of the config, in the groups that --help shows

@@ -84,9 +84,9 @@ def check(config: ConfigDict) -> None:
     """
     data.registry.check(config.dataset)
     models.registry.check(config.student_arch)
-    transfer.registry.check(config.transfer)
-    if config.teacher_arch:
-        models.registry.check(config.teacher_arch)
+    transfer.check(config.transfer, plain(config.transfer_options))
+    for arch in filter(None, config.teacher_arch.split(",")):
+        models.registry.check(arch.strip())
     if config.distiller:
         distiller.create(config.distiller, **plain(config.distiller_options))
     for key, choices in CHOICES.items():

@@ -45,15 +45,19 @@ def train(recipe: ConfigDict | dict, quiet: bool = False) -> dict:
     rules = transfer.registry.get(config.transfer)
     if not rules.needs_method:
         config.distiller, config.distiller_options = "", ConfigDict()
+    if rules.teachers != "trained":
+        config.teacher_param = ""
     if not rules.teachers:
-        config.teacher_arch = config.teacher_param = ""
-    elif config.teacher_param:
+        config.teacher_arch = ""
+    if config.teacher_param:
         pretrained.find(config.teacher_param)  # before a dataset is read
     config.train_path = config.train_path or configs.default_train_path(config)
     dataset = data.load(config.dataset, config.data_dir, config.image_size)
     augmentation = _augmentation(config, dataset)
     _check_data(config, dataset)
-    strategy, teacher = _strategy(config, dataset)  # nothing has been read of the data so far but its description
+    strategy, teacher, others = _strategy(
+        config, dataset
+    )  # nothing has been read of the data so far but its description
     identity = configs.plain(config)
     identity["teacher_sha256"] = teacher.sha256 if teacher else None
     identity["data"] = dataset.fingerprint
@@ -79,7 +83,7 @@ def train(recipe: ConfigDict | dict, quiet: bool = False) -> dict:
             replicas=replicas,
             teacher_logits=teacher_logits,
             info=_info(config, dataset),
-            others={},
+            others=others,
             start=start,
             quiet=quiet,
         )
@@ -116,7 +120,7 @@ def _check_data(config: ConfigDict, dataset: data.Dataset) -> None:
 def _pool(config: ConfigDict, dataset: data.Dataset, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """(examples to draw from, labels with the withheld ones as -1).
 
-    With `num_labels`, labels alone draw from the labelled images; a teacher teaches on all of them.
+    With `num_labels`, labels alone draw from the labelled images; who also learns from others draws from all of them.
     """
     labels = dataset.train.labels
     everything = np.arange(len(labels), dtype=np.int32)
@@ -125,24 +129,39 @@ def _pool(config: ConfigDict, dataset: data.Dataset, seed: int) -> tuple[np.ndar
     labelled = data.balanced_subset(labels, config.num_labels, seed)
     withheld = np.full_like(labels, -1)
     withheld[labelled] = labels[labelled]
-    return (everything if config.teacher_param else labelled), withheld
+    return (everything if transfer.registry.get(config.transfer).uses_unlabelled else labelled), withheld
 
 
 def _strategy(config: ConfigDict, dataset: data.Dataset):
-    """The strategy with its players, and the teacher's weights (None without a teacher). Fills in `teacher_arch`."""
+    """The strategy with its players; the teacher's weights, None without one; the peers' facts for `model.json`.
+
+    Fills in `teacher_arch`.
+    """
     dtype = jnp.dtype(config.dtype)
     steps = len(dataset.train) // config.batch_size
+
+    def player(name, arch, options):
+        network = models.create(arch, dataset.num_classes, dtype=dtype, **options)
+        return transfer.Player(name, network, dataset.mean, dataset.std)
+
     options = configs.plain(config.student_options)
-    network = models.create(config.student_arch, dataset.num_classes, dtype=dtype, **options)
-    student = transfer.Player("student", network, dataset.mean, dataset.std)
-    parts = {"student": student, "optimizer": optimizer.create(config, steps)}
-    teacher, rules = None, transfer.registry.get(config.transfer)
+    parts = {"student": player("student", config.student_arch, options), "optimizer": optimizer.create(config, steps)}
+    teacher, others, rules = None, {}, transfer.registry.get(config.transfer)
     if rules.teachers == "trained":
         teacher = _teacher(config, dataset)
         parts["teacher"], parts["teacher_variables"] = player_of(teacher, "teacher", dtype, config.teacher_arch)
         config.teacher_arch = teacher.info["arch"]
+    if rules.teachers == "peers":
+        archs = [arch.strip() for arch in config.teacher_arch.split(",") if arch.strip()] or [config.student_arch]
+        others = {
+            f"peer{i + 1}": {"arch": arch, "options": options if arch == config.student_arch else {}}
+            for i, arch in enumerate(archs)
+        }
+        parts["peers"] = tuple(player(name, facts["arch"], facts["options"]) for name, facts in others.items())
+        config.teacher_arch = ",".join(archs)
     if rules.needs_method:
         parts["method"] = distiller.create(config.distiller, **configs.plain(config.distiller_options))
+    parts |= configs.plain(config.transfer_options)
     strategy = transfer.create(config.transfer, **parts)
     image = jnp.zeros((config.batch_size, *dataset.image_shape), jnp.float32)
     label = jnp.zeros((config.batch_size,), jnp.int32)
@@ -151,7 +170,7 @@ def _strategy(config: ConfigDict, dataset: data.Dataset):
         jax.eval_shape(strategy.init, jax.random.key(0), batch)
     except (ValueError, TypeError, FlaxError) as error:  # a network of the user's own can fail in any of these ways
         raise UserError(f"{config.distiller or config.transfer} cannot train {config.student_arch}: {error}") from None
-    return strategy, teacher
+    return strategy, teacher, others
 
 
 def _teacher(config: ConfigDict, dataset: data.Dataset) -> pretrained.Pretrained:

@@ -1,9 +1,10 @@
 """Strategies: who teaches whom. One file a strategy, one line here."""
 
+from distiller import check_options
 from registry import Registry
-from transfer.base import Player, State, Strategy
+from transfer.base import PLAYERS, Player, State, Strategy
 
-__all__ = ["Player", "State", "Strategy", "create", "names", "registry"]
+__all__ = ["Player", "State", "Strategy", "check", "create", "names", "registry"]
 
 registry = Registry(
     "transfer",
@@ -27,3 +28,8 @@ def create(name: str, **players_and_rules) -> Strategy:
         UserError: an unknown name, with the nearest known one.
     """
     return registry.get(name)(**players_and_rules)
+
+
+def check(name: str, options: dict) -> None:
+    """Raises `UserError` unless each of `options` is an option of strategy `name`, of its default's type."""
+    check_options(f"option of {name}", registry.get(name), options, hidden=PLAYERS)

@@ -12,6 +12,8 @@ from flax import struct
 from data import Batch
 from models import Outputs, forward
 
+# Fields of strategies that the engine fills in; all others are the user's options.
+PLAYERS = ("student", "optimizer", "method", "split_gradients", "teacher", "teacher_variables", "peers")
 STUDENT, METHOD, MEMORY = 0, 1, 2  # what the key of `init` is folded with: equal seeds start equal students
 
 
@@ -78,7 +80,7 @@ class Strategy:
     """Base of the strategies: `init(key, batch) -> State` and `step(state, batch, key) -> (State, metrics)`, both pure.
 
     A subclass defines `init` and `losses`; its further dataclass fields with defaults are the options of
-    `--config.transfer_options`.
+    `--config.transfer_options` (those that hold players or variables stand in `PLAYERS`).
 
     Attributes:
         student: the network that the user asked for.
@@ -88,6 +90,7 @@ class Strategy:
         teachers: which networks beside the student it takes: "" (none), "trained" (frozen, with weights) or "peers"
             (they learn too).
         needs_method: whether a distiller must be given.
+        uses_unlabelled: whether images without a label teach it anything.
     """
 
     student: Player
@@ -97,6 +100,7 @@ class Strategy:
     split_gradients: bool = False
     teachers: ClassVar[str] = ""
     needs_method: ClassVar[bool] = False
+    uses_unlabelled: ClassVar[bool] = True
 
     @property
     def views(self) -> tuple[str, ...]:

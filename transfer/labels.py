@@ -14,6 +14,8 @@ class Labels(Strategy):
     Source: cross-entropy
     """
 
+    uses_unlabelled = False
+
     def init(self, key, batch):
         variables = self.student.init(jax.random.fold_in(key, STUDENT), batch.image)
         extra = {"student": {"batch_stats": variables["batch_stats"]}}
