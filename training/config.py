@@ -15,13 +15,16 @@ import transfer
 from registry import UserError, unknown
 
 CHOICES = {
+    "optimizer": ("sgd", "adamw"),
     "schedule": ("step", "cosine", "constant"),
     "crop_mode": ("zero", "reflect"),
     "flip": ("auto", "yes", "no"),
+    "strong_view": ("randaugment", "fixmatch"),
     "dtype": ("float32", "bfloat16"),
 }
 POSITIVE = ("train_epoch", "batch_size", "log_every", "eval_every", "learning_rate")
 NOT_NEGATIVE = ("num_labels", "image_size", "weight_decay", "momentum", "checkpoint_seconds", "seed")
+NOT_NEGATIVE += ("resized_crop", "randaugment", "magnitude", "mixup", "cutmix", "ramp_epochs", "clip_norm")
 # These may differ when a run is resumed: they change no number (data and teacher are known by fingerprints).
 FREE = ("train_path", "data_dir", "teacher_param", "checkpoint_seconds")
 
@@ -107,6 +110,19 @@ def check(config: ConfigDict) -> None:
             "'momentum' must be below 1, 'decay_factor' above 0 and at most 1, 'crop_pad' -1 (the dataset's) or more; "
             f"got {config.momentum}, {config.decay_factor}, {config.crop_pad}."
         )
+    if config.resized_crop > 1 or config.magnitude > 30:
+        raise UserError(
+            "'resized_crop' is a share of the area, at most 1, and 'magnitude' is at most 30; "
+            f"got {config.resized_crop}, {config.magnitude}."
+        )
+    if config.resized_crop and config.crop_pad > 0:
+        raise UserError(
+            f"'resized_crop' {config.resized_crop} takes the place of 'crop_pad' {config.crop_pad}: set one of them to 0."
+        )
+    if config.optimizer != "sgd" and config.nesterov:
+        raise UserError(f"'nesterov' belongs to optimizer 'sgd'; got optimizer '{config.optimizer}'.")
+    if config.ramp_epochs > config.train_epoch:
+        raise UserError(f"'ramp_epochs' {config.ramp_epochs} is more than 'train_epoch' {config.train_epoch}.")
     if config.seed >= 2**31:
         raise UserError(f"'seed' must be below 2**31; got {config.seed}.")
 

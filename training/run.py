@@ -87,11 +87,12 @@ def _augmentation(config: ConfigDict, dataset: data.Dataset) -> data.Augmentatio
     """The dataset's own, where the recipe does not say otherwise."""
     own = dataset.augmentation
     pad = own.pad if config.crop_pad < 0 else config.crop_pad
+    pad = 0 if config.resized_crop else pad
     if config.crop_mode == "reflect" and pad >= min(dataset.image_shape[:2]):
         raise UserError(f"'crop_pad' {pad} is too large to reflect images of {dataset.image_shape[:2]} pixels.")
-    return data.Augmentation(
-        pad=pad, mode=config.crop_mode, flip=own.flip if config.flip == "auto" else config.flip == "yes"
-    )
+    flip = own.flip if config.flip == "auto" else config.flip == "yes"
+    same = {key: config[key] for key in ("resized_crop", "randaugment", "magnitude", "mixup", "cutmix")}
+    return data.Augmentation(pad=pad, mode=config.crop_mode, flip=flip, strong=config.strong_view, **same)
 
 
 def _check_data(config: ConfigDict, dataset: data.Dataset) -> None:
