@@ -97,30 +97,20 @@ def apply(images: jax.Array, op: jax.Array, strength: jax.Array) -> jax.Array:
     Returns:
         [B, H, W, C] uint8.
     """
-    images = _once(_moved(images, op, strength))
-    batch, height, width, channels = images.shape
-    grey = _grey(images.astype(jnp.int32))
-    rows = jnp.moveaxis(images, -1, 1).reshape(batch, channels, height * width).astype(jnp.int32)
-    table = _levels(rows, grey, op[:, None, None], strength[:, None, None])
-    pixels = jnp.take_along_axis(table, rows, axis=2).reshape(batch, channels, height, width)
-    pixels = _once(jnp.moveaxis(pixels, 1, -1))
+    pixels = _moved(images, op, strength).astype(jnp.int32)
+    batch, channel = jnp.arange(images.shape[0])[:, None, None, None], jnp.arange(images.shape[-1])
+    pixels = _levels(pixels, op[:, None, None], strength[:, None, None])[batch, channel, pixels]
     op, strength = op[:, None, None, None], strength[:, None, None, None]
-    base = jnp.where(op == OPS.index("Color"), grey, _smooth(pixels))
+    base = jnp.where(op == OPS.index("Color"), _grey(pixels), _smooth(pixels))
     blends = (op == OPS.index("Color")) | (op == OPS.index("Sharpness"))
     return jnp.where(blends, _blend(base, pixels, strength), pixels).astype(jnp.uint8)
 
 
-def _once(images):
-    # Without it XLA computes a gather anew for each of the nine neighbours that read it.
-    return jax.lax.optimization_barrier(images)
-
-
-def _levels(rows, grey, op, strength):
+def _levels(pixels, op, strength):
     """[B, C, 256] int32: what each level of each channel becomes under the operations that look at a pixel alone.
 
     Args:
-        rows: [B, C, H * W] int32, the pixels.
-        grey: [B, H, W, 1] int32.
+        pixels: [B, H, W, C] int32.
         op, strength: [B, 1, 1].
     """
     level = jnp.arange(256, dtype=jnp.int32)[None, None, :]
@@ -128,16 +118,17 @@ def _levels(rows, grey, op, strength):
     def where(name, changed, otherwise):
         return jnp.where(op == OPS.index(name), changed, otherwise)
 
-    mean = jnp.floor(jnp.mean(grey.astype(jnp.float32), axis=(1, 2)) + 0.5).astype(jnp.int32)[:, :, None]
+    mean = jnp.mean(_grey(pixels).astype(jnp.float32), axis=(1, 2))[:, :, None]
+    mean = jnp.floor(mean + 0.5).astype(jnp.int32)
     dropped = jnp.left_shift(1, jnp.clip(8 - jnp.floor(strength).astype(jnp.int32), 0, 8)) - 1
-    low, high = rows.min(axis=2, keepdims=True), rows.max(axis=2, keepdims=True)
+    low, high = pixels.min(axis=(1, 2))[:, :, None], pixels.max(axis=(1, 2))[:, :, None]
     stretched = jnp.clip((level - low) * 255 // jnp.maximum(high - low, 1), 0, 255)
     table = where("Brightness", _blend(jnp.zeros_like(level), level, strength), level)
     table = where("Contrast", _blend(mean, level, strength), table)
     table = where("Posterize", level & ~dropped, table)
     table = where("Solarize", jnp.where(level.astype(jnp.float32) < strength, level, 255 - level), table)
     table = where("AutoContrast", jnp.where(high > low, stretched, level), table)
-    return where("Equalize", _equalized(rows, level), table)
+    return where("Equalize", _equalized(pixels, high, level), table)
 
 
 def _blend(base, pixels, factor):
@@ -208,16 +199,17 @@ def _smooth(pixels):
     return pixels.at[:, 1:-1, 1:-1].set(((total + 6).astype(jnp.uint32) // 13).astype(jnp.int32))
 
 
-def _equalized(rows, level):
+def _equalized(pixels, high, level):
     """[B, C, 256] int32: the table that makes each channel's histogram flat.
 
     Args:
-        rows: [B, C, H * W] int32, the pixels.
+        pixels: [B, H, W, C] int32.
+        high: [B, C, 1] int32, their largest.
         level: [1, 1, 256] int32, the levels.
     """
-    batch, channels, _ = rows.shape
-    place = jnp.arange(batch)[:, None, None], jnp.arange(channels)[None, :, None], rows
+    batch, channels = pixels.shape[0], pixels.shape[-1]
+    place = jnp.arange(batch)[:, None, None, None], jnp.arange(channels), pixels
     counts = jnp.zeros((batch, channels, 256), jnp.int32).at[place].add(1)
     below = jnp.cumsum(counts, axis=2) - counts
-    step = jnp.take_along_axis(below, rows.max(axis=2, keepdims=True), axis=2) // 255
+    step = jnp.take_along_axis(below, high, axis=2) // 255
     return jnp.where(step > 0, jnp.minimum((step // 2 + below) // jnp.maximum(step, 1), 255), level)

@@ -117,7 +117,7 @@ def check(config: ConfigDict) -> None:
         )
     if config.resized_crop and config.crop_pad > 0:
         raise UserError(
-            f"'resized_crop' {config.resized_crop} takes the place of 'crop_pad' {config.crop_pad}: set one of them to 0."
+            f"'resized_crop' takes the place of 'crop_pad'; got {config.resized_crop}, {config.crop_pad}. Set one to 0."
         )
     if config.optimizer != "sgd" and config.nesterov:
         raise UserError(f"'nesterov' belongs to optimizer 'sgd'; got optimizer '{config.optimizer}'.")

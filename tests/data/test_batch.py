@@ -149,6 +149,8 @@ def test_further_views_come_in_order_and_leave_the_first_as_it_is():
     shown = [made.image, *made.views]
     for i, one in enumerate(shown):
         assert all((np.asarray(one) != np.asarray(two)).any() for two in shown[:i])
+    twice = all_views(views=("weak", "weak", "weak"))
+    assert (np.asarray(twice.views[0]) != np.asarray(twice.views[1])).any()
     # The same kind in the same place is the same view, whatever stands before it.
     swapped = all_views(views=("weak", "strong", "strong"))
     np.testing.assert_array_equal(swapped.views[1], made.views[1])
@@ -196,6 +198,7 @@ def test_mixing_mixes_every_view_with_the_same_row_by_the_same_share(how):
     np.testing.assert_array_equal(made.image, made.views[0])
     np.testing.assert_array_equal(made.label, LABELS[ROWS])
     np.testing.assert_array_equal(made.second_label, np.roll(LABELS[ROWS], 1))
+    assert (np.asarray(all_views(how, ("weak",), view=PASS + 1, images=images).share) != share).any()
     # The rows of this step are the previous ones of the next: the same mixture again.
     following = all_views(how, views=("weak", "previous"), images=images, index=BEFORE[0], previous=(ROWS, PASS))
     np.testing.assert_array_equal(following.views[0], made.image)

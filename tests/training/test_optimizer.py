@@ -183,7 +183,7 @@ def test_adamw_is_pytorchs_and_its_decay_is_decoupled(kernels_only):
     decayed = ("kernel",) if kernels_only else tuple(PARAMS)
     expected, undecayed = adamw(0.05, 0.5, decayed), adamw(0.05, 0.0)
     for name in PARAMS:
-        np.testing.assert_allclose(found[name], expected[name], rtol=2e-5)
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-5, atol=3e-6)
         moved = np.abs(expected[name] - undecayed[name]).max()
         assert moved > 1e-2 if name in decayed else moved == 0
 
@@ -194,10 +194,10 @@ def clipped(longest):
     return [{n: s * g for n, g in gradient.items()} for s, gradient in zip(scales, GRADIENTS, strict=True)], norms
 
 
-@pytest.mark.parametrize("longest", [0.5, 2.5, 100.0])
+@pytest.mark.parametrize("longest", [0.5, 3.0, 100.0])
 def test_the_gradient_of_everything_together_is_clipped(longest):
     gradients, norms = clipped(longest)
-    assert min(norms) < 2.5 < max(norms)  # so that the middle one clips some steps only
+    assert min(norms) < 3 < max(norms)  # so that the middle one clips some steps only
     found = run(clip_norm=longest, optimizer="adamw", weight_decay=0.1)
     expected = adamw(0.05, 0.1, gradients=gradients)
     for name in PARAMS:
