@@ -52,8 +52,8 @@ class OurStep:
         student = transfer.Player("student", models.create("ResNet20", classes), mean, std)
         teacher = transfer.Player("teacher", models.create("ResNet56", classes), mean, std)
         steps = len(labels) // batch
-        index, view = data.epoch_plan(0, 0, jnp.arange(len(labels), dtype=jnp.int32), steps * batch)
-        shape = (steps, batch)
+        index, view = data.epoch_plan(0, 0, jnp.arange(len(labels), dtype=jnp.int32), steps * batch, batch)
+        shape = (1 + steps, batch)
         split = (jnp.asarray(images), jnp.asarray(labels), jnp.asarray(0), index.reshape(shape), view.reshape(shape))
         self.arrays, self.batch, self.player, self.mean, self.std = (images, labels), batch, student, mean, std
         self.split = replicate(DeviceSplit(*split))

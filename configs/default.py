@@ -31,12 +31,21 @@ def get_config() -> ConfigDict:
     c.crop_pad = -1  # pixels of padding for the random crop; -1: the dataset's
     c.crop_mode = "zero"  # or "reflect"
     c.flip = "auto"  # "yes", "no"; auto: the dataset's
+    c.resized_crop = 0.0  # least share of the area in a random resized crop, in the place of the padded one; 0: none
+    c.randaugment = 0  # operations of RandAugment for each image; 0: none
+    c.magnitude = 9  # of RandAugment, 0 to 30
+    c.strong_view = "randaugment"  # of methods that ask for strong views: 2 operations of magnitude 10; or "fixmatch"
+    c.mixup = 0.0  # alpha of mixup; 1: shares are uniform, 0: none
+    c.cutmix = 0.0  # alpha of CutMix; with mixup, each image gets one of the two
 
     # How: SGD, the CIFAR-100 benchmark's schedule.
     c.train_epoch = 30
     c.batch_size = 64
+    c.optimizer = "sgd"  # or "adamw"
     c.learning_rate = 0.05
-    c.momentum = 0.9
+    c.ramp_epochs = 0.0  # epochs in which the learning rate grows to what the schedule says
+    c.clip_norm = 0.0  # longest gradient; 0: any
+    c.momentum = 0.9  # of sgd
     c.nesterov = False
     c.weight_decay = 5e-4
     c.decay_kernels_only = False  # False: weight decay on everything, as the benchmarks do

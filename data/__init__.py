@@ -2,16 +2,21 @@
 
 import functools
 
-from data.batch import Batch, balanced_subset, epoch_plan, make_batch
+from data.batch import VIEWS, Batch, balanced_subset, epoch_plan, make_batch
 from data.dataset import Augmentation, Dataset, Split
+from data.pairs import ClassTable, class_partners, class_table
 from registry import Registry
 
 __all__ = [
+    "VIEWS",
     "Augmentation",
     "Batch",
+    "ClassTable",
     "Dataset",
     "Split",
     "balanced_subset",
+    "class_partners",
+    "class_table",
     "epoch_plan",
     "load",
     "make_batch",

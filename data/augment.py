@@ -1,18 +1,27 @@
 """Augmentation on the device, one key per example: the view depends on nothing else."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 
 from data.dataset import Augmentation
+from data.randaugment import fixmatch, randaugment
+
+# What an example's key is folded with. Splitting a key numbers the new ones from 0: these are other streams.
+RESIZE, RANDAUGMENT = 16, 17
+STRONG = (2, 10)  # operations and magnitude of RandAugment in a strong view
+ASPECT, TRIES = (3 / 4, 4 / 3), 10
 
 
-def augment(images: jax.Array, keys: jax.Array, how: Augmentation) -> jax.Array:
+def augment(images: jax.Array, keys: jax.Array, how: Augmentation, strong: bool = False) -> jax.Array:
     """Random views of a batch.
 
     Args:
         images: [B, H, W, C] uint8.
         keys: [B] typed random keys.
-        how: static.
+        how: static; mixing is not done here.
+        strong: static; RandAugment as `how.strong` says, in the place of `how.randaugment`.
 
     Returns:
         [B, H, W, C] float32 in [0, 1].
@@ -21,7 +30,19 @@ def augment(images: jax.Array, keys: jax.Array, how: Augmentation) -> jax.Array:
         draws = jax.vmap(lambda k: jax.random.randint(k, (3,), 0, jnp.array([2 * how.pad + 1, 2 * how.pad + 1, 2])))(
             keys
         )
+    if how.resized_crop:
+        boxes = crop_boxes(_folded(keys, RESIZE), how.resized_crop, *images.shape[1:3])
+        images = resized_crop(images, boxes)
+        if how.flip:
+            images = jnp.where(draws[:, 2, None, None, None] == 1, images[:, :, ::-1], images)
+    elif how.pad or how.flip:
         images = crop_and_flip(images, draws[:, :2], draws[:, 2] * int(how.flip), how)
+    if strong and how.strong == "fixmatch":
+        images = fixmatch(images, _folded(keys, RANDAUGMENT), STRONG[0])
+    elif strong:
+        images = randaugment(images, _folded(keys, RANDAUGMENT), *STRONG)
+    elif how.randaugment:
+        images = randaugment(images, _folded(keys, RANDAUGMENT), how.randaugment, how.magnitude)
     return images.astype(jnp.float32) / 255.0
 
 
@@ -44,3 +65,66 @@ def crop_and_flip(images: jax.Array, offsets: jax.Array, flips: jax.Array, how: 
         images = jnp.pad(images, border, mode="reflect" if how.mode == "reflect" else "constant")
     example = jnp.arange(images.shape[0])[:, None, None]
     return images[example, rows[:, :, None], columns[:, None, :]]
+
+
+def crop_boxes(keys: jax.Array, least: float, height: int, width: int) -> jax.Array:
+    """Boxes of random area and aspect, as torchvision's RandomResizedCrop draws them.
+
+    The area is uniform in [least, 1] of the image's, the logarithm of the aspect (width by height) is uniform; of ten
+    such draws the first that fits into the image is placed anywhere in it. If none fits, it is the largest box in the
+    middle of an allowed aspect.
+
+    Returns:
+        [B, 4] int32: row and column of the corner, height, width.
+    """
+
+    def box(key):
+        keys = jax.random.split(key, 3)
+        area = jax.random.uniform(keys[0], (TRIES,), minval=least, maxval=1.0) * (height * width)
+        aspect = jax.random.uniform(keys[1], (TRIES,), minval=math.log(ASPECT[0]), maxval=math.log(ASPECT[1]))
+        sizes = jnp.sqrt(area[:, None] * jnp.exp(jnp.stack([-aspect, aspect], axis=1)))
+        sizes = jnp.maximum(jnp.round(sizes).astype(jnp.int32), 1)
+        fits = jnp.all(sizes <= whole, axis=1)
+        size = jnp.where(fits.any(), sizes[jnp.argmax(fits)], largest)
+        corner = jax.random.randint(keys[2], (2,), 0, whole - size + 1)
+        return jnp.concatenate([jnp.where(fits.any(), corner, (whole - size) // 2), size])
+
+    whole = jnp.array([height, width], jnp.int32)
+    inside = min(height, round(width / ASPECT[0])), min(width, round(height * ASPECT[1]))
+    largest = jnp.array(inside, jnp.int32)
+    return jax.vmap(box)(keys)
+
+
+def resized_crop(images: jax.Array, boxes: jax.Array) -> jax.Array:
+    """The inside of each box, enlarged to the size of the image: bilinear, nothing of what is outside, whole levels.
+
+    Args:
+        images: [B, H, W, C] uint8.
+        boxes: [B, 4] int32: row and column of the corner, height, width.
+
+    Returns:
+        [B, H, W, C] uint8.
+    """
+    example = jnp.arange(images.shape[0])[:, None]
+
+    def between(start, size, length):
+        """For each of `length` new pixels: the two old ones beside it, and the share of the second."""
+        scale = size.astype(jnp.float32)[:, None] / length
+        place = jnp.maximum((jnp.arange(length, dtype=jnp.float32) + 0.5) * scale - 0.5, 0.0)
+        first = jnp.minimum(jnp.floor(place).astype(jnp.int32), size[:, None] - 1)
+        second = jnp.minimum(first + 1, size[:, None] - 1)
+        return start[:, None] + first, start[:, None] + second, place - first.astype(jnp.float32)
+
+    above, below, share = between(boxes[:, 0], boxes[:, 2], images.shape[1])
+    share = share[:, :, None, None]
+    rows = (1 - share) * images[example, above].astype(jnp.float32) + share * images[example, below].astype(jnp.float32)
+    left, right, share = between(boxes[:, 1], boxes[:, 3], images.shape[2])
+    share = share[:, None, :, None]
+    rows = jnp.swapaxes(rows, 1, 2)  # so that columns are gathered as the rows were
+    share = jnp.swapaxes(share, 1, 2)
+    result = jnp.swapaxes((1 - share) * rows[example, left] + share * rows[example, right], 1, 2)
+    return jnp.clip(jnp.floor(result + 0.5), 0, 255).astype(jnp.uint8)
+
+
+def _folded(keys, number):
+    return jax.vmap(lambda k: jax.random.fold_in(k, number))(keys)

@@ -13,9 +13,13 @@ from flax import struct
 
 from data.augment import augment
 from data.dataset import Augmentation
+from data.mixing import mix, mixing_weights, other
+from data.pairs import ClassTable, class_partners
 
 UNLABELLED = -1
-ORDER, VIEW = 0, 1  # what the seed's key is folded with first: independent streams
+# What the seed's key is folded with first: independent streams. 2 and 3 are the engine's, 5 is that of data/pairs.py.
+ORDER, VIEW, FURTHER, MIX = 0, 1, 4, 6
+VIEWS = ("weak", "strong", "partner", "previous")
 
 
 @struct.dataclass
@@ -23,14 +27,16 @@ class Batch:
     """What a step sees.
 
     Attributes:
-        image: [B, H, W, C] float32 in [0, 1], the augmented view, not normalised.
+        image: [B, H, W, C] float32 in [0, 1], the augmented (and mixed) view, not normalised.
         label: [B] int32; -1 where the label is withheld (`--num_labels`).
         index: [B] int32, position in the split.
         epoch: float32 scalar, progress in epochs at the start of the step, for warm-ups.
-        views: further views of the same examples, each like `image`, in the order in which they were declared.
+        views: further views, each like `image`, in the order in which they were declared (`make_batch`).
         second_label: [B] int32, the label of the image that is mixed in (mixup, CutMix); None where nothing is mixed.
         share: [B] float32 in [0.5, 1], the share of `label` in the mixed image; None where nothing is mixed.
         examples: N, how many examples the split has, for memories by `index`; static. 0: not known.
+        previous: the rows of the step before, in their order, as a batch of their own whose `image` is the view
+            "previous"; None where no such view was asked for.
     """
 
     image: jax.Array
@@ -41,10 +47,11 @@ class Batch:
     second_label: jax.Array | None = None
     share: jax.Array | None = None
     examples: int = struct.field(pytree_node=False, default=0)
+    previous: "Batch | None" = None
 
 
-@functools.partial(jax.jit, static_argnames=("length",))
-def epoch_plan(seed: int, epoch: int, pool: jax.Array, length: int) -> tuple[jax.Array, jax.Array]:
+@functools.partial(jax.jit, static_argnames=("length", "lead"))
+def epoch_plan(seed: int, epoch: int, pool: jax.Array, length: int, lead: int = 0) -> tuple[jax.Array, jax.Array]:
     """The order of one epoch.
 
     Args:
@@ -52,18 +59,27 @@ def epoch_plan(seed: int, epoch: int, pool: jax.Array, length: int) -> tuple[jax
         epoch: from 0.
         pool: [P] int32, the examples to draw from: usually all of the split.
         length: examples in an epoch (steps times batch size).
+        lead: so many rows of the end of the epoch before come first, for the view "previous". Epoch 0 is led by
+            that of an epoch -1, which no step has seen.
 
     Returns:
-        index [length] int32, shuffled passes over the pool one after the other (an epoch is one pass unless the pool
-        is smaller than the split); view [length] int32, the number of the pass since the start of the run.
+        index [lead + length] int32, shuffled passes over the pool one after the other (an epoch is one pass unless the
+        pool is smaller than the split); view [lead + length] int32, the number of the pass since the start of the run.
     """
     passes = -(-length // pool.shape[0])
-    numbers = epoch * passes + jnp.arange(passes, dtype=jnp.int32)
     key = jax.random.fold_in(jax.random.key(seed), ORDER)
-    orders = jax.vmap(lambda number: jax.random.permutation(jax.random.fold_in(key, number), pool))(numbers)
-    index = orders.reshape(-1)[:length]
-    view = jnp.repeat(numbers, pool.shape[0], total_repeat_length=passes * pool.shape[0])[:length]
-    return index, view
+
+    def plan(epoch):
+        numbers = epoch * passes + jnp.arange(passes, dtype=jnp.int32)
+        orders = jax.vmap(lambda number: jax.random.permutation(jax.random.fold_in(key, number), pool))(numbers)
+        view = jnp.repeat(numbers, pool.shape[0], total_repeat_length=passes * pool.shape[0])
+        return orders.reshape(-1)[:length], view[:length]
+
+    index, view = plan(epoch)
+    if not lead:
+        return index, view
+    before = plan(epoch - 1)
+    return tuple(jnp.concatenate([b[length - lead :], x]) for b, x in zip(before, (index, view), strict=True))
 
 
 def make_batch(
@@ -74,8 +90,22 @@ def make_batch(
     view: jax.Array,
     epoch: jax.Array,
     augmentation: Augmentation,
+    views: tuple[str, ...] = ("weak",),
+    classes: ClassTable | None = None,
+    previous: tuple[jax.Array, jax.Array] | None = None,
 ) -> Batch:
     """Gathers and augments a batch; runs inside the compiled step.
+
+    The first of `views` is `Batch.image`, the others are `Batch.views`, each with random numbers of its own:
+    - "weak": the usual augmentation, another draw of it.
+    - "strong": crop and flip as usual, then RandAugment(2, 10).
+    - "partner": the usual augmentation of another example of the same class (`class_partners`).
+    - "previous": the usual augmentation of the previous step's examples, also in `Batch.previous` with their labels
+      and indices. What a strategy remembers of the previous step lies row by row beside them. Before the first step
+      there is none: the rows are those of `epoch_plan`'s lead, and the strategy ignores what it has not remembered.
+
+    Mixup and CutMix mix every view with the same row's and by the same share (and box), which follow from
+    (seed, view, index): so a mixed image is the same mixture in every view, and again as "previous".
 
     Args:
         images: [N, H, W, C] uint8, the whole split.
@@ -85,11 +115,68 @@ def make_batch(
         view: [B] int32, which random view of each.
         epoch: float32 scalar.
         augmentation: static.
+        views: static; of `VIEWS`, "weak" first.
+        classes: the table of the split, for "partner".
+        previous: `index` and `view` of the previous step, [B] int32 each, for "previous".
+
+    Raises:
+        ValueError: a view that does not exist or lacks what it needs.
     """
-    key = jax.random.fold_in(jax.random.key(seed), VIEW)
-    keys = jax.vmap(lambda v, i: jax.random.fold_in(jax.random.fold_in(key, v), i))(view, index)
-    image = augment(images[index], keys, augmentation)
-    return Batch(image=image, label=labels[index], index=index, epoch=epoch)
+    _check_views(views, classes, previous)
+    key = jax.random.key(seed)
+
+    def show(number, index, view):
+        """(view `number` of the rows, the share of their own images)."""
+        strong, kind = views[number] == "strong", views[number]
+        stream = jax.random.fold_in(key, VIEW)
+        if number:
+            stream = jax.random.fold_in(jax.random.fold_in(key, FURTHER), number)
+        shown = images[class_partners(classes, seed, index, view) if kind == "partner" else index]
+        image = augment(shown, _keys(stream, view, index), augmentation, strong)
+        weight, share = mixing_weights(
+            _keys(jax.random.fold_in(key, MIX), view, index), augmentation, *image.shape[1:3]
+        )
+        return (image if weight is None else mix(image, weight)), share
+
+    def rows(number, index, view, epoch):
+        image, share = show(number, index, view)
+        label = labels[index]
+        second = None if share is None else other(label)
+        return Batch(
+            image=image,
+            label=label,
+            index=index,
+            epoch=epoch,
+            second_label=second,
+            share=share,
+            examples=images.shape[0],
+        )
+
+    batch = rows(0, index, view, epoch)
+    further = []
+    for number, kind in enumerate(views[1:], start=1):
+        if kind == "previous":
+            batch = batch.replace(previous=rows(number, *previous, epoch))
+            further.append(batch.previous.image)
+        else:
+            further.append(show(number, index, view)[0])
+    return batch.replace(views=tuple(further))
+
+
+def _keys(key, view, index):
+    return jax.vmap(lambda v, i: jax.random.fold_in(jax.random.fold_in(key, v), i))(view, index)
+
+
+def _check_views(views, classes, previous) -> None:
+    unknown = [kind for kind in views if kind not in VIEWS]
+    if unknown or tuple(views[:1]) != ("weak",):
+        raise ValueError(f"Views are of {', '.join(VIEWS)}, the first is weak; got {views}.")
+    if views.count("previous") > 1:
+        raise ValueError(f"There is one view 'previous' at most; got {views}.")
+    if "partner" in views and classes is None:
+        raise ValueError("The view 'partner' needs classes=data.class_table(labels).")
+    if "previous" in views and previous is None:
+        raise ValueError("The view 'previous' needs previous=(index, view), the rows of the step before.")
 
 
 def balanced_subset(labels: np.ndarray, count: int, seed: int) -> np.ndarray:

@@ -42,17 +42,33 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """Random crop out of an image padded on all sides, then a random horizontal flip.
+    """What happens to every training image, for teacher and student alike; nothing unless asked for.
+
+    In this order: a random crop, a random horizontal flip, RandAugment, and mixing with another image of the batch.
 
     Attributes:
-        pad: pixels of padding on each side; 0 means no crop.
+        pad: pixels of padding on each side of the image that the crop is cut from; 0 means no crop.
         mode: "zero" (the CIFAR benchmarks) or "reflect".
         flip: mirror half of the views.
+        resized_crop: the least share of the image's area in a crop that is resized to the whole (the largest is 1, the
+            aspect is 3/4 to 4/3), in the place of `pad`; 0 means none.
+        randaugment: operations of RandAugment for each image; 0 means none.
+        magnitude: of RandAugment, 0 to 30.
+        strong: what a "strong" view has on top of crop and flip: "randaugment" (2 operations of magnitude 10) or
+            "fixmatch" (2 of random strengths and a square cut out, which is what MLKD's code has).
+        mixup: alpha of mixup's Beta(alpha, alpha); 1 is the uniform distribution, 0 means none.
+        cutmix: alpha of CutMix; with both, each image gets one of the two.
     """
 
     pad: int = 0
     mode: str = "zero"
     flip: bool = False
+    resized_crop: float = 0.0
+    randaugment: int = 0
+    magnitude: int = 9
+    strong: str = "randaugment"
+    mixup: float = 0.0
+    cutmix: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -18,8 +18,9 @@ class Distiller(nn.Module):
         weight: multiplies the method's loss.
         ce_weight: weight of the cross-entropy on labels, which the training step adds; a method never does.
         gradient_taps: features of student and teacher (or `input`) whose gradients the method asks for.
-        views: the views of each image that the method wants: "weak", the usual augmentation, first; then "weak" for
-            another draw of it or "strong" for RandAugment on top. Their answers are `student.views`, `teacher.views`.
+        views: the views of each image that the method wants, as `data.make_batch` has them: "weak", the usual
+            augmentation, first; then "weak" for another draw of it, "strong" for RandAugment on top, "partner" for
+            another image of its class. Their answers are `student.views`, `teacher.views`.
         first_phase_learns: players that learn in the first phase: "student", "method".
     """
 

@@ -162,9 +162,9 @@ def test_labels_alone_see_only_the_labelled_images(tmp_path, monkeypatch):
     seen = []
     original = data.epoch_plan
 
-    def spy(seed, epoch, pool, length):
-        index, view = original(seed, epoch, pool, length)
-        seen.append(np.asarray(index))
+    def spy(seed, epoch, pool, length, lead):
+        index, view = original(seed, epoch, pool, length, lead)
+        seen.append(np.asarray(index[lead:]))
         return index, view
 
     monkeypatch.setattr(data, "epoch_plan", spy)

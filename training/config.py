@@ -15,15 +15,18 @@ import transfer
 from registry import UserError, unknown
 
 CHOICES = {
+    "optimizer": ("sgd", "adamw"),
     "schedule": ("step", "cosine", "constant"),
     "crop_mode": ("zero", "reflect"),
     "flip": ("auto", "yes", "no"),
+    "strong_view": ("randaugment", "fixmatch"),
     "dtype": ("float32", "bfloat16"),
     "stack_seeds": ("auto", "yes", "no"),
     "on_nan": ("stop", "skip"),
 }
 POSITIVE = ("train_epoch", "batch_size", "seeds", "log_every", "eval_every", "learning_rate")
 NOT_NEGATIVE = ("num_labels", "image_size", "weight_decay", "momentum", "checkpoint_seconds", "seed")
+NOT_NEGATIVE += ("resized_crop", "randaugment", "magnitude", "mixup", "cutmix", "ramp_epochs", "clip_norm")
 # These may differ when a run is resumed: they change no number (data and teacher are known by fingerprints).
 FREE = ("train_path", "data_dir", "teacher_param", "checkpoint_seconds", "steps_per_call", "stack_seeds")
 
@@ -114,6 +117,19 @@ def check(config: ConfigDict) -> None:
     calls = config.steps_per_call
     if calls != "auto" and not (calls.isdigit() and int(calls)):
         raise UserError(f"'steps_per_call' must be 'auto' or a whole number above 0; got '{calls}'.")
+    if config.resized_crop > 1 or config.magnitude > 30:
+        raise UserError(
+            "'resized_crop' is a share of the area, at most 1, and 'magnitude' is at most 30; "
+            f"got {config.resized_crop}, {config.magnitude}."
+        )
+    if config.resized_crop and config.crop_pad > 0:
+        raise UserError(
+            f"'resized_crop' takes the place of 'crop_pad'; got {config.resized_crop}, {config.crop_pad}. Set one to 0."
+        )
+    if config.optimizer != "sgd" and config.nesterov:
+        raise UserError(f"'nesterov' belongs to optimizer 'sgd'; got optimizer '{config.optimizer}'.")
+    if config.ramp_epochs > config.train_epoch:
+        raise UserError(f"'ramp_epochs' {config.ramp_epochs} is more than 'train_epoch' {config.train_epoch}.")
 
 
 def default_train_path(config: ConfigDict) -> str:

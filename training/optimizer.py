@@ -1,6 +1,7 @@
-"""SGD with the schedules of the benchmarks, in optax."""
+"""SGD with the schedules of the benchmarks, and AdamW, in optax."""
 
 import jax
+import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
@@ -9,8 +10,17 @@ def learning_rate(config: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
     """Step (count of updates so far) -> learning rate.
 
     "step" multiplies by `decay_factor` at each milestone, a share of the training in whole steps; "cosine" reaches 0
-    after the last step; "constant" stays.
+    after the last step; "constant" stays. In the first `ramp_epochs` it is multiplied by a factor that grows from
+    step to step by the same amount, and is 1 in the last of them.
     """
+    schedule = _schedule(config, steps_per_epoch)
+    ramp = round(config.ramp_epochs * steps_per_epoch)
+    if not ramp:
+        return schedule
+    return lambda step: schedule(step) * jnp.minimum((step + 1) / ramp, 1.0)
+
+
+def _schedule(config: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
     if config.schedule == "cosine":
         return optax.cosine_decay_schedule(config.learning_rate, config.train_epoch * steps_per_epoch)
     if config.schedule == "constant":
@@ -28,9 +38,20 @@ def kernels(params) -> dict:
 
 
 def create(config: ConfigDict, steps_per_epoch: int) -> optax.GradientTransformation:
-    """SGD as PyTorch's: the decay is added to the gradient before the momentum, the rate multiplies at the end."""
+    """The optimizer of everything that learns.
+
+    "sgd" is PyTorch's: the decay is added to the gradient before the momentum, the rate multiplies at the end.
+    "adamw" (Loshchilov, Hutter, ICLR 2019, arXiv:1711.05101) is PyTorch's, too: the decay goes past the moments and is
+    multiplied by the rate; betas 0.9 and 0.999, epsilon 1e-8. With `clip_norm` the gradient, of all parameters
+    together and before any decay, is scaled down to that norm where it is longer.
+    """
     mask = kernels if config.decay_kernels_only else None
-    return optax.chain(
-        optax.add_decayed_weights(config.weight_decay, mask),
-        optax.sgd(learning_rate(config, steps_per_epoch), config.momentum or None, config.nesterov),
-    )
+    rate = learning_rate(config, steps_per_epoch)
+    if config.optimizer == "adamw":
+        parts = [optax.adamw(rate, weight_decay=config.weight_decay, mask=mask)]
+    else:
+        parts = [
+            optax.add_decayed_weights(config.weight_decay, mask),
+            optax.sgd(rate, config.momentum or None, config.nesterov),
+        ]
+    return optax.chain(*[optax.clip_by_global_norm(config.clip_norm)] * bool(config.clip_norm), *parts)

@@ -21,6 +21,7 @@ from training.step import DeviceSplit, Predictor, Totals, batch_of, replicate, s
 from training.writers import MetricsLog
 from transfer import Strategy
 
+INIT_KEY = 3  # the stream of the seed that initial weights are drawn from
 ADVICE = "Try a lower --learning_rate, or --on_nan skip."
 
 
@@ -68,6 +69,8 @@ class Replicas:
         self.images = replicate(dataset.train.images)
         self.test_images = replicate(dataset.test.images)
         self.labels = [replicate(replica.labels) for replica in replicas]
+        table = data.class_table if "partner" in strategy.views else lambda labels: None
+        self.classes = [replicate(table(replica.labels)) for replica in replicas]
         self.step = 0
         self.seconds = 0.0  # of training, over all resumes, without compiling
         self.states, self.totals, self.splits = [], [], []  # one a replica; set by `start`
@@ -77,24 +80,34 @@ class Replicas:
     def load_epoch(self) -> None:
         """Puts the order of the current epoch on the device."""
         size = self.config.batch_size
-        shape = (self.steps_per_epoch, size)
+        shape = (1 + self.steps_per_epoch, size)
         self.splits = []
-        for replica, labels in zip(self.replicas, self.labels, strict=True):
+        for replica, labels, classes in zip(self.replicas, self.labels, self.classes, strict=True):
             epoch, pool = self.step // self.steps_per_epoch, jnp.asarray(replica.pool)
-            index, view = data.epoch_plan(replica.seed, epoch, pool, self.steps_per_epoch * size)
+            index, view = data.epoch_plan(replica.seed, epoch, pool, self.steps_per_epoch * size, size)
             order = replicate((jnp.asarray(replica.seed, jnp.int32), index.reshape(shape), view.reshape(shape)))
-            self.splits.append(DeviceSplit(self.images, labels, *order))
+            self.splits.append(DeviceSplit(self.images, labels, *order, classes))
+
+    def batch(self, split: DeviceSplit, step: jax.Array) -> data.Batch:
+        """What update number `step` sees."""
+        return batch_of(split, step, self.augmentation, self.strategy.views)
 
     def start(self, checkpoints: Checkpoints) -> list[int]:
         """Fresh or restored states; returns the bytes of each replica's `metrics.jsonl` that belong to them."""
         self.load_epoch()
-        init, first = jax.jit(self.strategy.init), jax.jit(batch_of, static_argnums=2)
+
+        @jax.jit
+        def init(split):
+            key = jax.random.fold_in(jax.random.key(split.seed), INIT_KEY)
+            return self.strategy.init(key, self.batch(split, jnp.zeros((), jnp.int32)))
+
+        def metrics(state, split):
+            return self.strategy.step(state, self.batch(split, state.step), step_key(split.seed, state.step))[1]
+
         for replica, split in zip(self.replicas, self.splits, strict=True):
-            key = jax.random.fold_in(jax.random.key(replica.seed), 3)
-            batch = first(split, jnp.zeros((), jnp.int32), self.augmentation)
-            self.states.append(replicate(init(key, batch)))
-            shapes = jax.eval_shape(self.strategy.step, self.states[-1], batch, key)[1]
-            self.totals.append(replicate(Totals.empty(shapes)))
+            self.states.append(replicate(init(split)))
+            names = jax.eval_shape(metrics, self.states[-1], split)
+            self.totals.append(replicate(Totals.empty(names)))
             replica.best = _copy(self.strategy.student_variables(self.states[-1]))
         found = checkpoints.restore(self._saved())
         if found is None:
@@ -149,7 +162,7 @@ class Replicas:
         """What a step read that was not finite: its batch is a function of its number alone."""
         there, self.step = self.step, step
         self.load_epoch()
-        batch = batch_of(self.splits[number], jnp.asarray(step, jnp.int32), self.augmentation)
+        batch = self.batch(self.splits[number], jnp.asarray(step, jnp.int32))
         self.step = there
         for name, values in self.strategy.inspect(self.states[number], batch).items():
             rows = ~np.isfinite(np.asarray(values)).reshape(len(values), -1).all(axis=1)
@@ -198,8 +211,7 @@ class Replicas:
     def _shares(self):
         @jax.jit
         def shares(state, split, step):
-            batch = batch_of(split, step, self.augmentation)
-            return self.strategy.shares(state, batch, step_key(split.seed, step))
+            return self.strategy.shares(state, self.batch(split, step), step_key(split.seed, step))
 
         return shares
 

@@ -93,11 +93,12 @@ def _augmentation(config: ConfigDict, dataset: data.Dataset) -> data.Augmentatio
     """The dataset's own, where the recipe does not say otherwise."""
     own = dataset.augmentation
     pad = own.pad if config.crop_pad < 0 else config.crop_pad
+    pad = 0 if config.resized_crop else pad
     if config.crop_mode == "reflect" and pad >= min(dataset.image_shape[:2]):
         raise UserError(f"'crop_pad' {pad} is too large to reflect images of {dataset.image_shape[:2]} pixels.")
-    return data.Augmentation(
-        pad=pad, mode=config.crop_mode, flip=own.flip if config.flip == "auto" else config.flip == "yes"
-    )
+    flip = own.flip if config.flip == "auto" else config.flip == "yes"
+    same = {key: config[key] for key in ("resized_crop", "randaugment", "magnitude", "mixup", "cutmix")}
+    return data.Augmentation(pad=pad, mode=config.crop_mode, flip=flip, strong=config.strong_view, **same)
 
 
 def _check_data(config: ConfigDict, dataset: data.Dataset) -> None:
@@ -165,7 +166,10 @@ def _strategy(config: ConfigDict, dataset: data.Dataset):
     strategy = transfer.create(config.transfer, **parts)
     image = jnp.zeros((config.batch_size, *dataset.image_shape), jnp.float32)
     label = jnp.zeros((config.batch_size,), jnp.int32)
-    batch = data.Batch(image=image, label=label, index=label, epoch=jnp.zeros(()))
+    further = (image,) * (len(strategy.views) - 1)
+    batch = data.Batch(image, label, label, jnp.zeros(()), further, examples=len(dataset.train))
+    if "previous" in strategy.views:
+        batch = batch.replace(previous=batch.replace(views=()))
     try:
         jax.eval_shape(strategy.init, jax.random.key(0), batch)
     except (ValueError, TypeError, FlaxError) as error:  # a network of the user's own can fail in any of these ways

@@ -23,7 +23,8 @@ class DeviceSplit:
 
     Attributes:
         images: [N, H, W, C] uint8; labels: [N] int32, -1 where withheld; seed: int32 scalar.
-        index, view: [steps, B] int32, of the current epoch (`data.epoch_plan`).
+        index, view: [1 + steps, B] int32, of the epoch (`data.epoch_plan`); row 0 is the last of the epoch before.
+        classes: the table for views "partner"; None where no such view is asked for.
     """
 
     images: jax.Array
@@ -31,6 +32,7 @@ class DeviceSplit:
     seed: jax.Array
     index: jax.Array
     view: jax.Array
+    classes: data.ClassTable | None = None
 
 
 @struct.dataclass
@@ -77,24 +79,27 @@ def replicate(tree):
     return jax.device_put(tree, NamedSharding(mesh(), PartitionSpec()))
 
 
-def batch_of(split: DeviceSplit, step: jax.Array, augmentation: data.Augmentation) -> data.Batch:
-    """The batch of update number `step`, its rows spread over the devices."""
-    steps = split.index.shape[0]
+def batch_of(
+    split: DeviceSplit, step: jax.Array, augmentation: data.Augmentation, views: tuple[str, ...] = ("weak",)
+) -> data.Batch:
+    """The batch of update number `step` with the views asked for, its rows spread over the devices."""
+    steps = split.index.shape[0] - 1
     position = step % steps
     batch = data.make_batch(
         split.images,
         split.labels,
         split.seed,
-        split.index[position],
-        split.view[position],
+        split.index[position + 1],
+        split.view[position + 1],
         (step // steps).astype(jnp.float32) + position.astype(jnp.float32) / steps,  # whole at the start of an epoch
         augmentation,
+        views,
+        split.classes,
+        (split.index[position], split.view[position]),
     )
     if jax.device_count() > 1:
         rows = NamedSharding(mesh(), PartitionSpec("data"))
-        spread = functools.partial(jax.lax.with_sharding_constraint, shardings=rows)
-        epoch, batch = batch.epoch, batch.replace(epoch=None)
-        batch = jax.tree.map(spread, batch).replace(epoch=epoch)
+        batch = jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, rows) if x.ndim else x, batch)
     return batch
 
 
@@ -109,7 +114,7 @@ def step_key(seed: jax.Array, step: jax.Array) -> jax.Array:
 
 
 STATE_AXES = State(step=0, params=0, extra=0, opt_state=0, frozen=None)  # of replicas stacked in one program
-SPLIT_AXES = DeviceSplit(images=None, labels=0, seed=0, index=0, view=0)
+SPLIT_AXES = DeviceSplit(images=None, labels=0, seed=0, index=0, view=0, classes=0)
 
 
 class Trainer:
@@ -128,7 +133,7 @@ class Trainer:
         self.stacked, self.many = stacked, many
 
         def step(state: State, totals: Totals, split: DeviceSplit):
-            batch = batch_of(split, state.step, augmentation)
+            batch = batch_of(split, state.step, augmentation, strategy.views)
             new, metrics = strategy.step(state, batch, step_key(split.seed, state.step))
             keep = None
             if skip:

@@ -2,11 +2,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from data import Augmentation
-from data.augment import augment, crop_and_flip
+from data.augment import augment, crop_and_flip, crop_boxes, resized_crop
 
-view = jax.jit(augment, static_argnames="how")
+view = jax.jit(augment, static_argnames=("how", "strong"))
 IMAGES = np.random.RandomState(1).randint(0, 256, (25, 7, 5, 3)).astype(np.uint8)
 
 
@@ -82,3 +83,104 @@ def test_black_and_white_stay_within_0_and_1():
         image = jnp.full((4, 6, 6, 1), value, jnp.uint8)
         found = view(image, keys(4), Augmentation(pad=2, mode="reflect", flip=True))
         np.testing.assert_array_equal(found, value / 255)
+
+
+def bilinear(image, box):
+    """The crop enlarged to the image's size, pixel by pixel in float64."""
+    top, left, height, width = box
+    crop = image[top : top + height, left : left + width].astype(np.float64)
+    result = np.empty(image.shape)
+    for r in range(image.shape[0]):
+        for c in range(image.shape[1]):
+            y = min(max((r + 0.5) * height / image.shape[0] - 0.5, 0), height - 1)
+            x = min(max((c + 0.5) * width / image.shape[1] - 0.5, 0), width - 1)
+            (r0, dy), (c0, dx) = (int(y), y % 1), (int(x), x % 1)
+            r1, c1 = min(r0 + 1, height - 1), min(c0 + 1, width - 1)
+            above = (1 - dx) * crop[r0, c0] + dx * crop[r0, c1]
+            below = (1 - dx) * crop[r1, c0] + dx * crop[r1, c1]
+            result[r, c] = (1 - dy) * above + dy * below
+    return result
+
+
+BOXES = np.array([[0, 0, 7, 5], [1, 2, 3, 3], [6, 4, 1, 1], [0, 1, 7, 2], [2, 0, 2, 5], [3, 1, 4, 4]], np.int32)
+
+
+def test_a_resized_crop_is_numpys_and_pillows():
+    found = np.asarray(jax.jit(resized_crop)(IMAGES[:6], BOXES))
+    assert found.dtype == np.uint8
+    for image, box, result in zip(IMAGES, BOXES, found, strict=False):
+        assert np.abs(result - bilinear(image, box)).max() <= 0.5 + 1e-3
+        crop = image[box[0] : box[0] + box[2], box[1] : box[1] + box[3]]
+        theirs = np.asarray(Image.fromarray(crop).resize((5, 7), Image.Resampling.BILINEAR))
+        assert np.abs(result.astype(int) - theirs).max() <= 1  # Pillow rounds after the columns, too
+    np.testing.assert_array_equal(found[0], IMAGES[0])
+
+
+def boxes(least, height, width, count=3000):
+    return np.asarray(jax.jit(crop_boxes, static_argnums=(1, 2, 3))(keys(count), least, height, width))
+
+
+def torchvision_box(random, least, height, width):
+    """RandomResizedCrop.get_params."""
+    for _ in range(10):
+        area = height * width * random.uniform(least, 1.0)
+        aspect = np.exp(random.uniform(np.log(3 / 4), np.log(4 / 3)))
+        w, h = round(np.sqrt(area * aspect)), round(np.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            return random.randint(0, height - h + 1), random.randint(0, width - w + 1), h, w
+    if width / height < 3 / 4:
+        w, h = width, round(width / (3 / 4))
+    elif width / height > 4 / 3:
+        h, w = height, round(height * 4 / 3)
+    else:
+        h, w = height, width
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+@pytest.mark.parametrize(("least", "height", "width"), [(0.08, 32, 32), (0.5, 8, 8), (0.9, 10, 40), (0.9, 40, 10)])
+def test_boxes_are_drawn_as_torchvision_draws_them(least, height, width):
+    found = boxes(least, height, width)
+    assert found.dtype == np.int32
+    assert found[:, 2:].min() >= 1
+    assert found.min() >= 0
+    assert ((found[:, 0] + found[:, 2] <= height) & (found[:, 1] + found[:, 3] <= width)).all()
+    random = np.random.RandomState(0)
+    theirs = np.array([torchvision_box(random, least, height, width) for _ in range(9000)])
+    for ours, expected in zip(found.T, theirs.T, strict=True):
+        places = np.unique(expected)
+        gap = [(ours <= p).mean() - (expected <= p).mean() for p in places]
+        assert np.abs(gap).max() < 0.045  # less than 2e-4 of such samples are further apart
+
+
+def test_a_resized_crop_takes_the_place_of_the_padded_one_and_is_mirrored():
+    how = Augmentation(pad=3, flip=True, resized_crop=0.3)
+    found = np.asarray(view(jnp.asarray(IMAGES), keys(25), how))
+    plain = np.asarray(view(jnp.asarray(IMAGES), keys(25), Augmentation(resized_crop=0.3)))
+    level = 1.01 / 255  # two programs may round to neighbouring ones
+    mirrored = (np.abs(found - plain[:, :, ::-1]) < level).all((1, 2, 3))
+    assert (mirrored | (np.abs(found - plain) < level).all((1, 2, 3))).all()
+    assert 4 < mirrored.sum() < 21
+
+
+EVERYTHING = Augmentation(flip=True, resized_crop=0.4, randaugment=2, magnitude=20)
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 1), (32, 32, 1), (7, 5, 3), (6, 6, 2)], ids=str)
+@pytest.mark.parametrize("strong", [False, True])
+def test_everything_at_once_stays_within_0_and_1_and_depends_on_its_own_key(shape, strong):
+    images = np.random.RandomState(4).randint(0, 256, (12, *shape)).astype(np.uint8)
+    how = Augmentation(pad=1, flip=True, strong="fixmatch") if strong else EVERYTHING
+    whole = np.asarray(view(jnp.asarray(images), keys(12), how, strong))
+    assert whole.shape == images.shape
+    assert whole.dtype == np.float32
+    assert 0 <= whole.min() <= whole.max() <= 1
+    np.testing.assert_array_equal(view(jnp.asarray(images[::-1]), keys(12)[::-1], how, strong), whole[::-1])
+
+
+def test_a_strong_view_is_the_weak_one_with_randaugment_on_top():
+    how = Augmentation(pad=2, flip=True)
+    weak, strong = (np.asarray(view(jnp.asarray(IMAGES), keys(25), how, s)) for s in (False, True))
+    changed = (weak != strong).any((1, 2, 3))
+    assert changed.sum() > 15
+    usual = np.asarray(view(jnp.asarray(IMAGES), keys(25), Augmentation(pad=2, flip=True, randaugment=2, magnitude=10)))
+    np.testing.assert_array_equal(usual, strong)

@@ -1,3 +1,5 @@
+import zlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -104,6 +106,136 @@ def test_withheld_labels_stay_minus_one():
     assert UNLABELLED == -1
     labels = np.where(np.arange(20) < 10, LABELS, UNLABELLED).astype(np.int32)
     assert batch([9, 10, 0], [0, 0, 0], labels=labels).label.tolist() == [4, -1, 0]
+
+
+@pytest.mark.parametrize(
+    ("how", "checksum"),
+    [
+        (HOW, 1408669357),
+        (data.Augmentation(pad=1, mode="reflect"), 3629701156),
+        (data.Augmentation(flip=True), 2617615281),
+        (data.Augmentation(), 1001386071),
+    ],
+    ids=str,
+)
+def test_order_and_views_of_a_seed_stay_what_they_were(how, checksum):
+    """Written down when there was no other augmentation: a run of then is continued with the same images."""
+    index, view = data.epoch_plan(7, 3, jnp.arange(20, dtype=jnp.int32), 20)
+    made = make(jnp.asarray(IMAGES), jnp.asarray(LABELS), jnp.int32(7), index, view, jnp.float32(0), how)
+    levels = np.round(np.asarray(made.image) * 255).astype(np.uint8)
+    assert zlib.crc32(np.asarray(index).tobytes() + levels.tobytes()) == checksum
+    assert made.views == ()
+    assert made.second_label is made.share is made.previous is None
+    assert made.examples == 20
+
+
+ROWS, PASS = jnp.array([4, 7, 1, 12, 9], jnp.int32), jnp.array([0, 0, 1, 1, 2], jnp.int32)
+BEFORE = jnp.array([3, 3, 8, 19, 0], jnp.int32), jnp.array([0, 1, 0, 0, 0], jnp.int32)
+ALL = ("weak", "weak", "strong", "partner", "previous")
+make_views = jax.jit(data.make_batch, static_argnames=("augmentation", "views"))
+
+
+def all_views(how=HOW, views=ALL, index=ROWS, view=PASS, previous=BEFORE, images=IMAGES):
+    classes = data.class_table(LABELS)
+    arrays = jnp.asarray(images), jnp.asarray(LABELS), jnp.int32(3), index, view, jnp.float32(1.5)
+    return make_views(*arrays, how, views, classes, previous)
+
+
+def test_further_views_come_in_order_and_leave_the_first_as_it_is():
+    alone, made = batch(ROWS, PASS, seed=3), all_views()
+    np.testing.assert_array_equal(made.image, alone.image)
+    assert len(made.views) == 4
+    assert all(v.shape == made.image.shape and v.dtype == jnp.float32 for v in made.views)
+    shown = [made.image, *made.views]
+    for i, one in enumerate(shown):
+        assert all((np.asarray(one) != np.asarray(two)).any() for two in shown[:i])
+    twice = all_views(views=("weak", "weak", "weak"))
+    assert (np.asarray(twice.views[0]) != np.asarray(twice.views[1])).any()
+    # The same kind in the same place is the same view, whatever stands before it.
+    swapped = all_views(views=("weak", "strong", "strong"))
+    np.testing.assert_array_equal(swapped.views[1], made.views[1])
+    np.testing.assert_array_equal(swapped.image, made.image)
+
+
+def test_views_show_the_examples_that_they_say():
+    """Without random crops every view but the strong one is a plain image."""
+    made = all_views(data.Augmentation())
+    plain = IMAGES / np.float32(255)
+    np.testing.assert_allclose(made.image, plain[ROWS], rtol=1e-6)
+    np.testing.assert_allclose(made.views[0], plain[ROWS], rtol=1e-6)
+    partner = data.class_partners(data.class_table(LABELS), jnp.int32(3), ROWS, PASS)
+    np.testing.assert_allclose(made.views[2], plain[partner], rtol=1e-6)
+    assert (LABELS[partner] == made.label).all()
+    assert (partner != ROWS).all()
+    np.testing.assert_allclose(made.views[3], plain[BEFORE[0]], rtol=1e-6)
+    before = made.previous
+    assert before.image is not None
+    np.testing.assert_array_equal(before.image, made.views[3])
+    np.testing.assert_array_equal(before.index, BEFORE[0])
+    np.testing.assert_array_equal(before.label, LABELS[BEFORE[0]])
+    assert before.previous is None
+    assert before.views == ()
+
+
+def test_further_views_depend_on_seed_view_and_example_alone():
+    turn = jnp.array([3, 1, 4, 0, 2])
+    whole = all_views()
+    turned = all_views(index=ROWS[turn], view=PASS[turn], previous=tuple(x[turn] for x in BEFORE))
+    for one, two in zip([whole.image, *whole.views], [turned.image, *turned.views], strict=True):
+        np.testing.assert_array_equal(one[turn], two)
+
+
+@pytest.mark.parametrize("how", [data.Augmentation(mixup=1.0), data.Augmentation(cutmix=1.0)], ids=str)
+def test_mixing_mixes_every_view_with_the_same_row_by_the_same_share(how):
+    """Images of one level each: what is seen tells the share."""
+    images = np.broadcast_to(np.arange(20)[:, None, None, None], IMAGES.shape).astype(np.uint8) * 12
+    made = all_views(how, views=("weak", "weak", "previous"), images=images)
+    own, other = 12 / 255 * np.asarray(ROWS, float), 12 / 255 * np.roll(np.asarray(ROWS, float), 1)
+    share = np.asarray(made.share)
+    assert share.dtype == np.float32
+    assert (share >= 0.5).all()
+    np.testing.assert_allclose(made.image.mean((1, 2, 3)), share * own + (1 - share) * other, rtol=1e-5)
+    np.testing.assert_array_equal(made.image, made.views[0])
+    np.testing.assert_array_equal(made.label, LABELS[ROWS])
+    np.testing.assert_array_equal(made.second_label, np.roll(LABELS[ROWS], 1))
+    assert (np.asarray(all_views(how, ("weak",), view=PASS + 1, images=images).share) != share).any()
+    # The rows of this step are the previous ones of the next: the same mixture again.
+    following = all_views(how, views=("weak", "previous"), images=images, index=BEFORE[0], previous=(ROWS, PASS))
+    np.testing.assert_array_equal(following.views[0], made.image)
+    np.testing.assert_array_equal(following.previous.share, made.share)
+    np.testing.assert_array_equal(following.previous.second_label, made.second_label)
+
+
+def test_the_lead_of_a_plan_is_the_end_of_the_epoch_before():
+    pool = jnp.arange(20, dtype=jnp.int32)
+    for size, length in ((20, 16), (4, 12)):
+        for epoch in (1, 2):
+            index, view = data.epoch_plan(5, epoch, pool[:size], length, lead=4)
+            own, before = (data.epoch_plan(5, e, pool[:size], length) for e in (epoch, epoch - 1))
+            np.testing.assert_array_equal(index, np.concatenate([before[0][-4:], own[0]]))
+            np.testing.assert_array_equal(view, np.concatenate([before[1][-4:], own[1]]))
+    index, view = data.epoch_plan(5, 0, pool, 16, lead=4)
+    np.testing.assert_array_equal(index[4:], data.epoch_plan(5, 0, pool, 16)[0])
+    assert len(set(index[:4].tolist())) == 4
+    assert set(view[:4].tolist()) == {-1}  # no view of the run
+
+
+@pytest.mark.parametrize(
+    ("views", "missing", "message"),
+    [
+        (("weak", "other"), {}, "Views are of weak, strong, partner, previous"),
+        (("strong",), {}, "the first is weak"),
+        ((), {}, "the first is weak"),
+        (("weak", "partner"), {"classes": None}, "needs classes"),
+        (("weak", "previous"), {"previous": None}, "needs previous"),
+        (("weak", "previous", "previous"), {}, "one view 'previous'"),
+    ],
+)
+def test_views_that_cannot_be_are_told(views, missing, message):
+    arrays = jnp.asarray(IMAGES), jnp.asarray(LABELS), jnp.int32(0), ROWS, PASS, jnp.float32(0)
+    needed = {"classes": data.class_table(LABELS), "previous": BEFORE, **missing}
+    with pytest.raises(ValueError, match=message):
+        data.make_batch(*arrays, HOW, views, **needed)
 
 
 @settings(max_examples=40, deadline=None)

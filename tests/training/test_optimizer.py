@@ -12,6 +12,9 @@ STEPS = 7  # per epoch
 
 def config(**changes):
     base = {
+        "optimizer": "sgd",
+        "ramp_epochs": 0.0,
+        "clip_norm": 0.0,
         "learning_rate": 0.05,
         "schedule": "step",
         "milestones": (0.625, 0.75, 0.875),
@@ -85,6 +88,15 @@ def test_constant_stays():
     assert rate(0) == rate(239) == pytest.approx(0.05)
 
 
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "step"])
+def test_the_rate_ramps_up_step_by_step_and_then_is_the_schedules(schedule):
+    kind = {"schedule": schedule, "train_epoch": 10}
+    rate, plain = rates(ramp_epochs=2.0, **kind), rates(**kind)
+    for step in range(10 * STEPS):
+        factor = min((step + 1) / (2 * STEPS), 1)
+        assert rate(step / STEPS) == pytest.approx(factor * plain(step / STEPS), rel=1e-5)
+
+
 PARAMS = {"kernel": np.array([[1.0, -2.0], [3.0, 0.5]]), "bias": np.array([0.7, -0.1]), "scale": np.array([1.5])}
 GRADIENTS = [
     {
@@ -107,10 +119,10 @@ def run(**changes):
     return params
 
 
-def pytorch(lr, momentum, nesterov, decay, decayed=("kernel", "bias", "scale"), rates=None):
+def pytorch(lr, momentum, nesterov, decay, decayed=("kernel", "bias", "scale"), rates=None, gradients=GRADIENTS):
     """torch.optim.SGD's update rule, in NumPy."""
     params, buffers = dict(PARAMS), {}
-    for step, gradient in enumerate(GRADIENTS):
+    for step, gradient in enumerate(gradients):
         for name in params:
             g = gradient[name] + (decay * params[name] if name in decayed else 0)
             if momentum:
@@ -149,6 +161,51 @@ def test_weight_decay_may_leave_biases_and_batch_norm_alone():
     for name in PARAMS:
         np.testing.assert_allclose(found[name], expected[name], rtol=1e-5)
     assert abs(everything["bias"] - expected["bias"]).max() > 1e-3
+
+
+def adamw(lr, decay, decayed=("kernel", "bias", "scale"), gradients=GRADIENTS):
+    """torch.optim.AdamW's update rule with its default betas, in NumPy."""
+    params = dict(PARAMS)
+    first = second = dict.fromkeys(params, 0.0)
+    for step, gradient in enumerate(gradients, start=1):
+        first = {n: 0.9 * first[n] + 0.1 * gradient[n] for n in params}
+        second = {n: 0.999 * second[n] + 0.001 * gradient[n] ** 2 for n in params}
+        for name in params:
+            kept = params[name] * (1 - lr * decay * (name in decayed))
+            moment = first[name] / (1 - 0.9**step) / (np.sqrt(second[name] / (1 - 0.999**step)) + 1e-8)
+            params[name] = kept - lr * moment
+    return params
+
+
+@pytest.mark.parametrize("kernels_only", [False, True])
+def test_adamw_is_pytorchs_and_its_decay_is_decoupled(kernels_only):
+    found = run(optimizer="adamw", weight_decay=0.5, decay_kernels_only=kernels_only)
+    decayed = ("kernel",) if kernels_only else tuple(PARAMS)
+    expected, undecayed = adamw(0.05, 0.5, decayed), adamw(0.05, 0.0)
+    for name in PARAMS:
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-5, atol=3e-6)
+        moved = np.abs(expected[name] - undecayed[name]).max()
+        assert moved > 1e-2 if name in decayed else moved == 0
+
+
+def clipped(longest):
+    norms = [np.sqrt(sum((g**2).sum() for g in gradient.values())) for gradient in GRADIENTS]
+    scales = [min(1, longest / norm) for norm in norms]
+    return [{n: s * g for n, g in gradient.items()} for s, gradient in zip(scales, GRADIENTS, strict=True)], norms
+
+
+@pytest.mark.parametrize("longest", [0.5, 3.0, 100.0])
+def test_the_gradient_of_everything_together_is_clipped(longest):
+    gradients, norms = clipped(longest)
+    assert min(norms) < 3 < max(norms)  # so that the middle one clips some steps only
+    found = run(clip_norm=longest, optimizer="adamw", weight_decay=0.1)
+    expected = adamw(0.05, 0.1, gradients=gradients)
+    for name in PARAMS:
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-4)
+    found = run(clip_norm=longest, weight_decay=0.1)  # the decay is added afterwards, and is not clipped
+    expected = pytorch(0.05, 0.9, False, 0.1, gradients=gradients)
+    for name in PARAMS:
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-4)
 
 
 def test_kernels_are_what_has_two_axes_or_more(tiny):
