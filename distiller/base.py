@@ -21,6 +21,7 @@ class Distiller(nn.Module):
         views: the views of each image that the method wants: "weak", the usual augmentation, first; then "weak" for
             another draw of it or "strong" for RandAugment on top. Their answers are `student.views`, `teacher.views`.
         first_phase_learns: players that learn in the first phase: "student", "method".
+        adversarial: the method's own parameters climb the loss by a reversed gradient.
     """
 
     weight: float = 1.0
@@ -28,6 +29,7 @@ class Distiller(nn.Module):
     gradient_taps: ClassVar[tuple[str, ...]] = ()
     views: ClassVar[tuple[str, ...]] = ("weak",)
     first_phase_learns: ClassVar[tuple[str, ...]] = ("student", "method")
+    adversarial: ClassVar[bool] = False
 
     @property
     def first_phase_epochs(self) -> int:
