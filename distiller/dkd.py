@@ -12,7 +12,8 @@ the label by subtracting 1000 from its logit. The mean is over the labelled rows
 
 beta 8 is for ResNet32x4 and its like on CIFAR-100; 2 for ResNet56-20 and ResNet110-32, 6 for VGG13 and between WRNs.
 ImageNet: temperature 1, warmup_epochs 1, beta 0.5 (ResNet34-18) or 2 (ResNet50-MobileNetV1). `standardize` is LSKD's
-(see soft_logits.py): its recipe multiplies alpha and beta by about its weight of 9 and takes temperature 2.
+(see soft_logits.py); its paper takes weight 9 and temperature 2, its released script comes to alpha 9, beta 81 and
+temperature 4, since it sets beta from the raised alpha and another method's temperature.
 """
 
 import flax.linen as nn

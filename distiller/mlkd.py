@@ -12,7 +12,8 @@ Deviations. The released code's label loss covers both views; here the step adds
 The released code also drops half of each weak loss by confidence masks that multiply sums, not their summands
 (that is a factor of about 1/2), takes the weak view's logits for the last two temperatures of the strong KD term, and
 leaves the strong view's Gram terms out. Its published numbers were made so; `released=True` does the same.
-`standardize` is LSKD's (see soft_logits.py), of the KD terms only, as in its code.
+`standardize` is LSKD's (see soft_logits.py), of the KD terms only, as in its code; its recipe is weight 9 (of
+all terms), temperatures (2, 3, 5, 2, 6) and ce_weight 0.1.
 """
 
 import flax.linen as nn
