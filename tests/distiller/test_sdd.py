@@ -91,7 +91,11 @@ def test_at_scale_one_it_is_dkd(batch):
 def test_the_pooled_maps_mean_is_the_embedding(name):
     model = models.create(name, 4)
     images = jnp.asarray(np.random.RandomState(0).standard_normal((2, 8, 8, 1)), jnp.float32)
-    variables = jax.jit(model.init)(jax.random.key(0), images)
+    random = np.random.RandomState(1)
+    variables = jax.tree.map(  # statistics and biases that a batch norm cannot pass over
+        lambda x: x + 0.2 * jnp.float32(np.abs(random.standard_normal(x.shape))),
+        jax.jit(model.init)(jax.random.key(0), images),
+    )
     outputs = jax.jit(lambda v, x: models.forward(model, v, x)[0])(variables, images)
     embedding = outputs.features["embedding"]
     assert np.abs(embedding).max() > 1e-4
