@@ -14,11 +14,20 @@ registry = Registry(
     {
         "SoftLogits": "distiller.soft_logits:SoftLogits",
         "Logits": "distiller.logits:Logits",
+        "DKD": "distiller.dkd:DKD",
+        "DIST": "distiller.dist:DIST",
+        "NKD": "distiller.nkd:NKD",
+        "MLKD": "distiller.mlkd:MLKD",
+        "CTKD": "distiller.ctkd:CTKD",
+        "SDD": "distiller.sdd:SDD",
+        "WKDLogit": "distiller.wkd_logit:WKDLogit",
+        "OFA": "distiller.ofa:OFA",
         "AT": "distiller.at:AT",
     },
 )
 names = registry.names
 POSITIVE = ("temperature", "p")  # of every method that has them
+POSITIVE += ("sinkhorn_lambda", "iterations", "t_start", "loops", "hidden")
 
 
 def create(name: str, **options) -> Distiller:

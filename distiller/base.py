@@ -22,6 +22,7 @@ class Distiller(nn.Module):
             augmentation, first; then "weak" for another draw of it, "strong" for RandAugment on top, "partner" for
             another image of its class. Their answers are `student.views`, `teacher.views`.
         first_phase_learns: players that learn in the first phase: "student", "method".
+        adversarial: the method's own parameters climb the loss by a reversed gradient.
     """
 
     weight: float = 1.0
@@ -29,6 +30,7 @@ class Distiller(nn.Module):
     gradient_taps: ClassVar[tuple[str, ...]] = ()
     views: ClassVar[tuple[str, ...]] = ("weak",)
     first_phase_learns: ClassVar[tuple[str, ...]] = ("student", "method")
+    adversarial: ClassVar[bool] = False
 
     @property
     def first_phase_epochs(self) -> int:

@@ -20,12 +20,14 @@ class Case:
         golden: `method` and `case` of the line.
         name, options: what `distiller.create` is given; `weight` is 1 unless told.
         cut: the teacher's features and embedding are cut to the student's first channels.
+        classifier: the teacher's classifier has the rows `normal(9999, (100, 64))`.
     """
 
     golden: tuple[str, str]
     name: str
     options: dict
     cut: bool = False
+    classifier: bool = False
 
 
 CASES = [
@@ -34,6 +36,13 @@ CASES = [
     Case(("Logits", "mse_mean"), "Logits", {}),
     Case(("AT", "p2"), "AT", {"p": 2}),
     Case(("AT", "p4_cross"), "AT", {"p": 4}),
+    Case(("DKD", "a1b8T4"), "DKD", {"beta": 8.0, "temperature": 4.0, "warmup_epochs": 0}),
+    Case(("DKD", "a1b2T1"), "DKD", {"beta": 2.0, "temperature": 1.0, "warmup_epochs": 0}),
+    Case(("DIST", "tau1"), "DIST", {"temperature": 1.0}),
+    Case(("DIST", "tau4"), "DIST", {"temperature": 4.0}),
+    Case(("NKD", "T1g1.5"), "NKD", {"temperature": 1.0, "gamma": 1.5}),
+    Case(("NKD", "T3g3.5"), "NKD", {"temperature": 3.0, "gamma": 3.5}),
+    Case(("WKDLogit", "T8g1_lambda0.05_it10"), "WKDLogit", {"gamma": 1.0}, cut=True, classifier=True),
 ]
 STUDENT_SHAPES = [(8, 32, 32, 16), (8, 32, 32, 16), (8, 16, 16, 32), (8, 8, 8, 64)]
 TEACHER_SHAPES = {
@@ -78,6 +87,8 @@ def test_loss_and_gradients_are_the_reference_codes(case, golden):
     batch = data.Batch(jnp.zeros((8, 32, 32, 3)), jnp.asarray(label), jnp.arange(8, dtype=jnp.int32), jnp.float32(0))
     method = distiller.create(case.name, **{"weight": 1.0, **case.options})
     taught = outputs(teacher, "teacher")
+    if case.classifier:
+        taught = taught.replace(head=jax.tree_util.Partial(lambda rows, x: x @ rows.T, normal(9999, (100, 64))))
     variables = method.init(jax.random.key(0), outputs(student, "student"), taught, batch)
 
     def loss(raw):

@@ -6,7 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import log_softmax
 
-from distiller.soft_logits import kl_divergence
+import distiller
+from distiller.soft_logits import kl_divergence, standardize
+from models import Outputs
 
 S, T = np.random.RandomState(0).standard_normal((2, 7, 5)) * 3
 kl = jax.jit(kl_divergence)
@@ -63,3 +65,33 @@ def test_float64_stays_float64():
 def test_other_shapes_are_named():
     with pytest.raises(ValueError, match=r"\(7, 5\).*\(7, 6\)"):
         kl_divergence(jnp.zeros((7, 5)), jnp.zeros((7, 6)))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 1000), st.floats(0.1, 50), st.floats(-20, 20))
+def test_standardising_takes_mean_and_scale_out(seed, scale, shift):
+    logits = np.random.RandomState(seed).standard_normal((7, 5))
+    expected = (logits - logits.mean(1, keepdims=True)) / (logits.std(1, ddof=1, keepdims=True) + 1e-7)
+    np.testing.assert_allclose(standardize(jnp.float32(logits)), expected, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(standardize(jnp.float32(scale * logits + shift)), expected, rtol=2e-3, atol=2e-3)
+
+
+def test_standardised_constants_are_zero_with_a_finite_gradient():
+    assert not np.any(standardize(jnp.full((2, 4), 3.0)))
+    gradient = jax.grad(lambda x: jnp.sum(standardize(x)[:, 0]))(jnp.zeros((2, 4)))
+    assert np.isfinite(gradient).all()
+
+
+def test_the_option_standardises_both_networks(batch):
+    student, teacher = Outputs(jnp.float32(S), {}), Outputs(jnp.float32(T), {})
+    method = distiller.create("SoftLogits", standardize=True, temperature=2.0, weight=9.0)
+    found, _ = method.apply({}, student, teacher, batch)
+    z = [(x - x.mean(1, keepdims=True)) / x.std(1, ddof=1, keepdims=True) for x in (S, T)]
+    np.testing.assert_allclose(found, 9 * reference(*z, 2.0), rtol=1e-5)
+
+
+def test_a_temperature_a_row_is_each_rows_own():
+    temperatures = np.array([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0])
+    found = kl_divergence(jnp.float32(S), jnp.float32(T), jnp.float32(temperatures)[:, None])
+    expected = np.mean([reference(S[i : i + 1], T[i : i + 1], t) for i, t in enumerate(temperatures)])
+    np.testing.assert_allclose(found, expected, rtol=1e-5)

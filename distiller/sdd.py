@@ -1,0 +1,117 @@
+"""SDD: what the teacher sees in each region of the image, at several scales.
+
+    loss = weight * ramp * mean_b mean_cells c_b,cell * DKD(z_s[b, cell], z_t[b, cell])
+    z[b, cell]: the network's classifier on the mean of its last map over the cell; m x m cells for every m in scales
+    c: `complementary` where the teacher's class of the cell is not its class of the whole image, else 1
+
+Paper: Wei, Luo, Luo. Scale Decoupled Distillation. CVPR 2024. arXiv:2403.13512; its SD-DKD.
+
+`scales` are (1, 2, 4) for networks of different families, (1, 2) for those of the same. alpha, beta and temperature are
+DKD's (distiller/dkd.py), the warm-up of 30 epochs is the paper's. The mean is over the labelled rows of the batch.
+
+Deviations. The paper adds the cells' losses up; its code averages them, as here: the paper's sum is `weight` = number
+of cells (21). The paper compares classes, as here; its code compares whether they are right, which differs where the
+teacher is wrong about cell and image in different ways. The code pools the coarser cells from the 4x4 ones, which
+differs where 4 does not divide the map.
+
+It needs networks whose embedding is the mean of the last stage's map (after the ReLU that follows it): the CIFAR and
+ImageNet ResNets, WRN, VGG, ShuffleNetV1, MobileNetV1, CNN. MobileNetV2 and ShuffleNetV2 (a further convolution before
+the mean), ConvNeXt (a norm after it) and ViT (a class token) are refused.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from distiller.base import Distiller, matched, wide
+from distiller.dkd import decoupled_rows
+from distiller.spatial import adaptive_average_pool
+from distiller.target import labelled_mean, ramp, refuse_two_classes
+from models import Outputs, stages
+from registry import UserError
+
+
+def pooled_map(outputs: Outputs, who: str) -> jax.Array:
+    """The map [B, H, W, D] whose mean is the embedding: the last stage after its ReLU.
+
+    Args:
+        outputs: a network's.
+        who: "student" or "teacher", for the error.
+
+    Raises:
+        ValueError: the network's embedding is no mean of its last stage.
+    """
+    found = stages(outputs.features, "_preact") or stages(outputs.features)
+    embedding = outputs.features.get("embedding")
+    model = getattr(getattr(outputs.head, "func", None), "model", None)
+    direct = getattr(model, "pools_last_stage", True)
+    if (
+        not found
+        or embedding is None
+        or found[-1].ndim != 4
+        or found[-1].shape[-1] != embedding.shape[-1]
+        or not direct
+    ):
+        last = found[-1].shape if found else None
+        width = None if embedding is None else embedding.shape
+        raise ValueError(
+            f"The {who}'s embedding {width} is not the mean of its last stage {last}, whose cells SDD classifies.\n"
+            "Use a ResNet, WRN, VGG, ShuffleNetV1 or MobileNetV1, or DKD, which needs no map."
+        )
+    return nn.relu(wide(found[-1]))
+
+
+def cell_logits(outputs: Outputs, who: str, scales: tuple[int, ...]) -> jax.Array:
+    """The classifier's logits for each cell of each scale.
+
+    Args:
+        outputs: a network's.
+        who: "student" or "teacher", for the error.
+        scales: m for m x m cells.
+
+    Returns:
+        [cells, B, K], scale after scale, rows of cells within each.
+    """
+    x = pooled_map(outputs, who)
+    cells = [adaptive_average_pool(x, m, m).reshape(x.shape[0], m * m, x.shape[-1]) for m in scales]
+    cells = jnp.swapaxes(jnp.concatenate(cells, axis=1), 0, 1)
+    return outputs.classify(cells.reshape(-1, x.shape[-1])).reshape(*cells.shape[:2], -1)
+
+
+class SDD(Distiller):
+    """Class scores of image regions at several scales, each distilled by DKD.
+
+    Paper: Wei, Luo, Luo, CVPR 2024, arXiv:2403.13512
+
+    Attributes:
+        scales: m for m x m cells.
+        complementary: weight of cells in which the teacher sees another class than in the image.
+        alpha, beta: weights of DKD's target-class and non-target-class divergences.
+        temperature: T, dimensionless.
+        warmup_epochs: epochs over which the loss rises to its weight.
+    """
+
+    scales: tuple[int, ...] = (1, 2, 4)
+    complementary: float = 2.0
+    alpha: float = 1.0
+    beta: float = 8.0
+    temperature: float = 4.0
+    warmup_epochs: int = 30
+
+    @nn.compact
+    def __call__(self, student, teacher, batch):
+        refuse_two_classes("SDD", student.logits)
+        if not self.scales or min(self.scales) < 1:
+            raise UserError(f"SDD's scales must be whole numbers above 0, one or more; got {tuple(self.scales)}.")
+        cells = matched(cell_logits(student, "student", self.scales), cell_logits(teacher, "teacher", self.scales))
+        other = jnp.argmax(cells[1], axis=-1) != jnp.argmax(teacher.logits, axis=-1)
+        emphasis = jnp.where(other, self.complementary, 1.0).astype(cells[0].dtype)
+
+        def losses(student, teacher):
+            target, others = decoupled_rows(student, teacher, batch.label, self.temperature)
+            return self.alpha * target + self.beta * others
+
+        rows = jnp.mean(emphasis * jax.vmap(losses)(*cells), axis=0)
+        factor = self.weight * ramp(batch.epoch, self.warmup_epochs).astype(rows.dtype)
+        loss = factor * labelled_mean(rows, batch.label)
+        return loss, {"SDD": loss}

@@ -1,0 +1,46 @@
+"""The labelled class and the others: what the methods that read labels share."""
+
+import jax
+import jax.numpy as jnp
+
+
+def split_target(logits: jax.Array, label: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Divides logits into the labelled class and the others.
+
+    Args:
+        logits: [B, K] float, K at least 2.
+        label: [B] int; a withheld label (-1) counts as class 0, and `labelled_mean` leaves its row out.
+
+    Returns:
+        target [B, 1]; others [B, K - 1], in the order of the classes after the target, cyclically.
+    """
+    classes = logits.shape[1]
+    label = jnp.maximum(label, 0)[:, None]
+    others = (label + jnp.arange(1, classes, dtype=label.dtype)) % classes
+    return jnp.take_along_axis(logits, label, axis=1), jnp.take_along_axis(logits, others, axis=1)
+
+
+def labelled_mean(rows: jax.Array, label: jax.Array) -> jax.Array:
+    """Mean of `rows` [B] over those whose label [B] is not withheld (-1); 0 where all are."""
+    labelled = label >= 0
+    return jnp.sum(jnp.where(labelled, rows, 0.0)) / jnp.maximum(jnp.sum(labelled.astype(rows.dtype)), 1.0)
+
+
+def refuse_two_classes(method: str, logits: jax.Array, why: str = "with one class besides the target's, its") -> None:
+    """Raises `ValueError` if `logits` [B, K] have fewer than 3 classes.
+
+    Args:
+        method: the name to blame.
+        logits: [B, K].
+        why: the beginning of the reason, which ends in "distribution is constant".
+    """
+    if logits.shape[1] < 3:
+        raise ValueError(
+            f"{method} needs 3 classes or more and found {logits.shape[1]}: {why} distribution is constant and "
+            "teaches nothing.\nUse SoftLogits, which for two classes transfers all that the teacher's logits say."
+        )
+
+
+def ramp(epoch: jax.Array, warmup_epochs: int) -> jax.Array:
+    """min((whole epochs done + 1) / warmup_epochs, 1), as the reference codes count: never 0. 1 without a warm-up."""
+    return jnp.minimum((jnp.floor(epoch) + 1.0) / max(warmup_epochs, 1), 1.0)

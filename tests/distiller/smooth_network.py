@@ -1,0 +1,77 @@
+"""A tiny smooth network whose every tap can be moved by parameters of its own: for tests that run over all methods."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import data
+import models
+from models.outputs import Outputs, Taps
+
+
+class Smooth(nn.Module):
+    """Three stages of 1x1 convolutions at 8x8, 4x4 and 2x2 with softplus: no kinks.
+
+    Each tap gets a parameter of its shape added, so that the parameters reach every entry of every tap.
+    """
+
+    widths: tuple[int, int, int, int]
+    num_classes: int
+
+    def setup(self):
+        self.classifier = nn.Dense(self.num_classes)
+
+    @nn.compact
+    def __call__(self, images, train=False, deltas=None):
+        taps = Taps(deltas)
+
+        def tap(name, x):
+            return taps(name, x + self.param(f"{name}_offset", nn.initializers.normal(0.3), x.shape, x.dtype))
+
+        x = tap("stem", nn.softplus(nn.Dense(self.widths[0], name="stem")(taps.shift("input", images))))
+        for stage, width in enumerate(self.widths[1:], start=1):
+            if stage > 1:
+                x = x.reshape(x.shape[0], x.shape[1] // 2, 2, x.shape[2] // 2, 2, -1).mean((2, 4))
+            x = tap(f"stage{stage}", nn.softplus(tap(f"stage{stage}_preact", nn.Dense(width, name=f"s{stage}")(x))))
+        logits = self.classify(tap("embedding", jnp.mean(x, axis=(1, 2))))
+        logits = logits + self.param("logits_offset", nn.initializers.normal(1.0), logits.shape, logits.dtype)
+        return Outputs(logits=logits, features=taps.features)
+
+    def classify(self, embedding):
+        return self.classifier(embedding)
+
+
+def player(widths, classes, seed, image):
+    """(network, its variables in the image's type)."""
+    network = Smooth(widths, classes)
+    variables = network.init(jax.random.key(seed), image)
+    return network, jax.tree.map(lambda x: x.astype(image.dtype), variables)
+
+
+def answer(network, variables, batch, method):
+    """The `Outputs` that `method` asks for, with further views where it declares them."""
+    images = (batch.image, *batch.views)
+    found = [models.forward(network, variables, x, gradient_taps=method.gradient_taps)[0] for x in images]
+    return found[0].replace(views=tuple(found[1:]))
+
+
+def make_batch(method, dtype=jnp.float32, size=6, classes=5, epoch=0.0):
+    """`size` examples at 8x8x2 in as many views as `method` declares."""
+    random = np.random.RandomState(0)
+    images = [jnp.asarray(random.uniform(size=(size, 8, 8, 2)), dtype) for _ in method.views]
+    index = jnp.arange(size, dtype=jnp.int32)
+    epoch = jnp.asarray(epoch, jnp.float32)
+    return data.Batch(images[0], index % classes, index, epoch, views=tuple(images[1:]), examples=2 * size)
+
+
+def keys():
+    return {"params": jax.random.key(0), "method": jax.random.key(1)}
+
+
+def loss_of(method, variables, student, teacher, batch):
+    """The loss as the strategies ask for it: what the method remembers may change."""
+    mutable = [collection for collection in variables if collection != "params"]
+    teacher = jax.lax.stop_gradient(teacher)
+    rngs = {"method": jax.random.key(2)}
+    return method.apply(variables, student, teacher, batch, rngs=rngs, mutable=mutable)[0][0]

@@ -1,0 +1,72 @@
+"""Every method's gradient is the derivative of its loss: central differences in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from smooth_network import answer, keys, loss_of, make_batch, player
+
+import distiller
+
+STEPS = (1e-2, 1e-3, 1e-4, 1e-5)
+DIRECTIONS = 3
+
+
+def normal_like(tree, seed):
+    leaves, structure = jax.tree.flatten(tree)
+    random = np.random.RandomState(seed)
+    return structure.unflatten([jnp.asarray(random.standard_normal(x.shape), x.dtype) for x in leaves])
+
+
+def inner(a, b):
+    return sum(float(jnp.vdot(x, y)) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+def compare(loss, gradient, point, seed):
+    """Along random directions: (the gradient's slope, the closest slope of central differences over STEPS).
+
+    A kink between the two ends of a difference spoils large steps, rounding (of connectors that compute in float32)
+    small ones; a wrong gradient is far from all of them.
+    """
+    for i in range(DIRECTIONS):
+        direction = normal_like(point, seed + i)
+        expected = inner(gradient, direction)
+
+        def along(step, direction=direction):
+            return float(loss(jax.tree.map(lambda x, d: x + step * d, point, direction)))
+
+        slopes = [(along(step) - along(-step)) / (2 * step) for step in STEPS]
+        yield expected, min(slopes, key=lambda slope: abs(slope - expected))
+
+
+@pytest.mark.parametrize("epoch", [0.0, 1000.0])  # before and after warm-ups and first phases
+@pytest.mark.parametrize("name", distiller.names())
+def test_the_gradient_is_the_derivative(name, epoch):
+    method = distiller.create(name, weight=1.0)
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+        batch = make_batch(method, jnp.float64, epoch=epoch)
+        student, student_variables = player((3, 4, 5, 6), 5, 1, batch.image)
+        teacher, teacher_variables = player((4, 5, 6, 7), 5, 2, batch.image)
+        taught = answer(teacher, teacher_variables, batch, method)
+        variables = method.init(keys(), answer(student, student_variables, batch, method), taught, batch)
+        variables = jax.tree.map(lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x, dict(variables))
+        memory = {collection: value for collection, value in variables.items() if collection != "params"}
+
+        def loss(student_params, method_params):
+            asked = answer(student, {"params": student_params}, batch, method)
+            return loss_of(method, {"params": method_params, **memory}, asked, taught, batch)
+
+        loss = jax.jit(loss)
+        point = student_variables["params"], variables.get("params", {})
+        by_student, by_method = jax.jit(jax.grad(loss, argnums=(0, 1)))(*point)
+        if method.adversarial:  # the method climbs: how strongly is its own matter and tested with it
+            moved = [(lambda p: loss(p, point[1]), by_student, point[0])]
+        else:
+            moved = [(lambda p: loss(*p), (by_student, by_method), point)]
+            if jax.tree.leaves(point[1]):
+                moved.append((lambda p: loss(point[0], p), by_method, point[1]))
+        assert any(np.any(g) for g in jax.tree.leaves((by_student, by_method)))
+        scale = max(abs(float(loss(*point))), 1e-3)
+        for part, (function, gradient, where) in enumerate(moved):
+            for expected, found in compare(function, gradient, where, seed=10 * part):
+                np.testing.assert_allclose(found, expected, rtol=2e-4, atol=1e-7 * scale)
