@@ -15,6 +15,17 @@ registry = Registry(
         "SoftLogits": "distiller.soft_logits:SoftLogits",
         "Logits": "distiller.logits:Logits",
         "AT": "distiller.at:AT",
+        "PKT": "distiller.pkt:PKT",
+        "RKD": "distiller.rkd:RKD",
+        "SP": "distiller.sp:SP",
+        "CC": "distiller.cc:CC",
+        "IRG": "distiller.irg:IRG",
+        "ReviewKD": "distiller.reviewkd:ReviewKD",
+        "CRD": "distiller.crd:CRD",
+        "AFD": "distiller.afd:AFD",
+        "SRD": "distiller.srd:SRD",
+        "VkD": "distiller.vkd:VkD",
+        "WKDFeature": "distiller.wkd_feature:WKDFeature",
     },
 )
 names = registry.names

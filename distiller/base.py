@@ -20,6 +20,7 @@ class Distiller(nn.Module):
         gradient_taps: features of student and teacher (or `input`) whose gradients the method asks for.
         views: the views of each image that the method wants: "weak", the usual augmentation, first; then "weak" for
             another draw of it or "strong" for RandAugment on top. Their answers are `student.views`, `teacher.views`.
+        order_matters: the loss depends on the order of the examples in the batch.
         first_phase_learns: players that learn in the first phase: "student", "method".
     """
 
@@ -27,6 +28,7 @@ class Distiller(nn.Module):
     ce_weight: float = 1.0
     gradient_taps: ClassVar[tuple[str, ...]] = ()
     views: ClassVar[tuple[str, ...]] = ("weak",)
+    order_matters: ClassVar[bool] = False
     first_phase_learns: ClassVar[tuple[str, ...]] = ("student", "method")
 
     @property

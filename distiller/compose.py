@@ -18,6 +18,10 @@ class Composition(Distiller):
     def gradient_taps(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(tap for part in self.parts for tap in part.gradient_taps))
 
+    @property
+    def order_matters(self) -> bool:
+        return any(part.order_matters for part in self.parts)
+
     @nn.compact
     def __call__(self, student, teacher, batch):
         loss, terms = 0.0, {}
