@@ -30,6 +30,11 @@ from distiller.base import Distiller
 from distiller.normalised import Linear, embedding, unit
 
 
+def draw(key: jax.Array, count: int, size: int) -> jax.Array:
+    """[count] int32: examples of `size`, uniform, with replacement."""
+    return jax.random.randint(key, (count,), 0, size, jnp.int32)
+
+
 def recall(bank: jax.Array, index: jax.Array, missing) -> jax.Array:
     """Rows `index` [B] of `bank` [N, ...]; `missing` for an index outside 0 ... N - 1."""
     return bank.at[jnp.where(index < 0, bank.shape[0], index)].get(mode="fill", fill_value=missing)
@@ -148,7 +153,7 @@ class CRD(Distiller):
         index, known = batch.index, recall(labels.value, batch.index, -1)
         label = jnp.where(batch.label >= 0, batch.label, known)
         class_of = remember(labels.value, index, label)
-        drawn = jax.random.randint(self.make_rng("method"), (self.negatives,), 0, rows, jnp.int32)
+        drawn = draw(self.make_rng("method"), self.negatives, rows)
         counts = countable(label, index, class_of, drawn)
         z_s, z_t = normalisers.value
         loss_s, z_s = contrast(s, bank_t.value, index, drawn, counts, z_s, self.temperature)
