@@ -30,6 +30,7 @@ registry = Registry(
 )
 names = registry.names
 POSITIVE = ("temperature", "p")  # of every method that has them
+POSITIVE += ("negatives", "feat_dim", "grid")
 
 
 def create(name: str, **options) -> Distiller:

@@ -10,7 +10,7 @@ arXiv:1904.01802. (The kernel is the Taylor expansion of the Gaussian's.)
 The default is not the paper's formula but what the benchmarks' numbers were made with: RepDistiller's, which it has
 from the paper's author. It multiplies the differences of consecutive examples, so it depends on the order of the
 batch, and its gradient is zero where the student equals the teacher in every other example. RepDistiller projects both
-networks to 128 numbers by learned layers; `feat_dim=128` does so. Otherwise embeddings of equal width are compared as
+networks to 128 numbers by learned layers; `project_to=128` does so. Otherwise embeddings of equal width are compared as
 they are, and of unequal widths the student's is projected: two learned projections also agree by being zero.
 
 The kernel form needs no projection. It is Knowledge-Distillation-Zoo's: embeddings of unit length, gamma 0.4, order 2,
@@ -67,14 +67,14 @@ class CC(Distiller):
     Attributes:
         kernel: all pairs by the paper's kernel; take a weight of 100 with it.
         gamma, order: of the kernel.
-        feat_dim: width to which both embeddings are projected without the kernel; 0: only unequal widths are matched.
+        project_to: width to which both embeddings are projected without the kernel; 0: only unequal widths are matched.
     """
 
     weight: float = 0.02
     kernel: bool = False
     gamma: float = 0.4
     order: int = 2
-    feat_dim: int = 0
+    project_to: int = 0
 
     @property
     def order_matters(self) -> bool:
@@ -86,9 +86,9 @@ class CC(Distiller):
         if self.kernel:
             loss = kernel_loss(s, t, self.gamma, self.order)
         else:
-            if self.feat_dim:
-                t = Linear(self.feat_dim, name="teacher_projection")(t)
-            if self.feat_dim or s.shape != t.shape:
+            if self.project_to:
+                t = Linear(self.project_to, name="teacher_projection")(t)
+            if self.project_to or s.shape != t.shape:
                 s = Linear(t.shape[-1], name="student_projection")(s)
             loss = consecutive_loss(s, t)
         loss = self.weight * loss

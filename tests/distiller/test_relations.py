@@ -173,7 +173,7 @@ def test_widths_that_differ_are_projected_and_equal_ones_only_on_request():
     assert not distiller.create("CC", kernel=True).init(key, student, wider, BATCH)
     own = distiller.create("CC").init(key, student, wider, BATCH)["params"]
     assert jax.tree.map(jnp.shape, own) == {"student_projection": {"kernel": (6, 9), "bias": (9,)}}
-    both = distiller.create("CC", feat_dim=4).init(key, student, wider, BATCH)["params"]
+    both = distiller.create("CC", project_to=4).init(key, student, wider, BATCH)["params"]
     assert {name: p["kernel"].shape for name, p in both.items()} == {
         "student_projection": (6, 4),
         "teacher_projection": (9, 4),
