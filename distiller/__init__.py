@@ -23,11 +23,23 @@ registry = Registry(
         "WKDLogit": "distiller.wkd_logit:WKDLogit",
         "OFA": "distiller.ofa:OFA",
         "AT": "distiller.at:AT",
+        "PKT": "distiller.pkt:PKT",
+        "RKD": "distiller.rkd:RKD",
+        "SP": "distiller.sp:SP",
+        "CC": "distiller.cc:CC",
+        "IRG": "distiller.irg:IRG",
+        "ReviewKD": "distiller.reviewkd:ReviewKD",
+        "CRD": "distiller.crd:CRD",
+        "AFD": "distiller.afd:AFD",
+        "SRD": "distiller.srd:SRD",
+        "VkD": "distiller.vkd:VkD",
+        "WKDFeature": "distiller.wkd_feature:WKDFeature",
     },
 )
 names = registry.names
 POSITIVE = ("temperature", "p")  # of every method that has them
 POSITIVE += ("sinkhorn_lambda", "iterations", "t_start", "loops", "hidden")
+POSITIVE += ("negatives", "feat_dim", "grid")
 
 
 def create(name: str, **options) -> Distiller:

@@ -21,6 +21,7 @@ class Distiller(nn.Module):
         views: the views of each image that the method wants, as `data.make_batch` has them: "weak", the usual
             augmentation, first; then "weak" for another draw of it, "strong" for RandAugment on top, "partner" for
             another image of its class. Their answers are `student.views`, `teacher.views`.
+        order_matters: the loss depends on the order of the examples in the batch.
         first_phase_learns: players that learn in the first phase: "student", "method".
         adversarial: the method's own parameters climb the loss by a reversed gradient.
     """
@@ -29,6 +30,7 @@ class Distiller(nn.Module):
     ce_weight: float = 1.0
     gradient_taps: ClassVar[tuple[str, ...]] = ()
     views: ClassVar[tuple[str, ...]] = ("weak",)
+    order_matters: ClassVar[bool] = False
     first_phase_learns: ClassVar[tuple[str, ...]] = ("student", "method")
     adversarial: ClassVar[bool] = False
 

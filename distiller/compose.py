@@ -41,6 +41,14 @@ class Composition(Distiller):
         learns = (name for part in self.parts if part.first_phase_epochs for name in part.first_phase_learns)
         return tuple(dict.fromkeys(learns))
 
+    @property
+    def order_matters(self) -> bool:
+        return any(part.order_matters for part in self.parts)
+
+    @property
+    def adversarial(self) -> bool:
+        return any(part.adversarial for part in self.parts)
+
     @nn.compact
     def __call__(self, student, teacher, batch):
         loss, terms = 0.0, {}

@@ -21,6 +21,7 @@ class Case:
         name, options: what `distiller.create` is given; `weight` is 1 unless told.
         cut: the teacher's features and embedding are cut to the student's first channels.
         classifier: the teacher's classifier has the rows `normal(9999, (100, 64))`.
+        rtol: of the loss; larger where the reference's own float32 has lost digits.
     """
 
     golden: tuple[str, str]
@@ -28,6 +29,7 @@ class Case:
     options: dict
     cut: bool = False
     classifier: bool = False
+    rtol: float = 1e-5
 
 
 CASES = [
@@ -43,6 +45,12 @@ CASES = [
     Case(("NKD", "T1g1.5"), "NKD", {"temperature": 1.0, "gamma": 1.5}),
     Case(("NKD", "T3g3.5"), "NKD", {"temperature": 3.0, "gamma": 3.5}),
     Case(("WKDLogit", "T8g1_lambda0.05_it10"), "WKDLogit", {"gamma": 1.0}, cut=True, classifier=True),
+    Case(("PKT", "default"), "PKT", {}, rtol=5e-5),  # in float64 its inputs give 4.491577e-05
+    Case(("RKD", "default"), "RKD", {}),
+    Case(("SP", "default"), "SP", {}),
+    Case(("CC", "embed64"), "CC", {}, cut=True),
+    Case(("CC_kernel", "zoo_gamma.4_P2"), "CC", {"kernel": True, "gamma": 0.4, "order": 2}),
+    Case(("IRG", "zoo_v.1_e5_t5_stages2,3"), "IRG", {}),
 ]
 STUDENT_SHAPES = [(8, 32, 32, 16), (8, 32, 32, 16), (8, 16, 16, 32), (8, 8, 8, 64)]
 TEACHER_SHAPES = {
@@ -95,7 +103,7 @@ def test_loss_and_gradients_are_the_reference_codes(case, golden):
         return method.apply(variables, outputs(raw, "student"), taught, batch)[0]
 
     value, gradients = jax.jit(jax.value_and_grad(loss))(student)
-    np.testing.assert_allclose(value, numbers["loss"], rtol=1e-5)
+    np.testing.assert_allclose(value, numbers["loss"], rtol=case.rtol)
     assert numbers["grads"].keys() <= gradients.keys()
     for name, gradient in gradients.items():
         gradient = np.asarray(gradient, np.float64)

@@ -1,0 +1,97 @@
+"""What features are put through before they are compared: unit length, batch statistics, a learned projection.
+
+All of it is finite, with finite gradients, where features are zero or equal.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from distiller.base import wide
+from models import stages
+from models.layers import Conv, uniform_fan_in
+
+
+def unit(x: jax.Array, axis: int | tuple[int, ...] = -1, smallest: float = 1e-12) -> jax.Array:
+    """`x` divided by its L2 norm over `axis`; zero, with zero gradient, where the norm is at most `smallest`."""
+    square = jnp.sum(jnp.square(x), axis=axis, keepdims=True)
+    alive = square > smallest**2
+    return x * jnp.where(alive, jax.lax.rsqrt(jnp.where(alive, square, 1)), 0)
+
+
+def batch_normalised(x: jax.Array, epsilon: float = 1e-5) -> jax.Array:
+    """`x` less its mean, over its deviation (divided by n), of every channel: all axes but the last are averaged."""
+    axes = tuple(range(x.ndim - 1))
+    centred = x - jnp.mean(x, axes)
+    return centred * jax.lax.rsqrt(jnp.mean(jnp.square(centred), axes) + epsilon)
+
+
+def flat(feature: jax.Array) -> jax.Array:
+    """[B, ...] -> [B, D], `wide`."""
+    return wide(feature).reshape(feature.shape[0], -1)
+
+
+def embedding(outputs, who: str) -> jax.Array:
+    """The embedding [B, D], `wide`, of the "student" or the "teacher".
+
+    Raises:
+        ValueError: the network has none.
+    """
+    if "embedding" not in outputs.features:
+        raise ValueError(f"The {who} has no tap 'embedding'; it has {sorted(outputs.features) or 'logits only'}.")
+    return flat(outputs.features["embedding"])
+
+
+def last_stages(outputs, who: str, count: int = 1) -> list[jax.Array]:
+    """The last `count` stage outputs of the "student" or the "teacher", in depth order.
+
+    Raises:
+        ValueError: the network has fewer.
+    """
+    found = stages(outputs.features)
+    if len(found) < count:
+        raise ValueError(f"The {who} has {len(found)} taps stage1, ...; the method needs at least {count}.")
+    return found[-count:]
+
+
+class Linear(nn.Module):
+    """[..., C] -> [..., features]; computes in the type of its input. PyTorch's default initialisation.
+
+    Parameters `kernel` [C, features] and, with `use_bias`, `bias` [features], float32.
+    """
+
+    features: int
+    use_bias: bool = True
+
+    @nn.compact
+    def __call__(self, x):
+        init = uniform_fan_in(x.shape[-1])
+        y = x @ self.param("kernel", init, (x.shape[-1], self.features), jnp.float32).astype(x.dtype)
+        if self.use_bias:
+            y = y + self.param("bias", init, (self.features,), jnp.float32).astype(x.dtype)
+        return y
+
+
+class ConvNorm(nn.Module):
+    """A convolution and batch norm of [B, H, W, C], for connectors: they only ever train.
+
+    So the norm is by the batch's own statistics and keeps no running ones. Parameters `Conv_0` and `scale`, `bias`
+    [features].
+    """
+
+    features: int
+    size: int = 1
+    kernel_init: object = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")  # kaiming_uniform_(a=1)
+
+    @nn.compact
+    def __call__(self, x):
+        x = Conv(self.features, self.size, kernel_init=self.kernel_init, dtype=x.dtype)(x)
+        scale = self.param("scale", nn.initializers.ones, (self.features,), jnp.float32).astype(x.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32).astype(x.dtype)
+        return batch_normalised(x) * scale + bias
+
+
+def off_diagonal(size: int) -> np.ndarray:
+    """[size, size] bool, False on the diagonal: pairs of two different examples."""
+    return ~np.eye(size, dtype=bool)

@@ -1,0 +1,43 @@
+"""SP: which examples of the batch excite the last stage alike.
+
+    G = F F^T with F [B, HWC],   G~ = rows of G over their L2 norm
+    loss = weight * sum_ij (G~^s_ij - G~^t_ij)^2 / B^2
+
+Paper: Tung, Mori. Similarity-Preserving Knowledge Distillation. ICCV 2019. arXiv:1907.09682.
+
+On the last stage alone, weight 3000, as the benchmarks do. Resolutions, channels
+and tokens may differ: only the B x B matrices are compared.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from distiller.base import Distiller
+from distiller.normalised import flat, last_stages, unit
+
+
+def similarity(feature: jax.Array) -> jax.Array:
+    """[B, ...], any float type -> [B, B] float32 (float64 stays), rows of unit length; the row of a zero is zero."""
+    feature = flat(feature)
+    return unit(feature @ feature.T)
+
+
+def similarity_loss(student: jax.Array, teacher: jax.Array) -> jax.Array:
+    """Squared difference of the similarities of [B, ...] and [B, ...]. Scalar: mean over the B^2 pairs."""
+    return jnp.mean(jnp.square(similarity(student) - similarity(teacher)))
+
+
+class SP(Distiller):
+    """Similarities of the batch's examples in the last stage, squared difference.
+
+    Paper: Tung, Mori, ICCV 2019, arXiv:1907.09682
+    """
+
+    weight: float = 3000.0
+
+    @nn.compact
+    def __call__(self, student, teacher, batch):
+        (s,), (t,) = last_stages(student, "student"), last_stages(teacher, "teacher")
+        loss = self.weight * similarity_loss(s, t)
+        return loss, {"SP": loss}

@@ -1,0 +1,88 @@
+"""VkD: the teacher's pooled last stage, normalised, by a projection of the student's that keeps angles and lengths.
+
+    P = orthogonal [D_s, D_t],   loss = weight * mean_bk h(z_s P - normalise(z_t)),   h = Huber's loss with threshold 1
+
+Paper: Miles, Elezi, Deng. VkD: Improving Knowledge Distillation using Orthogonal Projections. CVPR 2024.
+arXiv:2403.06213.
+
+z is the mean over positions of the last stage: tokens of patches or places of a map. The teacher's is layer-normalised
+(classification) or, with `whiten`, decorrelated over the batch, which the paper does for generation. The authors add
+the divergence of the class probabilities by its own weight: `SoftLogits+VkD`.
+
+P is a part of the rotation (I + A)^-1 (I - A), Cayley's map of a skew-symmetric A = W - W^T; W is what is learned. It
+reaches every rotation that has no eigenvalue -1, with one linear solve in the wider of both widths and bounded
+gradients. Of a student wider than the teacher the columns, else the rows of P are orthonormal.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from distiller.base import Distiller, matched, wide
+from distiller.normalised import last_stages
+from distiller.rkd import huber
+from distiller.spatial import as_map
+
+
+def orthogonal(weight: jax.Array, rows: int, columns: int) -> jax.Array:
+    """A [rows, columns] part of a rotation: P P^T = I, or P^T P = I if there are more rows than columns.
+
+    Args:
+        weight: [n, n], n = max(rows, columns), unconstrained.
+    """
+    skew = weight - weight.T
+    identity = jnp.eye(weight.shape[0], dtype=weight.dtype)
+    tall = jnp.linalg.solve(identity + skew, (identity - skew)[:, : min(rows, columns)])
+    return tall if rows > columns else tall.T
+
+
+def layer_normalised(x: jax.Array, epsilon: float = 1e-5) -> jax.Array:
+    """[B, D] with every row of mean 0 and deviation 1."""
+    x = x - jnp.mean(x, axis=1, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=1, keepdims=True) + epsilon)
+
+
+def whitened(x: jax.Array, epsilon: float = 1e-5) -> jax.Array:
+    """[B, D], centred, times (covariance + epsilon)^-1/2: uncorrelated and, as far as B goes, of variance 1.
+
+    Gets no gradient: it is meant for the teacher.
+    """
+    x = jax.lax.stop_gradient(x)
+    left, values, right = jnp.linalg.svd(x - jnp.mean(x, axis=0), full_matrices=False)
+    return (left * (values * jax.lax.rsqrt(jnp.square(values) / len(x) + epsilon))) @ right
+
+
+def projection_loss(student: jax.Array, target: jax.Array, projection: jax.Array) -> jax.Array:
+    """Huber's loss between `student` [B, D_s] through `projection` [D_s, D_t] and `target` [B, D_t].
+
+    Scalar: mean over batch and D_t.
+
+    Raises:
+        ValueError: shapes differ.
+    """
+    student, target = matched(student @ projection, target)
+    return huber(student - target)
+
+
+class VkD(Distiller):
+    """Pooled last stage through an orthogonal projection, against the teacher's normalised one.
+
+    Paper: Miles, Elezi, Deng, CVPR 2024, arXiv:2403.06213
+
+    Attributes:
+        whiten: the teacher's features are whitened over the batch instead of layer-normalised.
+    """
+
+    weight: float = 1.0
+    whiten: bool = False
+
+    @nn.compact
+    def __call__(self, student, teacher, batch):
+        (s,), (t,) = last_stages(student, "student"), last_stages(teacher, "teacher")
+        s, t = (jnp.mean(as_map(wide(x)), axis=(1, 2)) for x in (s, t))
+        rows, columns = s.shape[-1], t.shape[-1]
+        side = max(rows, columns)
+        weight = self.param("weight_matrix", nn.initializers.normal(side**-0.5), (side, side), jnp.float32)
+        projection = orthogonal(weight.astype(s.dtype), rows, columns)
+        loss = self.weight * projection_loss(s, whitened(t) if self.whiten else layer_normalised(t), projection)
+        return loss, {"VkD": loss}
