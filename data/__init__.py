@@ -2,7 +2,7 @@
 
 import functools
 
-from data.batch import Batch, balanced_subset, epoch_plan, make_batch
+from data.batch import Batch, balanced_subset, epoch_plan, fixed_views, make_batch
 from data.dataset import Augmentation, Dataset, Split
 from registry import Registry
 
@@ -13,6 +13,7 @@ __all__ = [
     "Split",
     "balanced_subset",
     "epoch_plan",
+    "fixed_views",
     "load",
     "make_batch",
     "names",

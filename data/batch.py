@@ -15,7 +15,7 @@ from data.augment import augment
 from data.dataset import Augmentation
 
 UNLABELLED = -1
-ORDER, VIEW = 0, 1  # what the seed's key is folded with first: independent streams
+ORDER, VIEW, FIXED_VIEW = 0, 1, 11  # what the seed's key is folded with first: independent streams
 
 
 @struct.dataclass
@@ -30,6 +30,8 @@ class Batch:
         views: further views of the same examples, each like `image`, in the order in which they were declared.
         second_label: [B] int32, the label of the image that is mixed in (mixup, CutMix); None where nothing is mixed.
         share: [B] float32 in [0.5, 1], the share of `label` in the mixed image; None where nothing is mixed.
+        teacher_logits: [B, K] float32, the teacher's answer to `image` where a teacher bank holds it
+            (`--teacher_views`); None where the teacher has to be asked.
         examples: N, how many examples the split has, for memories by `index`; static. 0: not known.
     """
 
@@ -40,6 +42,7 @@ class Batch:
     views: tuple[jax.Array, ...] = ()
     second_label: jax.Array | None = None
     share: jax.Array | None = None
+    teacher_logits: jax.Array | None = None
     examples: int = struct.field(pytree_node=False, default=0)
 
 
@@ -64,6 +67,29 @@ def epoch_plan(seed: int, epoch: int, pool: jax.Array, length: int) -> tuple[jax
     index = orders.reshape(-1)[:length]
     view = jnp.repeat(numbers, pool.shape[0], total_repeat_length=passes * pool.shape[0])[:length]
     return index, view
+
+
+@functools.partial(jax.jit, static_argnames=("count",))
+def fixed_views(seed: int, index: jax.Array, view: jax.Array, count: int) -> jax.Array:
+    """Which of `count` fixed views is shown, where `epoch_plan` would show a fresh one.
+
+    Every `count` passes show each view of each example once. Each example starts each such cycle at a view of its own
+    draw and goes around from there, so neither does an epoch show one view number throughout, nor do two cycles
+    repeat each other.
+
+    Args:
+        seed: the run's seed.
+        index: [P] int32, examples.
+        view: [P] int32, numbers of the pass since the start of the run.
+        count: K, at least 1.
+
+    Returns:
+        [P] int32 in [0, K).
+    """
+    key = jax.random.fold_in(jax.random.key(seed), FIXED_VIEW)
+    keys = jax.vmap(lambda v, i: jax.random.fold_in(jax.random.fold_in(key, v), i))(view // count, index)
+    start = jax.vmap(lambda k: jax.random.randint(k, (), 0, count))(keys)
+    return (start + view) % count
 
 
 def make_batch(

@@ -37,7 +37,9 @@ class Loop:
     Args: see `run`.
     """
 
-    def __init__(self, *, folder, config, dataset, strategy, augmentation, pool, labels, predict, teacher_logits, info):
+    def __init__(
+        self, *, folder, config, dataset, strategy, augmentation, pool, labels, predict, teacher_logits, info, bank=None
+    ):
         self.folder: pathlib.Path = folder
         self.config: ConfigDict = config
         self.dataset: data.Dataset = dataset
@@ -46,6 +48,7 @@ class Loop:
         self.predict: Predictor = predict
         self.teacher_logits = teacher_logits
         self.info = info
+        self.bank = None if bank is None else replicate(bank)
         self.steps_per_epoch = len(dataset.train) // config.batch_size
         self.total = config.train_epoch * self.steps_per_epoch
         self.pool = replicate(pool)
@@ -60,9 +63,11 @@ class Loop:
         config = self.config
         length = self.steps_per_epoch * config.batch_size
         index, view = data.epoch_plan(config.seed, self.step // self.steps_per_epoch, self.pool, length)
+        if self.bank is not None:
+            view = data.fixed_views(config.seed, index, view, config.teacher_views)
         shape = (self.steps_per_epoch, config.batch_size)
         seed = replicate(jnp.asarray(config.seed, jnp.int32))
-        self.split = DeviceSplit(self.images, self.labels, seed, index.reshape(shape), view.reshape(shape))
+        self.split = DeviceSplit(self.images, self.labels, seed, index.reshape(shape), view.reshape(shape), self.bank)
 
     def start(self, checkpoints: Checkpoints) -> int:
         """Fresh or restored state; returns the bytes of `metrics.jsonl` that belong to it."""
@@ -158,7 +163,7 @@ def run(*, start: float, quiet: bool = False, **parts) -> dict:
         quiet: no progress.
         **parts: folder (locked), config (resolved), dataset, strategy, augmentation (static), pool ([P] int32),
             labels ([N] int32, withheld ones -1), predict (the student on the test split), teacher_logits ([N, K] on
-            the test split, or None), info (what `model.json` shall say).
+            the test split, or None), info (what `model.json` shall say), bank (`training.bank.DeviceBank`, or None).
 
     Returns:
         The summary.

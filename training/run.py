@@ -15,9 +15,10 @@ import models
 import pretrained
 import transfer
 from registry import UserError
+from training import bank as banks
 from training import config as configs
 from training import loop, optimizer, run_folder
-from training.evaluation import check_fits, player_of
+from training.evaluation import check_fits, frozen_player_of, player_of
 from training.metrics import evaluate
 from training.step import Predictor, replicate
 
@@ -44,7 +45,8 @@ def train(recipe: ConfigDict | dict, quiet: bool = False) -> dict:
     configs.check(config)
     if not transfer.registry.get(config.transfer).needs_teacher:
         config.distiller, config.distiller_options = "", ConfigDict()
-        config.teacher_arch = config.teacher_param = ""
+        config.teacher_arch = config.teacher_param = config.teacher_dtype = ""
+        config.teacher_views = 0
     elif config.teacher_param:
         pretrained.find(config.teacher_param)  # before a dataset is read
     config.train_path = config.train_path or configs.default_train_path(config)
@@ -63,10 +65,12 @@ def train(recipe: ConfigDict | dict, quiet: bool = False) -> dict:
         run_folder.write_environment(folder)
         pool, labels = _pool(config, dataset)
         images = replicate(dataset.test.images)
-        teacher_logits = None
+        teacher_logits = bank = None
         if teacher:
             teacher_logits = Predictor(strategy.teacher, images)(strategy.teacher_variables)
             _check_teacher(teacher, dataset, teacher_logits, say)
+        if config.teacher_views:
+            bank = banks.prepare(folder, config, dataset, strategy, augmentation, teacher, say, _warn)
         return loop.run(
             folder=folder,
             config=config,
@@ -78,6 +82,7 @@ def train(recipe: ConfigDict | dict, quiet: bool = False) -> dict:
             predict=Predictor(strategy.student, images),
             teacher_logits=teacher_logits,
             info=_info(config, dataset),
+            bank=bank,
             start=start,
             quiet=quiet,
         )
@@ -137,7 +142,9 @@ def _strategy(config: ConfigDict, dataset: data.Dataset):
     teacher = None
     if transfer.registry.get(config.transfer).needs_teacher:
         teacher = _teacher(config, dataset)
-        parts["teacher"], parts["teacher_variables"] = player_of(teacher, "teacher", dtype, config.teacher_arch)
+        make = frozen_player_of if transfer.registry.get(config.transfer).freezes_teacher else player_of
+        its_dtype = jnp.dtype(config.teacher_dtype or config.dtype)
+        parts["teacher"], parts["teacher_variables"] = make(teacher, "teacher", its_dtype, config.teacher_arch)
         parts["method"] = distiller.create(config.distiller, **configs.plain(config.distiller_options))
         config.teacher_arch = teacher.info["arch"]
     strategy = transfer.create(config.transfer, **parts)
@@ -148,6 +155,8 @@ def _strategy(config: ConfigDict, dataset: data.Dataset):
         jax.eval_shape(strategy.init, jax.random.key(0), batch)
     except (ValueError, TypeError, FlaxError) as error:  # a network of the user's own can fail in any of these ways
         raise UserError(f"{config.distiller or config.transfer} cannot train {config.student_arch}: {error}") from None
+    if config.teacher_views:
+        banks.check(config, strategy, batch, dataset.num_classes)
     return strategy, teacher
 
 

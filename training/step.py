@@ -1,6 +1,7 @@
 """The compiled functions of a run: one training step, and the prediction of a split."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,7 @@ class DeviceSplit:
     Attributes:
         images: [N, H, W, C] uint8; labels: [N] int32, -1 where withheld; seed: int32 scalar.
         index, view: [steps, B] int32, of the current epoch (`data.epoch_plan`).
+        bank: the teacher's logits on these views (`training.bank.DeviceBank`); None: it is asked in the step.
     """
 
     images: jax.Array
@@ -30,6 +32,7 @@ class DeviceSplit:
     seed: jax.Array
     index: jax.Array
     view: jax.Array
+    bank: Any = None
 
 
 def mesh() -> Mesh:
@@ -55,10 +58,14 @@ def batch_of(split: DeviceSplit, step: jax.Array, augmentation: data.Augmentatio
         step.astype(jnp.float32) / steps,
         augmentation,
     )
+    if split.bank is not None:
+        batch = batch.replace(teacher_logits=split.bank.logits(split.view[position], split.index[position]))
     if jax.device_count() > 1:
         rows = NamedSharding(mesh(), PartitionSpec("data"))
         spread = functools.partial(jax.lax.with_sharding_constraint, shardings=rows)
         batch = batch.replace(image=spread(batch.image), label=spread(batch.label), index=spread(batch.index))
+        if split.bank is not None:
+            batch = batch.replace(teacher_logits=spread(batch.teacher_logits))
     return batch
 
 

@@ -72,6 +72,7 @@ class Strategy:
     student: Player
     optimizer: optax.GradientTransformation
     needs_teacher: ClassVar[bool] = False
+    freezes_teacher: ClassVar[bool] = False  # its batch norms may be folded
 
     def student_variables(self, state: State) -> dict:
         """The student's `{"params", "batch_stats"}`."""

@@ -5,6 +5,7 @@ import dataclasses
 import flax.linen as nn
 import jax
 
+from models import NoFeatures, Outputs
 from transfer.base import MEMORY, METHOD, STUDENT, Player, Strategy, label_loss
 
 
@@ -15,7 +16,8 @@ class Offline(Strategy):
     Paper: Hinton, Vinyals, Dean, NIPS workshop 2014, arXiv:1503.02531
 
     Teacher and student see the same view, each normalised with its own statistics. The teacher's parameters and
-    batch statistics never change. The method's learnable parts train beside the student, by the same optimizer.
+    batch statistics never change. Where the batch brings the teacher's logits (a teacher bank), they stand for it and
+    the state holds no teacher. The method's learnable parts train beside the student, by the same optimizer.
 
     Attributes:
         teacher: the teacher.
@@ -27,6 +29,7 @@ class Offline(Strategy):
     teacher_variables: dict
     method: nn.Module
     needs_teacher = True
+    freezes_teacher = True
 
     def init(self, key, batch):
         variables = self.student.init(jax.random.fold_in(key, STUDENT), batch.image)
@@ -36,10 +39,11 @@ class Offline(Strategy):
         method = dict(self.method.init(keys, student, teacher, batch))
         params = {"student": variables["params"], "method": method.pop("params", {})}
         extra = {"student": {"batch_stats": variables["batch_stats"]}, "method": method}
-        return self._state(params, extra, frozen={"teacher": self.teacher_variables})
+        frozen = {"teacher": self.teacher_variables} if batch.teacher_logits is None else {}
+        return self._state(params, extra, frozen=frozen)
 
     def loss(self, params, state, batch, key):
-        teacher = self._teacher(state.frozen["teacher"], batch)
+        teacher = self._teacher(state.frozen.get("teacher"), batch)
         student, stats = self._student({"params": params["student"], **state.extra["student"]}, batch)
         (distilled, terms), memory = self.method.apply(
             {"params": params["method"], **state.extra["method"]},
@@ -59,5 +63,7 @@ class Offline(Strategy):
         return self.student.forward(variables, batch.image, train=True, gradient_taps=self.method.gradient_taps)
 
     def _teacher(self, variables, batch):
+        if batch.teacher_logits is not None:
+            return Outputs(logits=batch.teacher_logits, features=NoFeatures())
         outputs, _ = self.teacher.forward(variables, batch.image, gradient_taps=self.method.gradient_taps)
         return jax.lax.stop_gradient(outputs)
