@@ -88,6 +88,10 @@ class TorchStep:
         self.optimizer.zero_grad()
         functional.cross_entropy(self.student_net(self.view[0]), self.view[1]).backward()
 
+    def banked(self):
+        """Beside a step with a teacher bank: the whole step, which runs its teacher."""
+        self.step()
+
     def step(self):
         """One whole distillation step."""
         image, label = self.augmentation()

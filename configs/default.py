@@ -16,6 +16,13 @@ def get_config() -> ConfigDict:
     c.student_options = ConfigDict()  # the network's fields, such as {"patch_size": 4} of a ViT
     c.teacher_arch = ""  # empty: what `teacher_param` says
     c.teacher_param = "pretrained/resnet20_digits"  # a run folder, or a folder with weights.safetensors + model.json
+    c.teacher_dtype = ""  # compute type of the teacher; empty: `dtype`
+
+    # Teacher bank: train on so many fixed views of each image, whose teacher logits are computed once; 0: fresh views,
+    # and the teacher in every step. For methods that read logits only (docs/performance.md).
+    c.teacher_views = 0
+    c.teacher_bank_dtype = "float16"  # or "float32": how they are stored
+    c.teacher_bank_top_k = 0  # for many classes: the k highest, and the rest as one number; 0: all of them
 
     # What, and under which strategy.
     c.distiller = "SoftLogits"

@@ -2,7 +2,7 @@
 
 import functools
 
-from data.batch import VIEWS, Batch, balanced_subset, epoch_plan, make_batch
+from data.batch import VIEWS, Batch, balanced_subset, epoch_plan, fixed_views, make_batch
 from data.dataset import Augmentation, Dataset, Split
 from data.pairs import ClassTable, class_partners, class_table
 from registry import Registry
@@ -18,6 +18,7 @@ __all__ = [
     "class_partners",
     "class_table",
     "epoch_plan",
+    "fixed_views",
     "load",
     "make_batch",
     "names",

@@ -18,7 +18,7 @@ from data.pairs import ClassTable, class_partners
 
 UNLABELLED = -1
 # What the seed's key is folded with first: independent streams. 2 and 3 are the engine's, 5 is that of data/pairs.py.
-ORDER, VIEW, FURTHER, MIX = 0, 1, 4, 6
+ORDER, VIEW, FURTHER, MIX, FIXED_VIEW = 0, 1, 4, 6, 11
 VIEWS = ("weak", "strong", "partner", "previous")
 
 
@@ -34,6 +34,8 @@ class Batch:
         views: further views, each like `image`, in the order in which they were declared (`make_batch`).
         second_label: [B] int32, the label of the image that is mixed in (mixup, CutMix); None where nothing is mixed.
         share: [B] float32 in [0.5, 1], the share of `label` in the mixed image; None where nothing is mixed.
+        teacher_logits: [B, K] float32, the teacher's answer to `image` where a teacher bank holds it
+            (`--teacher_views`); None where the teacher has to be asked.
         examples: N, how many examples the split has, for memories by `index`; static. 0: not known.
         previous: the rows of the step before, in their order, as a batch of their own whose `image` is the view
             "previous"; None where no such view was asked for.
@@ -46,6 +48,7 @@ class Batch:
     views: tuple[jax.Array, ...] = ()
     second_label: jax.Array | None = None
     share: jax.Array | None = None
+    teacher_logits: jax.Array | None = None
     examples: int = struct.field(pytree_node=False, default=0)
     previous: "Batch | None" = None
 
@@ -80,6 +83,29 @@ def epoch_plan(seed: int, epoch: int, pool: jax.Array, length: int, lead: int = 
         return index, view
     before = plan(epoch - 1)
     return tuple(jnp.concatenate([b[length - lead :], x]) for b, x in zip(before, (index, view), strict=True))
+
+
+@functools.partial(jax.jit, static_argnames=("count",))
+def fixed_views(seed: int, index: jax.Array, view: jax.Array, count: int) -> jax.Array:
+    """Which of `count` fixed views is shown, where `epoch_plan` would show a fresh one.
+
+    Every `count` passes show each view of each example once. Each example starts each such cycle at a view of its own
+    draw and goes around from there, so neither does an epoch show one view number throughout, nor do two cycles
+    repeat each other.
+
+    Args:
+        seed: the run's seed.
+        index: [P] int32, examples.
+        view: [P] int32, numbers of the pass since the start of the run.
+        count: K, at least 1.
+
+    Returns:
+        [P] int32 in [0, K).
+    """
+    key = jax.random.fold_in(jax.random.key(seed), FIXED_VIEW)
+    keys = jax.vmap(lambda v, i: jax.random.fold_in(jax.random.fold_in(key, v), i))(view // count, index)
+    start = jax.vmap(lambda k: jax.random.randint(k, (), 0, count))(keys)
+    return (start + view) % count
 
 
 def make_batch(

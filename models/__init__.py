@@ -1,9 +1,9 @@
 """Networks: linen Modules that return `Outputs`. `create` is the only door, `names` lists what is behind it."""
 
-from models.outputs import Outputs, Taps, forward, stages
+from models.outputs import NoFeatures, Outputs, Taps, forward, stages
 from registry import Registry, UserError
 
-__all__ = ["Outputs", "Taps", "create", "forward", "names", "registry", "stages"]
+__all__ = ["NoFeatures", "Outputs", "Taps", "create", "forward", "names", "registry", "stages"]
 
 registry = Registry(
     "model",

@@ -104,7 +104,8 @@ class BatchNorm(nn.Module):
     """Batch norm over all axes but the last; statistics are float32 whatever the compute type.
 
     Parameters `scale`, `bias` [C]; statistics `mean`, `var` [C], moved by `1 - momentum` a step. The variance kept is
-    the batch's own (divided by n), as in Flax; PyTorch keeps n / (n - 1) times it.
+    the batch's own (divided by n), as in Flax; PyTorch keeps n / (n - 1) times it. Where `models.folding` has moved
+    everything but the bias into the layer before, only the bias is added.
     """
 
     momentum: float = 0.9
@@ -114,6 +115,9 @@ class BatchNorm(nn.Module):
     @nn.compact
     def __call__(self, x, train: bool):
         channels = x.shape[-1:]
+        if not train and self.has_variable("params", "bias") and not self.has_variable("params", "scale"):
+            wide = x.astype(np.promote_types(x.dtype, np.float32))
+            return (wide + self.get_variable("params", "bias")).astype(self.dtype)
         scale = self.param("scale", nn.initializers.ones, channels, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, channels, jnp.float32)
         mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)

@@ -53,6 +53,22 @@ class Outputs:
         return self.head(embedding)
 
 
+@jax.tree_util.register_static
+class NoFeatures:
+    """The features of Outputs of which only the logits are known. Asking for any raises: none is silently empty."""
+
+    def _refuse(self, *_):
+        raise ValueError("The method asks for features, and only logits are there.")
+
+    __getitem__ = __iter__ = __len__ = __contains__ = get = keys = values = items = _refuse
+
+    def __eq__(self, other):
+        return isinstance(other, NoFeatures)
+
+    def __hash__(self):
+        return hash(NoFeatures)
+
+
 class Taps:
     """Records named features during a forward pass and adds `deltas[name]` where one is given.
 

@@ -25,6 +25,8 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "student_arch": ("string", "the network that learns"),
         "teacher_arch": ("string", "the network that teaches; default: what --teacher_param says"),
         "teacher_param": ("string", "its weights: a run folder, or one with weights.safetensors + model.json"),
+        "teacher_dtype": ("string", "the teacher's compute type; default: --dtype's"),
+        "teacher_views": ("integer", "fixed views of each image, the teacher's logits computed once; 0: fresh views"),
         "distiller": ("string", "the method, or several joined by +"),
         "transfer": ("string", "the strategy"),
     },

@@ -23,10 +23,13 @@ CHOICES = {
     "dtype": ("float32", "bfloat16"),
     "stack_seeds": ("auto", "yes", "no"),
     "on_nan": ("stop", "skip"),
+    "teacher_dtype": ("", "float32", "bfloat16"),
+    "teacher_bank_dtype": ("float16", "float32"),
 }
 POSITIVE = ("train_epoch", "batch_size", "seeds", "log_every", "eval_every", "learning_rate")
 NOT_NEGATIVE = ("num_labels", "image_size", "weight_decay", "momentum", "checkpoint_seconds", "seed")
 NOT_NEGATIVE += ("resized_crop", "randaugment", "magnitude", "mixup", "cutmix", "ramp_epochs", "clip_norm")
+NOT_NEGATIVE += ("teacher_views", "teacher_bank_top_k")
 # These may differ when a run is resumed: they change no number (data and teacher are known by fingerprints).
 FREE = ("train_path", "data_dir", "teacher_param", "checkpoint_seconds", "steps_per_call", "stack_seeds")
 
@@ -94,7 +97,7 @@ def check(config: ConfigDict) -> None:
         distiller.create(config.distiller, **plain(config.distiller_options))
     for key, choices in CHOICES.items():
         if config[key] not in choices:
-            raise unknown(key, config[key], choices)
+            raise unknown(key, config[key], filter(None, choices))
     for key, value in config.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"'{key}' must be a finite number; got {value}.")

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import data
 import models
 import pretrained
+from models.folding import fold
 from registry import UserError
 from training.metrics import evaluate
 from training.step import Predictor
@@ -34,6 +35,12 @@ def player_of(weights: pretrained.Pretrained, name: str, dtype=jnp.float32, arch
     return Player(name, model, tuple(info["mean"]), tuple(info["std"])), pretrained.check(weights, model)
 
 
+def frozen_player_of(weights: pretrained.Pretrained, name: str, dtype=jnp.float32, arch: str = ""):
+    """`player_of` for a network that is only asked: what it gives in evaluation mode, its batch norms folded."""
+    player, variables = player_of(weights, name, dtype, arch)
+    return player, fold(player.model, variables, weights.info["image_shape"])
+
+
 def check_fits(weights: pretrained.Pretrained, dataset: data.Dataset, role: str, advice: str = "") -> None:
     """Raises `UserError` unless weights and data agree in the number of classes and of channels."""
     facts = (
@@ -61,6 +68,7 @@ def measure(
     for role, path, its_arch in roles:
         weights = pretrained.load(path)
         check_fits(weights, dataset, role)
-        players.append(player_of(weights, role, arch=its_arch))
+        make = frozen_player_of if role == "teacher" else player_of  # as in training, to the last bit
+        players.append(make(weights, role, arch=its_arch))
     logits = [Predictor(player, dataset.test.images)(variables) for player, variables in players]
     return evaluate(logits[0], dataset.test.labels, *logits[1:])

@@ -15,6 +15,7 @@ import pretrained
 from distiller import Composition
 from registry import NonFiniteError
 from training import run_folder
+from training.bank import DeviceBank
 from training.checkpoint import Checkpoints
 from training.metrics import evaluate
 from training.step import DeviceSplit, Predictor, Totals, batch_of, replicate, step_key
@@ -37,6 +38,7 @@ class Replica:
         tests: one row an evaluation.
         log: its `metrics.jsonl`.
         best: the student's best variables so far.
+        bank: the teacher's logits (`training.bank.DeviceBank`); None where it is asked in the step.
     """
 
     seed: int
@@ -46,6 +48,7 @@ class Replica:
     tests: list[dict] = dataclasses.field(default_factory=list)
     log: MetricsLog | None = None
     best: dict | None = None
+    bank: DeviceBank | None = None
 
 
 class Replicas:
@@ -70,6 +73,7 @@ class Replicas:
         self.test_images = replicate(dataset.test.images)
         self.labels = [replicate(replica.labels) for replica in replicas]
         table = data.class_table if "partner" in strategy.views else lambda labels: None
+        self.banks = [None if replica.bank is None else replicate(replica.bank) for replica in replicas]
         self.classes = [replicate(table(replica.labels)) for replica in replicas]
         self.step = 0
         self.seconds = 0.0  # of training, over all resumes, without compiling
@@ -82,11 +86,13 @@ class Replicas:
         size = self.config.batch_size
         shape = (1 + self.steps_per_epoch, size)
         self.splits = []
-        for replica, labels, classes in zip(self.replicas, self.labels, self.classes, strict=True):
+        for replica, labels, classes, bank in zip(self.replicas, self.labels, self.classes, self.banks, strict=True):
             epoch, pool = self.step // self.steps_per_epoch, jnp.asarray(replica.pool)
             index, view = data.epoch_plan(replica.seed, epoch, pool, self.steps_per_epoch * size, size)
+            if bank is not None:
+                view = data.fixed_views(replica.seed, index, view, self.config.teacher_views)
             order = replicate((jnp.asarray(replica.seed, jnp.int32), index.reshape(shape), view.reshape(shape)))
-            self.splits.append(DeviceSplit(self.images, labels, *order, classes))
+            self.splits.append(DeviceSplit(self.images, labels, *order, classes, bank))
 
     def batch(self, split: DeviceSplit, step: jax.Array) -> data.Batch:
         """What update number `step` sees."""

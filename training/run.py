@@ -14,9 +14,10 @@ import models
 import pretrained
 import transfer
 from registry import UserError
+from training import bank as banks
 from training import config as configs
 from training import loop, optimizer, run_folder
-from training.evaluation import check_fits, player_of
+from training.evaluation import check_fits, frozen_player_of, player_of
 from training.metrics import evaluate
 from training.replicas import Replica, warn
 from training.step import Predictor
@@ -46,7 +47,8 @@ def train(recipe: ConfigDict | dict, quiet: bool = False) -> dict:
     if not rules.needs_method:
         config.distiller, config.distiller_options = "", ConfigDict()
     if rules.teachers != "trained":
-        config.teacher_param = ""
+        config.teacher_param = config.teacher_dtype = ""
+        config.teacher_views = 0
     if not rules.teachers:
         config.teacher_arch = ""
     if config.teacher_param:
@@ -74,6 +76,11 @@ def train(recipe: ConfigDict | dict, quiet: bool = False) -> dict:
         if teacher:
             teacher_logits = Predictor(strategy.teacher, dataset.test.images)(strategy.teacher_variables)
             _check_teacher(teacher, dataset, teacher_logits, say)
+        for replica in replicas if config.teacher_views else []:
+            replica.folder.mkdir(exist_ok=True)
+            own = config.copy_and_resolve_references()
+            own.seed = replica.seed
+            replica.bank = banks.prepare(replica.folder, own, dataset, strategy, augmentation, teacher, say, warn)
         return loop.run(
             folder=folder,
             config=config,
@@ -150,7 +157,9 @@ def _strategy(config: ConfigDict, dataset: data.Dataset):
     teacher, others, rules = None, {}, transfer.registry.get(config.transfer)
     if rules.teachers == "trained":
         teacher = _teacher(config, dataset)
-        parts["teacher"], parts["teacher_variables"] = player_of(teacher, "teacher", dtype, config.teacher_arch)
+        make = frozen_player_of if rules.freezes_teacher else player_of
+        its_dtype = jnp.dtype(config.teacher_dtype or config.dtype)
+        parts["teacher"], parts["teacher_variables"] = make(teacher, "teacher", its_dtype, config.teacher_arch)
         config.teacher_arch = teacher.info["arch"]
     if rules.teachers == "peers":
         archs = [arch.strip() for arch in config.teacher_arch.split(",") if arch.strip()] or [config.student_arch]
@@ -166,14 +175,17 @@ def _strategy(config: ConfigDict, dataset: data.Dataset):
     strategy = transfer.create(config.transfer, **parts)
     image = jnp.zeros((config.batch_size, *dataset.image_shape), jnp.float32)
     label = jnp.zeros((config.batch_size,), jnp.int32)
+    mixed = {"second_label": label, "share": jnp.ones(config.batch_size)} if config.mixup or config.cutmix else {}
     further = (image,) * (len(strategy.views) - 1)
-    batch = data.Batch(image, label, label, jnp.zeros(()), further, examples=len(dataset.train))
+    batch = data.Batch(image, label, label, jnp.zeros(()), further, examples=len(dataset.train), **mixed)
     if "previous" in strategy.views:
         batch = batch.replace(previous=batch.replace(views=()))
     try:
         jax.eval_shape(strategy.init, jax.random.key(0), batch)
     except (ValueError, TypeError, FlaxError) as error:  # a network of the user's own can fail in any of these ways
         raise UserError(f"{config.distiller or config.transfer} cannot train {config.student_arch}: {error}") from None
+    if config.teacher_views:
+        banks.check(config, strategy, batch, dataset.num_classes)
     return strategy, teacher, others
 
 

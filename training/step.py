@@ -1,6 +1,7 @@
 """The compiled functions of a run: training steps, and the prediction of a split."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,7 @@ class DeviceSplit:
         images: [N, H, W, C] uint8; labels: [N] int32, -1 where withheld; seed: int32 scalar.
         index, view: [1 + steps, B] int32, of the epoch (`data.epoch_plan`); row 0 is the last of the epoch before.
         classes: the table for views "partner"; None where no such view is asked for.
+        bank: the teacher's logits on these views (`training.bank.DeviceBank`); None: it is asked in the step.
     """
 
     images: jax.Array
@@ -33,6 +35,7 @@ class DeviceSplit:
     index: jax.Array
     view: jax.Array
     classes: data.ClassTable | None = None
+    bank: Any = None
 
 
 @struct.dataclass
@@ -97,6 +100,8 @@ def batch_of(
         split.classes,
         (split.index[position], split.view[position]),
     )
+    if split.bank is not None:
+        batch = batch.replace(teacher_logits=split.bank.logits(split.view[position + 1], batch.index))
     if jax.device_count() > 1:
         rows = NamedSharding(mesh(), PartitionSpec("data"))
         batch = jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, rows) if x.ndim else x, batch)
@@ -114,7 +119,7 @@ def step_key(seed: jax.Array, step: jax.Array) -> jax.Array:
 
 
 STATE_AXES = State(step=0, params=0, extra=0, opt_state=0, frozen=None)  # of replicas stacked in one program
-SPLIT_AXES = DeviceSplit(images=None, labels=0, seed=0, index=0, view=0, classes=0)
+SPLIT_AXES = DeviceSplit(images=None, labels=0, seed=0, index=0, view=0, classes=0, bank=0)
 
 
 class Trainer:

@@ -90,6 +90,7 @@ class Strategy:
         teachers: which networks beside the student it takes: "" (none), "trained" (frozen, with weights) or "peers"
             (they learn too).
         needs_method: whether a distiller must be given.
+        freezes_teacher: the teacher is only asked, never trained: its batch norms may be folded.
         uses_unlabelled: whether images without a label teach it anything.
     """
 
@@ -100,6 +101,7 @@ class Strategy:
     split_gradients: bool = False
     teachers: ClassVar[str] = ""
     needs_method: ClassVar[bool] = False
+    freezes_teacher: ClassVar[bool] = False
     uses_unlabelled: ClassVar[bool] = True
 
     @property

@@ -267,3 +267,16 @@ def test_a_class_with_too_few_examples_gives_all_and_the_others_make_up_for_it()
 @pytest.mark.parametrize("count", [100, 101])
 def test_a_subset_is_never_larger_than_the_split(count):
     assert list(data.balanced_subset(np.arange(100) % 3, count, 0)) == list(range(100))
+
+
+def test_fixed_views_go_around_all_of_them_and_start_anywhere():
+    index = jnp.arange(300, dtype=jnp.int32)
+    passes = np.stack([data.fixed_views(3, index, jnp.full_like(index, number), 4) for number in range(12)])
+    cycles = passes.reshape(3, 4, 300)
+    assert (np.sort(cycles, axis=1) == np.arange(4)[:, None]).all()  # each view of each example once a cycle
+    for shown in passes:
+        assert np.bincount(shown, minlength=4).min() > 40  # no pass shows one number throughout
+    again = (cycles[0] == cycles[1]).all(axis=0).mean()
+    assert 0.1 < again < 0.4  # one cycle says nothing of the next: a quarter starts at the same view
+    assert (np.asarray(data.fixed_views(3, index, index, 1)) == 0).all()
+    assert (data.fixed_views(4, index, 0 * index, 4) != passes[0]).any()

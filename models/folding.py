@@ -1,0 +1,94 @@
+"""Batch norm folded into the convolution before it: a frozen network's answers for less work.
+
+    scale * (w x + b - mean) / sqrt(var + eps) + bias  =  w' x + bias',   w' = w * f,   bias' = bias + (b - mean) * f,
+    f = scale / sqrt(var + eps)
+
+What is left of the batch norm is its bias (`models.layers.BatchNorm` adds a bias alone where it finds no statistics).
+"""
+
+from collections import Counter
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+from jax.ad_checkpoint import checkpoint_name
+from jax.extend.core import Literal
+
+from models.layers import BatchNorm, Conv, Dense
+
+MARK = "folding:"
+
+
+def fold(model: nn.Module, variables: dict, image_shape: tuple[int, int, int]) -> dict:
+    """Variables with which `model` gives the same `Outputs` in evaluation mode, and can no longer be trained.
+
+    Args:
+        model: any network; of the library's layers, each `Conv` or `Dense` whose output goes into one `BatchNorm` and
+            nowhere else is folded. Everything else (a convolution that is also a tap, as WRN's stem; a batch norm
+            behind a sum; other libraries' layers) stays as it is.
+        variables: `{"params", "batch_stats"}`.
+        image_shape: [H, W, C] of the images that it will see.
+
+    Returns:
+        The same structure, without `scale`, `mean` and `var` of the folded batch norms; their kernels and biases are
+        new NumPy arrays, computed in float64 and rounded to float32 once.
+    """
+    flat = traverse_util.flatten_dict({name: dict(tree) for name, tree in variables.items()})
+    for layer, norm, epsilon in foldable(model, variables, image_shape):
+        weights = {name: np.asarray(flat[("params", *norm, name)], np.float64) for name in ("scale", "bias")}
+        mean, var = (np.asarray(flat.pop(("batch_stats", *norm, name)), np.float64) for name in ("mean", "var"))
+        del flat[("params", *norm, "scale")]
+        factor = weights["scale"] / np.sqrt(var + epsilon)
+        kernel, shift = ("params", *layer, "kernel"), ("params", *layer, "bias")
+        flat[kernel] = np.asarray(np.asarray(flat[kernel], np.float64) * factor, np.float32)
+        bias = np.asarray(flat[shift], np.float64) if shift in flat else 0.0
+        flat[("params", *norm, "bias")] = np.asarray(weights["bias"] + (bias - mean) * factor, np.float32)
+        if shift in flat:  # the layer adds it still: zero, and the batch norm's bias has its part
+            flat[shift] = np.zeros_like(flat[shift])
+    return {"params": {}, "batch_stats": {}} | traverse_util.unflatten_dict(flat)
+
+
+def foldable(model: nn.Module, variables: dict, image_shape: tuple[int, int, int]) -> list[tuple[tuple, tuple, float]]:
+    """(path of the layer, path of its batch norm, the batch norm's epsilon), found by tracing; nothing is computed.
+
+    Every layer's output and every batch norm's input gets a name in the trace. A pair is foldable where the first is
+    read once, by the second, and neither module is called a second time.
+    """
+    calls, modules = Counter(), []
+
+    def mark(kind: str, module: nn.Module, value):
+        modules.append(module)
+        return checkpoint_name(value, f"{MARK}{kind}:{len(modules) - 1}")
+
+    def watch(call, args, kwargs, context):
+        module = context.module
+        if context.method_name != "__call__" or not isinstance(module, (Conv, Dense, BatchNorm)):
+            return call(*args, **kwargs)
+        calls[module.path] += 1
+        if not isinstance(module, BatchNorm):
+            return mark("layer", module, call(*args, **kwargs))
+        if "scale" in module.variables.get("params", {}) and args:
+            args = (mark("norm", module, args[0]), *args[1:])
+        return call(*args, **kwargs)
+
+    def run(variables, image):
+        with nn.intercept_methods(watch):
+            return model.apply(variables, image, train=False)
+
+    trace = jax.make_jaxpr(run)(variables, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)).jaxpr
+    readers = Counter(v for eqn in trace.eqns for v in eqn.invars if not isinstance(v, Literal))
+    readers.update(v for v in trace.outvars if not isinstance(v, Literal))
+    layers, found = {}, []
+    for eqn in trace.eqns:
+        if eqn.primitive.name != "name" or not eqn.params["name"].startswith(MARK):
+            continue
+        (source,), (result,) = eqn.invars, eqn.outvars
+        _, kind, number = eqn.params["name"].split(":")
+        module = modules[int(number)]
+        if kind == "layer":
+            layers[result] = module.path
+        elif source in layers and readers[source] == 1 and calls[layers[source]] == calls[module.path] == 1:
+            found.append((layers[source], module.path, module.epsilon))
+    return found
