@@ -15,6 +15,14 @@ registry = Registry(
         "SoftLogits": "distiller.soft_logits:SoftLogits",
         "Logits": "distiller.logits:Logits",
         "AT": "distiller.at:AT",
+        "FitNet": "distiller.fitnet:FitNet",
+        "NST": "distiller.nst:NST",
+        "AB": "distiller.ab:AB",
+        "FT": "distiller.ft:FT",
+        "FSP": "distiller.fsp:FSP",
+        "VID": "distiller.vid:VID",
+        "KDSVD": "distiller.kdsvd:KDSVD",
+        "OFD": "distiller.ofd:OFD",
     },
 )
 names = registry.names

@@ -34,6 +34,10 @@ CASES = [
     Case(("Logits", "mse_mean"), "Logits", {}),
     Case(("AT", "p2"), "AT", {"p": 2}),
     Case(("AT", "p4_cross"), "AT", {"p": 4}),
+    Case(("NST", "default"), "NST", {}),
+    Case(("NST", "cross"), "NST", {}),
+    Case(("FSP", "equal_channels"), "FSP", {}, cut=True),
+    Case(("AB", "equal_channels"), "AB", {}, cut=True),
 ]
 STUDENT_SHAPES = [(8, 32, 32, 16), (8, 32, 32, 16), (8, 16, 16, 32), (8, 8, 8, 64)]
 TEACHER_SHAPES = {
