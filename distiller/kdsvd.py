@@ -4,7 +4,8 @@
 
 x_i = V_i S_i for the first k right singular vectors V_i [C, k] of stage i's map as a matrix [HW, C], and the teacher's
 singular values S_i, of unit norm together. The student's vectors are those of its first k + 3 that are closest to the
-teacher's, with the teacher's signs.
+teacher's, with the teacher's signs; of the teacher's the entry of largest magnitude is positive (the benchmarks leave
+them to the SVD's whim, on which K depends).
 
 Paper: Lee, Kim, Song. Self-supervised Knowledge Distillation Using Singular Value Decomposition. ECCV 2018.
 arXiv:1807.06819, section 3.
@@ -71,6 +72,12 @@ def singular(feature: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
     return values, vectors * jax.lax.rsqrt(norm + 1e-8 * jax.lax.stop_gradient(values[:, None, :1]) + 1e-24)
 
 
+def signed(vectors: jax.Array) -> jax.Array:
+    """Vectors [B, C, k] with the signs that make the entry of largest magnitude positive."""
+    largest = jnp.argmax(jnp.abs(vectors), axis=1, keepdims=True)
+    return vectors * jnp.sign(jnp.take_along_axis(vectors, largest, axis=1))
+
+
 def align(student: jax.Array, teacher: jax.Array) -> jax.Array:
     """For each of the teacher's vectors the student's closest, its sign turned to the teacher's.
 
@@ -99,6 +106,7 @@ def singular_vector_loss(student: list[jax.Array], teacher: list[jax.Array], top
     total, before = 0.0, None
     for s, t in zip(student, teacher, strict=True):
         values, at_teacher = singular(t, top_k)
+        at_teacher = signed(at_teacher)
         scale = jnp.sqrt(jax.lax.stop_gradient(jnp.maximum(values, 0.0)))
         scale = scale * jax.lax.rsqrt(jnp.sum(jnp.square(scale), axis=1, keepdims=True) + 1e-24)
         at_student, at_teacher = matched(align(singular(s, top_k + 3)[1], at_teacher), at_teacher)
