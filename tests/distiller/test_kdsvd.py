@@ -67,6 +67,15 @@ def test_singular_vectors_are_numpys_up_to_sign(shape):
         np.testing.assert_allclose(np.abs(np.sum(v[:3].T * vectors[b], axis=0)), 1, rtol=1e-3)
 
 
+@pytest.mark.parametrize(("place", "found"), [(1, True), (4, True), (5, False)])
+def test_the_teachers_vector_is_looked_for_among_k_plus_3_of_the_students(place, found):
+    """Channel c answers at position c alone, so the singular vectors are the channels in order of their size."""
+    strengths = np.arange(9.0, 0.0, -1.0)
+    weaker = np.concatenate([[strengths[place - 1]], np.delete(strengths, place - 1)])  # the first is now in this place
+    teacher, student = (jnp.float32(np.diag(x).reshape(1, 3, 3, 9)) for x in (strengths, weaker))
+    assert bool(loss_of([student] * 2, [teacher] * 2) < 1e-9) is found
+
+
 @settings(max_examples=10, deadline=None)
 @given(st.integers(0, 999), st.floats(0.01, 100))
 def test_it_sees_neither_the_scale_nor_the_order_of_positions(seed, scale):
