@@ -34,6 +34,14 @@ registry = Registry(
         "SRD": "distiller.srd:SRD",
         "VkD": "distiller.vkd:VkD",
         "WKDFeature": "distiller.wkd_feature:WKDFeature",
+        "FitNet": "distiller.fitnet:FitNet",
+        "NST": "distiller.nst:NST",
+        "AB": "distiller.ab:AB",
+        "FT": "distiller.ft:FT",
+        "FSP": "distiller.fsp:FSP",
+        "VID": "distiller.vid:VID",
+        "KDSVD": "distiller.kdsvd:KDSVD",
+        "OFD": "distiller.ofd:OFD",
     },
 )
 names = registry.names

@@ -36,7 +36,10 @@ def stage_pairs(student: dict, teacher: dict, suffix: str = "") -> list[tuple[ja
     s, t = stages(student, suffix), stages(teacher, suffix)
     for who, found, features in (("student", s, student), ("teacher", t, teacher)):
         if not found:
-            raise ValueError(f"The {who} has no taps stage1{suffix} ...; it has {sorted(features) or 'logits only'}.")
+            raise ValueError(
+                f"The {who} has no taps stage1{suffix} ...; it has {sorted(features) or 'logits only'}. "
+                "Take a network that has them (docs/models.md) or a method that asks for others."
+            )
     n = min(len(s), len(t))
 
     def spread(found):

@@ -51,6 +51,10 @@ CASES = [
     Case(("CC", "embed64"), "CC", {}, cut=True),
     Case(("CC_kernel", "zoo_gamma.4_P2"), "CC", {"kernel": True, "gamma": 0.4, "order": 2}),
     Case(("IRG", "zoo_v.1_e5_t5_stages2,3"), "IRG", {}),
+    Case(("NST", "default"), "NST", {}),
+    Case(("NST", "cross"), "NST", {}),
+    Case(("FSP", "equal_channels"), "FSP", {}, cut=True),
+    Case(("AB", "equal_channels"), "AB", {}, cut=True),
 ]
 STUDENT_SHAPES = [(8, 32, 32, 16), (8, 32, 32, 16), (8, 16, 16, 32), (8, 8, 8, 64)]
 TEACHER_SHAPES = {
