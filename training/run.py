@@ -19,7 +19,8 @@ from training import config as configs
 from training import loop, optimizer, run_folder
 from training.evaluation import check_fits, frozen_player_of, player_of
 from training.metrics import evaluate
-from training.replicas import Replica, warn
+from training.replicas import Replica
+from training.run_folder import warn
 from training.step import Predictor
 
 TEACHER_TOLERANCE = 1.0  # points of top-1 between a teacher's recorded and measured accuracy
