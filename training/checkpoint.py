@@ -25,11 +25,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from registry import DamagedFileError
-from training.run_folder import SaveError, warn
+from training.run_folder import PART, SaveError, warn
 
 KEEP = 2
 MANIFEST, ARRAYS, NOTES, LOGS = "MANIFEST", "arrays", "notes.json", "logs"
-PART, ASIDE = ".part", ".damaged"
+ASIDE = ".damaged"
 DIGEST = 65  # bytes of a manifest's last line, the SHA-256 of the lines before it
 PER_ARRAY, FIXED = 1024, 2**16  # bytes that Orbax needs besides the arrays' own, at most
 

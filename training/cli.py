@@ -1,6 +1,7 @@
 """What the command lines share: flags over recipes over defaults, short help, errors of two lines, exit codes."""
 
 import ast
+import contextlib
 import errno
 import os
 import pathlib
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from configs import default
 from registry import UserError, unknown
 from training import cpu, lock, signals
 
@@ -155,9 +157,9 @@ def use_compilation_cache() -> None:
 def begin(config: dict) -> None:
     """What a training command does before the slow imports: takes signals, and looks whether the folder is free."""
     signals.before_training()
-    path = config.get("train_path")
-    if path and isinstance(path, str):
-        lock.refuse_second(path)
+    full = {**default.get_config(), **config}
+    with contextlib.suppress(TypeError):  # a value of the wrong type: `training.config` has the words for it
+        lock.refuse_second(full["train_path"] or lock.default_train_path(full))
 
 
 def prepare_jax() -> None:

@@ -1,15 +1,28 @@
-"""One writer per run folder: a lock that the kernel takes back when its process ends, however it ends."""
+"""Which folder a run has, and that it has one writer: a lock that the kernel takes back when its process ends.
+
+Imports nothing slow: the command lines look here before they import JAX.
+"""
 
 import fcntl
 import os
 import pathlib
 import platform
+import re
 import time
+from collections.abc import Mapping
 
 from registry import UserError
 
 FILE = ".lock"
 PATIENCE = 0.3  # seconds; whoever only looks (`refuse_second`) holds the lock for microseconds
+
+
+def default_train_path(config: Mapping) -> str:
+    """runs/<dataset>-<student>-<how>-s<seed>: the same command finds its run again."""
+    how, seed, seeds = config["transfer"], config["seed"], config["seeds"]
+    how += f"-{config['distiller']}" if config["distiller"] else ""
+    span = f"s{seed}" if seeds == 1 else f"s{seed}-{seed + seeds - 1}"
+    return "runs/" + re.sub(r"[^a-z0-9+-]", "_", f"{config['dataset']}-{config['student_arch']}-{how}-{span}".lower())
 
 
 def acquire(folder: pathlib.Path):

@@ -15,6 +15,7 @@ from training import config as configs
 from training import lock
 
 CONFIG, ENV, METRICS, SUMMARY = "config.json", "env.json", "metrics.jsonl", "summary.json"
+PART = ".part"  # ends the name of what is not written to its end
 FIXES = {  # what to do about one of them that is damaged
     CONFIG: "Restore it, or choose another --train_path.",
     ENV: "Remove it: the same command writes it again.",
@@ -34,7 +35,7 @@ def warn(text: str) -> None:
 def write_json(path: pathlib.Path, content: dict) -> None:
     """Writes a file whole or not at all."""
     text = json.dumps(content, indent=2) + "\n"
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(path.name + PART)
     with part.open("w") as file:
         file.write(text)
         file.flush()
@@ -79,7 +80,7 @@ def open_run(path: str, config: dict):
             )
     elif (folder / METRICS).exists() or (folder / "checkpoints").exists():
         raise DamagedFileError(f"{known} is missing, but the rest of a run is there.\n{FIXES[CONFIG]}")
-    elif folder.is_dir() and any(p.name != lock.FILE for p in folder.iterdir()):
+    elif folder.is_dir() and any(p.name not in (lock.FILE, CONFIG + PART) for p in folder.iterdir()):
         raise UserError(f"{folder} is not empty and holds no run. Choose another --train_path.")
     with lock.acquire(folder):
         write_json(folder / CONFIG, config)

@@ -101,8 +101,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=21, help="for each kind of run, in chains of three")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--only", help="one kind of run, by its name")
     options = parser.parse_args()
     found, missing = kinds()
+    found = [(name, flags) for name, flags in found if options.only in (None, name)]
     rng, wrong, began = random.Random(options.seed), [], time.monotonic()
 
     def say(text):

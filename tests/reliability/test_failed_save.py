@@ -11,6 +11,7 @@ import pytest
 from real_process import contents
 from short_run import STEPS, before_save
 
+import pretrained
 from training import checkpoint
 from training.checkpoint import Checkpoints, damage
 from training.run import train
@@ -117,6 +118,23 @@ def test_run_goes_on_over_a_full_disk_and_ends_with_the_same_bits(small_disk, ex
     assert [line.split()[4] for line in saves] == ["4", "5", "6", "7"]
     assert all("No space left on device; needed" in line and "next save tries again" in line for line in saves)
     assert contents(place / "run") == expected
+
+
+def test_results_that_cannot_be_written_are_written_by_the_same_command(tmp_path, expected, recipe, monkeypatch):
+    write = pretrained.save
+
+    def fail(folder, *arguments):
+        if folder.name == "best":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(folder, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pretrained, "save", fail)
+        with pytest.raises(SaveError, match="Cannot write the results"):
+            train(recipe(tmp_path / "run"), quiet=True)
+    assert not (tmp_path / "run" / "summary.json").exists()
+    train(recipe(tmp_path / "run"), quiet=True)
+    assert contents(tmp_path / "run") == expected
 
 
 def test_rows_wait_for_a_disk_that_is_full(small_disk, capsys):

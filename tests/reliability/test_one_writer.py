@@ -11,7 +11,7 @@ import pytest
 from real_process import ROOT
 
 from registry import UserError
-from training import lock
+from training import lock, run, run_folder
 
 HOLD = "import pathlib, sys, time; from training import lock; held = lock.acquire(pathlib.Path(sys.argv[1])); "
 HOLD += "print('held', flush=True); time.sleep(600)"
@@ -30,15 +30,22 @@ def writer(tmp_path):
 
 
 @pytest.mark.parametrize("program", ["train_w_kd.py", "train_teacher.py"])
-def test_second_process_exits_within_two_seconds_and_names_the_first(program, writer, tmp_path):
+@pytest.mark.parametrize("given", [True, False], ids=["given", "default"])
+def test_second_process_exits_within_two_seconds_and_names_the_first(given, program, writer, tmp_path):
+    folder = tmp_path / "run"
+    if not given:  # the folder that the command chooses by itself
+        name = "offline-softlogits" if program == "train_w_kd.py" else "labels"
+        student = "resnet8" if program == "train_w_kd.py" else "resnet20"
+        (tmp_path / "runs").mkdir()
+        (tmp_path / "runs" / f"digits-{student}-{name}-s0").symlink_to(folder)
+    command = [sys.executable, ROOT / program, *(["--train_path", folder] if given else [])]
     start = time.monotonic()
-    command = [sys.executable, program, "--train_path", str(tmp_path / "run")]
-    second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    second = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert time.monotonic() - start < 2
     assert second.returncode == 2
     assert f"is being written by process {writer.pid} on {platform.node()}." in second.stderr
     assert second.stderr.count("\n") == 1
-    assert [path.name for path in (tmp_path / "run").iterdir()] == [lock.FILE]
+    assert [path.name for path in folder.iterdir()] == [lock.FILE]
 
 
 def test_lock_of_a_killed_process_is_taken_over(writer, tmp_path):
@@ -52,6 +59,20 @@ def test_lock_of_a_killed_process_is_taken_over(writer, tmp_path):
         assert (tmp_path / "run" / lock.FILE).read_text() == f"process {os.getpid()} on {platform.node()}\n"
         with pytest.raises(UserError, match=f"process {os.getpid()} "):
             lock.refuse_second(tmp_path / "run")
+
+
+def test_default_folder_is_looked_at_before_anything_slow(writer, tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "default_train_path", lambda config: str(tmp_path / "run"))
+    monkeypatch.setattr(run.data, "load", None)
+    with pytest.raises(UserError, match=f"process {writer.pid} "):
+        run.train({}, quiet=True)
+
+
+def test_folder_whose_making_was_killed_is_free(tmp_path):
+    for name in (lock.FILE, "config.json.part"):
+        (tmp_path / name).write_text("{")
+    with run_folder.open_run(str(tmp_path), {"seed": 0}):
+        assert run_folder.read_json(tmp_path / "config.json") == {"seed": 0}
 
 
 def test_looking_makes_nothing(tmp_path):
