@@ -1,6 +1,6 @@
 """Kills training with SIGKILL, again and again, and compares what it ends with: the long form of `test_killed_process`.
 
-    make soak                                                # 21 kills for each kind of run there is, about 15 minutes
+    make soak                                                # 21 kills for each kind of run there is, 5 minutes a kind
     python tests/reliability/soak.py --kills 60 --seed 7     # more of them, elsewhere
 
 Every chain kills the same run at three rising steps, each time at a random moment or while a checkpoint is being
