@@ -311,6 +311,10 @@ def test_mistakes_are_refused_when_built(name, options, message):
 )
 def test_mistakes_are_refused_when_used(name, options, message, pair, batch):
     method = distiller.create(name, **options)
-    with pytest.raises(UserError, match=message):
+
+    def use():
         networks = pair(method.gradient_taps)
         method.apply({}, networks.student(batch.image), networks.teacher(batch.image), batch)
+
+    with pytest.raises(UserError, match=message):
+        use()
