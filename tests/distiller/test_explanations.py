@@ -150,7 +150,8 @@ def test_networks_and_resolutions_may_differ(pair, name, options, examples):
     assert all(value > 0 for value in terms.values()), terms
     slopes = jax.tree.leaves(slopes)
     assert all(np.isfinite(slope).all() for slope in slopes)
-    assert np.mean([np.any(slope) for slope in slopes]) > 0.9
+    # a gradient's slope by a bias before a ReLU is zero, that by a kernel never
+    assert all(np.any(slope) for slope in slopes if slope.ndim > 1)
 
 
 def test_class_maps_of_a_transformer_are_refused_with_the_fix(examples):
@@ -186,7 +187,8 @@ class Smooth(nn.Module):
 
 
 SMOOTH = {
-    **{key: value for key, value in METHODS.items() if key != "ExplanationMatch of InputGradient"},
+    **{key: value for key, value in METHODS.items() if not key.startswith("ExplanationMatch")},
+    "ExplanationMatch of GradientTimesInput": {"map": "GradientTimesInput", "distance": "kl"},
     "ExplanationMatch of IntegratedGradients": {"map": "IntegratedGradients", "distance": "l2"},
 }
 
