@@ -5,9 +5,9 @@
 m_k: the class activation map of class k without ReLU, times its number of positions: on the scale of logits, whose mean
 over positions it is (less the bias).
 
-Paper: none in print. Exp-KD, an explanation-based distillation published as code; this is the loss of its first
-commit's text. Its code takes the softmax over the wrong axis and then a mean, which is a constant: the student gets no
-gradient. So there are no numbers to compare with, and the weight, T and top_k here are this library's.
+Paper: none known here; the code published as Exp-KD. This is the loss that its first commit means; what it computes
+takes the softmax over the wrong axis and then a mean, which is a constant, so that the student gets no gradient. There
+are no numbers to compare with, then, and the weight, T and top_k here are this library's.
 
 Of two maps the larger is resized bilinearly to the smaller. A map that is not linear in the features (`map`: any of
 `explain.names()`) is taken without its last ReLU where it has one.
@@ -41,7 +41,7 @@ def class_share_loss(student: jax.Array, teacher: jax.Array, temperature: float 
 class ExpKD(Distiller):
     """Which of the teacher's likely classes each position speaks for: softmax over classes of class activation maps.
 
-    Paper: none in print; Exp-KD's first commit, whose code gives no gradient (see the file)
+    Paper: none known here; what the code published as Exp-KD means (it gives no gradient, see the file)
 
     Attributes:
         top_k: so many of the teacher's likeliest classes (all, where there are fewer).
