@@ -69,6 +69,9 @@ def test_the_rules_conserve_what_they_are_given():
     a, b, given = (jnp.asarray(random.standard_normal((2, 3, 4)), jnp.float32) for _ in range(3))
     one, other = relevance.through_sum(a, b, given)
     np.testing.assert_allclose((one + other).sum((1, 2)), given.sum((1, 2)), rtol=1e-3, atol=1e-5)
+    sums = [np.abs((np.asarray(x) * np.asarray(given) / np.asarray(a + b)).sum((1, 2))) for x in (a, b)]
+    expected = sums[0] / (sums[0] + sums[1]) * np.asarray(given).sum((1, 2))
+    np.testing.assert_allclose(one.sum((1, 2)), expected, rtol=1e-3)
     # each image by itself
     alone = relevance.through_sum(a[:1], b[:1], given[:1])
     np.testing.assert_allclose(alone[0], one[:1], rtol=1e-4)
