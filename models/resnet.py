@@ -84,7 +84,7 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, images, train: bool = False, deltas: dict | None = None) -> Outputs:
-        """images [B, H, W, C] float32 -> `Outputs`; taps `stem`, `stage1..3`, `stage1..3_preact`, `embedding`."""
+        """images [B, H, W, C] float32 -> `Outputs`; taps `stem`, `stage1..3` (and `_preact`), `final`, `embedding`."""
         if self.padding not in ("TORCH", "SAME"):
             raise UserError(f"'padding' of a ResNet is TORCH or SAME; got {self.padding!r}.")
         tap = Taps(deltas)
@@ -99,6 +99,7 @@ class ResNet(nn.Module):
                 name = f"stage{stage}_block{block}"
                 x = BasicBlock(width, stride, self.dtype, self.padding, name=name)(x, train, record)
             x = tap(f"stage{stage}", x)
+        x = tap("final", x)
         embedding = tap("embedding", jnp.mean(x.astype(jnp.float32), axis=(1, 2)))
         return Outputs(logits=self.classify(embedding), features=tap.features)
 

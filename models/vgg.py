@@ -46,7 +46,7 @@ class VGG(nn.Module):
 
     @nn.compact
     def __call__(self, images, train: bool = False, deltas: dict | None = None) -> Outputs:
-        """images [B, H, W, C] float32 -> `Outputs`; taps `stem`, `stage1..4`, `stage1..4_preact`, `embedding`."""
+        """images [B, H, W, C] float32 -> `Outputs`; taps `stem`, `stage1..4` (and `_preact`), `final`, `embedding`."""
         tap = Taps(deltas)
         x = tap.shift("input", images).astype(self.dtype)
         pools = 4 if images.shape[1] >= 64 else 3
@@ -61,6 +61,7 @@ class VGG(nn.Module):
                     x = tap(f"{name}_preact", x)
                 x = nn.relu(x)
             x = tap(name, x)
+        x = tap("final", x)
         embedding = tap("embedding", jnp.mean(x.astype(jnp.float32), axis=(1, 2)))
         return Outputs(logits=self.classify(embedding), features=tap.features)
 
