@@ -4,11 +4,12 @@ All read the networks' answers on the same images. Colours as in `pictures`; cla
 and their name on the spot.
 """
 
-import matplotlib
 import numpy as np
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
-from explain.pictures import DIFFERENCE, MAP, _wrapped, shortened
+from explain.pictures import DIFFERENCE, MAP, headed, shortened, wrapped
 
 BINS = 15
 INK = {"main": "#0072B2", "second": "#D55E00", "quiet": "#777777"}  # Okabe, Ito
@@ -28,9 +29,10 @@ def layouts(embeddings: dict[str, np.ndarray], seed: int = 0) -> dict[str, np.nd
     """t-SNE of several networks' embeddings of the same images, laid out alike.
 
     The embeddings' dimensions differ, so there is no joint t-SNE. The first network (the teacher) starts from its
-    principal components. Each other one starts from the first one's layout, so that an image moves only as far as its
-    neighbours differ, and the result is turned, mirrored, moved and scaled onto the first (Procrustes), which changes
-    no neighbourhood.
+    principal components. Each other one starts from the first one's finished layout, without the early exaggeration
+    that would scatter it, so that an image leaves its place only where its neighbours differ: t-SNE determines who is
+    near whom, not where a cluster lies. The result is turned, mirrored, moved and scaled onto the first (Procrustes),
+    which changes no neighbourhood.
 
     Args:
         embeddings: name -> [N, D], D of any size.
@@ -46,14 +48,14 @@ def layouts(embeddings: dict[str, np.ndarray], seed: int = 0) -> dict[str, np.nd
     found = {}
     for name, values in embeddings.items():
         values = np.asarray(values, np.float64)
-        start = "pca" if values.shape[1] > 1 else "random"
+        options = {"perplexity": min(30.0, (len(values) - 1) / 3), "learning_rate": "auto", "random_state": seed}
         if found:
             first = next(iter(found.values()))
-            start = (first / first[:, 0].std() * 1e-4).astype(np.float32)  # the deviation t-SNE expects
-        perplexity = min(30.0, (len(values) - 1) / 3)
-        tsne = TSNE(2, perplexity=perplexity, init=start, learning_rate="auto", random_state=seed)
-        layout = tsne.fit_transform(values).astype(np.float64)
-        found[name] = aligned(layout, next(iter(found.values()))) if found else layout - layout.mean(axis=0)
+            layout = TSNE(2, init=first.astype(np.float32), early_exaggeration=1.0, **options).fit_transform(values)
+            found[name] = aligned(layout.astype(np.float64), first)
+        else:
+            layout = TSNE(2, init="pca", **options).fit_transform(values).astype(np.float64)
+            found[name] = layout - layout.mean(axis=0)
     return found
 
 
@@ -69,8 +71,10 @@ def tsne(
 ) -> Figure:
     """`layouts` side by side, the same colour and marker for a class everywhere, its name at its median."""
     found = layouts(embeddings, seed)
-    figure = Figure(figsize=(4.2 * len(found) + 0.2, 4.9), layout="constrained")
-    figure.suptitle(title, fontsize=12)
+    wide, high = 1.1 * np.max([np.abs(points).max(axis=0) for points in found.values()], axis=0)
+    height = 4.4 * min(max(high / wide, 0.5), 1.5)
+    figure = Figure(figsize=(4.4 * len(found) + 0.2, height + 0.8), layout="constrained")
+    headed(figure, title)
     axes = figure.subplots(1, len(found), squeeze=False, sharex=True, sharey=True)[0]
     for cell, (name, points) in zip(axes, found.items(), strict=True):
         for c in np.unique(labels):
@@ -78,11 +82,11 @@ def tsne(
             marker = MARKERS[(c // len(CLASSES) + c) % len(MARKERS)]
             cell.scatter(*here.T, s=12, color=CLASSES[c % len(CLASSES)], marker=marker, linewidths=0, alpha=0.75)
         for c in np.unique(labels) if len(class_names) <= 30 else ():
-            box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
             where = np.median(points[labels == c], axis=0)
-            cell.annotate(shortened(class_names[c]), where, ha="center", va="center", fontsize=9, bbox=box, zorder=3)
-        cell.set_title(_wrapped(name, 40), fontsize=10)
-        cell.set(xticks=[], yticks=[], aspect="equal")
+            text = cell.annotate(shortened(class_names[c]), where, ha="center", va="center", fontsize=11, zorder=3)
+            text.set_path_effects([withStroke(linewidth=3, foreground="white")])
+        cell.set_title(wrapped(name, 40), fontsize=10)
+        cell.set(xticks=[], yticks=[], aspect="equal", xlim=(-wide, wide), ylim=(-high, high))
     return figure
 
 
@@ -110,7 +114,7 @@ def correlation(
     figure, axes = _matrices(len(found), len(class_names), title)
     for cell, (name, matrix) in zip(axes, found.items(), strict=True):
         drawn = cell.imshow(matrix, cmap=DIFFERENCE, vmin=-bound, vmax=bound, interpolation="nearest")
-        cell.set_title(f"{_wrapped(name, 40)}\nmean |difference| {np.abs(matrix).mean():.3f}", fontsize=10)
+        cell.set_title(f"{wrapped(name, 40)}\nmean |difference| {np.abs(matrix).mean():.3f}", fontsize=10)
         _ticks(cell, class_names)
     bar = figure.colorbar(drawn, ax=axes, shrink=0.9)
     bar.set_label(f"student's − {reference}'s correlation", fontsize=9)
@@ -130,16 +134,17 @@ def confusion(logits: dict[str, np.ndarray], labels: np.ndarray, class_names: tu
     for cell, (name, values) in zip(axes, logits.items(), strict=True):
         counts = confusion_matrix(values, labels)
         share = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-        drawn = cell.imshow(share, cmap=MAP, vmin=0, vmax=100, interpolation="nearest")
+        # The root of the share: errors are few, and it is they who are looked for.
+        drawn = cell.imshow(share, cmap=MAP, norm=PowerNorm(0.5, 0, 100), interpolation="nearest")
         right = 100 * np.trace(counts) / max(counts.sum(), 1)
-        cell.set_title(f"{_wrapped(name, 40)}\ntop-1 {right:.2f} %", fontsize=10)
+        cell.set_title(f"{wrapped(name, 40)}\ntop-1 {right:.2f} %", fontsize=10)
         _ticks(cell, class_names)
         cell.set(xlabel="predicted", ylabel="label")
         if len(class_names) <= 12:
             for i, j in np.argwhere(counts > 0):
-                ink = "white" if share[i, j] < 60 else "black"
+                ink = "white" if share[i, j] < 40 else "black"
                 cell.text(j, i, f"{share[i, j]:.0f}", ha="center", va="center", fontsize=8, color=ink)
-    bar = figure.colorbar(drawn, ax=axes, shrink=0.9)
+    bar = figure.colorbar(drawn, ax=axes, shrink=0.9, ticks=[0, 1, 5, 20, 50, 100])
     bar.set_label("% of the label's images", fontsize=9)
     return figure
 
@@ -147,7 +152,7 @@ def confusion(logits: dict[str, np.ndarray], labels: np.ndarray, class_names: tu
 def _matrices(count: int, classes: int, title: str):
     side = 4.0 if classes <= 12 else 5.0
     figure = Figure(figsize=(count * (side + 0.9) + 1.0, side + 1.6), layout="compressed")
-    figure.suptitle(title, fontsize=12)
+    headed(figure, title)
     return figure, figure.subplots(1, count, squeeze=False)[0]
 
 
@@ -187,32 +192,28 @@ def calibration(logits: np.ndarray, labels: np.ndarray, bins: int = BINS) -> tup
 
 def reliability(logits: dict[str, np.ndarray], labels: np.ndarray, title: str) -> Figure:
     """Accuracy against confidence for each network, its calibration error, and where its confidences lie."""
-    figure = Figure(figsize=(3.7 * len(logits) + 0.3, 5.0), layout="constrained")
-    figure.suptitle(title, fontsize=12)
+    figure = Figure(figsize=(3.7 * len(logits) + 0.4, 5.4), layout="constrained")
+    headed(figure, title)
     axes = figure.subplots(2, len(logits), squeeze=False, sharex=True, sharey="row", height_ratios=(3, 1))
     edges = np.linspace(0, 100, BINS + 1)
     for (above, below), (name, values) in zip(axes.T, logits.items(), strict=True):
         count, confidence, accuracy = calibration(values, labels)
-        filled = count > 0
+        filled, place = count > 0, {"align": "edge", "width": 100 / BINS}
         error = 100 * (count[filled] * np.abs(confidence - accuracy)[filled]).sum() / count.sum()
-        above.plot([0, 100], [0, 100], color=INK["quiet"], linestyle="--", linewidth=1, label="calibrated")
-        above.bar(edges[:-1], 100 * np.nan_to_num(accuracy), np.diff(edges), align="edge", color=INK["main"],
-                  edgecolor="white", linewidth=0.5, label="accuracy")  # fmt: skip
-        above.plot(100 * confidence[filled], 100 * accuracy[filled], "o", color=INK["second"], markersize=4,
-                   label="mean confidence")  # fmt: skip
-        above.set_title(f"{_wrapped(name, 34)}\nECE {error:.2f} %", fontsize=10)
-        above.set(xlim=(0, 100), ylim=(0, 100))
-        below.bar(edges[:-1], 100 * count / count.sum(), np.diff(edges), align="edge", color=INK["quiet"],
-                  edgecolor="white", linewidth=0.5)  # fmt: skip
+        left, confidence, accuracy = edges[:-1][filled], 100 * confidence[filled], 100 * accuracy[filled]
+        above.bar(left, accuracy, color=INK["main"], edgecolor="white", linewidth=0.5, label="accuracy", **place)
+        gap = {"color": "none", "edgecolor": INK["second"], "hatch": "////", "linewidth": 1}
+        above.bar(left, confidence - accuracy, bottom=accuracy, label="gap to the mean confidence", **gap, **place)
+        above.plot([0, 100], [0, 100], color="black", linestyle="--", linewidth=1, label="calibrated")
+        above.set_title(f"{wrapped(name, 34)}\nECE {error:.2f} %", fontsize=10)
+        above.set(xlim=(0, 100), ylim=(0, 101))
+        below.bar(left, count[filled], color=INK["quiet"], edgecolor="white", linewidth=0.5, **place)
+        below.set_yscale("log")
+        below.set_ylim(0.7, None)
         below.set_xlabel("confidence (%)")
         for cell in (above, below):
             cell.spines[["top", "right"]].set_visible(False)
     axes[0, 0].set_ylabel("accuracy (%)")
-    axes[1, 0].set_ylabel("images (%)")
-    axes[0, 0].legend(frameon=False, fontsize=8, loc="upper left")
+    axes[1, 0].set_ylabel("images")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     return figure
-
-
-def colours() -> dict[str, str]:
-    """The colours in use, as hex: for tests and for charts of one's own."""
-    return {**INK, **{f"class {i}": matplotlib.colors.to_hex(c) for i, c in enumerate(CLASSES)}}

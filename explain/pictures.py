@@ -6,6 +6,7 @@ differences, and right and wrong are told by a sign as well.
 
 import os
 import pathlib
+import textwrap
 
 import matplotlib
 import numpy as np
@@ -17,6 +18,7 @@ from explain.similarity import stretched
 from registry import UserError
 
 MAP, DIFFERENCE = "viridis", "PuOr"
+OPACITY = 0.7  # of a map over its image
 CELL = 1.5  # inches of one image in a panel
 FORMATS = (".png", ".svg")
 
@@ -60,7 +62,7 @@ def answer(logits: np.ndarray, names: tuple[str, ...], label: int) -> str:
     predicted = int(np.argmax(logits))
     shifted = np.asarray(logits, np.float64) - np.max(logits)
     confidence = 100 * np.exp(shifted[predicted]) / np.exp(shifted).sum()
-    return f"{'✓' if predicted == label else '✗'} {shortened(names[predicted])} {confidence:.0f} %"
+    return f"{'✓' if predicted == label else '✗'} {shortened(names[predicted])} ({confidence:.0f} %)"
 
 
 def shortened(name: str, length: int = 14) -> str:
@@ -87,7 +89,12 @@ def panel(
         logits: network's name -> [N, K].
         title: of the picture.
         reference: the name of the teacher among the networks; empty: no differences.
+
+    Raises:
+        ValueError: not one label an image.
     """
+    if len(labels) != len(images):
+        raise ValueError(f"{len(images)} images have {len(labels)} labels: give each one.")
     shown = {name: stretched(m) for name, m in maps.items()}
     students = [name for name in maps if name != reference] if reference else []
     columns = 1 + len(maps) + len(students)
@@ -96,11 +103,11 @@ def panel(
         figsize=(columns * CELL * 1.04 + 1.3 + 0.9 * bool(students), len(images) * (CELL + 0.3) + 1.0),
         layout="compressed",
     )
-    figure.suptitle(title, fontsize=12)
+    headed(figure, title)
     axes = figure.subplots(len(images), columns, squeeze=False)
     for row, label in enumerate(labels):
         cells = iter(axes[row])
-        _image(next(cells), images[row], shortened(class_names[label]))
+        _image(next(cells), images[row], f"true: {shortened(class_names[label])}")
         for name in maps:
             cell = next(cells)
             _overlay(cell, images[row], shown[name][row])
@@ -109,32 +116,22 @@ def panel(
             difference = shown[name][row] - shown[reference][row]
             cell = next(cells)
             cell.imshow(difference, cmap=DIFFERENCE, vmin=-1, vmax=1, interpolation="nearest")
-            cell.set_xlabel(f"mean |difference| {np.abs(difference).mean():.2f}", fontsize=9)
-    heads = ["image", *maps, *(f"{name} − {reference}" for name in students)]
+            cell.set_xlabel(f"mean |difference| {np.abs(difference).mean():.2f}", fontsize=8)
+    heads = ["image", *maps, *(f"{name} − teacher" for name in students)]
     for cell, head in zip(axes[0], heads, strict=True):
-        cell.set_title(_wrapped(head), fontsize=10)
+        cell.set_title(wrapped(head), fontsize=10)
     _bare(axes)
-    bar = figure.colorbar(ScalarMappable(Normalize(0, 1), MAP), ax=axes, shrink=0.9, aspect=40, pad=0.01)
-    bar.set_label("importance, each map from its least to its largest value", fontsize=9)
-    if students:
-        bar = figure.colorbar(ScalarMappable(Normalize(-1, 1), DIFFERENCE), ax=axes, shrink=0.9, aspect=40, pad=0.01)
-        bar.set_label(f"student − {reference}: more important to the {reference} | to the student", fontsize=9)
+    if students:  # the bar that is made last stands first
+        _bar(figure, axes, Normalize(-1, 1), DIFFERENCE, 1.0, "← more important to the teacher     to the student →")
+    _bar(figure, axes, Normalize(0, 1), MAP, OPACITY, "importance, each map stretched from 0 to 1")
     return figure
 
 
-def training(
-    images: np.ndarray,
-    labels: np.ndarray,
-    class_names: tuple[str, ...],
-    maps: dict[str, np.ndarray],
-    logits: dict[str, np.ndarray],
-    title: str,
-) -> Figure:
-    """A strip of maps over the training for each image: one column an epoch (and the teacher's, where it is given).
-
-    Arguments as `panel`'s, with a network's name for an epoch: "epoch 10".
-    """
-    return panel(images, labels, class_names, maps, logits, title)
+def _bar(figure: Figure, axes: np.ndarray, norm: Normalize, colours: str, opacity: float, text: str) -> None:
+    """A colour bar as high as the rows."""
+    look = {"shrink": 0.95, "aspect": 45, "pad": 0.01, "alpha": opacity, "ticks": [norm.vmin, norm.vmax]}
+    bar = figure.colorbar(ScalarMappable(norm, colours), ax=axes, **look)
+    bar.set_label(text, fontsize=9, labelpad=-4)
 
 
 def _image(cell, image: np.ndarray, below: str) -> None:
@@ -147,9 +144,9 @@ def _image(cell, image: np.ndarray, below: str) -> None:
 
 
 def _overlay(cell, image: np.ndarray, shown: np.ndarray) -> None:
-    """A map in [0, 1] over the grey image."""
-    cell.imshow(image.mean(axis=-1), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-    cell.imshow(shown, cmap=MAP, vmin=0, vmax=1, alpha=0.65, interpolation="nearest")
+    """A map in [0, 1] over the image in light greys, on which its colours stay nearly the colour bar's."""
+    cell.imshow(image.mean(axis=-1), cmap="gray", vmin=-255, vmax=255, interpolation="nearest")
+    cell.imshow(shown, cmap=MAP, vmin=0, vmax=1, alpha=OPACITY, interpolation="nearest")
 
 
 def _bare(axes: np.ndarray) -> None:
@@ -159,8 +156,11 @@ def _bare(axes: np.ndarray) -> None:
             spine.set_visible(False)
 
 
-def _wrapped(text: str, width: int = 18) -> str:
-    """A column's head on as many lines as it needs, broken at spaces and hyphens."""
-    import textwrap
-
+def wrapped(text: str, width: int = 18) -> str:
+    """A head on as many lines as it needs."""
     return "\n".join(textwrap.wrap(text, width))
+
+
+def headed(figure: Figure, title: str) -> None:
+    """Sets the picture's title, on as many lines as its width needs (0.1 inches a letter)."""
+    figure.suptitle(wrapped(title, int(figure.get_figwidth() * 10)), fontsize=12)

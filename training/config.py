@@ -21,9 +21,9 @@ CHOICES = {
     "dtype": ("float32", "bfloat16"),
 }
 POSITIVE = ("train_epoch", "batch_size", "log_every", "eval_every", "learning_rate")
-NOT_NEGATIVE = ("num_labels", "image_size", "weight_decay", "momentum", "checkpoint_seconds", "seed")
+NOT_NEGATIVE = ("num_labels", "image_size", "weight_decay", "momentum", "checkpoint_seconds", "keep_epochs", "seed")
 # These may differ when a run is resumed: they change no number (data and teacher are known by fingerprints).
-FREE = ("train_path", "data_dir", "teacher_param", "checkpoint_seconds")
+FREE = ("train_path", "data_dir", "teacher_param", "checkpoint_seconds", "keep_epochs")
 
 
 def defaults() -> ConfigDict:

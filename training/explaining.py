@@ -1,5 +1,6 @@
 """Explanation maps of trained weights: one call for the pictures of `explain.py`, one for `evaluate.py --explain`."""
 
+import dataclasses
 import pathlib
 from collections.abc import Sequence
 
@@ -13,6 +14,7 @@ from explain import charts, pictures
 from explain.faithfulness import compare, faithfulness, likeness
 from explain.subject import Subject
 from registry import UserError, unknown
+from training import run_folder
 from training.evaluation import check_fits, player_of
 
 KINDS = ("panel", "training", "tsne", "correlation", "confusion", "reliability")
@@ -31,6 +33,8 @@ def subject_of(path: str, dataset: data.Dataset, role: str, arch: str = "") -> S
     player, variables = player_of(weights, role, arch=arch)
     folder = weights.folder.resolve()
     run = {"last": folder.parent.name, "best": f"{folder.parent.name} best"}.get(folder.name, folder.name)
+    if folder.parent.name == run_folder.EPOCHS:
+        run = f"epoch {weights.info['epoch']}"
     name = f"teacher {weights.info['arch']}" if role == "teacher" else run
     return Subject(name, player.model, variables, player.mean, player.std)
 
@@ -104,21 +108,7 @@ def draw(
     logits = {name: pair[0] for name, pair in answers.items()}
     where = f"{dataset.name} test, {len(index):,} images"
     if kind in ("panel", "training"):
-        own = {name: x.argmax(axis=1) for name, x in logits.items()}
-        classes = {name: own[teachers[0].name] if teachers else own[name] for name in own}
-        if kind == "training" and not teachers:
-            classes = dict.fromkeys(own, labels)
-        try:
-            maps = {s.name: s.maps(rule, pixels, classes[s.name]) for s in subjects}
-        except ValueError as error:  # a network without what the map reads
-            raise UserError(f"{map_name} cannot explain this network: {error}") from None
-        of = "the class that the teacher predicts" if teachers else "the class that each network predicts"
-        if kind == "training":
-            of = of if teachers else "the true class"
-            title = f"{map_name} of {of} over the training of {_run_name(params)}"
-            return pictures.panel(pixels, labels, names, maps, logits, title)
-        reference = teachers[0].name if teachers else ""
-        return pictures.panel(pixels, labels, names, maps, logits, f"{map_name} of {of}, {dataset.name}", reference)
+        return _maps(kind, subjects, teachers, rule, map_name, pixels, labels, logits, dataset)
     if kind == "tsne":
         return charts.tsne({n: pair[1] for n, pair in answers.items()}, labels, names, f"t-SNE of embeddings, {where}")
     if kind == "correlation":
@@ -128,10 +118,23 @@ def draw(
     return charts.reliability(logits, labels, f"Reliability, {where}")
 
 
+def _maps(kind, subjects, teachers, rule, map_name, pixels, labels, logits, dataset) -> Figure:
+    """Maps side by side. All explain one class an image: the teacher's, without a teacher the true one."""
+    classes, of = labels, "the true class"
+    if teachers:
+        classes, of = logits[teachers[0].name].argmax(axis=1), "the class that the teacher predicts"
+    try:
+        maps = {s.name: s.maps(rule, pixels, classes) for s in subjects}
+    except ValueError as error:  # a network without what the map reads
+        raise UserError(f"{map_name} cannot explain this network: {error}") from None
+    over = " over the training" if kind == "training" else ""
+    title = f"{map_name} of {of}{over}, {dataset.name} test"
+    reference = teachers[0].name if teachers and kind == "panel" else ""
+    return pictures.panel(pixels, labels, dataset.class_names, maps, logits, title, reference)
+
+
 def _apart(subjects: list[Subject]) -> list[Subject]:
     """The same networks with names that differ."""
-    import dataclasses
-
     found: dict[str, Subject] = {}
     for subject in subjects:
         name, number = subject.name, 2
@@ -145,17 +148,13 @@ def epochs_of(params: Sequence[str]) -> list[str]:
     """Folders of the weights that a run kept of its epochs, at most `EPOCHS` of them, evenly spaced."""
     if len(params) != 1:
         raise UserError(f"--kind training shows one run; --param has {len(params)}.")
-    folders = sorted(p.parent for p in pathlib.Path(params[0]).expanduser().glob("epochs/*/model.json"))
+    folders = sorted(p.parent for p in pathlib.Path(params[0]).expanduser().glob(f"{run_folder.EPOCHS}/*/model.json"))
     if not folders:
         raise UserError(
             f"{params[0]} has no weights of its epochs. Train it with --config.keep_epochs=1 (of every epoch)."
         )
     index = np.linspace(0, len(folders) - 1, min(EPOCHS, len(folders))).round().astype(int)
     return [str(folders[i]) for i in index]
-
-
-def _run_name(params: Sequence[str]) -> str:
-    return pathlib.Path(params[0]).resolve().parent.parent.name
 
 
 def measure(

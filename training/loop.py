@@ -130,6 +130,15 @@ class Loop:
         log.write("test", self.step, self.step / self.steps_per_epoch, values)
         return values
 
+    def keep(self) -> None:
+        """Writes the weights of the epoch that ended to `epochs/`; made again after a resume, they are the same."""
+        epoch = self.step // self.steps_per_epoch
+        tested = [row for row in self.tests if row["epoch"] == epoch]
+        top1 = tested[0]["top1"] if tested else None
+        info = {**self.info, "epoch": epoch, "test_top1": top1}
+        variables = self.strategy.student_variables(self.state)
+        pretrained.save(self.folder / run_folder.EPOCHS / f"{epoch:04d}", jax.device_get(variables), info)
+
     def finish(self, log: MetricsLog, start_seconds: float, rate: float) -> dict:
         """Writes `last/`, `best/` and `summary.json`."""
         last, best = self.tests[-1], max(self.tests, key=lambda row: row["top1"])
@@ -190,7 +199,8 @@ def run(*, start: float, quiet: bool = False, **parts) -> dict:
             test_now = done or loop.step % (config.eval_every * loop.steps_per_epoch) == 0
             save_now = stopping.is_set() or time.monotonic() - saved >= config.checkpoint_seconds
             epoch_end = not done and loop.step % loop.steps_per_epoch == 0
-            if not (first or log_now or test_now or save_now or epoch_end):
+            keep_now = config.keep_epochs and loop.step % (config.keep_epochs * loop.steps_per_epoch) == 0
+            if not (first or log_now or test_now or save_now or epoch_end or keep_now):
                 continue  # nothing between steps: the device is not waited for
             jax.block_until_ready(loop.totals)
             clock.pause(loop.step, warm=not first)
@@ -203,6 +213,8 @@ def run(*, start: float, quiet: bool = False, **parts) -> dict:
             if test_now:
                 result = loop.test(log)
                 test = {"top1": result["top1"], "best": max(row["top1"] for row in loop.tests)}
+            if keep_now:  # before a checkpoint of this step, which would not come back here
+                loop.keep()
             stop = stopping.is_set()  # asked anew: evaluating takes a while
             if log_now and not quiet:
                 progress.show(loop.step, rate, config.batch_size, terms, test)

@@ -15,6 +15,7 @@ from registry import DamagedFileError, UserError
 from training import config as configs
 
 CONFIG, ENV, METRICS, SUMMARY = "config.json", "env.json", "metrics.jsonl", "summary.json"
+EPOCHS = "epochs"  # the folder of weights that `keep_epochs` keeps
 
 
 def write_json(path: pathlib.Path, content: dict) -> None:
