@@ -122,7 +122,7 @@ def panel(
         cell.set_title(wrapped(head), fontsize=10)
     _bare(axes)
     if students:  # the bar that is made last stands first
-        _bar(figure, axes, Normalize(-1, 1), DIFFERENCE, 1.0, "← more important to the teacher     to the student →")
+        _bar(figure, axes, Normalize(-1, 1), DIFFERENCE, 1.0, "← more important to the teacher | to the student →")
     _bar(figure, axes, Normalize(0, 1), MAP, OPACITY, "importance, each map stretched from 0 to 1")
     return figure
 
@@ -131,7 +131,7 @@ def _bar(figure: Figure, axes: np.ndarray, norm: Normalize, colours: str, opacit
     """A colour bar as high as the rows."""
     look = {"shrink": 0.95, "aspect": 45, "pad": 0.01, "alpha": opacity, "ticks": [norm.vmin, norm.vmax]}
     bar = figure.colorbar(ScalarMappable(norm, colours), ax=axes, **look)
-    bar.set_label(text, fontsize=9, labelpad=-4)
+    bar.set_label(wrapped(text, int(9 * (figure.get_figheight() - 1))), fontsize=9, labelpad=-4)
 
 
 def _image(cell, image: np.ndarray, below: str) -> None:

@@ -31,13 +31,13 @@ def test_panel_is_drawn(tmp_path):
 
 def test_explanations_are_measured_and_written_beside_the_evaluation(tmp_path):
     shutil.copytree(ROOT / TEACHER, tmp_path / "weights")
-    flags = ["--param", tmp_path / "weights", "--teacher_param", TEACHER, "--explain", "GradCAM,InputGradient"]
+    flags = ["--param", tmp_path / "weights", "--teacher_param", TEACHER, "--explain", "GradCAM"]
     result = command("evaluate.py", *flags, "--explain_images", "20")
     assert result.returncode == 0, result.stderr
     usual = json.loads((tmp_path / "weights" / "evaluation-Digits-against-ResNet20.json").read_text())
     assert usual["images"] == 597
     found = json.loads((tmp_path / "weights" / "evaluation-Digits-against-ResNet20-explained.json").read_text())
-    assert list(found["maps"]) == ["GradCAM", "InputGradient"]
+    assert list(found["maps"]) == ["GradCAM"]
     assert found["images"] == 20
     for values in found["maps"].values():
         assert values["similarity"]["cosine"] == pytest.approx(1)  # to itself
@@ -48,7 +48,7 @@ def test_explanations_are_measured_and_written_beside_the_evaluation(tmp_path):
 MISTAKES = {
     "nothing": ("explain.py", [], ["--param and --out"]),
     "suffix": ("explain.py", ["--param", TEACHER, "--out", "a.jpg"], [".png or .svg", "a.jpg"]),
-    "map": ("explain.py", ["--param", TEACHER, "--out", "{tmp}/a.png", "--map", "CamGrad"], ["Did you mean 'GradCAM'"]),
+    "map": ("explain.py", ["--param", TEACHER, "--out", "{tmp}/a.png", "--map", "GardCAM"], ["Did you mean 'GradCAM'"]),
     "kind": ("explain.py", ["--param", TEACHER, "--out", "{tmp}/a.png", "--kind", "pannel"], ["'panel'"]),
     "weights": ("explain.py", ["--param", "nowhere", "--out", "{tmp}/a.png"], ["nowhere"]),
     "epochs": ("explain.py", ["--param", TEACHER, "--out", "{tmp}/a.png", "--kind", "training"], ["keep_epochs=1"]),

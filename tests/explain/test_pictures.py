@@ -22,12 +22,11 @@ MANY = RANDOM.randint(0, 5, 60)
 def draw(kind):
     title = "A title that says what is shown, of which class, of which dataset and of how many images"
     logits = {name: x[:3] for name, x in LOGITS.items()}
+    alone = {"x": MAPS["labels"][:1]}, {"x": LOGITS["labels"][:1]}
     return {
         "panel": lambda: pictures.panel(IMAGES, LABELS, LONG, MAPS, logits, title, NETWORKS[0]),
         "strip": lambda: pictures.panel(IMAGES[..., :1], LABELS, LONG, MAPS, logits, title),
-        "one": lambda: pictures.panel(
-            IMAGES[:1], LABELS[:1], LONG, {"x": MAPS["labels"]}, {"x": LOGITS["labels"][:1]}, title
-        ),
+        "one": lambda: pictures.panel(IMAGES[:1], LABELS[:1], LONG, *alone, title),
         "tsne": lambda: charts.tsne(LOGITS, MANY, LONG, title),
         "correlation": lambda: charts.correlation(LOGITS, NETWORKS[0], LONG, title),
         "confusion": lambda: charts.confusion(LOGITS, MANY, LONG, title),
