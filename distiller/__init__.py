@@ -15,10 +15,16 @@ registry = Registry(
         "SoftLogits": "distiller.soft_logits:SoftLogits",
         "Logits": "distiller.logits:Logits",
         "AT": "distiller.at:AT",
+        "ExpKD": "distiller.exp_kd:ExpKD",
+        "E2KD": "distiller.e2kd:E2KD",
+        "CATKD": "distiller.cat_kd:CATKD",
+        "LwM": "distiller.lwm:LwM",
+        "GradAT": "distiller.grad_at:GradAT",
+        "ExplanationMatch": "distiller.explanation_match:ExplanationMatch",
     },
 )
 names = registry.names
-POSITIVE = ("temperature", "p")  # of every method that has them
+POSITIVE = ("temperature", "p", "top_k", "resolution")  # of every method that has them
 
 
 def create(name: str, **options) -> Distiller:
@@ -72,6 +78,8 @@ def _number(key: str, default, value):
     if number and (isinstance(value, (bool, str)) or not isinstance(value, int if whole else (int, float))):
         kind = "a whole number" if whole else "a number"
         raise UserError(f"'{key}' must be {kind} (default {default}); got {value!r}.")
+    if isinstance(default, str) and not isinstance(value, str):
+        raise UserError(f"'{key}' must be text (default {default!r}); got {value!r}.")
     if number and not math.isfinite(value):
         raise UserError(f"'{key}' must be a finite number (default {default}); got {value}.")
     if key in POSITIVE and value <= 0:

@@ -91,7 +91,7 @@ def resize(maps: jax.Array, size: tuple[int, int]) -> jax.Array:
 
 def class_gradients(outputs: Outputs, target: jax.Array) -> dict[str, jax.Array]:
     """Gradients of each image's target logit at the gradient taps: tap -> the tap's shape."""
-    return outputs.gradients(jax.nn.one_hot(target, outputs.logits.shape[-1], dtype=outputs.logits.dtype))
+    return outputs.gradients(jax.nn.one_hot(target, outputs.logits.shape[-1], dtype=wide(outputs.logits).dtype))
 
 
 def feature_and_gradient(outputs: Outputs, target: jax.Array, tap: str = "") -> tuple[jax.Array, jax.Array]:

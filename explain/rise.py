@@ -6,7 +6,7 @@ Paper: Petsiuk, Das, Saenko. RISE: Randomized Input Sampling for Explanation of 
 arXiv:1806.07421.
 
 m_n: a grid x grid pattern of which each cell is open with probability `keep`, enlarged bilinearly and shifted at random
-by up to a cell. All images see the same masks. x is normalised, so what is hidden becomes the training set's mean colour.
+by up to a cell. All images see the same masks. x is normalised, so what is hidden becomes the mean colour.
 The paper takes 4,000 to 8,000 masks at 224 pixels; the default here is for small images.
 """
 
