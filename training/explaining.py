@@ -19,6 +19,7 @@ from training.evaluation import check_fits, player_of
 
 KINDS = ("panel", "training", "tsne", "correlation", "confusion", "reliability")
 IMAGES = {"panel": 6, "training": 4, "tsne": 1000}  # how many where the user says nothing; else all
+LEAST = 10  # fewest images that have neighbours to speak of
 EPOCHS = 8  # most columns of the strip over the training
 
 
@@ -99,9 +100,11 @@ def draw(
         raise UserError("--kind correlation compares with a teacher: add --teacher_param.")
     if kind == "training":
         params = epochs_of(params)
-    students = _apart([subject_of(path, dataset, "network", arch) for path in params])
     teachers = [subject_of(teacher_param, dataset, "teacher", teacher_arch)] if teacher_param else []
+    students = _apart([*teachers, *(subject_of(path, dataset, "network", arch) for path in params)])[len(teachers) :]
     index = chosen(images, len(dataset.test), IMAGES.get(kind, 0))
+    if kind == "tsne" and len(index) < LEAST:
+        raise UserError(f"--kind tsne needs {LEAST} images or more; --images chose {len(index)}.")
     pixels, labels, names = dataset.test.images[index], dataset.test.labels[index], dataset.class_names
     subjects = [*students, *teachers] if kind == "training" else [*teachers, *students]
     answers = {s.name: s.answers(pixels) for s in subjects}
@@ -148,7 +151,8 @@ def epochs_of(params: Sequence[str]) -> list[str]:
     """Folders of the weights that a run kept of its epochs, at most `EPOCHS` of them, evenly spaced."""
     if len(params) != 1:
         raise UserError(f"--kind training shows one run; --param has {len(params)}.")
-    folders = sorted(p.parent for p in pathlib.Path(params[0]).expanduser().glob(f"{run_folder.EPOCHS}/*/model.json"))
+    found = [p.parent for p in pathlib.Path(params[0]).expanduser().glob(f"{run_folder.EPOCHS}/*/model.json")]
+    folders = sorted((p for p in found if p.name.isdigit()), key=lambda p: int(p.name))  # not what a stop left half
     if not folders:
         raise UserError(
             f"{params[0]} has no weights of its epochs. Train it with --config.keep_epochs=1 (of every epoch)."

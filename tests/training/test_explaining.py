@@ -1,6 +1,7 @@
 """From folders of weights to measures and pictures."""
 
 import json
+import pathlib
 import shutil
 import signal
 
@@ -102,6 +103,14 @@ def test_every_kind_is_drawn_of_digits(kind, students):
     assert ("teacher ResNet20" in heads) == (kind != "correlation")
 
 
+def test_what_a_stop_left_half_is_no_epoch(students, tmp_path):
+    shutil.copytree(students / "soft-s0" / "epochs" / "0002", tmp_path / "epochs" / "0002")
+    for name in ("0010", "0010.part", "0002.old", "10001"):
+        shutil.copytree(tmp_path / "epochs" / "0002", tmp_path / "epochs" / name)
+    found = explaining.epochs_of([str(tmp_path)])
+    assert [pathlib.Path(path).name for path in found] == ["0002", "0010", "10001"]
+
+
 def test_networks_of_one_name_are_told_apart(students):
     figure = explaining.draw("reliability", [TEACHER, TEACHER], data.load("Digits"))
     assert [a.get_title().split("\n")[0] for a in figure.axes[:2]] == ["resnet20_digits", "resnet20_digits (2)"]
@@ -118,6 +127,8 @@ def test_what_cannot_be_drawn_is_told(students):
     ):
         with pytest.raises(UserError, match=message):
             explaining.draw(kind, params, digits, teacher)
+    with pytest.raises(UserError, match=r"needs 10 images or more; --images chose 2"):
+        explaining.draw("tsne", [TEACHER], digits, images="2")
     with pytest.raises(UserError, match="Did you mean 'GradCAM'"):
         explaining.draw("panel", [TEACHER], digits, map_name="GradCAMM")
     with pytest.raises(UserError, match="AttentionRollout cannot explain this network"):
