@@ -62,7 +62,7 @@ class ExplanationMatch(Distiller):
     Paper: none; this library's common form of the methods on explanation maps
 
     Attributes:
-        map: one of `explain.names()`; LayerCAM is never zero everywhere, as a GradCAM behind its ReLU may be.
+        map: one of `explain.names()`; LayerCAM is seldom zero everywhere, as a GradCAM behind its ReLU may be.
         tap: where the map is taken, for those that have the choice; "" is the last stage.
         distance: "cosine", "l2", "softmax" or "kl".
         temperature: T of "softmax" and "kl", dimensionless.
