@@ -123,6 +123,9 @@ def test_pointing_at_the_mask_itself_is_1_and_elsewhere_0(halves):
     assert (metrics.pointing(masks.astype(float), masks) == 1).all()
     assert (metrics.pointing((~masks).astype(float), masks) == 0).all()
     np.testing.assert_allclose(metrics.pointing(np.ones(masks.shape), masks), 0.5)  # ties share
+    almost = masks * 0.999
+    almost[:, 7, 7] = 1.0  # one pixel outside is a little higher than all inside
+    assert (metrics.pointing(almost, masks) == 0).all()
 
 
 def test_pointing_tolerates_the_distance_that_it_is_told():
