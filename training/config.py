@@ -28,9 +28,10 @@ CHOICES = {
 POSITIVE = ("train_epoch", "batch_size", "seeds", "log_every", "eval_every", "learning_rate")
 NOT_NEGATIVE = ("num_labels", "image_size", "weight_decay", "momentum", "checkpoint_seconds", "seed")
 NOT_NEGATIVE += ("resized_crop", "randaugment", "magnitude", "mixup", "cutmix", "ramp_epochs", "clip_norm")
-NOT_NEGATIVE += ("teacher_views", "teacher_bank_top_k")
+NOT_NEGATIVE += ("teacher_views", "teacher_bank_top_k", "keep_epochs")
 # These may differ when a run is resumed: they change no number (data and teacher are known by fingerprints).
-FREE = ("train_path", "data_dir", "teacher_param", "checkpoint_seconds", "steps_per_call", "stack_seeds")
+FREE = ("train_path", "data_dir", "teacher_param", "checkpoint_seconds", "keep_epochs")
+FREE += ("steps_per_call", "stack_seeds")
 
 
 def defaults() -> ConfigDict:

@@ -72,7 +72,8 @@ def run(*, start: float, quiet: bool = False, **parts) -> dict:
             test_now = done or loop.step % (config.eval_every * loop.steps_per_epoch) == 0
             save_now = stopping.is_set() or time.monotonic() - saved >= config.checkpoint_seconds
             epoch_end = not done and loop.step % loop.steps_per_epoch == 0
-            if not (first or log_now or test_now or save_now or epoch_end):
+            keep_now = config.keep_epochs and loop.step % (config.keep_epochs * loop.steps_per_epoch) == 0
+            if not (first or log_now or test_now or save_now or epoch_end or keep_now):
                 continue  # nothing between steps: the device is not waited for
             jax.block_until_ready(loop.totals)
             clock.pause(loop.step, warm=not first)
@@ -86,6 +87,8 @@ def run(*, start: float, quiet: bool = False, **parts) -> dict:
             if test_now:
                 result = loop.test()
                 test = {"top1": result["top1"], "best": max(row["top1"] for row in loop.replicas[0].tests)}
+            if keep_now:  # before a checkpoint of this step, which would not come back here
+                loop.keep()
             stop = stopping.is_set()  # asked anew: evaluating takes a while
             if log_now and not quiet:
                 progress.show(loop.step, rate, config.batch_size * len(loop.replicas), terms, test)

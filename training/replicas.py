@@ -253,6 +253,15 @@ class Replicas:
             replica.log.write("test", self.step, self.step / self.steps_per_epoch, values)
         return self.replicas[0].tests[-1]
 
+    def keep(self) -> None:
+        """Writes the weights of the epoch that ended to `epochs/`; made again after a resume, they are the same."""
+        epoch = self.step // self.steps_per_epoch
+        for state, replica in zip(self.states, self.replicas, strict=True):
+            tested = [row["top1"] for row in replica.tests if row["epoch"] == epoch]
+            info = {**self.info, "seed": replica.seed, "epoch": epoch, "test_top1": tested[0] if tested else None}
+            weights = jax.device_get(self.strategy.student_variables(state))
+            pretrained.save(replica.folder / run_folder.EPOCHS / f"{epoch:04d}", weights, info)
+
     def finish(self, start_seconds: float, rate: float) -> dict:
         """Writes the weights and `summary.json` of each replica, and of all of them."""
         speed = {

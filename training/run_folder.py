@@ -15,6 +15,7 @@ from training import config as configs
 from training import lock
 
 CONFIG, ENV, METRICS, SUMMARY = "config.json", "env.json", "metrics.jsonl", "summary.json"
+EPOCHS = "epochs"  # the folder of weights that `keep_epochs` keeps
 PART = ".part"  # ends the name of what is not written to its end
 FIXES = {  # what to do about one of them that is damaged
     CONFIG: "Restore it, or choose another --train_path.",
