@@ -114,7 +114,8 @@ class ResNet(nn.Module):
 
 def _family(blocks: int, widths: tuple[int, int, int, int], name: str):
     def build(num_classes: int, **options) -> ResNet:
-        return ResNet(blocks=blocks, widths=widths, num_classes=num_classes, **options)
+        own = tuple(options.pop("widths", widths))
+        return ResNet(num_classes=num_classes, **{"blocks": blocks, **options}, widths=own)
 
     build.__name__ = name.lower()
     source = "He et al., CVPR 2016, arXiv:1512.03385"

@@ -34,11 +34,13 @@ class VGG(nn.Module):
     Attributes:
         convolutions: how many in each of the five blocks.
         num_classes: K.
+        widths: channels of the five blocks.
         dtype: compute type; parameters, statistics and logits are float32.
     """
 
     convolutions: tuple[int, int, int, int, int]
     num_classes: int
+    widths: tuple[int, int, int, int, int] = WIDTHS
     dtype: Any = jnp.float32
 
     def setup(self):
@@ -50,7 +52,7 @@ class VGG(nn.Module):
         tap = Taps(deltas)
         x = tap.shift("input", images).astype(self.dtype)
         pools = 4 if images.shape[1] >= 64 else 3
-        for stage, (width, count) in enumerate(zip(WIDTHS, self.convolutions, strict=True)):
+        for stage, (width, count) in enumerate(zip(self.widths, self.convolutions, strict=True)):
             name = f"stage{stage}" if stage else "stem"
             if 0 < stage <= pools:
                 x = nn.max_pool(x, (2, 2), (2, 2))
@@ -76,7 +78,8 @@ class VGG(nn.Module):
 
 def _family(depth: int, convolutions: tuple[int, int, int, int, int]):
     def build(num_classes: int, **options) -> VGG:
-        return VGG(convolutions=convolutions, num_classes=num_classes, **options)
+        widths = tuple(options.pop("widths", WIDTHS))
+        return VGG(convolutions=convolutions, num_classes=num_classes, widths=widths, **options)
 
     build.__name__ = f"vgg{depth}"
     source = "Simonyan and Zisserman, ICLR 2015, arXiv:1409.1556"
