@@ -2,8 +2,8 @@
 
 python -m benchmarks.all_methods [--root runs/methods] [--students ResNet8,VGG8] [--only DKD,AT]
 
-The teacher is ResNet-8x4 at half its widths, the students are ResNet-8 and, of another family, VGG-8 at a quarter of its
-widths; 216 steps of 64. Finished runs are kept: the same command continues. The tables are in docs/methods.md.
+The teacher is ResNet-8x4 at half its widths; the students are ResNet-8 and, of another family, VGG-8 at a quarter of
+its widths; 216 steps of 64. Finished runs are kept: the same command continues. The tables are in docs/methods.md.
 """
 
 import argparse
