@@ -3,7 +3,8 @@
 python -m benchmarks.explanation_evidence [--root runs/evidence]
 
 Accuracy, agreement, how faithful each student's maps are (areas under the accuracy, percent), and how alike the
-teacher's (Spearman); differences are paired with the student by labels of the same seed, with 95 % t intervals. Finished runs are kept: the same command continues.
+teacher's (Spearman); differences are paired with the student by labels of the same seed, with 95 % t intervals.
+Finished runs are kept: the same command continues.
 """
 
 import argparse

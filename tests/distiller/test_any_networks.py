@@ -22,10 +22,12 @@ PAIRS = [  # student, teacher
 ]
 NO_ACTIVATION = r"The (student|teacher) has no taps stage1_preact .*'stage1'.*Take a network that has them"
 # (method, network on either side) -> why the method refuses, and what it says
+NO_POOLED_MAP = ("ViT_Ti", "ConvNeXt_T")  # a class token, a norm after the mean
+NO_CLASS_MAPS = r"Class activation maps need a tap `final`.*Take GradCAM"
 NO_FINAL = r"The (student|teacher)'s embedding is not the mean of a map .*Use a network that pools one"
 REFUSED = {
-    ("SDD", "ViT_Ti"): NO_FINAL,
-    ("SDD", "ConvNeXt_T"): NO_FINAL,
+    **{("SDD", network): NO_FINAL for network in NO_POOLED_MAP},
+    **{(name, network): NO_CLASS_MAPS for name in ("ExpKD", "CATKD") for network in NO_POOLED_MAP},
     ("AB", "ViT_Ti"): NO_ACTIVATION,  # no ReLU after the residual stream, so no activation boundary
     ("OFD", "ViT_Ti"): NO_ACTIVATION,  # and nothing that a ReLU removes
 }

@@ -8,7 +8,7 @@ from smooth_network import answer, keys, loss_of, make_batch, player
 
 import distiller
 
-STEPS = (1e-2, 1e-3, 1e-4, 1e-5)
+STEPS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7)
 DIRECTIONS = 3
 
 
