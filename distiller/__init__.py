@@ -45,9 +45,20 @@ registry = Registry(
     },
 )
 names = registry.names
-POSITIVE = ("temperature", "p")  # of every method that has them
-POSITIVE += ("sinkhorn_lambda", "iterations", "t_start", "loops", "hidden")
-POSITIVE += ("negatives", "feat_dim", "grid")
+# Of every method and strategy that has them.
+POSITIVE = (
+    "feat_dim",
+    "grid",
+    "hidden",
+    "iterations",
+    "loops",
+    "negatives",
+    "p",
+    "sinkhorn_lambda",
+    "t_start",
+    "temperature",
+)
+NOT_NEGATIVE = ("warmup_epochs", "weight")  # and whatever ends in _weight
 
 
 def create(name: str, **options) -> Distiller:
@@ -112,6 +123,8 @@ def _number(key: str, default, value):
         raise UserError(f"'{key}' must be a finite number (default {default}); got {value}.")
     if key in POSITIVE and value <= 0:
         raise UserError(f"'{key}' must be above 0 (default {default}); got {value}.")
+    if number and (key in NOT_NEGATIVE or key.endswith("_weight")) and value < 0:
+        raise UserError(f"'{key}' must not be negative (default {default}); got {value}.")
     return value
 
 
