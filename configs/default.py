@@ -48,11 +48,12 @@ def get_config() -> ConfigDict:
     # How: SGD, the CIFAR-100 benchmark's schedule.
     c.train_epoch = 30
     c.batch_size = 64
-    c.optimizer = "sgd"  # or "adamw"
+    c.optimizer = "sgd"  # or "adamw", "dot"
     c.learning_rate = 0.05
     c.ramp_epochs = 0.0  # epochs in which the learning rate grows to what the schedule says
     c.clip_norm = 0.0  # longest gradient; 0: any
-    c.momentum = 0.9  # of sgd
+    c.momentum = 0.9  # of sgd and dot
+    c.dot_delta = 0.075  # of dot: so much less momentum for the label loss, so much more for the distillation loss
     c.nesterov = False
     c.weight_decay = 5e-4
     c.decay_kernels_only = False  # False: weight decay on everything, as the benchmarks do

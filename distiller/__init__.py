@@ -51,7 +51,8 @@ registry = Registry(
     },
 )
 names = registry.names
-POSITIVE = (  # of every method that has them
+# Of every method and strategy that has them.
+POSITIVE = (
     "feat_dim",
     "grid",
     "hidden",
@@ -65,6 +66,7 @@ POSITIVE = (  # of every method that has them
     "temperature",
     "top_k",
 )
+NOT_NEGATIVE = ("warmup_epochs", "weight")  # and whatever ends in _weight
 
 
 def create(name: str, **options) -> Distiller:
@@ -131,6 +133,8 @@ def _number(key: str, default, value):
         raise UserError(f"'{key}' must be a finite number (default {default}); got {value}.")
     if key in POSITIVE and value <= 0:
         raise UserError(f"'{key}' must be above 0 (default {default}); got {value}.")
+    if number and (key in NOT_NEGATIVE or key.endswith("_weight")) and value < 0:
+        raise UserError(f"'{key}' must not be negative (default {default}); got {value}.")
     return value
 
 

@@ -56,6 +56,13 @@ MISTAKES = {
     "type of option": (["--config.distiller_options.temperature=abc"], ["temperature", "abc"]),
     "dtype": (["--dtype", "float16"], ["'float16'", "bfloat16"]),
     "recipe file": (["--config", "nowhere.py"], ["nowhere.py"]),
+    "no pair": (["--config", "configs/cifar100/dkd.py:ResNet56"], ["Error: A pair is TEACHER,STUDENT", "'ResNet56'"]),
+    "pair of a recipe": (
+        ["--config", "configs/cifar100/dkd.py:ResNet32x4,VGG8", "--dataset", "Digits"],
+        ["--teacher_arch is ResNet32x4", "are of ResNet20"],
+    ),
+    "network of a pair": (["--config", "configs/cifar100/dkd.py:ResNet56,resnet20"], ["Did you mean 'ResNet20'"]),
+    "dot without distillation": (["--transfer", "Labels", "--config.optimizer=dot"], ["'dot'", "no distillation loss"]),
     "negative": (["--train_epoch", "-1"], ["train_epoch", "-1"]),
     "teacher type": (["--teacher_dtype", "float61"], ["teacher_dtype", "'float61'", "float32"]),
     "views of a teacher whose features are read": (

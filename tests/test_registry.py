@@ -1,3 +1,4 @@
+import dataclasses
 import sys
 
 import pytest
@@ -107,3 +108,31 @@ def test_the_papers_names_are_there():
 def test_models_give_the_nearest_name():
     with pytest.raises(UserError, match=r"Unknown model 'resnet-20'. Did you mean 'ResNet20'"):
         models.create("resnet-20", 10)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("AT", {"weight": -1.0}, "'weight' must not be negative"),
+        ("SoftLogits", {"ce_weight": -0.1}, "'ce_weight' must not be negative"),
+        ("RKD", {"angle_weight": -50.0}, "'angle_weight' must not be negative"),
+        ("DKD", {"warmup_epochs": -1}, "'warmup_epochs' must not be negative"),
+        ("SoftLogits+AT", {"ce_weight": -1.0}, "'ce_weight' must not be negative"),
+        ("SoftLogits+AT", {"AT": {"weight": -1.0}}, "'weight' must not be negative"),
+        ("SoftLogits", {"temperature": 0.0}, "'temperature' must be above 0"),
+    ],
+    ids=str,
+)
+def test_options_that_cannot_be_are_told(name, options, message):
+    with pytest.raises(UserError, match=message):
+        distiller.create(name, **options)
+
+
+def test_a_weight_or_a_ramp_may_be_zero():
+    assert distiller.create("DKD", weight=0.0, ce_weight=0.0, warmup_epochs=0).weight == 0
+
+
+def test_checked_options_are_options_and_in_order():
+    assert list(distiller.POSITIVE) == sorted(set(distiller.POSITIVE))
+    fields = {field.name for name in distiller.names() for field in dataclasses.fields(distiller.registry.get(name))}
+    assert set(distiller.POSITIVE) | set(distiller.NOT_NEGATIVE) <= fields

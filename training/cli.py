@@ -16,7 +16,7 @@ from registry import UserError, unknown
 from training import cpu, lock, signals
 
 FLAGS = flags.FLAGS
-CONFIG_HELP = "recipe, a FILE.py with get_config(); then --config.key=value for any of its keys"
+CONFIG_HELP = "recipe, a FILE.py (or FILE.py:ARGUMENT) with get_config(); then --config.key=value for any of its keys"
 
 STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)  # the user's to mend
 OPEN_KEYS = ("distiller_options", "student_options", "transfer_options")  # config keys whose own keys depend on a name
@@ -201,6 +201,8 @@ def _parse(description: str) -> None:
         raise unknown("flag", f"--{error.flagname}", [f"--{name}" for name in _own_flags()]) from None
     except Exception as error:  # a recipe may raise anything
         text = " ".join(f"{error if isinstance(error, flags.Error) else repr(error)}".split())
+        if "UserError: " in text:  # a recipe's own, inside a traceback
+            raise UserError(text.rpartition("UserError: ")[2]) from None
         recipes = [b for a, b in zip(sys.argv, [*sys.argv[1:], ""], strict=True) if a == "--config"]
         text = f"{text} (recipe: {recipes[-1]})" if recipes else text
         raise UserError(text if len(text) < 400 else "... " + text[-400:]) from None

@@ -14,7 +14,7 @@ import transfer
 from registry import UserError, unknown
 
 CHOICES = {
-    "optimizer": ("sgd", "adamw"),
+    "optimizer": ("sgd", "adamw", "dot"),
     "schedule": ("step", "cosine", "constant"),
     "crop_mode": ("zero", "reflect"),
     "flip": ("auto", "yes", "no"),
@@ -131,6 +131,10 @@ def check(config: ConfigDict) -> None:
         )
     if config.optimizer != "sgd" and config.nesterov:
         raise UserError(f"'nesterov' belongs to optimizer 'sgd'; got optimizer '{config.optimizer}'.")
+    if config.optimizer == "dot" and config.clip_norm:
+        raise UserError(
+            f"'clip_norm' {config.clip_norm} clips the sum of what optimizer 'dot' takes apart. Set it to 0."
+        )
     if config.ramp_epochs > config.train_epoch:
         raise UserError(f"'ramp_epochs' {config.ramp_epochs} is more than 'train_epoch' {config.train_epoch}.")
 

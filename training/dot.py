@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.extend.core import Literal
 
 from registry import UserError
 
@@ -108,3 +109,25 @@ def _full(mask, params):
     """`mask` (None, a function, a tree or a prefix) as a tree of bools like `params`."""
     mask = mask(params) if callable(mask) else True if mask is None else mask
     return jax.tree.map(lambda on, part: jax.tree.map(lambda _: bool(on), part), mask, params)
+
+
+def reached(function: Callable, tree: Any, *others: Any) -> Any:
+    """Which leaves of `tree` the result of `function(tree, *others)` depends on.
+
+    Found by going back through the traced operations, so nothing is computed; a call of a compiled function counts as
+    depending on all that it is given.
+
+    Args:
+        function: returns arrays.
+        tree, others: arrays, or `jax.ShapeDtypeStruct`s in their place.
+
+    Returns:
+        A tree of bools like `tree`.
+    """
+    jaxpr = jax.make_jaxpr(function)(tree, *others).jaxpr
+    needed = {v for v in jaxpr.outvars if not isinstance(v, Literal)}
+    for operation in reversed(jaxpr.eqns):
+        if not needed.isdisjoint(operation.outvars):
+            needed.update(v for v in operation.invars if not isinstance(v, Literal))
+    structure = jax.tree.structure(tree)
+    return structure.unflatten([v in needed for v in jaxpr.invars[: structure.num_leaves]])

@@ -1,9 +1,11 @@
-"""SGD with the schedules of the benchmarks, and AdamW, in optax."""
+"""SGD with the schedules of the benchmarks, AdamW and DOT, in optax."""
 
 import jax
 import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
+
+from training.dot import distillation_oriented_trainer
 
 
 def learning_rate(config: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
@@ -37,16 +39,23 @@ def kernels(params) -> dict:
     return jax.tree.map(lambda p: p.ndim > 1, params)
 
 
-def create(config: ConfigDict, steps_per_epoch: int) -> optax.GradientTransformation:
+def create(config: ConfigDict, steps_per_epoch: int, both=None) -> optax.GradientTransformation:
     """The optimizer of everything that learns.
 
     "sgd" is PyTorch's: the decay is added to the gradient before the momentum, the rate multiplies at the end.
     "adamw" (Loshchilov, Hutter, ICLR 2019, arXiv:1711.05101) is PyTorch's, too: the decay goes past the moments and is
     multiplied by the rate; betas 0.9 and 0.999, epsilon 1e-8. With `clip_norm` the gradient, of all parameters
     together and before any decay, is scaled down to that norm where it is longer.
+
+    "dot" (`training.dot`) is "sgd" with `dot_delta` less momentum for the label loss and as much more for the
+    distillation loss; `both` is a tree of bools like the parameters, True for those that both losses reach.
     """
     mask = kernels if config.decay_kernels_only else None
     rate = learning_rate(config, steps_per_epoch)
+    if config.optimizer == "dot":
+        return distillation_oriented_trainer(
+            rate, config.momentum, config.dot_delta, config.weight_decay, decay_mask=mask, both=both
+        )
     if config.optimizer == "adamw":
         parts = [optax.adamw(rate, weight_decay=config.weight_decay, mask=mask)]
     else:

@@ -1,5 +1,6 @@
 """One call for one run: from a recipe to a finished run folder."""
 
+import dataclasses
 import time
 
 import jax
@@ -17,6 +18,7 @@ from registry import UserError
 from training import bank as banks
 from training import config as configs
 from training import lock, loop, optimizer, run_folder
+from training.dot import reached
 from training.evaluation import check_fits, frozen_player_of, player_of
 from training.metrics import evaluate
 from training.replicas import Replica
@@ -174,7 +176,7 @@ def _strategy(config: ConfigDict, dataset: data.Dataset):
     if rules.needs_method:
         parts["method"] = distiller.create(config.distiller, **configs.plain(config.distiller_options))
     parts |= configs.plain(config.transfer_options)
-    strategy = transfer.create(config.transfer, **parts)
+    strategy = transfer.create(config.transfer, **parts, split_gradients=config.optimizer == "dot")
     image = jnp.zeros((config.batch_size, *dataset.image_shape), jnp.float32)
     label = jnp.zeros((config.batch_size,), jnp.int32)
     mixed = {"second_label": label, "share": jnp.ones(config.batch_size)} if config.mixup or config.cutmix else {}
@@ -183,12 +185,38 @@ def _strategy(config: ConfigDict, dataset: data.Dataset):
     if "previous" in strategy.views:
         batch = batch.replace(previous=batch.replace(views=()))
     try:
-        jax.eval_shape(strategy.init, jax.random.key(0), batch)
+        state = jax.eval_shape(strategy.init, jax.random.key(0), batch)
     except (ValueError, TypeError, FlaxError) as error:  # a network of the user's own can fail in any of these ways
         raise UserError(f"{config.distiller or config.transfer} cannot train {config.student_arch}: {error}") from None
+    if config.optimizer == "dot":
+        strategy = _with_dot(config, strategy, state, batch, steps)
     if config.teacher_views:
         banks.check(config, strategy, batch, dataset.num_classes)
     return strategy, teacher, others
+
+
+def _with_dot(config: ConfigDict, strategy: transfer.Strategy, state: transfer.State, batch: data.Batch, steps: int):
+    """The strategy with an optimizer that knows which parameters both losses reach."""
+
+    def losses(params, state, batch):
+        return strategy.losses(params, state, batch, jax.random.key(0))[0]
+
+    terms = jax.eval_shape(losses, state.params, state, batch)
+    labels = "cross_entropy" in terms and not (strategy.method and strategy.method.ce_weight == 0)
+    if not labels or len(terms) < 2:
+        missing = "distillation" if labels else "label"
+        raise UserError(
+            "Optimizer 'dot' gives the label loss and the distillation loss a momentum each, and "
+            f"{config.distiller or config.transfer} has no {missing} loss. Take --config.optimizer=sgd."
+        )
+
+    def sides(params, state, batch):
+        terms = losses(params, state, batch)
+        return terms.pop("cross_entropy"), terms
+
+    label, distillation = (reached(lambda *parts, i=i: sides(*parts)[i], state.params, state, batch) for i in range(2))
+    both = jax.tree.map(lambda a, b: a and b, label, distillation)
+    return dataclasses.replace(strategy, optimizer=optimizer.create(config, steps, both))
 
 
 def _teacher(config: ConfigDict, dataset: data.Dataset) -> pretrained.Pretrained:

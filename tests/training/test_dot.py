@@ -3,9 +3,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import safetensors.numpy
 
 from registry import UserError
-from training.dot import distillation_oriented_trainer
+from training import optimizer
+from training.dot import distillation_oriented_trainer, reached
+from training.run import train
 
 PARAMS = {
     "student": {"kernel": np.array([[1.0, -2.0], [3.0, 0.5]]), "bias": np.array([0.7, -0.1])},
@@ -126,3 +129,67 @@ def test_a_missing_gradient_is_named():
         tx.update(params, tx.init(params), params)
     with pytest.raises(ValueError, match="params"):
         tx.update(params, tx.init(params), label_gradients=params)
+
+
+def test_what_a_loss_depends_on_is_found_without_computing_it():
+    def losses(params, x):
+        feature = jnp.tanh(params["body"] * x)
+        logits = jax.nn.relu(params["head"] * feature)
+        return logits.sum(), {"hint": jnp.square(feature - params["connector"])}
+
+    shapes = {name: jax.ShapeDtypeStruct((3,), jnp.float32) for name in ("body", "head", "connector", "unused")}
+    x = jnp.ones(3)
+    label = reached(lambda p, x: losses(p, x)[0], shapes, x)
+    hint = reached(lambda p, x: losses(p, x)[1], shapes, x)
+    assert label == {"body": True, "head": True, "connector": False, "unused": False}
+    assert hint == {"body": True, "head": False, "connector": True, "unused": False}
+    assert reached(lambda p: jnp.ones(()), shapes) == dict.fromkeys(shapes, False)
+
+
+RECIPE = {"student_arch": "ResNet8", "train_epoch": 1, "batch_size": 400, "eval_every": 1}
+
+
+def test_a_run_with_dot_moves_otherwise_than_one_with_sgd_and_equals_it_without_delta(tmp_path, monkeypatch):
+    """FitNet has a connector, which the label loss does not reach, and leaves the classifier to the labels."""
+    seen = []
+    create = optimizer.create
+
+    def recording(config, steps, both=None):
+        seen.append(both)
+        return create(config, steps, both)
+
+    monkeypatch.setattr(optimizer, "create", recording)
+
+    def run(name, **changes):
+        recipe = {**RECIPE, **changes, "distiller": "FitNet", "train_path": str(tmp_path / name)}
+        train(recipe, quiet=True)
+        return safetensors.numpy.load_file(tmp_path / name / "last" / "weights.safetensors")
+
+    dot, still, sgd = run("dot", optimizer="dot"), run("still", optimizer="dot", dot_delta=0.0), run("sgd")
+    kernel = next(name for name in sgd if "stem" in name and "kernel" in name)
+    for name in sgd:
+        np.testing.assert_allclose(still[name], sgd[name], rtol=1e-3, atol=2e-5, err_msg=name)
+    assert np.abs(dot[kernel] - sgd[kernel]).max() > 1e-3
+    both = seen[1]
+    assert both["student"]["stem_conv"]["kernel"] is True
+    assert both["student"]["classifier"] == {"kernel": False, "bias": False}
+    assert jax.tree.leaves(both["method"])
+    assert not any(jax.tree.leaves(both["method"]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"transfer": "Labels"}, "Labels has no distillation loss"),
+        ({"distiller_options": {"ce_weight": 0.0}}, "SoftLogits has no label loss"),
+        ({"dot_delta": 0.2}, "DOT's momenta must lie"),
+        ({"clip_norm": 1.0}, "'clip_norm' 1.0 clips"),
+        ({"nesterov": True}, "'nesterov' belongs to optimizer 'sgd'"),
+    ],
+    ids=str,
+)
+def test_dot_is_refused_with_the_reason_where_it_has_no_meaning(changes, message, tmp_path):
+    recipe = {**RECIPE, "optimizer": "dot", **changes, "train_path": str(tmp_path / "run")}
+    with pytest.raises(UserError, match=message):
+        train(recipe, quiet=True)
+    assert not (tmp_path / "run").exists()

@@ -24,6 +24,7 @@ def config(**changes):
         "nesterov": False,
         "weight_decay": 5e-4,
         "decay_kernels_only": False,
+        "dot_delta": 0.075,
     }
     return ConfigDict({**base, **changes})
 
@@ -213,3 +214,49 @@ def test_kernels_are_what_has_two_axes_or_more(tiny):
     assert mask["stem_conv"]["kernel"] is True
     assert mask["classifier"] == {"kernel": True, "bias": False}
     assert mask["stem_bn"] == {"scale": False, "bias": False}
+
+
+def dot(delta, decayed=("kernel", "bias", "scale"), both=("kernel", "bias", "scale"), rates=(0.05, 0.005, 0.0005)):
+    """The released code's update rule, in NumPy; a fifth of each gradient is the label loss's."""
+    params, low, high = dict(PARAMS), dict.fromkeys(PARAMS, 0.0), dict.fromkeys(PARAMS, 0.0)
+    for rate, gradient in zip(rates, GRADIENTS, strict=True):
+        for name in params:
+            own = delta if name in both else 0.0
+            low[name] = (0.9 - own) * low[name] + 0.2 * gradient[name] + (name in decayed) * 0.1 * params[name]
+            high[name] = (0.9 + own) * high[name] + 0.8 * gradient[name]
+            params[name] = params[name] - rate * (low[name] + high[name])
+    return params
+
+
+def run_dot(both=None, **changes):
+    changes = {"train_epoch": 3, "milestones": (1 / 3, 2 / 3), "weight_decay": 0.1, **changes}
+    tx = optimizer.create(config(optimizer="dot", **changes), 1, both)
+    params = jax.tree.map(jnp.float32, PARAMS)
+    state = tx.init(params)
+    for gradient in GRADIENTS:
+        gradient = jax.tree.map(jnp.float32, gradient)
+        label = jax.tree.map(lambda g: 0.2 * g, gradient)
+        updates, state = tx.update(gradient, state, params, label_gradients=label)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+BOTH = {"kernel": True, "bias": True, "scale": False}
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        ({}, {"delta": 0.075}),
+        ({"dot_delta": 0.05}, {"delta": 0.05}),
+        ({"decay_kernels_only": True}, {"delta": 0.075, "decayed": ("kernel",)}),
+        ({"both": BOTH}, {"delta": 0.075, "both": ("kernel", "bias")}),
+        ({"schedule": "constant"}, {"delta": 0.075, "rates": (0.05,) * 3}),
+    ],
+    ids=str,
+)
+def test_dot_has_sgds_schedule_decay_and_momentum(found, expected):
+    found, expected = run_dot(**found), dot(**expected)
+    for name in PARAMS:
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-5)
+        assert np.abs(expected[name] - dot(0.0)[name]).max() > 1e-4 or name == "scale"

@@ -1,0 +1,22 @@
+"""OFD with the benchmarks' setting (configs/cifar100/base.py), for any of their pairs.
+
+Paper: Heo, Kim, Yun, Park, Kwak, Choi, ICCV 2019, arXiv:1904.01866.
+
+    python train_teacher.py --config configs/cifar100/base.py --arch ResNet56 --train_path runs/cifar100/resnet56
+    python train_w_kd.py --config configs/cifar100/ofd.py --teacher_param runs/cifar100/resnet56
+
+Weight 0.001.
+
+Published top-1 (Knowledge-Distillation-Zoo's README, with its own setting): ResNet110,ResNet20 69.81.
+
+Measured here: not yet.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.cifar100.base import PAIR, recipe
+
+
+def get_config(pair: str = PAIR) -> ConfigDict:
+    """240 epochs."""
+    return recipe("OFD", pair)

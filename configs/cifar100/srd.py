@@ -1,0 +1,22 @@
+"""SRD with the benchmarks' setting (configs/cifar100/base.py), for any of their pairs.
+
+Paper: Miles, Mikolajczyk, AAAI 2024, arXiv:2303.11098.
+
+    python train_teacher.py --config configs/cifar100/base.py --arch ResNet56 --train_path runs/cifar100/resnet56
+    python train_w_kd.py --config configs/cifar100/srd.py --teacher_param runs/cifar100/resnet56
+
+The authors' ImageNet weights: feature_weight 2, alpha 4, temperature 1.
+
+Published: not in the tables we know.
+
+Measured here: not yet.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.cifar100.base import PAIR, recipe
+
+
+def get_config(pair: str = PAIR) -> ConfigDict:
+    """240 epochs."""
+    return recipe("SRD", pair)

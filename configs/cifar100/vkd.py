@@ -1,0 +1,22 @@
+"""VkD with the benchmarks' setting (configs/cifar100/base.py), for any of their pairs.
+
+Paper: Miles, Elezi, Deng, CVPR 2024, arXiv:2403.06213.
+
+    python train_teacher.py --config configs/cifar100/base.py --arch ResNet56 --train_path runs/cifar100/resnet56
+    python train_w_kd.py --config configs/cifar100/vkd.py --teacher_param runs/cifar100/resnet56
+
+Weight 1. With the probabilities, as the authors do: --distiller SoftLogits+VkD.
+
+Published: not in the tables we know.
+
+Measured here: not yet.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.cifar100.base import PAIR, recipe
+
+
+def get_config(pair: str = PAIR) -> ConfigDict:
+    """240 epochs."""
+    return recipe("VkD", pair)
