@@ -116,7 +116,8 @@ def spec(path: tuple, shape: tuple[int, ...], examples: int, axis: int = 0) -> P
         axis: of the examples.
     """
     remembered = any(getattr(key, "key", None) == "memory" for key in path)
-    if remembered and len(shape) > axis and shape[axis] == examples and examples % jax.device_count() == 0:
+    rows = shape[axis] if remembered and len(shape) > axis else 0
+    if jax.device_count() > 1 and rows and rows == examples and rows % jax.device_count() == 0:
         return PartitionSpec(*[None] * axis, "data")
     return PartitionSpec()
 
