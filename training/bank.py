@@ -2,6 +2,7 @@
 
 It is a cache in the run folder, `teacher_bank/`: `bank.json` with the key (all that the numbers depend on) and the
 SHA-256 of each array beside it. A bank with another key, or damaged, is computed again; nothing else hangs on it.
+Several processes (`--hosts`) may share no disk: each keeps it in its memory, and it is computed at every start.
 
 Stored are all logits [K, N, C], or, for many classes, the k highest of each row with their indices and the mean that
 the others have in probability (the log of their sum of exponentials over C - k): every class but the k gets that. With
@@ -27,8 +28,9 @@ from ml_collections import ConfigDict
 
 import data
 from registry import DamagedFileError, NonFiniteError, UserError
+from training import hosts
 from training.run_folder import write_json
-from training.step import EVAL_BATCH, DeviceSplit, batch_of, replicate
+from training.step import EVAL_BATCH, DeviceSplit, batch_of, placed, replicate
 from transfer import Strategy
 
 FOLDER, DESCRIPTION = "teacher_bank", "bank.json"
@@ -128,7 +130,11 @@ def prepare(
     size = sum(dtype.itemsize * int(np.prod(shape)) for shape, dtype in arrays.values())
     what = f"{config.teacher_views} views of {len(dataset.train):,} images, {_size(size)}"
     path, how = folder / FOLDER, "read"
-    found = _read(path, key, arrays, warn)
+    if hosts.several():
+        say(f"Teacher bank: computing {what} ...")
+        found, how = _collect(arrays, _views(config, dataset, strategy, augmentation)), "in memory alone"
+    else:
+        found = _read(path, key, arrays, warn)
     if found is None:
         shutil.rmtree(path, ignore_errors=True)
         say(f"Teacher bank: computing {what} ...")
@@ -151,7 +157,8 @@ def prepare(
             raise DamagedFileError(
                 f"{path} does not read as it was just written. Check the disk, or change --train_path."
             )
-    _check_memory(size)
+    with hosts.agreed():
+        _check_memory(size)
     say(f"Teacher bank: {what} on the device, {how}. The teacher is in no step.")
     return DeviceBank(**found, classes=dataset.num_classes)
 
@@ -201,7 +208,7 @@ def _views(config, dataset, strategy, augmentation) -> Iterator[dict[str, np.nda
     @jax.jit
     def compute(variables, split, step):
         image = batch_of(split, step, augmentation).image
-        logits = strategy.teacher.forward(variables, image)[0].logits
+        logits = placed(strategy.teacher.forward(variables, image)[0].logits)
         if not top:
             return {"values": logits}
         values, indices = jax.lax.top_k(logits, top)
@@ -227,17 +234,30 @@ def _write(part: pathlib.Path, arrays: dict, blocks: Iterator[dict[str, np.ndarr
             np.lib.format.write_array_header_1_0(files[name], header)
         for block in blocks:
             for name, value in block.items():
-                with np.errstate(over="ignore"):
-                    stored = value.astype(arrays[name][1])
-                if not np.isfinite(stored).all():
-                    raise NonFiniteError(
-                        f"A logit of the teacher ({np.abs(value).max():.3g}) is no finite {arrays[name][1]}.\n"
-                        "If it is finite, store the bank with --config.teacher_bank_dtype=float32."
-                    )
-                files[name].write(stored.tobytes())
+                files[name].write(_stored(value, arrays[name][1]).tobytes())
         for file in files.values():
             file.flush()
             os.fsync(file.fileno())
+
+
+def _collect(arrays: dict, blocks: Iterator[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The blocks as arrays in host memory."""
+    rows = {name: [] for name in arrays}
+    for block in blocks:
+        for name, value in block.items():
+            rows[name].append(_stored(value, arrays[name][1]))
+    return {name: np.concatenate(rows[name]).reshape(shape) for name, (shape, _) in arrays.items()}
+
+
+def _stored(value: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        stored = value.astype(dtype)
+    if not np.isfinite(stored).all():
+        raise NonFiniteError(
+            f"A logit of the teacher ({np.abs(value).max():.3g}) is no finite {dtype}.\n"
+            "If it is finite, store the bank with --config.teacher_bank_dtype=float32."
+        )
+    return stored
 
 
 def _read(path: pathlib.Path, key: dict, arrays: dict, warn: Callable) -> dict[str, np.ndarray] | None:

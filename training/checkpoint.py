@@ -35,7 +35,7 @@ PER_ARRAY, FIXED = 1024, 2**16  # bytes that Orbax needs besides the arrays' own
 
 
 class Checkpoints:
-    """The checkpoints of one run folder; the two latest are kept.
+    """The checkpoints of one run folder; the two latest are kept. Of several processes, only the first may have one.
 
     Args:
         run: the run folder; they lie in its `checkpoints/`. What a killed save left there is removed.
@@ -47,7 +47,11 @@ class Checkpoints:
         logging.getLogger("absl").setLevel(logging.ERROR)
         self.run, self.folder = run, run / "checkpoints"
         self._ocp = ocp
-        self._orbax = ocp.Checkpointer(ocp.StandardCheckpointHandler())
+        alone = {}
+        if jax.process_count() > 1:  # the others do not come here, so Orbax must not wait for them
+            options = ocp.options.MultiprocessingOptions(active_processes={0}, barrier_sync_key_prefix="checkpoints")
+            alone = {"multiprocessing_options": options}
+        self._orbax = ocp.Checkpointer(ocp.StandardCheckpointHandler(**alone), **alone)
         self._whole: set[int] = set()  # written or checked by this process
         for leftover in self.folder.glob(f"*{PART}"):
             shutil.rmtree(leftover, ignore_errors=True)

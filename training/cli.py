@@ -6,6 +6,7 @@ import errno
 import os
 import pathlib
 import sys
+import traceback
 from collections.abc import Callable
 
 from absl import flags
@@ -19,6 +20,8 @@ FLAGS = flags.FLAGS
 CONFIG_HELP = "recipe, a FILE.py (or FILE.py:ARGUMENT) with get_config(); then --config.key=value for any of its keys"
 
 STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)  # the user's to mend
+# On a GPU: no kernel that adds in the order in which threads happen to arrive, and no choice of kernels by the clock.
+REPEATABLE = "--xla_gpu_deterministic_ops=true"
 OPEN_KEYS = ("distiller_options", "student_options", "transfer_options")  # config keys whose own keys depend on a name
 _OPTIONS: list[tuple[list[str], str]] = []
 
@@ -70,6 +73,7 @@ def define(*names: str, recipes: bool = True) -> None:
     flags.DEFINE_string("gpu_id", None, "GPUs to use, such as 2 or 0,1")
     if not recipes:
         return
+    flags.DEFINE_string("hosts", None, "one run of several processes: auto, or HOST:PORT,COUNT,ID")
     sys.argv[1:] = _take_options(sys.argv[1:])
     default = pathlib.Path(__file__).parent.parent / "configs" / "default.py"
     settings = {"lock_config": False, "accept_new_attributes": True}
@@ -135,7 +139,8 @@ def choose_devices() -> None:
             raise UserError(f"--gpu_id must be numbers such as 2 or 0,1; got '{FLAGS.gpu_id}'.")
         os.environ["CUDA_VISIBLE_DEVICES"] = os.environ["HIP_VISIBLE_DEVICES"] = FLAGS.gpu_id
     if "config" in FLAGS and recipe(["deterministic"]).get("deterministic"):
-        os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {REPEATABLE}".strip()
+        os.environ.setdefault("NCCL_ALGO", "Ring")  # one order of adding gradients over several GPUs
 
 
 def start() -> None:
@@ -155,7 +160,16 @@ def use_compilation_cache() -> None:
 
 
 def begin(config: dict) -> None:
-    """What a training command does before the slow imports: takes signals, and looks whether the folder is free."""
+    """What a training command does before the slow imports: takes signals, and looks whether the folder is free.
+
+    With `--hosts` it finds the other processes; then `training.run` looks at the folder, where one can tell all.
+    """
+    if FLAGS.hosts is not None:
+        from training import hosts
+
+        hosts.connect(FLAGS.hosts)
+        signals.before_training(one_of_several=True)
+        return
     signals.before_training()
     full = {**default.get_config(), **config}
     with contextlib.suppress(TypeError):  # a value of the wrong type: `training.config` has the words for it
@@ -174,21 +188,46 @@ def prepare_jax() -> None:
 def main(call: Callable[[], None], description: str) -> None:
     """Parses the flags, makes the one call, and turns a user's mistake into its message and exit code."""
     try:
-        _parse(description)
-        start()
-        call()
+        try:
+            _parse(description)
+            start()
+            call()
+        except OSError as error:
+            if error.errno not in STORAGE:
+                raise
+            raise UserError(f"{error.strerror}: {error.filename or 'while writing'}.") from None
     except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
+        if _speaks():
+            print(f"Error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except OSError as error:
-        if error.errno not in STORAGE:
-            raise
-        print(f"Error: {error.strerror}: {error.filename or 'while writing'}.", file=sys.stderr)
-        sys.exit(UserError.exit_code)
     except KeyboardInterrupt as stop:
         if str(stop):
             print(f"Error: {stop}", file=sys.stderr)
         sys.exit(getattr(stop, "exit_code", 130))
+    except Exception:
+        if not _several():
+            raise
+        traceback.print_exc()
+        sys.stdout.flush()
+        os._exit(1)  # an orderly end would wait for the other processes, and these wait for this one
+
+
+def _several() -> bool:
+    """Whether this is one of several processes that have found each other."""
+    if "hosts" not in FLAGS or FLAGS.hosts is None or "jax" not in sys.modules:
+        return False
+    import jax
+
+    return jax.distributed.is_initialized()
+
+
+def _speaks() -> bool:
+    """Whether this process says what all end with."""
+    if not _several():
+        return True
+    import jax
+
+    return jax.process_index() == 0
 
 
 def _parse(description: str) -> None:
@@ -215,7 +254,7 @@ def _own_flags() -> list[str]:
     key = [f.name for f in FLAGS.get_key_flags_for_module(sys.argv[0])]
     return list(
         dict.fromkeys(
-            grouped + [n for n in key if n not in ("config",)] + ["gpu_id"] + ["config"] * ("config" in FLAGS)
+            grouped + [n for n in key if n not in ("config",)] + ["gpu_id"] + ["hosts", "config"] * ("config" in FLAGS)
         )
     )
 
@@ -236,6 +275,8 @@ def _help(description: str) -> str:
 
 def print_summary(summary: dict) -> None:
     """The end of a run, in one line."""
+    if not _speaks():
+        return
     last, best = summary["last"], summary["best"]
 
     def percent(row, name):

@@ -7,6 +7,7 @@ import jax
 from clu import parameter_overview
 
 from models import profile
+from training import hosts
 from training.checkpoint import Checkpoints
 from training.replicas import Replicas
 from training.run_folder import SaveError
@@ -23,9 +24,9 @@ def run(*, start: float, quiet: bool = False, **parts) -> dict:
     Args:
         start: `time.monotonic()` at the start of the command.
         quiet: no progress.
-        **parts: folder (locked), config (resolved), dataset, strategy, augmentation (static), replicas,
-            teacher_logits ([N, K] on the test split, or None), info (what `model.json` shall say), others (what it
-            shall say in addition of learners beside the student, by name).
+        **parts: folder (locked by the process that writes), config (resolved), dataset, strategy, augmentation
+            (static), replicas, teacher_logits ([N, K] on the test split, or None), info (what `model.json` shall say),
+            others (what it shall say in addition of learners beside the student, by name).
 
     Returns:
         The summary.
@@ -38,20 +39,25 @@ def run(*, start: float, quiet: bool = False, **parts) -> dict:
     accelerated = jax.default_backend() != "cpu"
     most = (CALLS if accelerated else 1) if config.steps_per_call == "auto" else int(config.steps_per_call)
     stacked = accelerated if config.stack_seeds == "auto" else config.stack_seeds == "yes"
-    checkpoints = Checkpoints(loop.folder)
     with contextlib.ExitStack() as stack:
-        stack.callback(checkpoints.close)
+        checkpoints = None
+        with hosts.agreed():
+            if hosts.first():
+                checkpoints = Checkpoints(loop.folder)
+                stack.callback(checkpoints.close)
         positions = loop.start(checkpoints)
         earlier = loop.seconds
-        for replica, position in zip(loop.replicas, positions, strict=True):
-            replica.folder.mkdir(exist_ok=True)
-            replica.log = MetricsLog(replica.folder, position, loop.step)
-            stack.callback(replica.log.close)
+        with hosts.agreed():
+            for replica, position in zip(loop.replicas, positions, strict=True) if checkpoints else []:
+                replica.folder.mkdir(exist_ok=True)
+                replica.log = MetricsLog(replica.folder, position, loop.step)
+                stack.callback(replica.log.close)
         stopping = stack.enter_context(asked_to_stop())
         if not loop.step:
             loop.save(checkpoints)  # so that rows without a checkpoint mean that one was lost
-        if not quiet:
-            _header(loop)
+        with hosts.agreed():
+            if not quiet:
+                _header(loop)
         progress = Progress(loop.folder.name, loop.total)
         train = Trainer(
             loop.strategy,
@@ -73,7 +79,9 @@ def run(*, start: float, quiet: bool = False, **parts) -> dict:
             save_now = stopping.is_set() or time.monotonic() - saved >= config.checkpoint_seconds
             epoch_end = not done and loop.step % loop.steps_per_epoch == 0
             keep_now = config.keep_epochs and loop.step % (config.keep_epochs * loop.steps_per_epoch) == 0
-            if not (first or log_now or test_now or save_now or epoch_end or keep_now):
+            # Clocks and signals are a process's own; several look at them only after steps that all of them know.
+            asked = save_now and not hosts.several()
+            if not (first or log_now or test_now or asked or epoch_end or keep_now):
                 continue  # nothing between steps: the device is not waited for
             jax.block_until_ready(loop.totals)
             clock.pause(loop.step, warm=not first)
@@ -83,13 +91,16 @@ def run(*, start: float, quiet: bool = False, **parts) -> dict:
             loop.check_terms()
             if log_now:
                 terms = loop.log()
-                loop.replicas[0].log.board("speed/images_per_second", rate, loop.step)
+                if hosts.first():
+                    loop.replicas[0].log.board("speed/images_per_second", rate, loop.step)
             if test_now:
                 result = loop.test()
                 test = {"top1": result["top1"], "best": max(row["top1"] for row in loop.replicas[0].tests)}
             if keep_now:  # before a checkpoint of this step, which would not come back here
-                loop.keep()
-            stop = stopping.is_set()  # asked anew: evaluating takes a while
+                with hosts.agreed():
+                    if hosts.first():
+                        loop.keep()
+            stop, save_now = hosts.any_of(stopping.is_set(), save_now)  # asked anew: evaluating takes a while
             if log_now and not quiet:
                 progress.show(loop.step, rate, config.batch_size * len(loop.replicas), terms, test)
             if epoch_end:
@@ -105,13 +116,21 @@ def run(*, start: float, quiet: bool = False, **parts) -> dict:
             clock.resume(loop.step)
         loop.seconds = clock.seconds + earlier
         loop.save(checkpoints)
-        try:
-            return loop.finish(start_seconds, rate)
-        except OSError as error:
-            raise SaveError(
-                f"Cannot write the results to {loop.folder}: {error.strerror}. The training is saved: "
-                "mend that, and the same command writes them."
-            ) from None
+        summary = None
+        with hosts.agreed():
+            if hosts.first():
+                summary = _finish(loop, start_seconds, rate)
+        return hosts.share(summary)
+
+
+def _finish(loop: Replicas, start_seconds: float, rate: float) -> dict:
+    try:
+        return loop.finish(start_seconds, rate)
+    except OSError as error:
+        raise SaveError(
+            f"Cannot write the results to {loop.folder}: {error.strerror}. The training is saved: "
+            "mend that, and the same command writes them."
+        ) from None
 
 
 class _Clock:

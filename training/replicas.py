@@ -13,12 +13,12 @@ import data
 import pretrained
 from distiller import Composition
 from registry import NonFiniteError
-from training import run_folder
+from training import hosts, run_folder
 from training.bank import DeviceBank
 from training.checkpoint import Checkpoints
 from training.metrics import evaluate
 from training.run_folder import SaveError, warn
-from training.step import DeviceSplit, Predictor, Totals, batch_of, replicate, step_key
+from training.step import DeviceSplit, Predictor, Totals, batch_of, place, placed, replicate, step_key
 from training.writers import MetricsLog
 from transfer import Strategy
 
@@ -36,7 +36,7 @@ class Replica:
         pool: [P] int32, the examples to draw from.
         labels: [N] int32, withheld ones -1.
         tests: one row an evaluation.
-        log: its `metrics.jsonl`.
+        log: its `metrics.jsonl`, in the process that writes; None in the others.
         best: the student's best variables so far.
         bank: the teacher's logits (`training.bank.DeviceBank`); None where it is asked in the step.
     """
@@ -91,37 +91,47 @@ class Replicas:
             index, view = data.epoch_plan(replica.seed, epoch, pool, self.steps_per_epoch * size, size)
             if bank is not None:
                 view = data.fixed_views(replica.seed, index, view, self.config.teacher_views)
-            order = replicate((jnp.asarray(replica.seed, jnp.int32), index.reshape(shape), view.reshape(shape)))
+            order = replicate((np.asarray(replica.seed, np.int32), index.reshape(shape), view.reshape(shape)))
             self.splits.append(DeviceSplit(self.images, labels, *order, classes, bank))
 
     def batch(self, split: DeviceSplit, step: jax.Array) -> data.Batch:
         """What update number `step` sees."""
         return batch_of(split, step, self.augmentation, self.strategy.views)
 
-    def start(self, checkpoints: Checkpoints) -> list[int]:
-        """Fresh or restored states; returns the bytes of each replica's `metrics.jsonl` that belong to them."""
+    def start(self, checkpoints: Checkpoints | None) -> list[int]:
+        """Fresh or restored states; returns the bytes of each replica's `metrics.jsonl` that belong to them.
+
+        Args:
+            checkpoints: where they are read; None in a process that does not write, which gets what the first one read.
+        """
         self.load_epoch()
+        examples = len(self.dataset.train)
 
         @jax.jit
         def init(split):
             key = jax.random.fold_in(jax.random.key(split.seed), INIT_KEY)
-            return self.strategy.init(key, self.batch(split, jnp.zeros((), jnp.int32)))
+            return placed(self.strategy.init(key, self.batch(split, jnp.zeros((), jnp.int32))), examples)
 
         def metrics(state, split):
             return self.strategy.step(state, self.batch(split, state.step), step_key(split.seed, state.step))[1]
 
         for replica, split in zip(self.replicas, self.splits, strict=True):
-            self.states.append(replicate(init(split)))
+            self.states.append(place(init(split), examples))
             names = jax.eval_shape(metrics, self.states[-1], split)
             self.totals.append(replicate(Totals.empty(names)))
             replica.best = _copy(self.strategy.student_variables(self.states[-1]))
-        found = checkpoints.restore(self._saved(), self._log_lengths())
-        if found is None:
+        like, found = self._saved(), None
+        with hosts.agreed():
+            if checkpoints:
+                found = checkpoints.restore(like, self._log_lengths())
+        trees, notes = found or (None, None)
+        notes = hosts.share(notes)
+        if notes is None:
             return [0] * len(self.replicas)
-        trees, notes = found
+        trees = hosts.share_arrays(trees, like)
         self.step, self.seconds = notes["step"], notes["seconds"]
         for i, (replica, tree) in enumerate(zip(self.replicas, trees, strict=True)):
-            state, self.totals[i], replica.best = replicate(tree)
+            state, self.totals[i], replica.best = place(tree, examples)
             self.states[i] = state.replace(frozen=self.states[i].frozen)
             replica.tests = notes["tests"][i]
         if self.step < self.total:
@@ -138,15 +148,24 @@ class Replicas:
         lengths = [replica.log.position if replica.log else 0 for replica in self.replicas]
         return {str(name): length for name, length in zip(names, lengths, strict=True)}
 
-    def save(self, checkpoints: Checkpoints, must: bool = True) -> None:
-        """Saves; a failed save only warns where it `must` not succeed, because a later one makes up for it."""
+    def save(self, checkpoints: Checkpoints | None, must: bool = True) -> None:
+        """Saves; a failed save only warns where it `must` not succeed, because a later one makes up for it.
+
+        All processes call it together: rows of memories that lie with others are fetched for the one that writes.
+        """
         self.check_state()
+        tree = hosts.readable(self._saved())
+        with hosts.agreed():
+            if checkpoints:
+                self._write(checkpoints, tree, must)
+
+    def _write(self, checkpoints: Checkpoints, tree, must: bool) -> None:
         notes = {"step": self.step, "seconds": self.seconds, "tests": [r.tests for r in self.replicas]}
         notes["positions"] = [replica.log.position for replica in self.replicas]
         try:
             for replica in self.replicas:
                 replica.log.sync()
-            checkpoints.save(self.step, self._saved(), notes, self._log_lengths())
+            checkpoints.save(self.step, tree, notes, self._log_lengths())
         except SaveError as error:
             if must:
                 raise
@@ -180,12 +199,18 @@ class Replicas:
         """What a step read that was not finite: its batch is a function of its number alone."""
         there, self.step = self.step, step
         self.load_epoch()
-        batch = self.batch(self.splits[number], jnp.asarray(step, jnp.int32))
         self.step = there
-        for name, values in self.strategy.inspect(self.states[number], batch).items():
-            rows = ~np.isfinite(np.asarray(values)).reshape(len(values), -1).all(axis=1)
+
+        @jax.jit
+        def look(state, split, step):
+            batch = self.batch(split, step)
+            return placed((self.strategy.inspect(state, batch), batch.index))
+
+        read, index = jax.device_get(look(self.states[number], self.splits[number], np.asarray(step, np.int32)))
+        for name, values in read.items():
+            rows = ~np.isfinite(values).reshape(len(values), -1).all(axis=1)
             if rows.any():
-                index = np.asarray(batch.index)[rows]
+                index = index[rows]
                 return f": the {name} is not finite for training image {', '.join(map(str, index[:3]))}"
         return ""
 
@@ -203,14 +228,14 @@ class Replicas:
             if isinstance(self.strategy.method, Composition):
                 values.update(self.shares(i))
             self.totals[i] = replicate(Totals.empty(totals.averages, totals.skipped))
-            replica.log.write("train", self.step, self.step / self.steps_per_epoch, values)
+            self._row("train", replica, values)
             shown = shown or values
         return shown
 
     def shares(self, number: int) -> dict[str, float]:
         """Each loss term's share of the gradient at the next batch; warns where one stays extreme."""
         split, step = self.splits[number], (self.step - 1) % self.total
-        shares = jax.device_get(self._shares(self.states[number], split, jnp.asarray(step, jnp.int32)))
+        shares = jax.device_get(self._shares(self.states[number], split, np.asarray(step, np.int32)))
         if number == 0 and self.step > self.strategy.method.first_phase_epochs * self.steps_per_epoch:
             for name, share in shares.items():
                 if not 0.01 <= share <= 0.99:
@@ -229,7 +254,7 @@ class Replicas:
     def _shares(self):
         @jax.jit
         def shares(state, split, step):
-            return self.strategy.shares(state, self.batch(split, step), step_key(split.seed, step))
+            return placed(self.strategy.shares(state, self.batch(split, step), step_key(split.seed, step)))
 
         return shares
 
@@ -250,11 +275,18 @@ class Replicas:
             if not replica.tests or values["top1"] > max(row["top1"] for row in replica.tests):
                 replica.best = _copy(learners["student"][1])
             replica.tests.append({"epoch": self.step // self.steps_per_epoch, **values})
-            replica.log.write("test", self.step, self.step / self.steps_per_epoch, values)
+            self._row("test", replica, values)
         return self.replicas[0].tests[-1]
 
+    def _row(self, kind: str, replica: Replica, values: dict[str, float]) -> None:
+        if replica.log:
+            replica.log.write(kind, self.step, self.step / self.steps_per_epoch, values)
+
     def keep(self) -> None:
-        """Writes the weights of the epoch that ended to `epochs/`; made again after a resume, they are the same."""
+        """Writes the weights of the epoch that ended to `epochs/`; made again after a resume, they are the same.
+
+        In the process that writes.
+        """
         epoch = self.step // self.steps_per_epoch
         for state, replica in zip(self.states, self.replicas, strict=True):
             tested = [row["top1"] for row in replica.tests if row["epoch"] == epoch]
@@ -263,7 +295,7 @@ class Replicas:
             pretrained.save(replica.folder / run_folder.EPOCHS / f"{epoch:04d}", weights, info)
 
     def finish(self, start_seconds: float, rate: float) -> dict:
-        """Writes the weights and `summary.json` of each replica, and of all of them."""
+        """Writes the weights and `summary.json` of each replica, and of all of them; in the process that writes."""
         speed = {
             "steps": self.step,
             "seconds": round(self.seconds, 2),
@@ -315,6 +347,7 @@ def _finite(tree):
     return jax.tree.map(lambda x: jnp.isfinite(x).all(), tree)
 
 
+@jax.jit
 def _copy(tree):
     """Buffers of its own: the state's are donated to the next step."""
     return jax.tree.map(jnp.copy, tree)

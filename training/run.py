@@ -1,6 +1,9 @@
 """One call for one run: from a recipe to a finished run folder."""
 
+import contextlib
 import dataclasses
+import os
+import pathlib
 import time
 
 import jax
@@ -17,7 +20,7 @@ import transfer
 from registry import UserError
 from training import bank as banks
 from training import config as configs
-from training import lock, loop, optimizer, run_folder
+from training import hosts, lock, loop, optimizer, run_folder
 from training.dot import reached
 from training.evaluation import check_fits, frozen_player_of, player_of
 from training.metrics import evaluate
@@ -25,6 +28,7 @@ from training.replicas import Replica
 from training.run_folder import warn
 from training.step import Predictor
 
+REPEATABLE = "xla_gpu_deterministic_ops"
 TEACHER_TOLERANCE = 1.0  # points of top-1 between a teacher's recorded and measured accuracy
 
 
@@ -43,36 +47,35 @@ def train(recipe: ConfigDict | dict, quiet: bool = False) -> dict:
         training.loop.Interrupted: a signal arrived; everything is saved.
     """
     start = time.monotonic()
+    quiet = quiet or not hosts.first()
     say = (lambda *_: None) if quiet else (lambda text: print(text, flush=True))
-    config = configs.merge(recipe)
-    configs.check(config)
-    rules = transfer.registry.get(config.transfer)
-    if not rules.needs_method:
-        config.distiller, config.distiller_options = "", ConfigDict()
-    if rules.teachers != "trained":
-        config.teacher_param = config.teacher_dtype = ""
-        config.teacher_views = 0
-    if not rules.teachers:
-        config.teacher_arch = ""
-    if config.teacher_param:
-        pretrained.find(config.teacher_param)  # before a dataset is read
-    config.train_path = config.train_path or lock.default_train_path(config)
-    lock.refuse_second(config.train_path)  # before anything slow
-    dataset = data.load(config.dataset, config.data_dir, config.image_size)
-    augmentation = _augmentation(config, dataset)
-    _check_data(config, dataset)
-    strategy, teacher, others = _strategy(
-        config, dataset
-    )  # nothing has been read of the data so far but its description
-    identity = configs.plain(config)
-    identity["teacher_sha256"] = teacher.sha256 if teacher else None
-    identity["data"] = dataset.fingerprint
-    with run_folder.open_run(config.train_path, identity) as folder:
-        summary = folder / run_folder.SUMMARY
-        if summary.exists():
+    with hosts.agreed():
+        config = _resolve(recipe)
+        if hosts.first():
+            lock.refuse_second(config.train_path)  # before anything slow
+        dataset = data.load(config.dataset, config.data_dir, config.image_size)
+        augmentation = _augmentation(config, dataset)
+        _check_data(config, dataset)
+        # nothing has been read of the data so far but its description
+        strategy, teacher, others = _strategy(config, dataset)
+        identity = configs.plain(config)
+        identity["teacher_sha256"] = teacher.sha256 if teacher else None
+        identity["data"] = dataset.fingerprint
+    own = ("train_path", "data_dir", "teacher_param")
+    hosts.check_same("config, data and teacher", {key: identity[key] for key in identity if key not in own})
+    with contextlib.ExitStack() as stack:
+        folder, summary = pathlib.Path(config.train_path).expanduser(), None
+        with hosts.agreed():
+            if hosts.first():
+                stack.enter_context(run_folder.open_run(config.train_path, identity))
+                path = folder / run_folder.SUMMARY
+                summary = run_folder.read_json(path) if path.exists() else None
+                if not summary:
+                    run_folder.write_environment(folder)
+        summary = hosts.share(summary)
+        if summary:
             say(f"{folder} is finished already.")
-            return run_folder.read_json(summary)
-        run_folder.write_environment(folder)
+            return summary
         seeds = range(config.seed, config.seed + config.seeds)
         folders = [folder / f"s{seed}" for seed in seeds] if config.seeds > 1 else [folder]
         replicas = [Replica(s, f, *_pool(config, dataset, s)) for s, f in zip(seeds, folders, strict=True)]
@@ -81,7 +84,8 @@ def train(recipe: ConfigDict | dict, quiet: bool = False) -> dict:
             teacher_logits = Predictor(strategy.teacher, dataset.test.images)(strategy.teacher_variables)
             _check_teacher(teacher, dataset, teacher_logits, say)
         for replica in replicas if config.teacher_views else []:
-            replica.folder.mkdir(exist_ok=True)
+            if not hosts.several():
+                replica.folder.mkdir(exist_ok=True)
             own = config.copy_and_resolve_references()
             own.seed = replica.seed
             replica.bank = banks.prepare(replica.folder, own, dataset, strategy, augmentation, teacher, say, warn)
@@ -98,6 +102,28 @@ def train(recipe: ConfigDict | dict, quiet: bool = False) -> dict:
             start=start,
             quiet=quiet,
         )
+
+
+def _resolve(recipe: ConfigDict | dict) -> ConfigDict:
+    """The checked config, with what its strategy has no use for emptied, and the run's folder chosen."""
+    config = configs.merge(recipe)
+    configs.check(config)
+    rules = transfer.registry.get(config.transfer)
+    if not rules.needs_method:
+        config.distiller, config.distiller_options = "", ConfigDict()
+    if rules.teachers != "trained":
+        config.teacher_param = config.teacher_dtype = ""
+        config.teacher_views = 0
+    if not rules.teachers:
+        config.teacher_arch = ""
+    if config.teacher_param:
+        pretrained.find(config.teacher_param)  # before a dataset is read
+    config.train_path = config.train_path or lock.default_train_path(config)
+    if config.deterministic and jax.default_backend() == "gpu" and REPEATABLE not in os.environ.get("XLA_FLAGS", ""):
+        raise UserError(
+            f"'deterministic' must be set before JAX starts, as the command lines do: XLA_FLAGS=--{REPEATABLE}=true."
+        )
+    return config
 
 
 def _augmentation(config: ConfigDict, dataset: data.Dataset) -> data.Augmentation:

@@ -29,8 +29,11 @@ class SaveError(UserError):
 
 
 def warn(text: str) -> None:
-    """One line on stderr."""
-    print(f"Warning: {text}", file=sys.stderr, flush=True)
+    """One line on stderr; of several processes, the first one's."""
+    from training import hosts
+
+    if hosts.first():
+        print(f"Warning: {text}", file=sys.stderr, flush=True)
 
 
 def write_json(path: pathlib.Path, content: dict) -> None:
@@ -127,6 +130,7 @@ def environment() -> dict:
         "versions": {name: version(name) for name in names},
         "backend": jax.default_backend(),
         "devices": [device.device_kind for device in jax.devices()],
+        "processes": jax.process_count(),
         "cpus": os.cpu_count(),
         "commit": git("rev-parse", "HEAD"),
         "uncommitted_changes": None if changes is None else bool(changes),

@@ -8,6 +8,7 @@ import threading
 from registry import UserError
 
 NUMBERS = (signal.SIGTERM, signal.SIGINT)
+_early = threading.Event()  # a signal that came before there was anybody to stop
 
 
 class Interrupted(UserError):
@@ -22,11 +23,18 @@ class NothingToSave(KeyboardInterrupt):
     exit_code = Interrupted.exit_code
 
 
-def before_training() -> None:
-    """From now on, and until `asked_to_stop`, a signal raises `NothingToSave`."""
+def before_training(one_of_several: bool = False) -> None:
+    """From now on, and until `asked_to_stop`, a signal raises `NothingToSave`.
+
+    One of several processes may not just go: the first signal waits for `asked_to_stop`, the second ends the process.
+    """
 
     def handle(number, frame):
-        raise NothingToSave("Interrupted before the first step; nothing is lost. The same command continues.")
+        if not one_of_several:
+            raise NothingToSave("Interrupted before the first step; nothing is lost. The same command continues.")
+        if _early.is_set():
+            os._exit(128 + number)
+        _early.set()
 
     for number in NUMBERS:
         signal.signal(number, handle)
@@ -40,6 +48,9 @@ def asked_to_stop():
     its own reads them from a pipe, which the interpreter fills the moment they arrive.
     """
     stopping = threading.Event()
+    if _early.is_set():
+        _early.clear()
+        stopping.set()
     if threading.current_thread() is not threading.main_thread():
         yield stopping  # only the main thread can have handlers
         return

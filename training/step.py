@@ -77,9 +77,62 @@ def mesh() -> Mesh:
     return Mesh(np.asarray(jax.devices()), ("data",))
 
 
+def place(tree, examples: int = 0):
+    """The tree on the devices, as `spec` says; what lies there already stays.
+
+    Args:
+        tree: arrays; with several processes all bring the same ones.
+        examples: N of the split; 0: everything is copied to every device.
+    """
+    devices = mesh()
+
+    def put(path, leaf):
+        sharding = NamedSharding(devices, spec(path, np.shape(leaf), examples))
+        if jax.process_count() == 1:
+            return jax.device_put(leaf, sharding)
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            return leaf if leaf.sharding == sharding else jax.jit(lambda x: x, out_shardings=sharding)(leaf)
+        leaf = np.asarray(leaf)
+        return jax.make_array_from_callback(leaf.shape, sharding, lambda rows: leaf[rows])
+
+    return jax.tree_util.tree_map_with_path(put, tree)
+
+
 def replicate(tree):
     """A copy of the tree on every device."""
-    return jax.device_put(tree, NamedSharding(mesh(), PartitionSpec()))
+    return place(tree)
+
+
+def spec(path: tuple, shape: tuple[int, ...], examples: int, axis: int = 0) -> PartitionSpec:
+    """How a leaf lies on the devices.
+
+    What a method remembers of every example (a leaf in a collection "memory" with a row for each, as CRD's banks) is
+    spread over them by rows, where these divide evenly; everything else is on each of them.
+
+    Args:
+        path: of the leaf, as JAX gives it.
+        shape: of the leaf.
+        examples: N of the split.
+        axis: of the examples.
+    """
+    remembered = any(getattr(key, "key", None) == "memory" for key in path)
+    rows = shape[axis] if remembered and len(shape) > axis else 0
+    if jax.device_count() > 1 and rows and rows == examples and rows % jax.device_count() == 0:
+        return PartitionSpec(*[None] * axis, "data")
+    return PartitionSpec()
+
+
+def placed(tree, examples: int = 0, axis: int = 0):
+    """In a compiled function: the tree, laid out as `spec` says, so that every call gives what the next one takes."""
+    if jax.device_count() == 1:
+        return tree
+    devices = mesh()
+
+    def constrain(path, leaf):
+        sharding = NamedSharding(devices, spec(path, leaf.shape, examples, axis))
+        return jax.lax.with_sharding_constraint(leaf, sharding)
+
+    return jax.tree_util.tree_map_with_path(constrain, tree)
 
 
 def batch_of(
@@ -144,7 +197,8 @@ class Trainer:
             if skip:
                 keep = finite((metrics, new.params, new.extra))
                 new = jax.tree.map(functools.partial(jnp.where, keep), new, state.replace(step=new.step))
-            return new, totals.add(metrics, new.step, keep)
+            learned = placed(new.replace(frozen=None), split.images.shape[0])
+            return learned.replace(frozen=new.frozen), placed(totals.add(metrics, new.step, keep))
 
         if stacked:
             step = jax.vmap(step, in_axes=(STATE_AXES, 0, SPLIT_AXES), out_axes=(STATE_AXES, 0))
@@ -158,7 +212,8 @@ class Trainer:
     def __call__(self, states: list[State], totals: list[Totals], splits: list[DeviceSplit], count: int = 1):
         """`count` updates of every replica: -> (states, totals), the given ones are donated."""
         if self.stacked:
-            return _unstack(self._run(*_stack(states, totals, splits), count), len(states))
+            examples = splits[0].images.shape[0]
+            return _unstack(self._run(*_stack(states, totals, splits), count), len(states), examples)
         done = [self._run(*replica, count) for replica in zip(states, totals, splits, strict=True)]
         return [state for state, _ in done], [total for _, total in done]
 
@@ -174,15 +229,24 @@ def _stack(states, totals, splits):
     """The replicas' trees as one each, with a new first axis but for what `STATE_AXES` and `SPLIT_AXES` share."""
     frozen, images = states[0].frozen, splits[0].images
     own = [(s.replace(frozen=None), t, x.replace(images=None)) for s, t, x in zip(states, totals, splits, strict=True)]
-    state, total, split = jax.tree.map(lambda *leaves: jnp.stack(leaves), *own)
+    state, total, split = _stacked(own, images.shape[0])
     return state.replace(frozen=frozen), total, split.replace(images=images)
 
 
-def _unstack(stacked, count: int):
+@functools.partial(jax.jit, static_argnames="examples")
+def _stacked(trees, examples):
+    return placed(jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees), examples, axis=1)
+
+
+def _unstack(stacked, count: int, examples: int):
     state, total = stacked
-    frozen, own = state.frozen, (state.replace(frozen=None), total)
-    members = [jax.tree.map(lambda leaf, i=i: leaf[i], own) for i in range(count)]
-    return [s.replace(frozen=frozen) for s, _ in members], [t for _, t in members]
+    members = _members((state.replace(frozen=None), total), count, examples)
+    return [s.replace(frozen=state.frozen) for s, _ in members], [t for _, t in members]
+
+
+@functools.partial(jax.jit, static_argnames=("count", "examples"))
+def _members(tree, count, examples):
+    return [placed(jax.tree.map(lambda leaf, i=i: leaf[i], tree), examples) for i in range(count)]
 
 
 class Predictor:
@@ -204,20 +268,20 @@ class Predictor:
             if jax.device_count() > 1:
                 rows = NamedSharding(mesh(), PartitionSpec("data"))
                 image = jax.lax.with_sharding_constraint(image, rows)
-            return player.forward(variables, image)[0].logits
+            return placed(player.forward(variables, image)[0].logits)  # every process reads all of them
 
         @jax.jit
         def whole(variables, images, starts):
             logits = jax.lax.map(functools.partial(predict, variables, images), starts)
-            return logits.reshape(-1, logits.shape[-1])
+            return placed(logits.reshape(-1, logits.shape[-1]))
 
         self._predict, self._whole = jax.jit(predict), whole
 
     def __call__(self, variables: dict) -> np.ndarray:
         """Logits [N, K] float32 in host memory."""
-        starts = range(0, self.count, self.batch)
+        starts, variables = range(0, self.count, self.batch), replicate(variables)
         if jax.default_backend() == "cpu":  # XLA's loops are slow there
             logits = np.concatenate([np.asarray(self._predict(variables, self.images, start)) for start in starts])
         else:
-            logits = np.asarray(self._whole(variables, self.images, jnp.asarray(starts, jnp.int32)))
+            logits = np.asarray(self._whole(variables, self.images, np.asarray(starts, np.int32)))
         return logits[: self.count]

@@ -1,0 +1,45 @@
+"""The run that all these tests make in one way or another, and what it means that two of them are equal."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+# A memory of every example (CRD's), batch statistics (ResNet8's), and steps so small that rounding does not grow.
+RECIPE = {"student_arch": "ResNet8", "distiller": "CRD", "distiller_options": {"negatives": 64}, "train_epoch": 2}
+RECIPE |= {"batch_size": 200, "learning_rate": 1e-4, "log_every": 1, "crop_pad": 1, "checkpoint_seconds": 0.0}
+STEPS, STOPPED = 12, 5
+PATIENCE = 240.0  # seconds until a process counts as stuck
+
+
+def environment():
+    """That of the suite, without devices of its own choice."""
+    kept = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
+    return {**kept, "JAX_PLATFORMS": "cpu", "KD_CPU_TUNING": "0"}
+
+
+def rows(folder):
+    """Of `metrics.jsonl`."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_same_curve(folder, expected, names=("",)):
+    """Every number of every row within 1e-5 of the other run's, relatively, and so the final weights.
+
+    Accuracies count images, and one that lies on the border may fall to either side: they are left out. A ReLU at its
+    border is open or shut, which the norm of the gradient shows first.
+    """
+    for name in names:
+        ours, theirs = rows(folder / name), rows(expected / name)
+        assert [(r["kind"], r["step"]) for r in ours] == [(r["kind"], r["step"]) for r in theirs]
+        for row, other in zip(ours, theirs, strict=True):
+            assert row.keys() == other.keys()
+            for key in row.keys() - {"kind", "top1", "top5", "ece", "agreement"}:
+                near = 1e-3 if key == "gradient_norm" else 1e-5
+                assert row[key] == pytest.approx(other[key], rel=near), (row["step"], key)
+        weights = [load_file(path / name / "last" / "weights.safetensors") for path in (folder, expected)]
+        assert weights[0].keys() == weights[1].keys()
+        for key, value in weights[1].items():
+            np.testing.assert_allclose(weights[0][key], value, rtol=1e-5, atol=1e-6, err_msg=key)

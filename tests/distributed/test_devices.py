@@ -1,0 +1,76 @@
+"""The number of devices changes where the work is done, and nothing else."""
+
+import shutil
+
+import pytest
+from safetensors.numpy import load_file
+from same_curve import RECIPE, STEPS, STOPPED, assert_same_curve, rows
+
+pytestmark = pytest.mark.slow
+
+
+def test_order_and_views_are_those_of_one_device(runs, on_devices):
+    orders = {**runs.order, 2: on_devices(2, {"order": {}})[0]}
+    assert sorted(orders) == [1, 2, 4, 8]
+    assert len(orders[1]) > 6 * 5
+    assert len(set(orders[1].values())) > 6 * 5  # steps, epochs and views differ
+    for count, found in orders.items():
+        different = [key for key in orders[1] if found[key] != orders[1][key]]
+        assert not different, (count, different)
+
+
+def test_eight_devices_learn_as_one_does(runs):
+    assert len([row for row in rows(runs.on1) if row["kind"] == "train"]) == STEPS
+    assert rows(runs.on1)[0]["CRD_student"] > 0
+    assert_same_curve(runs.on8, runs.on1)
+
+
+def test_batch_statistics_are_those_of_the_global_batch(runs):
+    ours, expected = (load_file(path / "last" / "weights.safetensors") for path in (runs.on8, runs.on1))
+    statistics = [key for key in expected if "batch_stats" in key]
+    assert len(statistics) == 2 * 9
+    for key in statistics:
+        assert ours[key] == pytest.approx(expected[key], rel=1e-5, abs=1e-7), key
+
+
+def test_memories_are_spread_by_rows_and_nothing_is_compiled_twice_or_copied(runs):
+    for count in (4, 8):
+        assert runs.notes[count]["memory"] == [
+            "label ('data',)",
+            "normaliser ()",
+            "student ('data',)",
+            "teacher ('data',)",
+        ]
+    for count, steps in ((1, STEPS), (4, STOPPED), (8, STEPS)):
+        assert runs.notes[count]["compiled"] == 1
+        assert runs.notes[count]["donated"] == [True] * steps
+
+
+def test_checkpoint_of_four_devices_goes_on_on_any_number(runs, on_devices, tmp_path):
+    for count in (1, 2, 8):
+        folder = shutil.copytree(runs.on4, tmp_path / f"on{count}")
+        assert len(rows(folder)) == STOPPED
+        on_devices(count, {"train": {**RECIPE, "train_path": str(folder)}})
+        assert_same_curve(folder, runs.on1)
+
+
+def test_replicas_in_one_program_and_many_steps_a_call(runs, on_devices, tmp_path):
+    """As on a GPU: `vmap` over seeds, loops in the program; with a memory, and with a teacher bank."""
+    teacher, fast = tmp_path / "teacher", {"stack_seeds": "yes", "steps_per_call": "3"}
+    recipe = {**RECIPE, "student_arch": "CNN", "train_epoch": 1, "batch_size": 400, "log_every": 3}
+    labels = {**recipe, "transfer": "Labels", "train_path": str(teacher)}
+    memory = {**recipe, "teacher_param": str(teacher), "seeds": 2}
+    bank = {**memory, "distiller": "SoftLogits", "distiller_options": {}, "teacher_views": 2}
+    jobs = {"memory": memory, "bank": bank}
+
+    def at(count, more):
+        return [
+            {"train": {**job, **more, "train_path": str(tmp_path / f"{name}{count}")}} for name, job in jobs.items()
+        ]
+
+    on_devices(1, {"train": labels}, *at(1, {}))
+    notes = on_devices(4, *at(4, fast))
+    for name in jobs:
+        assert_same_curve(tmp_path / f"{name}4", tmp_path / f"{name}1", ("s0", "s1"))
+    assert "teacher ('data',)" in notes[0]["memory"]
+    assert [found["compiled"] for found in notes] == [1, 1]
