@@ -17,6 +17,7 @@ def main() -> None:
         return print_list(flags.FLAGS.list)
     config = cli.recipe(RECIPE)
     cli.prepare_jax()
+    cli.refuse_what_is_ignored(config)
     from training.run import train
 
     cli.print_summary(train(config))

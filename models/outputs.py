@@ -118,6 +118,7 @@ def forward(
     *,
     train: bool = False,
     gradient_taps: tuple[str, ...] = (),
+    shifts: dict[str, jax.Array] | None = None,
 ) -> tuple[Outputs, dict]:
     """Runs a network.
 
@@ -127,6 +128,7 @@ def forward(
         images: [B, H, W, C] float32, normalised.
         train: batch statistics are used and updated.
         gradient_taps: features (or `input`) that `Outputs.gradients` shall reach.
+        shifts: tap -> what is added to it on its way through the network; of taps that are no gradient taps.
 
     Returns:
         (`Outputs`, the batch statistics after the pass: the old ones in eval mode).
@@ -136,6 +138,7 @@ def forward(
     """
 
     def run(deltas):
+        deltas = {**deltas, **(shifts or {})}
         extra = {"deltas": deltas} if deltas else {}
         if train:
             result, updates = model.apply(variables, images, train=True, mutable=["batch_stats"], **extra)
