@@ -10,11 +10,11 @@ The ensemble's logits z_t are, per image:
 Paper: Guo, Wang, Wu, Yu, Liang, Hu, Luo. Online Knowledge Distillation via Collaborative Learning. CVPR 2020.
 
 Each peer sees a random view of its own (the paper's invariant collaborative learning), `own_views=False` shows all the
-same. Ours: naive's peer is chosen for each image; the linear problem is solved by a fixed number of steps of exponentiated
-gradients (within 0.2 % of the lowest cross-entropy in tests); weight 1 and temperature 2. Rows without a label, for which
-no peer is known to be better, get the mean of the logits (linear: the weights that the labelled rows have found). The
-paper's fourth ensemble, "general", weighs peers by their errors on a part of the training set that is held back, and is
-not here.
+same. Ours: naive's peer is chosen for each image; the linear problem is solved by a fixed number of steps of
+exponentiated gradients (within 0.2 % of the lowest cross-entropy in tests); weight 1 and temperature 2. Rows without a
+label, for which no peer is known to be better, get the mean of the logits (linear: the weights that the labelled rows
+have found). The paper's fourth ensemble, "general", weighs peers by their errors on a part of the training set that is
+held back, and is not here.
 """
 
 import dataclasses

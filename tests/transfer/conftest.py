@@ -126,7 +126,7 @@ def seen_by(strategy, batch, seed: int = 0):
 def build(staged, batch):
     """Name -> any strategy on two-stage networks, made from what its class declares, with its step compiled once.
 
-    It has two peers or one teacher where it asks for them, its default method, and options of its own by their defaults.
+    It has two peers or one teacher where it asks for them, its default method, and its options' defaults.
     Further fields: its first state, the one after a step, that step's metrics, and the batch that it sees.
     """
 
