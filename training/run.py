@@ -1,5 +1,6 @@
 """One call for one run: from a recipe to a finished run folder."""
 
+import dataclasses
 import time
 
 import jax
@@ -159,7 +160,6 @@ def _strategy(config: ConfigDict, dataset: data.Dataset):
 
     options = configs.plain(config.student_options)
     parts = {"student": player("student", config.student_arch, options), "optimizer": optimizer.create(config, steps)}
-    parts["train_epoch"] = config.train_epoch
     teachers, others, rules = [], {}, transfer.registry.get(config.transfer)
     its_dtype = jnp.dtype(config.teacher_dtype or config.dtype)
     if rules.teachers == "trained":
@@ -184,6 +184,8 @@ def _strategy(config: ConfigDict, dataset: data.Dataset):
         config.teacher_arch = ",".join(teacher.info["arch"] for teacher in teachers) or ",".join(archs)
     if rules.needs_method:
         parts["method"] = distiller.create(config.distiller, **configs.plain(config.distiller_options))
+    if "train_epoch" in {field.name for field in dataclasses.fields(rules)}:
+        parts["train_epoch"] = config.train_epoch
     parts |= configs.plain(config.transfer_options)
     strategy = transfer.create(config.transfer, **parts)
     image = jnp.zeros((config.batch_size, *dataset.image_shape), jnp.float32)

@@ -14,7 +14,7 @@ from models import Outputs, forward
 
 # Fields of strategies that the engine fills in; all others are the user's options.
 PLAYERS = ("student", "optimizer", "method", "split_gradients", "teacher", "teacher_variables", "peers")
-PLAYERS += ("train_epoch",)
+PLAYERS += ("train_epoch",)  # of strategies whose losses or length depend on it
 STUDENT, METHOD, MEMORY = 0, 1, 2  # what the key of `init` is folded with: equal seeds start equal students
 
 
@@ -88,7 +88,6 @@ class Strategy:
         optimizer: an optax transformation.
         method: a distiller; None for a strategy that needs none.
         split_gradients: the optimizer wants the gradient of the label losses by itself too (`training.dot`).
-        train_epoch: length of the training, for ramps that are shares of it; 0: not known, and ramps are over.
         teachers: which networks beside the student it takes: "" (none), "trained" (frozen, with weights) or "peers"
             (they learn too).
         peer_name: what the peers are called; `{}` is their number, from 1.
@@ -104,7 +103,6 @@ class Strategy:
     _: dataclasses.KW_ONLY
     method: nn.Module | None = None
     split_gradients: bool = False
-    train_epoch: int = 0
     teachers: ClassVar[str] = ""
     peer_name: ClassVar[str] = "peer{}"
     needs_method: ClassVar[bool] = False

@@ -51,6 +51,7 @@ class OKDDip(Strategy):
         weight: of the distillation losses.
         temperature: T, dimensionless.
         ramp: share of the training in which the distillation losses grow to their weight; 0: they are whole at once.
+        train_epoch: epochs of the training; set by the engine. 0: not known, and the ramp is over.
         as_released: targets are mixtures of logits, and the gradient passes through them.
     """
 
@@ -59,6 +60,7 @@ class OKDDip(Strategy):
     weight: float = 1.0
     temperature: float = 3.0
     ramp: float = 80 / 300
+    train_epoch: int = 0
     as_released: bool = False
 
     def __post_init__(self):

@@ -58,12 +58,14 @@ class ONE(Strategy):
         weight: of the distillation loss.
         temperature: T, dimensionless.
         ramp: share of the training in which the distillation loss grows to its weight; 0: it is whole at once.
+        train_epoch: epochs of the training; set by the engine. 0: not known, and the ramp is over.
     """
 
     branches: int = 3
     weight: float = 1.0
     temperature: float = 3.0
     ramp: float = 80 / 300
+    train_epoch: int = 0
 
     def __post_init__(self):
         self._branches  # noqa: B018  # their number is checked

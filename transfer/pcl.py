@@ -57,6 +57,7 @@ class PCL(Strategy):
         weight: of the distillation losses.
         temperature: T, dimensionless.
         ramp: share of the training in which the distillation losses grow to their weight; 0: they are whole at once.
+        train_epoch: epochs of the training; set by the engine. 0: not known, and the ramp is over.
         decay: of the running means, at most.
     """
 
@@ -64,6 +65,7 @@ class PCL(Strategy):
     weight: float = 1.0
     temperature: float = 3.0
     ramp: float = 80 / 300
+    train_epoch: int = 0
     decay: float = 0.999
 
     def __post_init__(self):

@@ -1,5 +1,6 @@
 """What the strategies' tests share."""
 
+import dataclasses
 import functools
 import types
 
@@ -133,7 +134,9 @@ def build(staged, batch):
     @functools.cache
     def make(name: str):
         rules = transfer.registry.get(name)
-        parts = {"student": staged("student"), "optimizer": optax.sgd(0.05, 0.9), "train_epoch": 3}
+        parts = {"student": staged("student"), "optimizer": optax.sgd(0.05, 0.9)}
+        if "train_epoch" in {field.name for field in dataclasses.fields(rules)}:
+            parts["train_epoch"] = 3
         if rules.needs_method:
             method, options = rules.default_method
             parts["method"] = distiller.create(method, **options)

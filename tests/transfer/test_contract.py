@@ -102,8 +102,8 @@ def test_two_seeds_side_by_side_are_as_one_after_the_other(name, build):
 
     def twice(key, draw):
         state = run.strategy.init(key, run.batch).replace(frozen={})
-        state, _ = run.strategy.step(state.replace(frozen=run.state.frozen), run.batch, draw)
-        return state.replace(frozen={}), _
+        state, metrics = run.strategy.step(state.replace(frozen=run.state.frozen), run.batch, draw)
+        return state.replace(frozen={}), metrics
 
     together = jax.jit(jax.vmap(twice))(keys, draws)
     for i in range(2):
