@@ -83,7 +83,7 @@ def test_each_ordered_pair_has_connectors_and_memory_of_its_own(staged, player, 
     one, other = (state.extra["method"][pair] for pair in sorted(pairs))
     assert not same(one, other)
     after, metrics = jax.jit(strategy.step)(state, batch, KEY)
-    assert metrics["CRD"] > 0 < metrics["peer1/CRD"]
+    assert metrics["CRD_student"] > 0 < metrics["peer1/CRD_student"]
     for pair in pairs:
         assert not same(state.params["method"][pair], after.params["method"][pair])
         assert not same(state.extra["method"][pair], after.extra["method"][pair])

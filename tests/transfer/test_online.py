@@ -105,7 +105,7 @@ def test_at_rate_zero_it_is_offline_with_a_teacher_in_train_mode(staged, batch, 
 
 def test_the_student_starts_as_under_every_other_strategy(staged, batch, same):
     state = jax.jit(online(staged("student"), staged("teacher")).init)(KEY, batch)
-    alone = staged("student").init(jax.random.fold_in(KEY, STUDENT), batch.image)
+    alone = jax.jit(lambda key: staged("student").init(jax.random.fold_in(key, STUDENT), batch.image))(KEY)
     assert same(state.params["student"], alone["params"])
     assert not same(state.params["student"], state.params["teacher"])
 
@@ -118,7 +118,7 @@ def test_connectors_memories_views_and_heads_work(method, staged, batch, same):
     state = jax.jit(strategy.init)(KEY, batch)
     after, metrics = jax.jit(strategy.step)(state, batch, KEY)
     assert np.isfinite(metrics["loss"])
-    assert metrics[method] > 0
+    assert sum(value for name, value in metrics.items() if name.startswith(method)) > 0
     if jax.tree.leaves(state.params["method"]):
         assert not same(state.params["method"], after.params["method"])
 

@@ -42,11 +42,11 @@ def terms(strategy, batch):
 
 @pytest.mark.parametrize("weights", [(), (0.25, 0.75), (2.0, 0.0)])
 def test_losses_are_the_weighted_sum_of_each_teachers(weights, teachers, player, batch):
-    state, found = terms(offline(player, *teachers, "SoftLogits+RKD", teacher_weights=weights), batch)
+    state, found = terms(offline(player, *teachers, "SoftLogits+PKT", teacher_weights=weights), batch)
     assert set(state.frozen) == {"teacher1", "teacher2"}
-    expected = [terms(offline(player, t, v, "SoftLogits+RKD"), batch)[1] for t, v in zip(*teachers, strict=True)]
+    expected = [terms(offline(player, t, v, "SoftLogits+PKT"), batch)[1] for t, v in zip(*teachers, strict=True)]
     factors = weights or (0.5, 0.5)
-    for name in ("SoftLogits", "RKD"):
+    for name in ("SoftLogits", "PKT"):
         wanted = sum(f * e[name] for f, e in zip(factors, expected, strict=True))
         np.testing.assert_allclose(found[name], wanted, rtol=1e-5)
     np.testing.assert_allclose(found["cross_entropy"], expected[0]["cross_entropy"], rtol=1e-6)
