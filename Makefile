@@ -3,13 +3,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 JOBS ?= 2
 
-.PHONY: demo test lint lock clean
+.PHONY: demo test soak lint lock clean
 
 demo: .venv/.installed  ## train a teacher and nine students on the embedded digits, and print the table
 	$(BIN)/python -m benchmarks.demo
 
 test: .venv/.installed lint  ## the whole suite
 	$(BIN)/python -m pytest -n $(JOBS) tests
+
+soak: .venv/.installed  ## kill training at random moments, many times, and compare the bits
+	$(BIN)/python tests/reliability/soak.py
 
 lint: .venv/.installed
 	$(BIN)/ruff check .

@@ -18,7 +18,8 @@ def main() -> None:
     if taken:
         raise UserError(f"{taken[0]} has no meaning here: --arch is what is trained, on labels alone.")
     config["student_arch"] = config.pop("arch", None) or config.get("teacher_arch") or "ResNet20"
-    config.update(transfer="Labels", teacher_arch="", teacher_param="")
+    config.update(transfer="Labels", distiller="", teacher_arch="", teacher_param="")
+    cli.begin(config)
     cli.prepare_jax()
     from training.run import train
 

@@ -16,6 +16,7 @@ def main() -> None:
     if flags.FLAGS.list is not None:
         return print_list(flags.FLAGS.list)
     config = cli.recipe(RECIPE)
+    cli.begin(config)
     cli.prepare_jax()
     cli.refuse_what_is_ignored(config)
     from training.run import train

@@ -34,7 +34,7 @@ def run_all(root: pathlib.Path, recipe: dict, methods: dict[str, dict], seeds) -
     results = []
     for seed in seeds:
         for label, changes in methods.items():
-            path = root / f"{label.lower().replace(' ', '-')}-s{seed}"
+            path = folder_of(root, label, seed)
             print(f"\n{label}, seed {seed}", flush=True)
             summary = train({**recipe, **changes, "seed": seed, "train_path": str(path)})
             if "agreement" not in summary["last"]:
@@ -42,6 +42,11 @@ def run_all(root: pathlib.Path, recipe: dict, methods: dict[str, dict], seeds) -
                 summary["last"]["agreement"] = measured["agreement"]
             results.append(Result(label, seed, summary, read_rows(path, "test")))
     return results
+
+
+def folder_of(root: pathlib.Path, label: str, seed: int) -> pathlib.Path:
+    """Where `run_all` keeps a run."""
+    return root / f"{label.lower().replace(' ', '-')}-s{seed}"
 
 
 def read_rows(folder: pathlib.Path, kind: str) -> list[dict]:

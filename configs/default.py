@@ -73,5 +73,6 @@ def get_config() -> ConfigDict:
     c.train_path = ""  # empty: runs/<what is trained>
     c.log_every = 50  # steps
     c.eval_every = 1  # epochs
+    c.keep_epochs = 0  # write the weights of every n-th epoch to epochs/ of the run, for pictures; 0: none
     c.checkpoint_seconds = 30.0  # at least this long between two checkpoints
     return c

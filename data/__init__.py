@@ -34,6 +34,7 @@ registry = Registry(
         "CIFAR10": "data.tfds_source:load_cifar10",
         "CIFAR100": "data.tfds_source:load_cifar100",
         "ImageFolder": "data.image_folder:load",
+        "Shapes": "data.shapes:load",
     },
 )
 names = registry.names

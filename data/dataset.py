@@ -13,19 +13,20 @@ class Split:
     Args:
         count: N.
         image_shape: (H, W, C).
-        read: () -> (images [N, H, W, C] uint8, labels [N] int32).
+        read: () -> (images [N, H, W, C] uint8, labels [N] int32), and where the data have them, as a third,
+            masks [N, H, W] bool: the pixels that the label is about.
     """
 
     def __init__(self, count: int, image_shape: tuple[int, int, int], read: Callable):
         self.count, self.image_shape, self._read = count, tuple(image_shape), read
 
     @classmethod
-    def of(cls, images: np.ndarray, labels: np.ndarray) -> "Split":
+    def of(cls, images: np.ndarray, labels: np.ndarray, masks: np.ndarray | None = None) -> "Split":
         """A split of arrays in memory."""
-        return cls(len(images), images.shape[1:], lambda: (images, labels))
+        return cls(len(images), images.shape[1:], lambda: (images, labels, masks))
 
     @functools.cached_property
-    def _arrays(self) -> tuple[np.ndarray, np.ndarray]:
+    def _arrays(self) -> tuple[np.ndarray, ...]:
         return self._read()
 
     @property
@@ -35,6 +36,10 @@ class Split:
     @property
     def labels(self) -> np.ndarray:
         return self._arrays[1]
+
+    @property
+    def masks(self) -> np.ndarray | None:
+        return self._arrays[2] if len(self._arrays) > 2 else None
 
     def __len__(self) -> int:
         return self.count

@@ -42,12 +42,29 @@ registry = Registry(
         "VID": "distiller.vid:VID",
         "KDSVD": "distiller.kdsvd:KDSVD",
         "OFD": "distiller.ofd:OFD",
+        "ExpKD": "distiller.exp_kd:ExpKD",
+        "E2KD": "distiller.e2kd:E2KD",
+        "CATKD": "distiller.cat_kd:CATKD",
+        "LwM": "distiller.lwm:LwM",
+        "GradAT": "distiller.grad_at:GradAT",
+        "ExplanationMatch": "distiller.explanation_match:ExplanationMatch",
     },
 )
 names = registry.names
-POSITIVE = ("temperature", "p")  # of every method that has them
-POSITIVE += ("sinkhorn_lambda", "iterations", "t_start", "loops", "hidden")
-POSITIVE += ("negatives", "feat_dim", "grid")
+POSITIVE = (  # of every method that has them
+    "feat_dim",
+    "grid",
+    "hidden",
+    "iterations",
+    "loops",
+    "negatives",
+    "p",
+    "resolution",
+    "sinkhorn_lambda",
+    "t_start",
+    "temperature",
+    "top_k",
+)
 
 
 def create(name: str, **options) -> Distiller:
@@ -111,6 +128,8 @@ def _number(key: str, default, value):
     if number and (isinstance(value, (bool, str)) or not isinstance(value, int if whole else (int, float))):
         kind = "a whole number" if whole else "a number"
         raise UserError(f"'{key}' must be {kind} (default {default}); got {value!r}.")
+    if isinstance(default, str) and not isinstance(value, str):
+        raise UserError(f"'{key}' must be text (default {default!r}); got {value!r}.")
     if number and not math.isfinite(value):
         raise UserError(f"'{key}' must be a finite number (default {default}); got {value}.")
     if key in POSITIVE and value <= 0:

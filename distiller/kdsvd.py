@@ -25,7 +25,7 @@ from distiller.base import Distiller, matched, wide
 from distiller.connectors import to_channels
 from distiller.spatial import as_map, stage_pairs
 
-LEAST_GAP = 1e-4  # of eigenvalues, in parts of the largest
+LEAST_GAP = 1e-5  # of eigenvalues, in parts of the largest
 
 
 @jax.custom_jvp

@@ -14,9 +14,8 @@ of cells (21). The paper compares classes, as here; its code compares whether th
 teacher is wrong about cell and image in different ways. The code pools the coarser cells from the 4x4 ones, which
 differs where 4 does not divide the map.
 
-It needs networks whose embedding is the mean of the last stage's map (after the ReLU that follows it): the CIFAR and
-ImageNet ResNets, WRN, VGG, ShuffleNetV1, MobileNetV1, CNN. MobileNetV2 and ShuffleNetV2 (a further convolution before
-the mean), ConvNeXt (a norm after it) and ViT (a class token) are refused.
+It needs networks whose embedding is the mean of a map over its positions, the tap `final`: all but ViT (a class token)
+and ConvNeXt (a norm after the mean), which are refused.
 """
 
 import flax.linen as nn
@@ -27,38 +26,26 @@ from distiller.base import Distiller, matched, wide
 from distiller.dkd import decoupled_rows
 from distiller.spatial import adaptive_average_pool
 from distiller.target import labelled_mean, ramp, refuse_two_classes
-from models import Outputs, stages
+from models import Outputs
 from registry import UserError
 
 
 def pooled_map(outputs: Outputs, who: str) -> jax.Array:
-    """The map [B, H, W, D] whose mean is the embedding: the last stage after its ReLU.
+    """The map [B, H, W, D] whose mean is the embedding.
 
     Args:
         outputs: a network's.
         who: "student" or "teacher", for the error.
 
     Raises:
-        ValueError: the network's embedding is no mean of its last stage.
+        ValueError: the network's embedding is no mean of a map.
     """
-    found = stages(outputs.features, "_preact") or stages(outputs.features)
-    embedding = outputs.features.get("embedding")
-    model = getattr(getattr(outputs.head, "func", None), "model", None)
-    direct = getattr(model, "pools_last_stage", True)
-    if (
-        not found
-        or embedding is None
-        or found[-1].ndim != 4
-        or found[-1].shape[-1] != embedding.shape[-1]
-        or not direct
-    ):
-        last = found[-1].shape if found else None
-        width = None if embedding is None else embedding.shape
+    if "final" not in outputs.features:
         raise ValueError(
-            f"The {who}'s embedding {width} is not the mean of its last stage {last}, whose cells SDD classifies.\n"
-            "Use a ResNet, WRN, VGG, ShuffleNetV1 or MobileNetV1, or DKD, which needs no map."
+            f"The {who}'s embedding is not the mean of a map (a tap 'final'), whose cells SDD classifies; it has "
+            f"{sorted(outputs.features)}.\nUse a network that pools one, such as a ResNet, or DKD, which needs no map."
         )
-    return nn.relu(wide(found[-1]))
+    return wide(outputs.features["final"])
 
 
 def cell_logits(outputs: Outputs, who: str, scales: tuple[int, ...]) -> jax.Array:

@@ -1,9 +1,22 @@
 """Networks: linen Modules that return `Outputs`. `create` is the only door, `names` lists what is behind it."""
 
-from models.outputs import NoFeatures, Outputs, Taps, forward, stages
+from models.outputs import ATTENTION, LAST_MAP, NoFeatures, Outputs, Source, Taps, forward, resolve, stages
 from registry import Registry, UserError
 
-__all__ = ["NoFeatures", "Outputs", "Taps", "create", "forward", "names", "registry", "stages"]
+__all__ = [
+    "ATTENTION",
+    "LAST_MAP",
+    "NoFeatures",
+    "Outputs",
+    "Source",
+    "Taps",
+    "create",
+    "forward",
+    "names",
+    "registry",
+    "resolve",
+    "stages",
+]
 
 registry = Registry(
     "model",

@@ -34,13 +34,14 @@ class CNN(nn.Module):
 
     @nn.compact
     def __call__(self, images, train: bool = False, deltas: dict | None = None) -> Outputs:
-        """images [B, H, W, C] float32 -> `Outputs`; taps `stem`, `stage1..3`, `stage1..3_preact`, `embedding`."""
+        """images [B, H, W, C] float32 -> `Outputs`; taps `stem`, `stage1..3` (and `_preact`), `final`, `embedding`."""
         tap = Taps(deltas)
         x = tap.shift("input", images).astype(self.dtype)
         for name, width, stride in zip(("stem", "stage1", "stage2", "stage3"), self.widths, (1, 1, 2, 2), strict=True):
             x = Conv(width, 3, stride, dtype=self.dtype, name=f"{name}_conv")(x)
             x = BatchNorm(dtype=self.dtype, name=f"{name}_bn")(x, train)
             x = tap(name, nn.relu(x if name == "stem" else tap(f"{name}_preact", x)))
+        x = tap("final", x)
         embedding = tap("embedding", jnp.mean(x.astype(jnp.float32), axis=(1, 2)))
         return Outputs(logits=self.classify(embedding), features=tap.features)
 

@@ -6,7 +6,7 @@ The network is the paper's (timm's names in `torch_name`); layer scale begins at
 0.02 (the paper's truncation at +-2 does not change that), biases zero. There is no stochastic depth.
 """
 
-from typing import Any, ClassVar
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -58,7 +58,6 @@ class ConvNeXt(nn.Module):
     num_classes: int
     patch_size: int | None = None
     dtype: Any = jnp.float32
-    pools_last_stage: ClassVar[bool] = False  # the embedding is the mean's norm, not the mean
 
     def setup(self):
         self.head_norm = LayerNorm()

@@ -100,8 +100,27 @@ class Conv(nn.Module):
         return y
 
 
+@jax.custom_jvp
+def held(value, marker):
+    """`value`, a constant to the innermost derivative that `marker` belongs to, and to no other.
+
+    `stop_gradient` would stop the derivatives around that one too: the training step's.
+    """
+    del marker
+    return value
+
+
+@held.defjvp
+def _held_jvp(primals, tangents):
+    return primals[0], jax.tree.map(jnp.zeros_like, primals[0])
+
+
 class BatchNorm(nn.Module):
     """Batch norm over all axes but the last; statistics are float32 whatever the compute type.
+
+    With `deltas`, which are what `models.forward` differentiates by, the batch's statistics are constants of that
+    derivative: the explanation of an image is that of a network with this normalisation, and no other image's answer
+    gets into it. The gradient of a training step goes through the statistics as ever.
 
     Parameters `scale`, `bias` [C]; statistics `mean`, `var` [C], moved by `1 - momentum` a step. The variance kept is
     the batch's own (divided by n), as in Flax; PyTorch keeps n / (n - 1) times it. Where `models.folding` has moved
@@ -113,7 +132,7 @@ class BatchNorm(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x, train: bool):
+    def __call__(self, x, train: bool, deltas: dict | None = None):
         channels = x.shape[-1:]
         if not train and self.has_variable("params", "bias") and not self.has_variable("params", "scale"):
             wide = x.astype(np.promote_types(x.dtype, np.float32))
@@ -130,6 +149,8 @@ class BatchNorm(nn.Module):
             if not self.is_initializing():
                 mean.value = self.momentum * mean.value + (1 - self.momentum) * batch_mean
                 var.value = self.momentum * var.value + (1 - self.momentum) * batch_var
+            if deltas:
+                batch_mean, batch_var = held((batch_mean, batch_var), deltas)
         else:
             batch_mean, batch_var = mean.value, var.value
         factor = scale * jax.lax.rsqrt(batch_var + self.epsilon)

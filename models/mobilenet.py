@@ -135,7 +135,7 @@ class MobileNetV2(nn.Module):
 
     @nn.compact
     def __call__(self, images, train: bool = False, deltas: dict | None = None) -> Outputs:
-        """images [B, H, W, C] float32 -> `Outputs`; taps `stem`, `stage1..4`, `stage1..4_preact`, `embedding`."""
+        """images [B, H, W, C] float32 -> `Outputs`; taps `stem`, `stage1..4` (and `_preact`), `final`, `embedding`."""
         tap, standard = Taps(deltas), self.stem == "imagenet"
         relu = nn.relu6 if standard else nn.relu
         x = tap.shift("input", images).astype(self.dtype)
@@ -150,7 +150,7 @@ class MobileNetV2(nn.Module):
             if stage is not None:
                 x = tap(f"stage{stage}", tap(f"stage{stage}_preact", x))
         last = max(1280, *self._widths(1280))
-        x = relu(conv_bn(self, "last", x, train, last, 1))
+        x = tap("final", relu(conv_bn(self, "last", x, train, last, 1)))
         embedding = tap("embedding", jnp.mean(x.astype(jnp.float32), axis=(1, 2)))
         return Outputs(logits=self.classify(embedding), features=tap.features)
 
@@ -196,7 +196,7 @@ class MobileNetV1(nn.Module):
 
     @nn.compact
     def __call__(self, images, train: bool = False, deltas: dict | None = None) -> Outputs:
-        """images [B, H, W, C] float32 -> `Outputs`; taps `stage1..4`, `stage1..4_preact`, `embedding`."""
+        """images [B, H, W, C] float32 -> `Outputs`; taps `stage1..4` (and `_preact`), `final`, `embedding`."""
         tap = Taps(deltas)
         x = tap.shift("input", images).astype(self.dtype)
         x = nn.relu(conv_bn(self, "stem", x, train, 32, 3, 2, init=default_uniform))
@@ -208,6 +208,7 @@ class MobileNetV1(nn.Module):
             x = SeparableBlock(width, stride, self.dtype, name=f"block{number}")(x, train, record)
             if stage:
                 x = tap(f"stage{stage}", x)
+        x = tap("final", x)
         embedding = tap("embedding", jnp.mean(x.astype(jnp.float32), axis=(1, 2)))
         return Outputs(logits=self.classify(embedding), features=tap.features)
 

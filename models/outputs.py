@@ -8,6 +8,23 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from models.layers import BatchNorm
+
+
+@struct.dataclass
+class Source:
+    """What `Outputs` came from.
+
+    Attributes:
+        model: the network; static.
+        variables: its `{"params": ..., "batch_stats": ...}`.
+        images: [B, H, W, C] float32, normalised.
+    """
+
+    model: nn.Module = struct.field(pytree_node=False)
+    variables: dict
+    images: jax.Array
+
 
 @struct.dataclass
 class Outputs:
@@ -16,9 +33,12 @@ class Outputs:
     Attributes:
         logits: [B, K] float32.
         features: name -> array, in the network's compute type: `stem`, `stage1` ... `stageN` [B, H, W, C],
-            `stage1_preact` ..., and `embedding` [B, D], what the classifier reads.
+            `stage1_preact` ..., `final` [B, H, W, D] where the embedding is the mean of a map over its positions, and
+            `embedding` [B, D], what the classifier reads.
         pullback: cotangent of the logits -> cotangents of the gradient taps; set by `forward(gradient_taps=...)`.
         head: embedding -> logits with the network's own weights; set by `forward`.
+        source: the network, its variables and the images; set by `forward`. A leaf like the head, for explanations
+            that read the images, the weights or the answer to other images.
         views: the answers to the further views of the same images, in the order in which a method or strategy
             declares them (`Distiller.views`); empty where only the first, usual one was asked for.
     """
@@ -27,6 +47,7 @@ class Outputs:
     features: dict[str, jax.Array]
     pullback: Any = None
     head: Any = None
+    source: Source | None = None
     views: "tuple[Outputs, ...]" = ()
 
     def gradients(self, cotangent: jax.Array) -> dict[str, jax.Array]:
@@ -51,6 +72,20 @@ class Outputs:
         if self.head is None:
             raise ValueError("These Outputs carry no classifier: build them with `models.forward`.")
         return self.head(embedding)
+
+    def again(self, images: jax.Array, gradient_taps: tuple[str, ...] = ()) -> "Outputs":
+        """The same network's answer to other normalised images [B', H, W, C], in evaluation mode.
+
+        Its batch norm reads the running statistics, also where these outputs are a training step's.
+        """
+        source = self.asked()
+        return forward(source.model, source.variables, images, gradient_taps=gradient_taps)[0]
+
+    def asked(self) -> Source:
+        """The network, its variables and the images; ValueError where these outputs were made by hand."""
+        if self.source is None:
+            raise ValueError("These Outputs do not know their images: build them with `models.forward`.")
+        return self.source
 
 
 @jax.tree_util.register_static
@@ -91,8 +126,40 @@ class Taps:
 
 def stages(features: dict[str, jax.Array], suffix: str = "") -> list[jax.Array]:
     """The stage outputs in depth order: `stage1`, `stage2`, ... (or `stage1_preact`, ... with that suffix)."""
-    numbers = sorted(int(m[1]) for name in features if (m := re.fullmatch(rf"stage(\d+){suffix}", name)))
-    return [features[f"stage{n}{suffix}"] for n in numbers]
+    return [features[f"stage{n}{suffix}"] for n in _numbers(features, rf"stage(\d+){suffix}")]
+
+
+LAST_MAP, ATTENTION = "last_map", "attention*"  # names for taps that differ from network to network
+
+
+def resolve(features: dict[str, jax.Array], tap: str) -> tuple[str, ...]:
+    """The taps that a name stands for in a network.
+
+    Args:
+        features: `Outputs.features`, or their shapes.
+        tap: a tap's own name, which stands for itself; `last_map`: the last stage, and of a transformer, in whose last
+            block the patches no longer reach the classifier, the stage before (the stem, where it has one stage);
+            `attention*`: every block's attention, in order.
+
+    Raises:
+        ValueError: the network has none of that kind.
+    """
+    if tap == LAST_MAP:
+        numbers = _numbers(features, r"stage(\d+)")
+        if not numbers:
+            raise ValueError(f"The network has no taps stage1 ...; it has {sorted(features) or 'logits only'}.")
+        names = ["stem", *(f"stage{n}" for n in numbers)]
+        return (names[-1 if features[names[-1]].ndim == 4 else -2],)
+    if tap == ATTENTION:
+        numbers = _numbers(features, r"attention(\d+)")
+        if not numbers:
+            raise ValueError(f"The network has no attention: its taps are {sorted(features)}. Take a map of gradients.")
+        return tuple(f"attention{n}" for n in numbers)
+    return (tap,)
+
+
+def _numbers(features: dict, pattern: str) -> list[int]:
+    return sorted(int(m[1]) for name in features if (m := re.fullmatch(pattern, name)))
 
 
 class _Head:
@@ -127,7 +194,8 @@ def forward(
         variables: `{"params": ..., "batch_stats": ...}`.
         images: [B, H, W, C] float32, normalised.
         train: batch statistics are used and updated.
-        gradient_taps: features (or `input`) that `Outputs.gradients` shall reach.
+        gradient_taps: features (or `input`, `last_map`, `attention*`, see `resolve`) that `Outputs.gradients` shall
+            reach. In training mode they are gradients at constant statistics of the batch (`layers.BatchNorm`).
         shifts: tap -> what is added to it on its way through the network; of taps that are no gradient taps.
 
     Returns:
@@ -138,10 +206,16 @@ def forward(
     """
 
     def run(deltas):
-        deltas = {**deltas, **(shifts or {})}
-        extra = {"deltas": deltas} if deltas else {}
+        def hold_statistics(call, args, kwargs, context):
+            if deltas and isinstance(context.module, BatchNorm) and context.method_name == "__call__":
+                kwargs = {**kwargs, "deltas": deltas}
+            return call(*args, **kwargs)
+
+        moved = {**deltas, **(shifts or {})}
+        extra = {"deltas": moved} if moved else {}
         if train:
-            result, updates = model.apply(variables, images, train=True, mutable=["batch_stats"], **extra)
+            with nn.intercept_methods(hold_statistics):
+                result, updates = model.apply(variables, images, train=True, mutable=["batch_stats"], **extra)
             stats = updates.get("batch_stats", {})
         else:
             result, stats = model.apply(variables, images, train=False, **extra), variables.get("batch_stats", {})
@@ -152,6 +226,7 @@ def forward(
     pullback = None
     if gradient_taps:
         shapes = jax.eval_shape(lambda: {**run({})[0].features, "input": images})
+        gradient_taps = tuple(dict.fromkeys(name for tap in gradient_taps for name in resolve(shapes, tap)))
         missing = [tap for tap in gradient_taps if tap not in shapes]
         if missing:
             raise ValueError(f"{type(model).__name__} has no tap {missing}; it has {sorted(shapes)}.")
@@ -167,4 +242,5 @@ def forward(
     head = None
     if hasattr(model, "classify"):
         head = jax.tree_util.Partial(_Head(model), variables)
-    return outputs.replace(pullback=pullback, head=head), stats
+    source = Source(model, variables, images)
+    return outputs.replace(pullback=pullback, head=head, source=source), stats

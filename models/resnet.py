@@ -84,7 +84,7 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, images, train: bool = False, deltas: dict | None = None) -> Outputs:
-        """images [B, H, W, C] float32 -> `Outputs`; taps `stem`, `stage1..3`, `stage1..3_preact`, `embedding`."""
+        """images [B, H, W, C] float32 -> `Outputs`; taps `stem`, `stage1..3` (and `_preact`), `final`, `embedding`."""
         if self.padding not in ("TORCH", "SAME"):
             raise UserError(f"'padding' of a ResNet is TORCH or SAME; got {self.padding!r}.")
         tap = Taps(deltas)
@@ -99,6 +99,7 @@ class ResNet(nn.Module):
                 name = f"stage{stage}_block{block}"
                 x = BasicBlock(width, stride, self.dtype, self.padding, name=name)(x, train, record)
             x = tap(f"stage{stage}", x)
+        x = tap("final", x)
         embedding = tap("embedding", jnp.mean(x.astype(jnp.float32), axis=(1, 2)))
         return Outputs(logits=self.classify(embedding), features=tap.features)
 
@@ -113,7 +114,8 @@ class ResNet(nn.Module):
 
 def _family(blocks: int, widths: tuple[int, int, int, int], name: str):
     def build(num_classes: int, **options) -> ResNet:
-        return ResNet(blocks=blocks, widths=widths, num_classes=num_classes, **options)
+        own = tuple(options.pop("widths", widths))
+        return ResNet(num_classes=num_classes, **{"blocks": blocks, **options}, widths=own)
 
     build.__name__ = name.lower()
     source = "He et al., CVPR 2016, arXiv:1512.03385"

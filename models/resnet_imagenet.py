@@ -73,7 +73,7 @@ class ImageNetResNet(nn.Module):
 
     @nn.compact
     def __call__(self, images, train: bool = False, deltas: dict | None = None) -> Outputs:
-        """images [B, H, W, C] float32 -> `Outputs`; taps `stem`, `stage1..4`, `stage1..4_preact`, `embedding`."""
+        """images [B, H, W, C] float32 -> `Outputs`; taps `stem`, `stage1..4` (and `_preact`), `final`, `embedding`."""
         tap = Taps(deltas)
         large = images.shape[1] >= 64 if self.stem is None else self.stem == "imagenet"
         x = tap.shift("input", images).astype(self.dtype)
@@ -89,6 +89,7 @@ class ImageNetResNet(nn.Module):
                 name = f"stage{stage}_block{block}"
                 x = kind(2 ** (stage + 5), stride, self.dtype, name=name)(x, train, record)
             x = tap(f"stage{stage}", x)
+        x = tap("final", x)
         embedding = tap("embedding", jnp.mean(x.astype(jnp.float32), axis=(1, 2)))
         return Outputs(logits=self.classify(embedding), features=tap.features)
 

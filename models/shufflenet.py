@@ -116,7 +116,7 @@ class ShuffleNet(nn.Module):
 
     @nn.compact
     def __call__(self, images, train: bool = False, deltas: dict | None = None) -> Outputs:
-        """images [B, H, W, C] float32 -> `Outputs`; taps `stem`, `stage1..3`, `stage1..3_preact`, `embedding`."""
+        """images [B, H, W, C] float32 -> `Outputs`; taps `stem`, `stage1..3` (and `_preact`), `final`, `embedding`."""
         tap, kind = Taps(deltas), {1: BlockV1, 2: BlockV2}[self.version]
         x = tap.shift("input", images).astype(self.dtype)
         x = tap("stem", self._conv_bn_relu("stem", 24, x, train))
@@ -128,6 +128,7 @@ class ShuffleNet(nn.Module):
             x = tap(f"stage{stage}", x)
         if self.version == 2:
             x = self._conv_bn_relu("last", 1024, x, train)
+        x = tap("final", x)
         embedding = tap("embedding", jnp.mean(x.astype(jnp.float32), axis=(1, 2)))
         return Outputs(logits=self.classify(embedding), features=tap.features)
 

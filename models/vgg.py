@@ -34,11 +34,13 @@ class VGG(nn.Module):
     Attributes:
         convolutions: how many in each of the five blocks.
         num_classes: K.
+        widths: channels of the five blocks.
         dtype: compute type; parameters, statistics and logits are float32.
     """
 
     convolutions: tuple[int, int, int, int, int]
     num_classes: int
+    widths: tuple[int, int, int, int, int] = WIDTHS
     dtype: Any = jnp.float32
 
     def setup(self):
@@ -46,11 +48,11 @@ class VGG(nn.Module):
 
     @nn.compact
     def __call__(self, images, train: bool = False, deltas: dict | None = None) -> Outputs:
-        """images [B, H, W, C] float32 -> `Outputs`; taps `stem`, `stage1..4`, `stage1..4_preact`, `embedding`."""
+        """images [B, H, W, C] float32 -> `Outputs`; taps `stem`, `stage1..4` (and `_preact`), `final`, `embedding`."""
         tap = Taps(deltas)
         x = tap.shift("input", images).astype(self.dtype)
         pools = 4 if images.shape[1] >= 64 else 3
-        for stage, (width, count) in enumerate(zip(WIDTHS, self.convolutions, strict=True)):
+        for stage, (width, count) in enumerate(zip(self.widths, self.convolutions, strict=True)):
             name = f"stage{stage}" if stage else "stem"
             if 0 < stage <= pools:
                 x = nn.max_pool(x, (2, 2), (2, 2))
@@ -61,6 +63,7 @@ class VGG(nn.Module):
                     x = tap(f"{name}_preact", x)
                 x = nn.relu(x)
             x = tap(name, x)
+        x = tap("final", x)
         embedding = tap("embedding", jnp.mean(x.astype(jnp.float32), axis=(1, 2)))
         return Outputs(logits=self.classify(embedding), features=tap.features)
 
@@ -75,7 +78,8 @@ class VGG(nn.Module):
 
 def _family(depth: int, convolutions: tuple[int, int, int, int, int]):
     def build(num_classes: int, **options) -> VGG:
-        return VGG(convolutions=convolutions, num_classes=num_classes, **options)
+        widths = tuple(options.pop("widths", WIDTHS))
+        return VGG(convolutions=convolutions, num_classes=num_classes, widths=widths, **options)
 
     build.__name__ = f"vgg{depth}"
     source = "Simonyan and Zisserman, ICLR 2015, arXiv:1409.1556"

@@ -68,7 +68,7 @@ class WideResNet(nn.Module):
 
     @nn.compact
     def __call__(self, images, train: bool = False, deltas: dict | None = None) -> Outputs:
-        """images [B, H, W, C] float32 -> `Outputs`; taps `stem`, `stage1..3`, `stage1..3_preact`, `embedding`."""
+        """images [B, H, W, C] float32 -> `Outputs`; taps `stem`, `stage1..3` (and `_preact`), `final`, `embedding`."""
         tap = Taps(deltas)
         x = tap.shift("input", images).astype(self.dtype)
         x = tap("stem", Conv(16, 3, dtype=self.dtype, name="stem_conv")(x))
@@ -79,7 +79,7 @@ class WideResNet(nn.Module):
                 width, name = 2 ** (stage + 3) * self.widen, f"stage{stage}_block{block}"
                 x = PreactBlock(width, 2 if first else 1, self.dtype, name=name)(x, train, record)
             x = tap(f"stage{stage}", x)
-        x = nn.relu(tap("stage3_preact", BatchNorm(dtype=self.dtype, name="final_bn")(x, train)))
+        x = tap("final", nn.relu(tap("stage3_preact", BatchNorm(dtype=self.dtype, name="final_bn")(x, train))))
         embedding = tap("embedding", jnp.mean(x.astype(jnp.float32), axis=(1, 2)))
         return Outputs(logits=self.classify(embedding), features=tap.features)
 

@@ -63,6 +63,9 @@ def save(folder: str | os.PathLike, variables: dict, info: dict) -> None:
     (part / WEIGHTS).write_bytes(content)
     digest = hashlib.sha256(content).hexdigest()
     (part / DESCRIPTION).write_text(json.dumps({**info, "sha256": digest}, indent=2) + "\n")
+    for name in (WEIGHTS, DESCRIPTION):  # on the disk before they replace anything
+        with (part / name).open("rb") as file:
+            os.fsync(file.fileno())
     old = folder.with_name(folder.name + ".old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():

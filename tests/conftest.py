@@ -26,7 +26,7 @@ import pretrained  # noqa: E402
 GOLDENS = ROOT / "tests" / "goldens"
 
 jax.config.update("jax_default_matmul_precision", "float32")  # goldens are float32; accelerators would take less
-ROOMS = {"models", "data", "distiller", "transfer", "pretrained"}
+ROOMS = {"models", "data", "distiller", "explain", "transfer", "pretrained"}
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,84 +1,296 @@
-"""Checkpoints of a run, through Orbax: all that the next step depends on, in one folder per step.
+"""Checkpoints of a run: all that the next step depends on, in one folder per step, and nothing that cannot be trusted.
 
-Each checkpoint is self-contained: the state, the metrics since the last log line, the best weights so far, and (as
-JSON) the position in `metrics.jsonl`. So the latest carries the best, and going back to an older one loses neither.
+Each checkpoint is self-contained: the arrays (written by Orbax), notes as JSON, and a copy of the logs up to it. Its
+`MANIFEST` has size and SHA-256 of every file, and a SHA-256 of itself, so that any lost or altered bit is found:
+
+    checkpoints/<step>/MANIFEST   arrays/...   notes.json   logs/metrics.jsonl
+
+A checkpoint is written as `<step>.part`, manifest last, and renamed when it is on the disk: one that a kill interrupted
+has another name and counts for nothing. An older one goes when two newer ones are whole. `<step>.damaged` is one that
+was found damaged; it goes with the next save.
 """
 
+import errno
+import hashlib
+import json
 import logging
+import os
 import pathlib
+import shutil
+from collections.abc import Iterable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from registry import DamagedFileError
+from training.run_folder import PART, SaveError, warn
 
 KEEP = 2
+MANIFEST, ARRAYS, NOTES, LOGS = "MANIFEST", "arrays", "notes.json", "logs"
+ASIDE = ".damaged"
+DIGEST = 65  # bytes of a manifest's last line, the SHA-256 of the lines before it
+PER_ARRAY, FIXED = 1024, 2**16  # bytes that Orbax needs besides the arrays' own, at most
 
 
 class Checkpoints:
     """The checkpoints of one run folder; the two latest are kept.
 
     Args:
-        folder: the run folder; they lie in its `checkpoints/`.
+        run: the run folder; they lie in its `checkpoints/`. What a killed save left there is removed.
     """
 
-    def __init__(self, folder: pathlib.Path):
+    def __init__(self, run: pathlib.Path):
         import orbax.checkpoint as ocp
 
         logging.getLogger("absl").setLevel(logging.ERROR)
+        self.run, self.folder = run, run / "checkpoints"
         self._ocp = ocp
-        options = ocp.CheckpointManagerOptions(max_to_keep=KEEP, enable_async_checkpointing=False)
-        self.folder = folder / "checkpoints"
-        self._manager = ocp.CheckpointManager(self.folder.resolve(), options=options)
+        self._orbax = ocp.Checkpointer(ocp.StandardCheckpointHandler())
+        self._whole: set[int] = set()  # written or checked by this process
+        for leftover in self.folder.glob(f"*{PART}"):
+            shutil.rmtree(leftover, ignore_errors=True)
 
-    def save(self, step: int, tree: Any, notes: dict) -> None:
-        """Writes a checkpoint, whole or not at all.
+    def steps(self) -> list[int]:
+        """The steps that have a checkpoint, whole or damaged, rising."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdigit())
+
+    def save(self, step: int, tree: Any, notes: dict, logs: dict[str, int]) -> None:
+        """Writes a checkpoint, whole or not at all, then removes what it makes superfluous.
 
         Args:
             step: updates done; not saved twice.
             tree: a pytree of arrays.
             notes: JSON beside it.
-        """
-        if step in self._manager.all_steps():
-            return
-        args = self._ocp.args
-        items = args.Composite(arrays=args.StandardSave(_flat(tree)), notes=args.JsonSave(notes))
-        self._manager.save(step, args=items)
+            logs: file of the run folder -> its bytes that belong to this checkpoint.
 
-    def restore(self, like: Any) -> tuple[Any, dict] | None:
-        """The latest checkpoint, or None where there is none.
+        Raises:
+            SaveError: in one line where, why, and how much space it takes.
+        """
+        if step in self._whole:
+            return
+        arrays = {name: np.asarray(x) for name, x in _flat(jax.device_get(tree)).items()}
+        need = sum(x.nbytes + PER_ARRAY for x in arrays.values()) + sum(logs.values()) + FIXED
+        part, path = self.folder / f"{step}{PART}", self.folder / str(step)
+        try:
+            part.mkdir(parents=True, exist_ok=True)
+            _reserve(part / ARRAYS, need)
+            self._orbax.save((part / ARRAYS).resolve(), args=self._ocp.args.StandardSave(arrays))
+            (part / NOTES).write_text(json.dumps(notes) + "\n")
+            for name, length in logs.items():
+                (part / LOGS / name).parent.mkdir(parents=True, exist_ok=True)
+                (part / LOGS / name).write_bytes(_head(self.run / name, length))
+            _write_manifest(part)
+            if path.exists():  # damaged, or its steps would not have been made again
+                _move(path, self.folder / f"{step}{ASIDE}")
+            part.replace(path)
+            _sync(self.folder)
+        except (OSError, ValueError) as error:  # ValueError: how Orbax's storage says that it cannot write
+            shutil.rmtree(part, ignore_errors=True)
+            reason = getattr(error, "strerror", None) or str(error).strip().splitlines()[0][:200]
+            raise SaveError(
+                f"Cannot save step {step} in {self.folder}: {reason}; needed {_size(need)}, free {_free(self.run)}."
+            ) from None
+        self._whole.add(step)
+        self._remove_old()
+
+    def _remove_old(self) -> None:
+        old = [self.folder / str(step) for step in self.steps()[:-KEEP]]
+        for path in old + list(self.folder.glob(f"*{ASIDE}")):
+            leaving = path.with_name(path.name + PART)  # half removed, it must not look like a damaged one
+            try:
+                _move(path, leaving)
+            except OSError as error:
+                warn(f"cannot remove {path}: {error.strerror}.")
+            shutil.rmtree(leaving, ignore_errors=True)
+
+    def restore(self, like: Any, logs: Iterable[str] = ()) -> tuple[Any, dict] | None:
+        """The latest whole checkpoint, or None where nothing was ever saved.
+
+        One that is damaged is told on stderr and moved aside, so that its step can be saved again. The logs are written
+        again where they no longer begin with what the checkpoint's copy holds.
 
         Args:
             like: a pytree of arrays or shapes with the structure that was saved.
+            logs: files of the run folder that have content only once there is a checkpoint.
 
         Returns:
-            (the tree, on the devices of `like`'s arrays or the first; the notes).
+            (the tree; the notes).
 
         Raises:
-            DamagedFileError: it cannot be read.
+            DamagedFileError: there are checkpoints and none is whole, or there must have been one. Nothing is changed.
         """
-        step = self._manager.latest_step()
-        if step is None:
+        damaged = {}
+        for step in reversed(self.steps()):
+            problem = damage(self.folder / str(step))
+            if problem is None:
+                break
+            damaged[step] = problem
+        else:
+            self._none_whole(damaged, logs)
             return None
-        args = self._ocp.args
-        flat = {name: jax.ShapeDtypeStruct(np.shape(x), x.dtype) for name, x in _flat(like).items()}
+        found = self.folder / str(step)
+        arrays, notes = self.read(step), json.loads((found / NOTES).read_text())
+        tree = _shaped(arrays, like, found)
+        for bad, problem in damaged.items():
+            warn(f"{problem}; going back to the checkpoint of step {step}.")
+            _move(self.folder / str(bad), self.folder / f"{bad}{ASIDE}")
+        for copy in sorted(path for path in (found / LOGS).rglob("*") if path.is_file()):
+            self._mend(copy, self.run / copy.relative_to(found / LOGS), step)
+        self._whole.add(step)
+        return tree, notes
+
+    def _none_whole(self, damaged: dict[int, str], logs: Iterable[str]) -> None:
+        aside = [str(path) for path in self.folder.glob(f"*{ASIDE}")]
+        rows = [self.run / name for name in logs if (self.run / name).exists() and (self.run / name).stat().st_size]
+        if damaged or aside:
+            what = f"No checkpoint of this run is whole: {'; '.join([*damaged.values(), *aside])}."
+        elif rows:
+            what = f"{self.folder} has no checkpoint, but {rows[0]} has the rows of a run that had one."
+        else:
+            return
+        raise DamagedFileError(f"{what}\nRestore the files, or start anew with another --train_path.")
+
+    def _mend(self, copy: pathlib.Path, log: pathlib.Path, step: int) -> None:
+        saved = copy.read_bytes()
+        now = _head(log, len(saved)) if log.exists() else None
+        if now != saved:
+            reason = "missing" if now is None else _difference(len(now), len(saved))
+            warn(f"{log} is damaged ({reason}); written again as it was at step {step}.")
+            log.parent.mkdir(exist_ok=True)
+            part = log.with_name(log.name + PART)
+            part.write_bytes(saved)
+            _sync(part)
+            part.replace(log)
+
+    def read(self, step: int) -> dict[str, np.ndarray]:
+        """The arrays of a checkpoint by their path in the tree."""
+        path = self.folder / str(step)
         try:
-            found = self._manager.restore(
-                step, args=args.Composite(arrays=args.StandardRestore(flat), notes=args.JsonRestore())
-            )
-        except Exception as error:  # Orbax and its storage raise many kinds for damaged files
+            return self._orbax.restore((path / ARRAYS).resolve(), args=self._ocp.args.StandardRestore())
+        except Exception as error:  # Orbax and its storage raise many kinds
             raise DamagedFileError(
-                f"The checkpoint {self.folder / str(step)} cannot be read ({type(error).__name__}).\n"
-                "Remove that folder to continue from the one before it."
+                f"The checkpoint {path} is as it was written, but cannot be read ({type(error).__name__}).\n"
+                "Was it written by other versions? env.json has them."
             ) from None
-        arrays = found["arrays"]
-        return jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in flat]), found["notes"]
 
     def close(self) -> None:
-        self._manager.close()
+        self._orbax.close()
+
+
+def damage(checkpoint: pathlib.Path) -> str | None:
+    """The first file of a checkpoint that is not as it was written and what is wrong with it; None for a whole one."""
+    manifest = checkpoint / MANIFEST
+    try:
+        content = manifest.read_bytes()
+    except OSError as error:
+        return f"{manifest} is damaged ({_reason(error)})"
+    body, digest = content[:-DIGEST], content[-DIGEST:]
+    if digest != hashlib.sha256(body).hexdigest().encode() + b"\n":
+        return f"{manifest} is damaged ({'altered or truncated' if content else 'empty'})"
+    for line in body.decode().splitlines():
+        expected, size, name = line.split(" ", 2)
+        path = checkpoint / name
+        try:
+            if path.stat().st_size != int(size):
+                return f"{path} is damaged ({_difference(path.stat().st_size, int(size))})"
+            if _sha256(path) != expected:
+                return f"{path} is damaged ({_difference(0, 0)})"
+        except OSError as error:
+            return f"{path} is damaged ({_reason(error)})"
+    return None
+
+
+def _write_manifest(checkpoint: pathlib.Path) -> None:
+    """Puts every file of a folder on the disk, then the list of them."""
+    files = sorted(path for path in checkpoint.rglob("*") if path.is_file())
+    for path in files:
+        _sync(path)
+    lines = [f"{_sha256(path)} {path.stat().st_size} {path.relative_to(checkpoint).as_posix()}\n" for path in files]
+    body = "".join(lines).encode()
+    (checkpoint / MANIFEST).write_bytes(body + hashlib.sha256(body).hexdigest().encode() + b"\n")
+    _sync(checkpoint / MANIFEST)
+    for path in [*(path for path in checkpoint.rglob("*") if path.is_dir()), checkpoint]:
+        _sync(path)
+
+
+def _reserve(place: pathlib.Path, size: int) -> None:
+    """Raises `OSError` unless `size` bytes can be written: Orbax's own failure is hundreds of lines long."""
+    with place.open("wb") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # storage that cannot be asked
+                raise
+        finally:
+            place.unlink()
 
 
 def _flat(tree: Any) -> dict[str, Any]:
     """Leaves by their path, in tree order: a form that no library's idea of a container can change."""
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _shaped(arrays: dict[str, np.ndarray], like: Any, path: pathlib.Path) -> Any:
+    """The arrays as a tree like `like`; `DamagedFileError` where they are of another."""
+
+    def facts(flat):
+        return {name: (tuple(np.shape(x)), str(x.dtype)) for name, x in flat.items()}
+
+    want, have = facts(_flat(like)), facts(arrays)
+    different = [name for name in {**want, **have} if want.get(name) != have.get(name)]
+    if different:
+        name = different[0]
+        raise DamagedFileError(
+            f"{path} is of another program: {name} (of {len(different)}) is {have.get(name, 'missing')} there, "
+            f"{want.get(name, 'missing')} here.\nContinue with the commit in env.json, or choose another --train_path."
+        )
+    return jax.tree.unflatten(jax.tree.structure(like), [jnp.array(arrays[name]) for name in want])
+
+
+def _sha256(path: pathlib.Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _head(path: pathlib.Path, length: int) -> bytes:
+    with path.open("rb") as file:
+        return file.read(length)
+
+
+def _sync(path: pathlib.Path) -> None:
+    """Puts a file or a folder's list of names on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _move(path: pathlib.Path, to: pathlib.Path) -> None:
+    shutil.rmtree(to, ignore_errors=True)
+    path.replace(to)
+
+
+def _difference(size: int, expected: int) -> str:
+    if size == expected:
+        return "altered: its SHA-256 is another"
+    return f"truncated: {size} bytes of {expected}" if size < expected else f"{size} bytes instead of {expected}"
+
+
+def _reason(error: OSError) -> str:
+    return "missing" if isinstance(error, FileNotFoundError) else error.strerror or type(error).__name__
+
+
+def _size(count: float) -> str:
+    return f"{count / 2**20:,.1f} MiB"
+
+
+def _free(path: pathlib.Path) -> str:
+    try:
+        return _size(shutil.disk_usage(path).free)
+    except OSError:
+        return "unknown"

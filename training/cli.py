@@ -1,6 +1,8 @@
 """What the command lines share: flags over recipes over defaults, short help, errors of two lines, exit codes."""
 
 import ast
+import contextlib
+import errno
 import os
 import pathlib
 import sys
@@ -9,12 +11,14 @@ from collections.abc import Callable
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from configs import default
 from registry import UserError, unknown
-from training import cpu
+from training import cpu, lock, signals
 
 FLAGS = flags.FLAGS
 CONFIG_HELP = "recipe, a FILE.py with get_config(); then --config.key=value for any of its keys"
 
+STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)  # the user's to mend
 OPEN_KEYS = ("distiller_options", "student_options", "transfer_options")  # config keys whose own keys depend on a name
 _OPTIONS: list[tuple[list[str], str]] = []
 
@@ -184,6 +188,14 @@ def use_compilation_cache() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
+def begin(config: dict) -> None:
+    """What a training command does before the slow imports: takes signals, and looks whether the folder is free."""
+    signals.before_training()
+    full = {**default.get_config(), **config}
+    with contextlib.suppress(TypeError):  # a value of the wrong type: `training.config` has the words for it
+        lock.refuse_second(full["train_path"] or lock.default_train_path(full))
+
+
 def prepare_jax() -> None:
     """Turns the compilation cache on, and says so when `--gpu_id` found no GPU."""
     import jax
@@ -202,8 +214,15 @@ def main(call: Callable[[], None], description: str) -> None:
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except OSError as error:
+        if error.errno not in STORAGE:
+            raise
+        print(f"Error: {error.strerror}: {error.filename or 'while writing'}.", file=sys.stderr)
+        sys.exit(UserError.exit_code)
+    except KeyboardInterrupt as stop:
+        if str(stop):
+            print(f"Error: {stop}", file=sys.stderr)
+        sys.exit(getattr(stop, "exit_code", 130))
 
 
 def _parse(description: str) -> None:

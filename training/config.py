@@ -3,7 +3,6 @@
 import importlib.util
 import math
 import pathlib
-import re
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -29,9 +28,10 @@ CHOICES = {
 POSITIVE = ("train_epoch", "batch_size", "seeds", "log_every", "eval_every", "learning_rate")
 NOT_NEGATIVE = ("num_labels", "image_size", "weight_decay", "momentum", "checkpoint_seconds", "seed")
 NOT_NEGATIVE += ("resized_crop", "randaugment", "magnitude", "mixup", "cutmix", "ramp_epochs", "clip_norm")
-NOT_NEGATIVE += ("teacher_views", "teacher_bank_top_k")
+NOT_NEGATIVE += ("teacher_views", "teacher_bank_top_k", "keep_epochs")
 # These may differ when a run is resumed: they change no number (data and teacher are known by fingerprints).
-FREE = ("train_path", "data_dir", "teacher_param", "checkpoint_seconds", "steps_per_call", "stack_seeds")
+FREE = ("train_path", "data_dir", "teacher_param", "checkpoint_seconds", "keep_epochs")
+FREE += ("steps_per_call", "stack_seeds")
 
 
 def defaults() -> ConfigDict:
@@ -137,14 +137,6 @@ def check(config: ConfigDict) -> None:
         raise UserError(f"'nesterov' belongs to optimizer 'sgd'; got optimizer '{config.optimizer}'.")
     if config.ramp_epochs > config.train_epoch:
         raise UserError(f"'ramp_epochs' {config.ramp_epochs} is more than 'train_epoch' {config.train_epoch}.")
-
-
-def default_train_path(config: ConfigDict) -> str:
-    """runs/<dataset>-<student>-<how>-s<seed>: the same command finds its run again."""
-    how = f"{config.transfer}-{config.distiller}" if config.distiller else config.transfer
-    seeds = f"s{config.seed}" if config.seeds == 1 else f"s{config.seed}-{config.seed + config.seeds - 1}"
-    name = f"{config.dataset}-{config.student_arch}-{how}-{seeds}".lower()
-    return "runs/" + re.sub(r"[^a-z0-9+-]", "_", name)
 
 
 def differences(old: dict, new: dict) -> list[str]:

@@ -1,28 +1,20 @@
 """The loop above the compiled step: when to log, evaluate, save and stop. Plain Python."""
 
 import contextlib
-import os
-import signal
-import threading
 import time
 
 import jax
 from clu import parameter_overview
 
 from models import profile
-from registry import UserError
 from training.checkpoint import Checkpoints
 from training.replicas import Replicas
+from training.run_folder import SaveError
+from training.signals import Interrupted, asked_to_stop
 from training.step import Trainer
 from training.writers import MetricsLog, Progress
 
 CALLS = 50  # updates in one call on a GPU or TPU, at most
-
-
-class Interrupted(UserError):
-    """A signal arrived; the run is saved and the same command continues it."""
-
-    exit_code = 75
 
 
 def run(*, start: float, quiet: bool = False, **parts) -> dict:
@@ -55,7 +47,9 @@ def run(*, start: float, quiet: bool = False, **parts) -> dict:
             replica.folder.mkdir(exist_ok=True)
             replica.log = MetricsLog(replica.folder, position, loop.step)
             stack.callback(replica.log.close)
-        stopping = stack.enter_context(_signals())
+        stopping = stack.enter_context(asked_to_stop())
+        if not loop.step:
+            loop.save(checkpoints)  # so that rows without a checkpoint mean that one was lost
         if not quiet:
             _header(loop)
         progress = Progress(loop.folder.name, loop.total)
@@ -78,7 +72,8 @@ def run(*, start: float, quiet: bool = False, **parts) -> dict:
             test_now = done or loop.step % (config.eval_every * loop.steps_per_epoch) == 0
             save_now = stopping.is_set() or time.monotonic() - saved >= config.checkpoint_seconds
             epoch_end = not done and loop.step % loop.steps_per_epoch == 0
-            if not (first or log_now or test_now or save_now or epoch_end):
+            keep_now = config.keep_epochs and loop.step % (config.keep_epochs * loop.steps_per_epoch) == 0
+            if not (first or log_now or test_now or save_now or epoch_end or keep_now):
                 continue  # nothing between steps: the device is not waited for
             jax.block_until_ready(loop.totals)
             clock.pause(loop.step, warm=not first)
@@ -92,6 +87,8 @@ def run(*, start: float, quiet: bool = False, **parts) -> dict:
             if test_now:
                 result = loop.test()
                 test = {"top1": result["top1"], "best": max(row["top1"] for row in loop.replicas[0].tests)}
+            if keep_now:  # before a checkpoint of this step, which would not come back here
+                loop.keep()
             stop = stopping.is_set()  # asked anew: evaluating takes a while
             if log_now and not quiet:
                 progress.show(loop.step, rate, config.batch_size * len(loop.replicas), terms, test)
@@ -99,7 +96,7 @@ def run(*, start: float, quiet: bool = False, **parts) -> dict:
                 loop.load_epoch()
             if (save_now or stop) and not done:
                 loop.seconds = clock.seconds + earlier
-                loop.save(checkpoints)
+                loop.save(checkpoints, must=stop)
                 saved = time.monotonic()
             if stop and not done:
                 raise Interrupted(
@@ -108,7 +105,13 @@ def run(*, start: float, quiet: bool = False, **parts) -> dict:
             clock.resume(loop.step)
         loop.seconds = clock.seconds + earlier
         loop.save(checkpoints)
-        return loop.finish(start_seconds, rate)
+        try:
+            return loop.finish(start_seconds, rate)
+        except OSError as error:
+            raise SaveError(
+                f"Cannot write the results to {loop.folder}: {error.strerror}. The training is saved: "
+                "mend that, and the same command writes them."
+            ) from None
 
 
 class _Clock:
@@ -130,27 +133,6 @@ class _Clock:
     def rate(self) -> float:
         """Steps per second."""
         return self._steps / self.seconds if self._steps else 0.0
-
-
-@contextlib.contextmanager
-def _signals():
-    """An Event that the first SIGTERM or SIGINT sets; the second ends the process at once."""
-    stopping = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stopping
-        return
-
-    def handle(number, frame):
-        if stopping.is_set():
-            os._exit(128 + number)
-        stopping.set()
-
-    previous = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stopping
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def _header(loop: Replicas) -> None:

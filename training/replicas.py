@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import pathlib
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +17,7 @@ from training import run_folder
 from training.bank import DeviceBank
 from training.checkpoint import Checkpoints
 from training.metrics import evaluate
+from training.run_folder import SaveError, warn
 from training.step import DeviceSplit, Predictor, Totals, batch_of, replicate, step_key
 from training.writers import MetricsLog
 from transfer import Strategy
@@ -115,7 +115,7 @@ class Replicas:
             names = jax.eval_shape(metrics, self.states[-1], split)
             self.totals.append(replicate(Totals.empty(names)))
             replica.best = _copy(self.strategy.student_variables(self.states[-1]))
-        found = checkpoints.restore(self._saved())
+        found = checkpoints.restore(self._saved(), self._log_lengths())
         if found is None:
             return [0] * len(self.replicas)
         trees, notes = found
@@ -132,13 +132,25 @@ class Replicas:
         replicas = zip(self.states, self.totals, self.replicas, strict=True)
         return [(state.replace(frozen={}), totals, replica.best) for state, totals, replica in replicas]
 
-    def save(self, checkpoints: Checkpoints) -> None:
+    def _log_lengths(self) -> dict[str, int]:
+        """Each replica's `metrics.jsonl`, by its path in the run folder -> its bytes so far."""
+        names = [(replica.folder / run_folder.METRICS).relative_to(self.folder) for replica in self.replicas]
+        lengths = [replica.log.position if replica.log else 0 for replica in self.replicas]
+        return {str(name): length for name, length in zip(names, lengths, strict=True)}
+
+    def save(self, checkpoints: Checkpoints, must: bool = True) -> None:
+        """Saves; a failed save only warns where it `must` not succeed, because a later one makes up for it."""
         self.check_state()
-        for replica in self.replicas:
-            replica.log.sync()
         notes = {"step": self.step, "seconds": self.seconds, "tests": [r.tests for r in self.replicas]}
         notes["positions"] = [replica.log.position for replica in self.replicas]
-        checkpoints.save(self.step, self._saved(), notes)
+        try:
+            for replica in self.replicas:
+                replica.log.sync()
+            checkpoints.save(self.step, self._saved(), notes, self._log_lengths())
+        except SaveError as error:
+            if must:
+                raise
+            warn(f"{error} The next save tries again.")
 
     def check_state(self) -> None:
         """Raises `NonFiniteError` with the names of what is not finite in what a checkpoint would hold."""
@@ -241,6 +253,15 @@ class Replicas:
             replica.log.write("test", self.step, self.step / self.steps_per_epoch, values)
         return self.replicas[0].tests[-1]
 
+    def keep(self) -> None:
+        """Writes the weights of the epoch that ended to `epochs/`; made again after a resume, they are the same."""
+        epoch = self.step // self.steps_per_epoch
+        for state, replica in zip(self.states, self.replicas, strict=True):
+            tested = [row["top1"] for row in replica.tests if row["epoch"] == epoch]
+            info = {**self.info, "seed": replica.seed, "epoch": epoch, "test_top1": tested[0] if tested else None}
+            weights = jax.device_get(self.strategy.student_variables(state))
+            pretrained.save(replica.folder / run_folder.EPOCHS / f"{epoch:04d}", weights, info)
+
     def finish(self, start_seconds: float, rate: float) -> dict:
         """Writes the weights and `summary.json` of each replica, and of all of them."""
         speed = {
@@ -292,11 +313,6 @@ def over_seeds(summaries: list[dict]) -> dict:
 def _finite(tree):
     """Whether each leaf is finite throughout."""
     return jax.tree.map(lambda x: jnp.isfinite(x).all(), tree)
-
-
-def warn(text: str) -> None:
-    """One line on stderr."""
-    print(f"Warning: {text}", file=sys.stderr, flush=True)
 
 
 def _copy(tree):

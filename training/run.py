@@ -17,10 +17,11 @@ import transfer
 from registry import UserError
 from training import bank as banks
 from training import config as configs
-from training import loop, optimizer, run_folder
+from training import lock, loop, optimizer, run_folder
 from training.evaluation import check_fits, frozen_player_of, player_of
 from training.metrics import evaluate
-from training.replicas import Replica, warn
+from training.replicas import Replica
+from training.run_folder import warn
 from training.step import Predictor
 
 TEACHER_TOLERANCE = 1.0  # points of top-1 between a teacher's recorded and measured accuracy
@@ -55,7 +56,8 @@ def train(recipe: ConfigDict | dict, quiet: bool = False) -> dict:
         config.teacher_arch = ""
     for param in _names(config.teacher_param):
         pretrained.find(param)  # before a dataset is read
-    config.train_path = config.train_path or configs.default_train_path(config)
+    config.train_path = config.train_path or lock.default_train_path(config)
+    lock.refuse_second(config.train_path)  # before anything slow
     dataset = data.load(config.dataset, config.data_dir, config.image_size)
     augmentation = _augmentation(config, dataset)
     _check_data(config, dataset)

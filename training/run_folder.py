@@ -1,7 +1,6 @@
 """A run is a folder: what is in it, who may write to it, and whether it is the same run."""
 
 import contextlib
-import fcntl
 import importlib.metadata
 import json
 import os
@@ -13,14 +12,31 @@ import sys
 
 from registry import DamagedFileError, UserError
 from training import config as configs
+from training import lock
 
 CONFIG, ENV, METRICS, SUMMARY = "config.json", "env.json", "metrics.jsonl", "summary.json"
+EPOCHS = "epochs"  # the folder of weights that `keep_epochs` keeps
+PART = ".part"  # ends the name of what is not written to its end
+FIXES = {  # what to do about one of them that is damaged
+    CONFIG: "Restore it, or choose another --train_path.",
+    ENV: "Remove it: the same command writes it again.",
+    SUMMARY: "Remove it: the same command writes it again, from the last checkpoint.",
+}
+
+
+class SaveError(UserError):
+    """Something that could not be written. The earlier checkpoints are as they were."""
+
+
+def warn(text: str) -> None:
+    """One line on stderr."""
+    print(f"Warning: {text}", file=sys.stderr, flush=True)
 
 
 def write_json(path: pathlib.Path, content: dict) -> None:
     """Writes a file whole or not at all."""
     text = json.dumps(content, indent=2) + "\n"
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(path.name + PART)
     with part.open("w") as file:
         file.write(text)
         file.flush()
@@ -35,7 +51,7 @@ def read_json(path: pathlib.Path) -> dict:
         if not isinstance(content, dict):
             raise ValueError("not an object")
     except ValueError as error:
-        raise DamagedFileError(f"{path} is damaged ({error}).\nRestore it, or choose another --train_path.") from None
+        raise DamagedFileError(f"{path} is damaged ({error}).\n{FIXES[path.name]}") from None
     return content
 
 
@@ -63,23 +79,11 @@ def open_run(path: str, config: dict):
                 f"{folder} holds a run with another config: {'; '.join(different)}.\n"
                 "Use the same config to resume it, or another --train_path."
             )
-    elif folder.is_dir() and any(p.name != ".lock" for p in folder.iterdir()):
+    elif (folder / METRICS).exists() or (folder / "checkpoints").exists():
+        raise DamagedFileError(f"{known} is missing, but the rest of a run is there.\n{FIXES[CONFIG]}")
+    elif folder.is_dir() and any(p.name not in (lock.FILE, CONFIG + PART) for p in folder.iterdir()):
         raise UserError(f"{folder} is not empty and holds no run. Choose another --train_path.")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("a+")
-    except OSError as error:
-        raise UserError(f"Cannot write to --train_path {folder}: {error.strerror}. Choose another.") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.seek(0)
-            raise UserError(f"{folder} is being written by {lock.read().strip() or 'another process'}.") from None
-        lock.seek(0)
-        lock.truncate()
-        lock.write(f"process {os.getpid()} on {platform.node()}\n")
-        lock.flush()
+    with lock.acquire(folder):
         write_json(folder / CONFIG, config)
         yield folder
 

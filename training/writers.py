@@ -1,13 +1,17 @@
 """Where a run's numbers go: `metrics.jsonl`, TensorBoard, and one progress line."""
 
+import contextlib
 import json
 import os
 import pathlib
+import platform
 import sys
 import time
 
 from registry import DamagedFileError
-from training.run_folder import METRICS
+from training.run_folder import METRICS, SaveError, warn
+
+FLUSH_SECONDS = 10.0  # between two writings of TensorBoard's file to the disk
 
 
 class MetricsLog:
@@ -20,9 +24,8 @@ class MetricsLog:
     """
 
     def __init__(self, folder: pathlib.Path, position: int, step: int):
-        from tensorboardX import SummaryWriter
-
-        self._file = (folder / METRICS).open("ab")
+        self._file = (folder / METRICS).open("ab", buffering=0)
+        self._waiting = b""  # rows that a full disk has not taken yet
         if self._file.tell() < position:
             self._file.close()
             raise DamagedFileError(
@@ -31,31 +34,104 @@ class MetricsLog:
             )
         self._file.truncate(position)
         self._file.seek(position)
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step or None, write_to_disk=True)
+        self._board = Board(folder / "tensorboard", step)
 
     def write(self, kind: str, step: int, epoch: float, values: dict[str, float]) -> None:
         """Appends a row; `kind` is "train" (means since the last such row) or "test"."""
         row = {"kind": kind, "step": step, "epoch": round(epoch, 4), **values}
-        self._file.write((json.dumps(row) + "\n").encode())
-        self._file.flush()
+        warned = bool(self._waiting)
+        self._waiting += (json.dumps(row) + "\n").encode()
+        try:
+            self._write_waiting()
+        except OSError as error:
+            if not warned:
+                warn(f"cannot write to {self._file.name}: {error.strerror}. The rows are kept and written later.")
         for name, value in values.items():
-            self._board.add_scalar(f"{kind}/{name}", value, step)
+            self._board.add(f"{kind}/{name}", value, step)
+
+    def _write_waiting(self) -> None:
+        while self._waiting:
+            self._waiting = self._waiting[self._file.write(self._waiting) :]
 
     def board(self, name: str, value: float, step: int) -> None:
         """To TensorBoard alone: what depends on the clock."""
-        self._board.add_scalar(name, value, step)
+        self._board.add(name, value, step)
 
     def sync(self) -> None:
-        """Puts the rows on the disk, before a checkpoint counts on them."""
-        os.fsync(self._file.fileno())
+        """Puts the rows on the disk, before a checkpoint counts on them; raises `SaveError`."""
+        try:
+            self._write_waiting()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise SaveError(
+                f"Cannot write {len(self._waiting):,} bytes to {self._file.name}: {error.strerror}; nothing was saved."
+            ) from None
 
     @property
     def position(self) -> int:
-        return self._file.tell()
+        """Bytes of all rows so far."""
+        return self._file.tell() + len(self._waiting)
 
     def close(self) -> None:
         self._file.close()
         self._board.close()
+
+
+class Board:
+    """TensorBoard's scalars. They are in `metrics.jsonl` too, so storage that fails ends the board and not the run.
+
+    Args:
+        folder: made where needed; every process writes a file of its own there.
+        step: the step that the run continues from; what earlier processes wrote after it is hidden.
+    """
+
+    def __init__(self, folder: pathlib.Path, step: int):
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.proto.summary_pb2 import Summary
+        from tensorboardX.record_writer import RecordWriter
+
+        self._event, self._summary = Event, Summary
+        self._writer, self._flushed = None, time.monotonic()
+
+        def begin():
+            folder.mkdir(exist_ok=True)
+            now = time.time()
+            name = f"events.out.tfevents.{int(now)}.{platform.node()}.{os.getpid()}"
+            self._writer = RecordWriter(str(folder / name))
+            self._writer.write(Event(wall_time=now, file_version="brain.Event:2").SerializeToString())
+            if step:
+                start = SessionLog(status=SessionLog.START)
+                self._writer.write(Event(wall_time=now, step=step, session_log=start).SerializeToString())
+
+        self._try(begin)
+
+    def add(self, name: str, value: float, step: int) -> None:
+        """A point of the curve `name`."""
+        value = self._summary.Value(tag=name, simple_value=value)
+        event = self._event(wall_time=time.time(), step=step, summary=self._summary(value=[value]))
+
+        def write():
+            self._writer.write(event.SerializeToString())
+            if time.monotonic() - self._flushed > FLUSH_SECONDS:
+                self._flushed = time.monotonic()
+                self._writer.flush()
+
+        if self._writer:
+            self._try(write)
+
+    def close(self) -> None:
+        if self._writer:
+            self._try(self._writer.close)
+
+    def _try(self, write) -> None:
+        try:
+            write()
+        except OSError as error:
+            writer, self._writer = self._writer, None
+            if writer:
+                with contextlib.suppress(OSError):
+                    writer.close()
+            warn(f"cannot write TensorBoard's file: {error.strerror}. It ends here.")
 
 
 class Progress:

@@ -34,7 +34,7 @@ class Smooth(nn.Module):
             if stage > 1:
                 x = x.reshape(x.shape[0], x.shape[1] // 2, 2, x.shape[2] // 2, 2, -1).mean((2, 4))
             x = tap(f"stage{stage}", nn.softplus(tap(f"stage{stage}_preact", nn.Dense(width, name=f"s{stage}")(x))))
-        logits = self.classify(tap("embedding", jnp.mean(x, axis=(1, 2))))
+        logits = self.classify(tap("embedding", jnp.mean(tap("final", x), axis=(1, 2))))
         logits = logits + self.param("logits_offset", nn.initializers.normal(1.0), logits.shape, logits.dtype)
         return Outputs(logits=logits, features=taps.features)
 

@@ -13,7 +13,8 @@ from models import Outputs
 def build(name, classes=5, label=None):
     """(loss and its gradients by the student's parameters), for the batch's labels or those given."""
     method = distiller.create(name)
-    batch = make_batch(method, classes=classes, epoch=1000.0)
+    taught_first = method.first_phase_epochs and "student" in method.first_phase_learns  # some teach only then
+    batch = make_batch(method, classes=classes, epoch=0.0 if taught_first else 1000.0)
     if label is not None:
         batch = batch.replace(label=jnp.asarray(label, jnp.int32))
     student, student_variables = player((3, 4, 5, 6), classes, 1, batch.image)

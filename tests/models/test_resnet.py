@@ -8,7 +8,7 @@ from flax import traverse_util
 
 import models
 
-TAPS = ["stem", "stage1_preact", "stage1", "stage2_preact", "stage2", "stage3_preact", "stage3", "embedding"]
+TAPS = ["stem", "stage1_preact", "stage1", "stage2_preact", "stage2", "stage3_preact", "stage3", "final", "embedding"]
 
 
 @functools.cache

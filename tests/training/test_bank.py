@@ -21,7 +21,7 @@ from models.layers import Conv, Dense
 from registry import NonFiniteError, UserError
 from training import bank as banks
 from training import config as configs
-from training import loop, run
+from training import loop, replicas, run
 from training.step import DeviceSplit, batch_of
 
 SMALL = {"teacher_param": "pretrained/resnet20_digits", "train_epoch": 2, "batch_size": 100, "crop_pad": 1}
@@ -293,11 +293,12 @@ def test_the_step_has_no_teacher_in_it(tmp_path):
     def convolutions(split):
         batch = batch_of(split, jnp.int32(0), parts.dataset.augmentation)
         state = strategy.init(key, batch)
-        jaxpr = jax.make_jaxpr(strategy.loss)(state.params, state, batch, key)
-        return state.frozen, str(jaxpr).count("conv_general_dilated"), strategy.loss(state.params, state, batch, key)
+        jaxpr = jax.make_jaxpr(strategy.losses)(state.params, state, batch, key)
+        terms, _ = strategy.losses(state.params, state, batch, key)
+        return state.frozen, str(jaxpr).count("conv_general_dilated"), terms["SoftLogits"]
 
-    frozen, several, (expected, _) = convolutions(split)
-    none, one, (loss, _) = convolutions(split.replace(bank=bank))
+    frozen, several, expected = convolutions(split)
+    none, one, loss = convolutions(split.replace(bank=bank))
     assert frozen.keys() == {"teacher"}
     assert none == {}
     assert (several, one) == (2, 1)
@@ -321,12 +322,12 @@ def banked(tmp_path_factory):
 def test_a_run_with_a_bank_is_the_run_that_asks_the_teacher_about_these_views(banked, tmp_path, monkeypatch):
     plan = data.epoch_plan
 
-    def fixed(seed, epoch, pool, length):
-        index, view = plan(seed, epoch, pool, length)
+    def fixed(seed, epoch, pool, length, lead):
+        index, view = plan(seed, epoch, pool, length, lead)
         return index, data.fixed_views(seed, index, view, 3)
 
     fresh = run.train({**SMALL, "train_path": str(tmp_path / "fresh")}, quiet=True)
-    monkeypatch.setattr(loop.data, "epoch_plan", fixed)
+    monkeypatch.setattr(data, "epoch_plan", fixed)
     asked = run.train({**SMALL, "train_path": str(tmp_path / "asked")}, quiet=True)
     ours = rows(banked[0])
     for theirs, close in ((rows(tmp_path / "asked"), True), (rows(tmp_path / "fresh"), False)):
@@ -340,7 +341,7 @@ def test_a_run_with_a_bank_is_the_run_that_asks_the_teacher_about_these_views(ba
 
 def test_an_interrupted_run_with_a_bank_ends_with_the_same_bits(banked, tmp_path, monkeypatch):
     folder = tmp_path / "run"
-    load_epoch = loop.Loop.load_epoch
+    load_epoch = replicas.Replicas.load_epoch
 
     def interrupted(self):
         if self.step:  # the second epoch begins
@@ -348,7 +349,7 @@ def test_an_interrupted_run_with_a_bank_ends_with_the_same_bits(banked, tmp_path
         load_epoch(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Loop, "load_epoch", interrupted)
+        patch.setattr(replicas.Replicas, "load_epoch", interrupted)
         with pytest.raises(loop.Interrupted):
             run.train({**banked[1], "train_path": str(folder)}, quiet=True)
     written = (folder / "teacher_bank" / "values.npy").stat().st_mtime_ns
@@ -369,7 +370,7 @@ def test_another_number_of_views_is_another_run(banked):
 @pytest.mark.parametrize(("key", "expected"), [("", "float32"), ("bfloat16", "bfloat16")])
 def test_the_frozen_teacher_is_folded_and_computes_in_its_own_type(key, expected):
     config = configs.merge({**SMALL, "teacher_dtype": key})
-    strategy, _ = run._strategy(config, data.load("Digits"))
+    strategy, *_ = run._strategy(config, data.load("Digits"))
     assert jnp.dtype(strategy.teacher.model.dtype) == expected
     assert jnp.dtype(strategy.student.model.dtype) == "float32"
     assert strategy.teacher_variables["batch_stats"] == {}

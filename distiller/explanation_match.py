@@ -1,0 +1,92 @@
+"""ExplanationMatch: any explanation map, by any of four distances.
+
+    loss = weight * mean_{b,k} distance(map_s, map_t)
+
+    cosine    1 - cos(m_s, m_t)
+    l2        mean_hw (m_s - m_t)^2, the maps as they are
+    softmax   sum_hw (p(m_s) - p(m_t))^2,            p(m) = softmax over positions of m / (T rms(m))
+    kl        sum_hw p(m_t) (log p(m_t) - log p(m_s))
+
+Paper: none; the common form of E2KD, LwM and their kin, to try a map with (this library).
+
+The map is any of `explain.names()` that both networks have: all are differentiable by the weights. SmoothGrad,
+IntegratedGradients and RISE ask both networks again, in evaluation mode, at many times the cost of a step.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from distiller.base import Distiller, matched
+from distiller.maps import cosine_distance, map_rule, maps_of, masked_mean, same_size, taught_classes
+from registry import UserError
+
+
+def _log_shares(maps: jax.Array, temperature: float) -> jax.Array:
+    """Log-softmax over the positions of maps [B, k, h, w], each divided by its own root mean square: [B, k, h * w]."""
+    flat = maps.reshape(*maps.shape[:2], -1)
+    scale = jax.lax.rsqrt(jnp.mean(jnp.square(flat), axis=-1, keepdims=True) + 1e-24)
+    return jax.nn.log_softmax(flat * scale / temperature)
+
+
+def map_distance(student: jax.Array, teacher: jax.Array, distance: str, temperature: float = 1.0) -> jax.Array:
+    """Distance of maps.
+
+    Args:
+        student, teacher: [B, k, h, w].
+        distance: "cosine", "l2", "softmax" or "kl".
+        temperature: of "softmax" and "kl", dimensionless, above 0.
+
+    Returns:
+        [B, k], not negative, 0 where the maps are equal.
+
+    Raises:
+        UserError: an unknown distance. ValueError: shapes differ.
+    """
+    student, teacher = matched(student, teacher)
+    if distance == "cosine":
+        return cosine_distance(student, teacher)
+    if distance == "l2":
+        return jnp.mean(jnp.square(student - teacher), axis=(2, 3))
+    if distance not in ("softmax", "kl"):
+        raise UserError(f"'distance' is 'cosine', 'l2', 'softmax' or 'kl'; got {distance!r}.")
+    student, teacher = _log_shares(student, temperature), _log_shares(teacher, temperature)
+    if distance == "softmax":
+        return jnp.sum(jnp.square(jnp.exp(student) - jnp.exp(teacher)), axis=-1)
+    return jnp.sum(jnp.exp(teacher) * (teacher - student), axis=-1)
+
+
+class ExplanationMatch(Distiller):
+    """Any explanation map of the teacher's classes or of the label, by a distance of choice.
+
+    Paper: none; this library's common form of the methods on explanation maps
+
+    Attributes:
+        map: one of `explain.names()`; LayerCAM is seldom zero everywhere, as a GradCAM behind its ReLU may be.
+        tap: where the map is taken, for those that have the choice; "" is the last stage.
+        distance: "cosine", "l2", "softmax" or "kl".
+        temperature: T of "softmax" and "kl", dimensionless.
+        classes: "teacher", its `top_k` likeliest classes, or "label" (images without one are left out).
+        top_k: how many of the teacher's classes.
+    """
+
+    weight: float = 1.0
+    map: str = "LayerCAM"
+    tap: str = ""
+    distance: str = "cosine"
+    temperature: float = 1.0
+    classes: str = "teacher"
+    top_k: int = 1
+
+    @property
+    def gradient_taps(self):
+        return map_rule(self.map, self.tap).gradient_taps
+
+    @nn.compact
+    def __call__(self, student, teacher, batch):
+        rule = map_rule(self.map, self.tap)
+        classes, mask = taught_classes(self.classes, teacher.logits, batch.label, self.top_k)
+        pair = same_size(*(maps_of(rule, outputs, classes) for outputs in (student, teacher)))
+        found = jnp.mean(map_distance(*pair, self.distance, self.temperature), axis=1)
+        loss = self.weight * masked_mean(found, mask)
+        return loss, {"ExplanationMatch": loss}

@@ -1,0 +1,61 @@
+"""LwM: where the teacher looks, as unit GradCAM maps.
+
+    q = vec(GradCAM) / ||.||_2,   loss = weight * mean_{b,hw} |q_s - q_t|
+
+Paper: Dhar, Singh, Peng, Wu, Chellappa. Learning without Memorizing. CVPR 2019. arXiv:1811.08051, section 3.2.
+
+The paper's method is for learning new classes without old images; this is its attention distillation loss. The paper
+sums over positions; the mean, the weight 0.4 and the label's class are those of Knowledge-Distillation-Zoo, whose maps
+multiply the gradients by their own mean instead of the features, which is not done here. `classes="teacher"` takes the
+class that the teacher predicts, for images whose label it does not know.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from distiller.base import Distiller, matched
+from distiller.maps import map_rule, maps_of, masked_mean, same_size, taught_classes, unit
+
+
+def attention_distillation(student: jax.Array, teacher: jax.Array) -> jax.Array:
+    """Absolute difference of unit maps.
+
+    Args:
+        student, teacher: [B, k, h, w], not negative.
+
+    Returns:
+        [B]: mean over classes and positions.
+
+    Raises:
+        ValueError: shapes differ.
+    """
+    student, teacher = matched(student, teacher)
+    return jnp.mean(jnp.abs(unit(student, (2, 3)) - unit(teacher, (2, 3))), axis=(1, 2, 3))
+
+
+class LwM(Distiller):
+    """GradCAM maps of unit length, absolute difference.
+
+    Paper: Dhar, Singh, Peng, Wu, Chellappa, CVPR 2019, arXiv:1811.08051
+
+    Attributes:
+        classes: "label" (images without one are left out), or "teacher", its predicted class.
+        tap: where GradCAM is taken; "" is the last stage.
+    """
+
+    weight: float = 0.4
+    classes: str = "label"
+    tap: str = ""
+
+    @property
+    def gradient_taps(self):
+        return map_rule("GradCAM", self.tap).gradient_taps
+
+    @nn.compact
+    def __call__(self, student, teacher, batch):
+        rule = map_rule("GradCAM", self.tap)
+        classes, mask = taught_classes(self.classes, teacher.logits, batch.label)
+        pair = same_size(*(maps_of(rule, outputs, classes) for outputs in (student, teacher)))
+        loss = self.weight * masked_mean(attention_distillation(*pair), mask)
+        return loss, {"LwM": loss}

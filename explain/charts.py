@@ -1,0 +1,219 @@
+"""Charts of a teacher beside its students: embeddings, correlations of logits, confusions, reliability.
+
+All read the networks' answers on the same images. Colours as in `pictures`; classes are told apart by colour, marker
+and their name on the spot.
+"""
+
+import numpy as np
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+
+from explain.pictures import DIFFERENCE, MAP, headed, shortened, wrapped
+
+BINS = 15
+INK = {"main": "#0072B2", "second": "#D55E00", "quiet": "#777777"}  # Okabe, Ito
+# Tol's muted scheme and black: ten colours that colour-blind eyes tell apart; more classes change the marker.
+CLASSES = ("#332288", "#88CCEE", "#44AA99", "#117733", "#999933", "#DDCC77", "#CC6677", "#882255", "#AA4499", "#000000")
+MARKERS = "osD^vPX<>*"
+
+
+def probabilities(logits: np.ndarray) -> np.ndarray:
+    """Softmax of [N, K] in float64."""
+    shifted = np.asarray(logits, np.float64)
+    powers = np.exp(shifted - shifted.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def layouts(embeddings: dict[str, np.ndarray], seed: int = 0) -> dict[str, np.ndarray]:
+    """t-SNE of several networks' embeddings of the same images, laid out alike.
+
+    The embeddings' dimensions differ, so there is no joint t-SNE. The first network (the teacher) starts from its
+    principal components. Each other one starts from the first one's finished layout, without the early exaggeration
+    that would scatter it, so that an image leaves its place only where its neighbours differ: t-SNE determines who is
+    near whom, not where a cluster lies. The result is turned, mirrored, moved and scaled onto the first (Procrustes),
+    which changes no neighbourhood.
+
+    Args:
+        embeddings: name -> [N, D], D of any size.
+        seed: of t-SNE.
+
+    Returns:
+        name -> [N, 2] float64.
+
+    Paper: van der Maaten, Hinton. Visualizing Data using t-SNE. JMLR 2008.
+    """
+    from sklearn.manifold import TSNE
+
+    found = {}
+    for name, values in embeddings.items():
+        values = np.asarray(values, np.float64)
+        options = {"perplexity": min(30.0, (len(values) - 1) / 3), "learning_rate": "auto", "random_state": seed}
+        if found:
+            first = next(iter(found.values()))
+            layout = TSNE(2, init=first.astype(np.float32), early_exaggeration=1.0, **options).fit_transform(values)
+            found[name] = aligned(layout.astype(np.float64), first)
+        else:
+            layout = TSNE(2, init="pca", **options).fit_transform(values).astype(np.float64)
+            found[name] = layout - layout.mean(axis=0)
+    return found
+
+
+def aligned(points: np.ndarray, onto: np.ndarray) -> np.ndarray:
+    """`points` [N, 2] rotated or mirrored, moved and scaled to lie near `onto` [N, 2] (Procrustes)."""
+    a, b = points - points.mean(axis=0), onto - onto.mean(axis=0)
+    left, values, right = np.linalg.svd(a.T @ b)
+    return a @ (left @ right) * values.sum() / max((a**2).sum(), 1e-12) + onto.mean(axis=0)
+
+
+def tsne(
+    embeddings: dict[str, np.ndarray], labels: np.ndarray, class_names: tuple[str, ...], title: str, seed: int = 0
+) -> Figure:
+    """`layouts` side by side, the same colour and marker for a class everywhere, its name at its median."""
+    found = layouts(embeddings, seed)
+    wide, high = 1.1 * np.max([np.abs(points).max(axis=0) for points in found.values()], axis=0)
+    height = 4.4 * min(max(high / wide, 0.5), 1.5)
+    figure = Figure(figsize=(4.4 * len(found) + 0.2, height + 0.8), layout="constrained")
+    headed(figure, title)
+    axes = figure.subplots(1, len(found), squeeze=False, sharex=True, sharey=True)[0]
+    for cell, (name, points) in zip(axes, found.items(), strict=True):
+        for c in np.unique(labels):
+            here = points[labels == c]
+            marker = MARKERS[(c // len(CLASSES) + c) % len(MARKERS)]
+            cell.scatter(*here.T, s=12, color=CLASSES[c % len(CLASSES)], marker=marker, linewidths=0, alpha=0.75)
+        for c in np.unique(labels) if len(class_names) <= 30 else ():
+            where = np.median(points[labels == c], axis=0)
+            text = cell.annotate(shortened(class_names[c]), where, ha="center", va="center", fontsize=11, zorder=3)
+            text.set_path_effects([withStroke(linewidth=3, foreground="white")])
+        cell.set_title(wrapped(name, 40), fontsize=10)
+        cell.set(xticks=[], yticks=[], aspect="equal", xlim=(-wide, wide), ylim=(-high, high))
+    return figure
+
+
+def correlation_difference(student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
+    """Student's minus teacher's correlations [K, K] between the logits [N, K] of every two classes over the images.
+
+    Paper: Tian, Krishnan, Isola. Contrastive Representation Distillation. ICLR 2020. arXiv:1910.10699, figure 2.
+    A class whose logit never changes correlates with nothing.
+    """
+    both = []
+    for logits in (student, teacher):
+        moved = np.asarray(logits, np.float64) - np.mean(logits, axis=0, dtype=np.float64)
+        norms = np.linalg.norm(moved, axis=0)
+        moved = np.divide(moved, norms, out=np.zeros_like(moved), where=norms > 0)
+        both.append(moved.T @ moved)
+    return both[0] - both[1]
+
+
+def correlation(
+    logits: dict[str, np.ndarray], reference: str, class_names: tuple[str, ...], title: str, limit: float = 0.0
+) -> Figure:
+    """`correlation_difference` of each student to `reference`, one scale for all (its bound is `limit`, if above 0)."""
+    found = {n: correlation_difference(x, logits[reference]) for n, x in logits.items() if n != reference}
+    bound = limit or max(1e-3, *(np.abs(x).max() for x in found.values()))
+    figure, axes = _matrices(len(found), len(class_names), title)
+    for cell, (name, matrix) in zip(axes, found.items(), strict=True):
+        drawn = cell.imshow(matrix, cmap=DIFFERENCE, vmin=-bound, vmax=bound, interpolation="nearest")
+        cell.set_title(f"{wrapped(name, 40)}\nmean |difference| {np.abs(matrix).mean():.3f}", fontsize=10)
+        _ticks(cell, class_names)
+    bar = figure.colorbar(drawn, ax=axes, shrink=0.9)
+    bar.set_label(f"student's − {reference}'s correlation", fontsize=9)
+    return figure
+
+
+def confusion_matrix(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Counts [K, K]: row is the label, column what was predicted from logits [N, K]."""
+    classes = logits.shape[1]
+    pairs = np.asarray(labels, np.int64) * classes + logits.argmax(axis=1)
+    return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+
+
+def confusion(logits: dict[str, np.ndarray], labels: np.ndarray, class_names: tuple[str, ...], title: str) -> Figure:
+    """Each network's confusion matrix, in percent of the label's images; numbers stand in it up to 12 classes."""
+    figure, axes = _matrices(len(logits), len(class_names), title)
+    for cell, (name, values) in zip(axes, logits.items(), strict=True):
+        counts = confusion_matrix(values, labels)
+        share = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+        # The root of the share: errors are few, and it is they who are looked for.
+        drawn = cell.imshow(share, cmap=MAP, norm=PowerNorm(0.5, 0, 100), interpolation="nearest")
+        right = 100 * np.trace(counts) / max(counts.sum(), 1)
+        cell.set_title(f"{wrapped(name, 40)}\ntop-1 {right:.2f} %", fontsize=10)
+        _ticks(cell, class_names)
+        cell.set(xlabel="predicted", ylabel="label")
+        if len(class_names) <= 12:
+            for i, j in np.argwhere(counts > 0):
+                ink = "white" if share[i, j] < 40 else "black"
+                cell.text(j, i, f"{share[i, j]:.0f}", ha="center", va="center", fontsize=8, color=ink)
+    bar = figure.colorbar(drawn, ax=axes, shrink=0.9, ticks=[0, 1, 5, 20, 50, 100])
+    bar.set_label("% of the label's images", fontsize=9)
+    return figure
+
+
+def _matrices(count: int, classes: int, title: str):
+    side = 4.0 if classes <= 12 else 5.0
+    figure = Figure(figsize=(count * (side + 0.9) + 1.0, side + 1.6), layout="compressed")
+    headed(figure, title)
+    return figure, figure.subplots(1, count, squeeze=False)[0]
+
+
+def _ticks(cell, class_names: tuple[str, ...]) -> None:
+    """Names of the classes, or every tenth number where they are many."""
+    if len(class_names) <= 30:
+        names, places = [shortened(n) for n in class_names], range(len(class_names))
+    else:
+        places = range(0, len(class_names), max(1, len(class_names) // 100) * 10)
+        names = [str(p) for p in places]
+    turn = 0 if max(map(len, names)) <= 2 else 90
+    cell.set_xticks(list(places), names, rotation=turn, fontsize=8)
+    cell.set_yticks(list(places), names, fontsize=8)
+
+
+def calibration(logits: np.ndarray, labels: np.ndarray, bins: int = BINS) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Equal-width bins of confidence.
+
+    Args:
+        logits: [N, K].
+        labels: [N] int.
+
+    Returns:
+        (count, mean confidence, accuracy) [bins] each; NaN where a bin is empty. The expected calibration error is
+        sum(count * |confidence - accuracy|) / N.
+
+    Paper: Guo, Pleiss, Sun, Weinberger. On Calibration of Modern Neural Networks. ICML 2017. arXiv:1706.04599.
+    """
+    p = probabilities(logits)
+    confidence, right = p.max(axis=1), (p.argmax(axis=1) == labels).astype(np.float64)
+    place = np.minimum((confidence * bins).astype(int), bins - 1)
+    count = np.bincount(place, minlength=bins)
+    sums = (np.bincount(place, weights=w, minlength=bins) for w in (confidence, right))
+    empty = np.where(count > 0, count, np.nan)
+    return (count, *(s / empty for s in sums))
+
+
+def reliability(logits: dict[str, np.ndarray], labels: np.ndarray, title: str) -> Figure:
+    """Accuracy against confidence for each network, its calibration error, and where its confidences lie."""
+    figure = Figure(figsize=(3.7 * len(logits) + 0.4, 5.4), layout="constrained")
+    headed(figure, title)
+    axes = figure.subplots(2, len(logits), squeeze=False, sharex=True, sharey="row", height_ratios=(3, 1))
+    edges = np.linspace(0, 100, BINS + 1)
+    for (above, below), (name, values) in zip(axes.T, logits.items(), strict=True):
+        count, confidence, accuracy = calibration(values, labels)
+        filled, place = count > 0, {"align": "edge", "width": 100 / BINS}
+        error = 100 * (count[filled] * np.abs(confidence - accuracy)[filled]).sum() / count.sum()
+        left, confidence, accuracy = edges[:-1][filled], 100 * confidence[filled], 100 * accuracy[filled]
+        above.bar(left, accuracy, color=INK["main"], edgecolor="white", linewidth=0.5, label="accuracy", **place)
+        gap = {"color": "none", "edgecolor": INK["second"], "hatch": "////", "linewidth": 1}
+        above.bar(left, confidence - accuracy, bottom=accuracy, label="gap to the mean confidence", **gap, **place)
+        above.plot([0, 100], [0, 100], color="black", linestyle="--", linewidth=1, label="calibrated")
+        above.set_title(f"{wrapped(name, 34)}\nECE {error:.2f} %", fontsize=10)
+        above.set(xlim=(0, 100), ylim=(0, 101))
+        below.bar(left, count[filled], color=INK["quiet"], edgecolor="white", linewidth=0.5, **place)
+        below.set_yscale("log")
+        below.set_ylim(0.7, None)
+        below.set_xlabel("confidence (%)")
+        for cell in (above, below):
+            cell.spines[["top", "right"]].set_visible(False)
+    axes[0, 0].set_ylabel("accuracy (%)")
+    axes[1, 0].set_ylabel("images")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    return figure

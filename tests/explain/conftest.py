@@ -1,0 +1,107 @@
+"""Tiny networks with weights large enough for their maps to differ, and subjects whose evidence is known."""
+
+import types
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import data
+import models
+import pretrained
+from explain.subject import Subject
+from models import forward
+
+
+def drawn(model, images, seed=4, scale=1.0):
+    """Variables of a model from NumPy: deviation 1 / sqrt(inputs), statistics 0 and 1; nothing is compiled."""
+    random = np.random.RandomState(seed)
+
+    def fill(path, x):
+        kind = path[-1].key
+        if kind in ("mean", "var", "scale"):
+            return np.full(x.shape, kind != "mean", x.dtype)
+        fan_in = max(np.prod(x.shape[:-1]), 1)
+        return (scale * random.standard_normal(x.shape) * fan_in**-0.5).astype(x.dtype)
+
+    return jax.tree_util.tree_map_with_path(fill, jax.eval_shape(model.init, jax.random.key(0), images))
+
+
+@pytest.fixture(scope="session")
+def network():
+    """Name -> model, variables, images and targets: "ResNet8" at 8x8x3, "ViT" of two blocks at 16x16x3."""
+    cache = {}
+
+    def build(name):
+        if name not in cache:
+            if name.startswith("ViT"):
+                shape = {"width": 16, "heads": 2, "depth": 3, "stages": 3, "patch_size": 4}
+                model, side, scale = models.create("ViT_Ti", 5, distilled=name == "ViT distilled", **shape), 16, 1.5
+            else:
+                model, side, scale = models.create(name, 5), 8, 1.0
+            images = np.random.RandomState(3).standard_normal((3, side, side, 3)).astype(np.float32)
+            variables = drawn(model, images, scale=scale)
+            target = np.array([1, 4, 2], np.int32)
+            cache[name] = types.SimpleNamespace(model=model, variables=variables, images=images, target=target)
+        return cache[name]
+
+    return build
+
+
+class Halves(nn.Module):
+    """Two classes: the brightness of the upper half against 0.5, as bare logits."""
+
+    num_classes: int = 2
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        scale = self.param("scale", nn.initializers.constant(10.0), ())
+        score = scale * images[:, : images.shape[1] // 2].mean(axis=(1, 2, 3))
+        return jnp.stack([score, -score], axis=1)
+
+
+def input_gradient(model, variables, images, target):
+    """|d logit of the target / d input|, summed over channels: a stand-in for a map of the library."""
+
+    def logit(x):
+        logits = forward(model, variables, x)[0].logits
+        return jnp.take_along_axis(logits, target[:, None], axis=1).sum()
+
+    return jnp.abs(jax.grad(logit)(images)).sum(axis=-1)
+
+
+def brightness(model, variables, images, target):
+    """A map that does not depend on the network."""
+    return images.mean(axis=-1)
+
+
+@pytest.fixture(scope="session")
+def halves():
+    """A `Subject` of `Halves`, 24 images [N, 8, 8, 1] uint8, their labels and the masks of the half that matters."""
+    subject = Subject("halves", Halves(), {"params": {"scale": np.float32(10)}, "batch_stats": {}}, (0.3,), (0.5,))
+    random = np.random.RandomState(0)
+    images = random.randint(0, 256, (24, 8, 8, 1)).astype(np.uint8)
+    images[:, :4] = random.randint(0, 256, (24, 1, 1, 1)) // 2 + images[:, :4] // 2
+    masks = np.zeros((24, 8, 8), bool)
+    masks[:, :4] = True
+    labels = subject.answers(images)[0].argmax(axis=1)
+    return types.SimpleNamespace(subject=subject, images=images, labels=labels, masks=masks)
+
+
+@pytest.fixture(scope="session")
+def trained():
+    """The shipped ResNet20 for Digits as a `Subject`, with 40 test images and their labels."""
+    weights = pretrained.load("pretrained/resnet20_digits")
+    info = weights.info
+    variables = pretrained.check(weights, models.create(info["arch"], info["num_classes"]))
+    model = models.create(info["arch"], info["num_classes"])
+    subject = Subject("teacher", model, variables, tuple(info["mean"]), tuple(info["std"]))
+    test = data.load("Digits").test
+    return types.SimpleNamespace(subject=subject, images=test.images[:40], labels=test.labels[:40])
+
+
+@pytest.fixture(scope="session")
+def stand_ins():
+    return types.SimpleNamespace(input_gradient=input_gradient, brightness=brightness)

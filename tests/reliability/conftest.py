@@ -1,0 +1,42 @@
+"""Runs in this process that several tests here start from: one undisturbed, one stopped on its way."""
+
+import shutil
+import signal
+
+import pytest
+from real_process import contents
+from short_run import RECIPE, before_save
+
+from training import loop
+from training.run import train
+
+
+@pytest.fixture(scope="session")
+def recipe():
+    """A short run that saves after every step; takes a folder."""
+    return lambda folder, **changes: {**RECIPE, **changes, "train_path": str(folder)}
+
+
+@pytest.fixture(scope="session")
+def expected(tmp_path_factory, recipe):
+    """What that run leaves when nothing disturbs it."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    train(recipe(folder), quiet=True)
+    return contents(folder)
+
+
+@pytest.fixture(scope="session")
+def stopped(tmp_path_factory, recipe):
+    """That run, stopped after step 8 with the checkpoints 7 and 8; not to be changed."""
+    folder = tmp_path_factory.mktemp("runs") / "stopped"
+    with pytest.MonkeyPatch.context() as patch:
+        before_save(patch, 7, lambda: signal.raise_signal(signal.SIGTERM))
+        with pytest.raises(loop.Interrupted):
+            train(recipe(folder), quiet=True)
+    return folder
+
+
+@pytest.fixture
+def copied(stopped, tmp_path):
+    """A copy of the stopped run, to be damaged."""
+    return shutil.copytree(stopped, tmp_path / "run")

@@ -1,0 +1,19 @@
+"""A run of a second or two, and a way to step in at a certain save."""
+
+from training.checkpoint import Checkpoints
+
+RECIPE = {"student_arch": "CNN", "transfer": "Labels", "train_epoch": 1, "batch_size": 100, "log_every": 3}
+RECIPE |= {"crop_pad": 1, "checkpoint_seconds": 0.0}  # a checkpoint after every step
+STEPS = 12
+
+
+def before_save(monkeypatch, step, do):
+    """Calls `do()` when the checkpoint of `step` is about to be written."""
+    save = Checkpoints.save
+
+    def spied(self, now, *arguments):
+        if now == step:
+            do()
+        return save(self, now, *arguments)
+
+    monkeypatch.setattr(Checkpoints, "save", spied)

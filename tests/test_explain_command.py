@@ -1,0 +1,85 @@
+"""`explain.py` and `evaluate.py --explain` as a user types them."""
+
+import importlib.util
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+TEACHER = "pretrained/resnet20_digits"
+
+
+def command(*arguments, cwd=ROOT):
+    call = [sys.executable, *map(str, arguments)]
+    return subprocess.run(call, cwd=cwd, capture_output=True, text=True, timeout=300)
+
+
+def test_panel_is_drawn(tmp_path):
+    flags = ["--param", TEACHER, "--teacher_param", TEACHER, "--images", "2", "--out", tmp_path / "panel.svg"]
+    result = command("explain.py", *flags, "--map", "CAM")
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    assert result.stdout == f"Written to {tmp_path / 'panel.svg'}\n"
+    picture = (tmp_path / "panel.svg").read_text()
+    for text in ("CAM of the class that the teacher predicts, Digits test", "teacher ResNet20", "true: "):
+        assert text in picture
+
+
+def test_explanations_are_measured_and_written_beside_the_evaluation(tmp_path):
+    shutil.copytree(ROOT / TEACHER, tmp_path / "weights")
+    flags = ["--param", tmp_path / "weights", "--teacher_param", TEACHER, "--explain", "GradCAM"]
+    result = command("evaluate.py", *flags, "--explain_images", "20")
+    assert result.returncode == 0, result.stderr
+    usual = json.loads((tmp_path / "weights" / "evaluation-Digits-against-ResNet20.json").read_text())
+    assert usual["images"] == 597
+    found = json.loads((tmp_path / "weights" / "evaluation-Digits-against-ResNet20-explained.json").read_text())
+    assert list(found["maps"]) == ["GradCAM"]
+    assert found["images"] == 20
+    for values in found["maps"].values():
+        assert values["similarity"]["cosine"] == pytest.approx(1)  # to itself
+        for key in ("positive_predicted", "negative_target", "deletion", "insertion"):
+            assert f"{values[key]:.2f}" in result.stdout
+
+
+MISTAKES = {
+    "nothing": ("explain.py", [], ["--param and --out"]),
+    "suffix": ("explain.py", ["--param", TEACHER, "--out", "a.jpg"], [".png or .svg", "a.jpg"]),
+    "map": ("explain.py", ["--param", TEACHER, "--out", "{tmp}/a.png", "--map", "GardCAM"], ["Did you mean 'GradCAM'"]),
+    "kind": ("explain.py", ["--param", TEACHER, "--out", "{tmp}/a.png", "--kind", "pannel"], ["'panel'"]),
+    "weights": ("explain.py", ["--param", "nowhere", "--out", "{tmp}/a.png"], ["nowhere"]),
+    "epochs": ("explain.py", ["--param", TEACHER, "--out", "{tmp}/a.png", "--kind", "training"], ["keep_epochs=1"]),
+    "flag": ("explain.py", ["--maps", "CAM"], ["Did you mean '--map'"]),
+    "measured map": ("evaluate.py", ["--param", TEACHER, "--explain", "GradCAMM"], ["'GradCAMM'", "'GradCAM'"]),
+    "two": ("evaluate.py", ["--param", f"{TEACHER},{TEACHER}"], ["--explain"]),
+    "baseline": ("evaluate.py", ["--param", TEACHER, "--explain", "CAM", "--baseline", TEACHER], ["--teacher_param"]),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistake_is_told_in_two_lines_and_nothing_is_written(mistake, tmp_path):
+    script, flags, expected = MISTAKES[mistake]
+    result = command(script, *(flag.format(tmp=tmp_path) for flag in flags))
+    assert result.returncode == 2, result.stderr
+    assert result.stderr.startswith("Error: ")
+    assert len(result.stderr.strip().splitlines()) <= 2, result.stderr
+    for text in expected:
+        assert text in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_is_one_screen_and_names_its_flags():
+    result = command("explain.py", "--help")
+    assert result.returncode == 0
+    assert len(result.stdout.splitlines()) <= 45
+    for flag in ("--param", "--teacher_param", "--dataset", "--map", "--images", "--out", "--kind"):
+        assert flag in result.stdout
+
+
+def test_the_package_is_found_before_the_command_line_of_the_same_name():
+    assert pathlib.Path(importlib.util.find_spec("explain").origin) == ROOT / "explain" / "__init__.py"
+    code = "import explain, registry; print(explain.__file__)"
+    assert command("-c", code).stdout.strip() == str(ROOT / "explain" / "__init__.py")
