@@ -18,6 +18,7 @@ def main() -> None:
     config = cli.recipe(RECIPE)
     cli.begin(config)
     cli.prepare_jax()
+    cli.refuse_what_is_ignored(config)
     from training.run import train
 
     cli.print_summary(train(config))

@@ -14,8 +14,10 @@ def get_config() -> ConfigDict:
     # Who: `train_teacher.py` trains `teacher_arch` on labels; `train_w_kd.py` distils it into `student_arch`.
     c.student_arch = "ResNet8"
     c.student_options = ConfigDict()  # the network's fields, such as {"patch_size": 4} of a ViT
-    c.teacher_arch = ""  # empty: what `teacher_param` says
-    c.teacher_param = "pretrained/resnet20_digits"  # a run folder, or a folder with weights.safetensors + model.json
+    c.teacher_arch = ""  # empty: what `teacher_param` says; several, of teachers or peers: "ResNet20,ResNet8"
+    c.teacher_param = (
+        "pretrained/resnet20_digits"  # a run folder, or one with weights.safetensors + model.json; several: "a,b"
+    )
     c.teacher_dtype = ""  # compute type of the teacher; empty: `dtype`
 
     # Teacher bank: train on so many fixed views of each image, whose teacher logits are computed once; 0: fresh views,
@@ -25,7 +27,7 @@ def get_config() -> ConfigDict:
     c.teacher_bank_top_k = 0  # for many classes: the k highest, and the rest as one number; 0: all of them
 
     # What, and under which strategy.
-    c.distiller = "SoftLogits"
+    c.distiller = ""  # empty: the strategy's own, such as SoftLogits
     c.distiller_options = ConfigDict()  # the method's fields; of a sum, per part: {"AT": {"weight": 500.0}}
     c.transfer = "Offline"
     c.transfer_options = ConfigDict()  # the strategy's fields

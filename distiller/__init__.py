@@ -122,6 +122,9 @@ def check_options(kind: str, method: type, options: dict, hidden: tuple[str, ...
 
 
 def _number(key: str, default, value):
+    for kind, name in ((bool, "True or False"), (str, "a string")):
+        if isinstance(default, kind) and not isinstance(value, kind):
+            raise UserError(f"'{key}' must be {name} (default {default!r}); got {value!r}.")
     number = isinstance(default, (int, float)) and not isinstance(default, bool)
     whole = isinstance(default, int) and number
     if number and (isinstance(value, (bool, str)) or not isinstance(value, int if whole else (int, float))):

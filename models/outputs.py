@@ -185,6 +185,7 @@ def forward(
     *,
     train: bool = False,
     gradient_taps: tuple[str, ...] = (),
+    shifts: dict[str, jax.Array] | None = None,
 ) -> tuple[Outputs, dict]:
     """Runs a network.
 
@@ -195,6 +196,7 @@ def forward(
         train: batch statistics are used and updated.
         gradient_taps: features (or `input`, `last_map`, `attention*`, see `resolve`) that `Outputs.gradients` shall
             reach. In training mode they are gradients at constant statistics of the batch (`layers.BatchNorm`).
+        shifts: tap -> what is added to it on its way through the network; of taps that are no gradient taps.
 
     Returns:
         (`Outputs`, the batch statistics after the pass: the old ones in eval mode).
@@ -209,7 +211,8 @@ def forward(
                 kwargs = {**kwargs, "deltas": deltas}
             return call(*args, **kwargs)
 
-        extra = {"deltas": deltas} if deltas else {}
+        moved = {**deltas, **(shifts or {})}
+        extra = {"deltas": moved} if moved else {}
         if train:
             with nn.intercept_methods(hold_statistics):
                 result, updates = model.apply(variables, images, train=True, mutable=["batch_stats"], **extra)

@@ -89,6 +89,22 @@ MISTAKES = {
     "not a run": (["--train_path", "{good}"], ["{good}"]),
     "gpu": (["--gpu_id", "first"], ["first"]),
     "argument": (["SoftLogits"], ["SoftLogits"]),
+    "method of a strategy with a loss of its own": (
+        ["--transfer", "ONE", "--distiller", "AT"],
+        ["--distiller 'AT'", "--transfer ONE has a loss of its own"],
+    ),
+    "method's option where there is no method": (
+        ["--transfer", "KDCL", "--config.distiller_options.temperature=2"],
+        ["--config.distiller_options.temperature", "KDCL"],
+    ),
+    "teacher of a strategy without one": (
+        ["--transfer", "PCL", "--teacher_arch", "ResNet20"],
+        ["--teacher_arch ResNet20", "--transfer PCL has no other network"],
+    ),
+    "weights of peers that start untrained": (
+        ["--transfer", "Mutual", "--teacher_param", TEACHER],
+        ["--teacher_param", "--transfer Mutual all start untrained"],
+    ),
     "list": (["--list", "distilers"], ["'distilers'", "Did you mean 'distillers'"]),
 }
 

@@ -78,7 +78,9 @@ def check(config: ConfigDict, strategy: Strategy, batch: data.Batch, classes: in
     method, asked = strategy.method, f"--teacher_views {config.teacher_views}"
     views = tuple(getattr(method, "views", ("weak",)))
     reason = ""
-    if batch.second_label is not None or batch.share is not None:
+    if isinstance(strategy.teacher, tuple):
+        reason = f"there are {len(strategy.teacher)} teachers, and a bank holds the logits of one"
+    elif batch.second_label is not None or batch.share is not None:
         reason = "images are mixed with others, which are drawn anew every time, so no view comes twice"
     elif method.gradient_taps:
         reason = f"{config.distiller} asks for the teacher's gradients, and a bank holds its logits alone"

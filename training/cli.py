@@ -30,8 +30,8 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "who": {
         "arch": ("string", "the network to train"),
         "student_arch": ("string", "the network that learns"),
-        "teacher_arch": ("string", "the network that teaches; default: what --teacher_param says"),
-        "teacher_param": ("string", "its weights: a run folder, or one with weights.safetensors + model.json"),
+        "teacher_arch": ("string", "the network that teaches, or several: A,B; default: what --teacher_param says"),
+        "teacher_param": ("string", "its weights: a run folder, or one with weights.safetensors + model.json; or p,q"),
         "teacher_dtype": ("string", "the teacher's compute type; default: --dtype's"),
         "teacher_views": ("integer", "fixed views of each image, the teacher's logits computed once; 0: fresh views"),
         "distiller": ("string", "the method, or several joined by +"),
@@ -130,6 +130,40 @@ def recipe(names) -> dict:
 def given(names) -> dict:
     """The flags among `names` that the command line has."""
     return {name: FLAGS[name].value for name in names if FLAGS[name].present}
+
+
+def refuse_what_is_ignored(config: dict) -> None:
+    """Raises `UserError` for a distiller or teacher on the command line that the strategy would not look at.
+
+    `--teacher_param` with a strategy whose teacher learns means that it starts from those weights: noted in `config`.
+    """
+    import transfer
+
+    name = config.get("transfer") or "Offline"
+    rules = transfer.registry.get(name)
+    if rules.baseline:
+        return
+    flag = {key: FLAGS[key].value for key in ("distiller", "teacher_arch", "teacher_param") if FLAGS[key].present}
+    options = [".".join(path) for path, _ in _OPTIONS if path[0] == "distiller_options"]
+    if not rules.needs_method and ("distiller" in flag or options):
+        what = f"--distiller '{flag['distiller']}'" if "distiller" in flag else f"--config.{options[0]}"
+        raise UserError(
+            f"{what} has no meaning here: --transfer {name} has a loss of its own. Leave it out;\n"
+            "the loss's numbers are --config.transfer_options."
+        )
+    theirs = [f"--{key} {flag[key]}" for key in ("teacher_arch", "teacher_param") if flag.get(key)]
+    if not rules.teachers and theirs:
+        raise UserError(
+            f"{theirs[0]} has no meaning here: --transfer {name} has no other network than the student's.\n"
+            "Leave it out, or choose a strategy with a teacher, such as --transfer Offline."
+        )
+    if rules.teachers == "peers" and flag.get("teacher_param"):
+        if "trained_teacher" not in rules.__dataclass_fields__:
+            raise UserError(
+                f"{theirs[-1]} has no meaning here: with --transfer {name} all start untrained.\n"
+                "Name the peers' networks with --teacher_arch, or choose --transfer Online or Offline."
+            )
+        config["transfer_options"] = {**dict(config.get("transfer_options") or {}), "trained_teacher": True}
 
 
 def choose_devices() -> None:

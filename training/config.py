@@ -44,7 +44,7 @@ def defaults() -> ConfigDict:
 
 
 def merge(recipe: ConfigDict | dict) -> ConfigDict:
-    """The defaults with a recipe's keys over them.
+    """The defaults with a recipe's keys over them, and the strategy's own method where none is named.
 
     Raises:
         UserError: a key that the defaults do not have (with the nearest), or a value of another type.
@@ -54,6 +54,10 @@ def merge(recipe: ConfigDict | dict) -> ConfigDict:
         if key not in config:
             raise unknown("config key", key, config.keys())
         config[key] = _typed(key, config[key], value)
+    rules = transfer.registry.get(config.transfer)
+    if rules.needs_method and not config.distiller:
+        config.distiller, options = rules.default_method
+        config.distiller_options = ConfigDict({**options, **config.distiller_options})
     return config
 
 

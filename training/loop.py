@@ -168,6 +168,10 @@ def _header(loop: Replicas) -> None:
     print(f"Parameters: {', '.join([counts, *frozen])}. Devices: {devices}. Run: {loop.folder}", flush=True)
     shape, teacher = loop.dataset.image_shape, getattr(loop.strategy, "teacher", None)
     student = profile.cost(loop.strategy.student.model, shape)
-    print(profile.compare(profile.cost(teacher.model, shape), student) if teacher else f"Cost: {student}.", flush=True)
+    teachers = teacher if isinstance(teacher, tuple) else (teacher,) if teacher else ()
+    for teacher in teachers:
+        print(profile.compare(profile.cost(teacher.model, shape), student), flush=True)
+    if not teachers:
+        print(f"Cost: {student}.", flush=True)
     if loop.step:
         print(f"Continuing at step {loop.step} of {loop.total}.", flush=True)

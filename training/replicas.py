@@ -263,7 +263,7 @@ class Replicas:
         for state, replica in zip(self.states, self.replicas, strict=True):
             learners = self.strategy.learners(state)
             logits = {}
-            for name, (player, variables) in learners.items():
+            for name, (player, variables) in {**learners, **self.strategy.tested(state)}.items():
                 if name not in self.predictors:
                     self.predictors[name] = Predictor(player, self.test_images)
                 logits[name] = self.predictors[name](variables)

@@ -57,9 +57,9 @@ def train(recipe: ConfigDict | dict, quiet: bool = False) -> dict:
         augmentation = _augmentation(config, dataset)
         _check_data(config, dataset)
         # nothing has been read of the data so far but its description
-        strategy, teacher, others = _strategy(config, dataset)
+        strategy, teachers, others = _strategy(config, dataset)
         identity = configs.plain(config)
-        identity["teacher_sha256"] = teacher.sha256 if teacher else None
+        identity["teacher_sha256"] = ",".join(teacher.sha256 for teacher in teachers) or None
         identity["data"] = dataset.fingerprint
     own = ("train_path", "data_dir", "teacher_param")
     hosts.check_same("config, data and teacher", {key: identity[key] for key in identity if key not in own})
@@ -80,15 +80,20 @@ def train(recipe: ConfigDict | dict, quiet: bool = False) -> dict:
         folders = [folder / f"s{seed}" for seed in seeds] if config.seeds > 1 else [folder]
         replicas = [Replica(s, f, *_pool(config, dataset, s)) for s, f in zip(seeds, folders, strict=True)]
         teacher_logits = None
-        if teacher:
-            teacher_logits = Predictor(strategy.teacher, dataset.test.images)(strategy.teacher_variables)
-            _check_teacher(teacher, dataset, teacher_logits, say)
+        if transfer.registry.get(config.transfer).teachers == "trained":
+            several = isinstance(strategy.teacher, tuple)
+            parts = (strategy.teacher, strategy.teacher_variables)
+            parts = zip(*parts, strict=True) if several else [parts]
+            answers = [Predictor(player, dataset.test.images)(variables) for player, variables in parts]
+            for teacher, answer in zip(teachers, answers, strict=True):
+                _check_teacher(teacher, dataset, answer, say)
+            teacher_logits = np.mean(answers, axis=0) if several else answers[0]  # what agreement is measured with
         for replica in replicas if config.teacher_views else []:
             if not hosts.several():
                 replica.folder.mkdir(exist_ok=True)
             own = config.copy_and_resolve_references()
             own.seed = replica.seed
-            replica.bank = banks.prepare(replica.folder, own, dataset, strategy, augmentation, teacher, say, warn)
+            replica.bank = banks.prepare(replica.folder, own, dataset, strategy, augmentation, teachers[0], say, warn)
         return loop.run(
             folder=folder,
             config=config,
@@ -112,12 +117,13 @@ def _resolve(recipe: ConfigDict | dict) -> ConfigDict:
     if not rules.needs_method:
         config.distiller, config.distiller_options = "", ConfigDict()
     if rules.teachers != "trained":
-        config.teacher_param = config.teacher_dtype = ""
         config.teacher_views = 0
+        if not config.transfer_options.get("trained_teacher"):
+            config.teacher_param = config.teacher_dtype = ""
     if not rules.teachers:
         config.teacher_arch = ""
-    if config.teacher_param:
-        pretrained.find(config.teacher_param)  # before a dataset is read
+    for param in _names(config.teacher_param):
+        pretrained.find(param)  # before a dataset is read
     config.train_path = config.train_path or lock.default_train_path(config)
     if config.deterministic and jax.default_backend() == "gpu" and REPEATABLE not in os.environ.get("XLA_FLAGS", ""):
         raise UserError(
@@ -171,7 +177,7 @@ def _pool(config: ConfigDict, dataset: data.Dataset, seed: int) -> tuple[np.ndar
 
 
 def _strategy(config: ConfigDict, dataset: data.Dataset):
-    """The strategy with its players; the teacher's weights, None without one; the peers' facts for `model.json`.
+    """The strategy with its players; the weights of trained teachers; the peers' facts for `model.json`.
 
     Fills in `teacher_arch`.
     """
@@ -184,23 +190,32 @@ def _strategy(config: ConfigDict, dataset: data.Dataset):
 
     options = configs.plain(config.student_options)
     parts = {"student": player("student", config.student_arch, options), "optimizer": optimizer.create(config, steps)}
-    teacher, others, rules = None, {}, transfer.registry.get(config.transfer)
+    teachers, others, rules = [], {}, transfer.registry.get(config.transfer)
+    its_dtype = jnp.dtype(config.teacher_dtype or config.dtype)
     if rules.teachers == "trained":
-        teacher = _teacher(config, dataset)
+        teachers, archs = _teachers(config, dataset)
         make = frozen_player_of if rules.freezes_teacher else player_of
-        its_dtype = jnp.dtype(config.teacher_dtype or config.dtype)
-        parts["teacher"], parts["teacher_variables"] = make(teacher, "teacher", its_dtype, config.teacher_arch)
-        config.teacher_arch = teacher.info["arch"]
-    if rules.teachers == "peers":
-        archs = [arch.strip() for arch in config.teacher_arch.split(",") if arch.strip()] or [config.student_arch]
-        others = {
-            f"peer{i + 1}": {"arch": arch, "options": options if arch == config.student_arch else {}}
-            for i, arch in enumerate(archs)
-        }
-        parts["peers"] = tuple(player(name, facts["arch"], facts["options"]) for name, facts in others.items())
-        config.teacher_arch = ",".join(archs)
+        made = [make(teacher, "teacher", its_dtype, arch) for teacher, arch in zip(teachers, archs, strict=True)]
+        parts["teacher"], parts["teacher_variables"] = zip(*made, strict=True) if len(made) > 1 else made[0]
+    elif rules.teachers == "peers" and config.teacher_param:  # the one that learns starts from weights
+        teachers, archs = _teachers(config, dataset)
+        made = [player_of(teacher, "teacher", its_dtype, arch) for teacher, arch in zip(teachers, archs, strict=True)]
+        parts["peers"], variables = zip(*made, strict=True)
+        parts["teacher_variables"] = variables[0]
+        others = {"teacher": {key: teachers[0].info.get(key, {}) for key in ("arch", "options")}}
+    elif rules.teachers == "peers":
+        archs, peers = _names(config.teacher_arch) or [config.student_arch], []
+        for number, arch in enumerate(archs, start=1):
+            name, its_options = rules.peer_name.format(number), options if arch == config.student_arch else {}
+            others[name] = {"arch": arch, "options": its_options}
+            peers.append(player(name, arch, its_options))
+        parts["peers"] = tuple(peers)
+    if rules.teachers:
+        config.teacher_arch = ",".join(teacher.info["arch"] for teacher in teachers) or ",".join(archs)
     if rules.needs_method:
         parts["method"] = distiller.create(config.distiller, **configs.plain(config.distiller_options))
+    if "train_epoch" in {field.name for field in dataclasses.fields(rules)}:
+        parts["train_epoch"] = config.train_epoch
     parts |= configs.plain(config.transfer_options)
     strategy = transfer.create(config.transfer, **parts, split_gradients=config.optimizer == "dot")
     image = jnp.zeros((config.batch_size, *dataset.image_shape), jnp.float32)
@@ -218,7 +233,7 @@ def _strategy(config: ConfigDict, dataset: data.Dataset):
         strategy = _with_dot(config, strategy, state, batch, steps)
     if config.teacher_views:
         banks.check(config, strategy, batch, dataset.num_classes)
-    return strategy, teacher, others
+    return strategy, teachers, others
 
 
 def _with_dot(config: ConfigDict, strategy: transfer.Strategy, state: transfer.State, batch: data.Batch, steps: int):
@@ -245,25 +260,40 @@ def _with_dot(config: ConfigDict, strategy: transfer.Strategy, state: transfer.S
     return dataclasses.replace(strategy, optimizer=optimizer.create(config, steps, both))
 
 
-def _teacher(config: ConfigDict, dataset: data.Dataset) -> pretrained.Pretrained:
-    arch = config.teacher_arch or "ResNet20"
+def _names(text: str) -> list[str]:
+    """The parts between commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _teachers(config: ConfigDict, dataset: data.Dataset) -> tuple[list[pretrained.Pretrained], list[str]]:
+    """The trained teachers, and what the user says that each is ("" where nothing)."""
+    params, archs = _names(config.teacher_param), _names(config.teacher_arch)
+    if archs and params and len(archs) != len(params):
+        raise UserError(
+            f"--teacher_arch names {len(archs)} networks and --teacher_param {len(params)} weights: "
+            f"{config.teacher_arch} and {config.teacher_param}.\nGive as many of both, or leave --teacher_arch out."
+        )
+    archs = archs or [""] * max(1, len(params))
+    return [_teacher(config, dataset, p, a) for p, a in zip(params or [""], archs, strict=False)], archs
+
+
+def _teacher(config: ConfigDict, dataset: data.Dataset, param: str, its_arch: str) -> pretrained.Pretrained:
+    arch = its_arch or "ResNet20"
     command = f"python train_teacher.py --arch {arch} --dataset {config.dataset} --train_path runs/teacher"
     default = configs.defaults()
-    if config.teacher_param == default.teacher_param and config.dataset != default.dataset:
+    if param == default.teacher_param and config.dataset != default.dataset:
         raise UserError(
             f"--teacher_param is missing: {default.teacher_param} was trained on {default.dataset}.\n"
             f"To train a teacher on {config.dataset}: {command}"
         )
-    if not config.teacher_param:
+    if not param:
         raise UserError(
             f"--transfer {config.transfer} needs --teacher_param, a trained teacher.\nTo train one: {command}"
         )
-    teacher = pretrained.load(config.teacher_param)
+    teacher = pretrained.load(param)
     info = teacher.info
-    if config.teacher_arch and config.teacher_arch != info["arch"]:
-        raise UserError(
-            f"--teacher_arch is {config.teacher_arch}, but the weights in {teacher.folder} are of {info['arch']}."
-        )
+    if its_arch and its_arch != info["arch"]:
+        raise UserError(f"--teacher_arch is {its_arch}, but the weights in {teacher.folder} are of {info['arch']}.")
     check_fits(teacher, dataset, "teacher", f"\nTo train one: {command}")
     return teacher
 

@@ -11,6 +11,12 @@ registry = Registry(
     {
         "Offline": "transfer.offline:Offline",
         "Labels": "transfer.labels:Labels",
+        "Online": "transfer.online:Online",
+        "Mutual": "transfer.mutual:Mutual",
+        "KDCL": "transfer.kdcl:KDCL",
+        "ONE": "transfer.one:ONE",
+        "OKDDip": "transfer.okddip:OKDDip",
+        "PCL": "transfer.pcl:PCL",
     },
 )
 names = registry.names

@@ -14,6 +14,7 @@ from models import Outputs, forward
 
 # Fields of strategies that the engine fills in; all others are the user's options.
 PLAYERS = ("student", "optimizer", "method", "split_gradients", "teacher", "teacher_variables", "peers")
+PLAYERS += ("train_epoch",)  # of strategies whose losses or length depend on it
 STUDENT, METHOD, MEMORY = 0, 1, 2  # what the key of `init` is folded with: equal seeds start equal students
 
 
@@ -86,10 +87,13 @@ class Strategy:
         student: the network that the user asked for.
         optimizer: an optax transformation.
         method: a distiller; None for a strategy that needs none.
-        split_gradients: the optimizer wants the gradient of the label loss by itself too (`training.dot`).
+        split_gradients: the optimizer wants the gradient of the label losses by itself too (`training.dot`).
         teachers: which networks beside the student it takes: "" (none), "trained" (frozen, with weights) or "peers"
             (they learn too).
-        needs_method: whether a distiller must be given.
+        peer_name: what the peers are called; `{}` is their number, from 1.
+        needs_method: whether it takes a distiller; the others have a loss of their own.
+        default_method: the distiller and its options where the user names none.
+        baseline: stands in tables beside the others: what a command line says of teacher and distiller is ignored.
         freezes_teacher: the teacher is only asked, never trained: its batch norms may be folded.
         uses_unlabelled: whether images without a label teach it anything.
     """
@@ -100,7 +104,10 @@ class Strategy:
     method: nn.Module | None = None
     split_gradients: bool = False
     teachers: ClassVar[str] = ""
+    peer_name: ClassVar[str] = "peer{}"
     needs_method: ClassVar[bool] = False
+    default_method: ClassVar[tuple[str, dict]] = ("SoftLogits", {})
+    baseline: ClassVar[bool] = False
     freezes_teacher: ClassVar[bool] = False
     uses_unlabelled: ClassVar[bool] = True
 
@@ -125,6 +132,10 @@ class Strategy:
         """Name -> logits of the combinations to be tested beside the learners, from the learners' [N, K]."""
         return {}
 
+    def tested(self, state: State) -> dict[str, tuple[Player, dict]]:
+        """Name -> (player, variables) of what is to be tested beside the learners and is not kept as a network."""
+        return {}
+
     def inspect(self, state: State, batch: Batch) -> dict[str, jax.Array]:
         """Name -> what a step reads: looked at for the cause when something became non-finite."""
         return {"image": batch.image, **{f"image of view {i + 2}": view for i, view in enumerate(batch.views)}}
@@ -135,7 +146,8 @@ class Strategy:
     def losses(self, params: dict, state: State, batch: Batch, key: jax.Array):
         """-> (name -> scalar, (new extra, metrics)); `step` differentiates the sum with respect to `params`.
 
-        The loss on labels is named "cross_entropy".
+        The loss on labels is named "cross_entropy". Terms of learners beside the student have their name in front:
+        "peer1/cross_entropy".
         """
         raise NotImplementedError(f"{type(self).__name__} defines losses(params, state, batch, key).")
 
@@ -157,11 +169,13 @@ class Strategy:
             return sum(terms.values()), (terms, aux)
 
         def labels(params):
-            return self.losses(params, state, batch, key)[0].get("cross_entropy", jnp.zeros(()))
+            terms = self.losses(params, state, batch, key)[0]
+            return sum((v for n, v in terms.items() if n.rpartition("/")[2] == "cross_entropy"), jnp.zeros(()))
 
         (loss, (terms, (extra, metrics))), gradients = jax.value_and_grad(total, has_aux=True)(state.params)
         options = {"label_gradients": jax.grad(labels)(state.params)} if self.split_gradients else {}
         updates, opt_state = self.optimizer.update(gradients, opt_state, state.params, **options)
+        updates = self._scaled(updates)
         params = optax.apply_updates(state.params, updates)
         if phase:  # who does not learn yet stays as it was, weight decay and batch statistics included
             first = batch.epoch < phase
@@ -172,16 +186,24 @@ class Strategy:
         return state.replace(step=state.step + 1, params=params, extra=extra, opt_state=opt_state), metrics
 
     def shares(self, state: State, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
-        """Loss term -> its share of the gradient: its norm by the student's parameters over the sum of all terms'."""
+        """Loss term -> its share of the gradient: its norm by the student's parameters over the sum of all terms'.
+
+        The terms are the student's own; those of other learners are left out.
+        """
 
         def terms(student):
-            return self.losses({**state.params, "student": student}, state, batch, key)[0]
+            found = self.losses({**state.params, "student": student}, state, batch, key)[0]
+            return {name: value for name, value in found.items() if "/" not in name}
 
         values, pullback = jax.vjp(terms, state.params["student"])
         zeros = jax.tree.map(jnp.zeros_like, values)
         norms = {n: optax.tree.norm(pullback({**zeros, n: jnp.ones_like(v)})[0]) for n, v in values.items()}
         whole = jnp.maximum(sum(norms.values()), jnp.finfo(jnp.float32).tiny)
         return {name: norm / whole for name, norm in norms.items()}
+
+    def _scaled(self, updates: dict) -> dict:
+        """The optimizer's updates as they shall be made."""
+        return updates
 
     def _state(self, params: dict, extra: dict, frozen: dict) -> State:
         step = jnp.zeros((), jnp.int32)

@@ -15,6 +15,7 @@ class Labels(Strategy):
     """
 
     uses_unlabelled = False
+    baseline = True
 
     def init(self, key, batch):
         variables = self.student.init(jax.random.fold_in(key, STUDENT), batch.image)

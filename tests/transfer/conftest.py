@@ -1,8 +1,10 @@
 """What the strategies' tests share."""
 
+import dataclasses
 import functools
 import types
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +13,8 @@ import pytest
 
 import distiller
 import transfer
-from models import forward
+from models import Outputs, forward
+from models.layers import Dense
 from models.resnet import ResNet
 
 
@@ -77,3 +80,91 @@ def same():
         )
 
     return check
+
+
+class Linear(nn.Module):
+    """Logits of one linear layer on the pixels: what can be followed by hand."""
+
+    num_classes: int = 10
+
+    @nn.compact
+    def __call__(self, images, train: bool = False):
+        x = images.reshape(images.shape[0], -1)
+        return Outputs(logits=Dense(self.num_classes, name="linear")(x), features={"embedding": x})
+
+
+@pytest.fixture(scope="session")
+def linear():
+    """A linear network in a role, images as they are."""
+    return lambda name: transfer.Player(name, Linear(), (0.0,), (1.0,))
+
+
+@pytest.fixture(scope="session")
+def staged():
+    """A ResNet of two stages of one block for 8x8x1, in a role."""
+    model = ResNet(blocks=1, widths=(8, 8, 8), num_classes=10)
+    return lambda name: transfer.Player(name, model, (0.5,), (0.25,))
+
+
+def seen_by(strategy, batch, seed: int = 0):
+    """`batch` of an epoch's middle, with random images for the further views that a strategy asks for."""
+    random = np.random.RandomState(10 + seed)
+
+    def image():
+        return jnp.asarray(random.uniform(size=batch.image.shape).astype(np.float32))
+
+    views = tuple(image() for _ in strategy.views[1:])
+    found = batch.replace(epoch=jnp.float32(0.5), examples=len(batch.label), views=views)
+    if "previous" in strategy.views:
+        number = strategy.views.index("previous") - 1
+        order = (batch.label + 1) % len(batch.label)
+        previous = found.replace(image=views[number], views=(), label=batch.label[order], index=batch.index[order])
+        found = found.replace(previous=previous)
+    return found
+
+
+@pytest.fixture(scope="session")
+def build(staged, batch):
+    """Name -> any strategy on two-stage networks, made from what its class declares, with its step compiled once.
+
+    It has two peers or one teacher where it asks for them, its default method, and its options' defaults.
+    Further fields: its first state, the one after a step, that step's metrics, and the batch that it sees.
+    """
+
+    @functools.cache
+    def make(name: str):
+        rules = transfer.registry.get(name)
+        parts = {"student": staged("student"), "optimizer": optax.sgd(0.05, 0.9)}
+        if "train_epoch" in {field.name for field in dataclasses.fields(rules)}:
+            parts["train_epoch"] = 3
+        if rules.needs_method:
+            method, options = rules.default_method
+            parts["method"] = distiller.create(method, **options)
+        if rules.teachers == "trained":
+            teacher = staged("teacher")
+            parts["teacher"], parts["teacher_variables"] = teacher, teacher.init(jax.random.key(5), batch.image)
+        if rules.teachers == "peers":
+            names = dict.fromkeys(rules.peer_name.format(i) for i in (1, 2))
+            parts["peers"] = tuple(staged(peer) for peer in names)
+        strategy = transfer.create(name, **parts)
+        seen, init, traces = seen_by(strategy, batch), jax.jit(strategy.init), []
+
+        @jax.jit
+        def step(state, batch, key):
+            traces.append(1)
+            return strategy.step(state, batch, key)
+
+        state = init(jax.random.key(0), seen)
+        after, metrics = step(state, seen, jax.random.key(1))
+        return types.SimpleNamespace(
+            strategy=strategy,
+            init=init,
+            step=step,
+            state=state,
+            after=after,
+            metrics=metrics,
+            batch=seen,
+            traces=traces,
+        )
+
+    return make

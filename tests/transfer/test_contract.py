@@ -1,0 +1,155 @@
+"""What every strategy promises. A new one is picked up by its name, built from what its class declares (`build`)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import transfer
+from registry import summary
+
+KEY = jax.random.key(3)
+COUNTS = {"loss", "correct", "labelled", "gradient_norm"}
+NAMES = transfer.names()
+
+
+def shapes(tree):
+    return jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), tree)
+
+
+def floats(tree):
+    return [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_init_and_step_are_pure(name, build, same):
+    run = build(name)
+    assert same(run.init(jax.random.key(0), run.batch), run.state)
+    before = jax.tree.map(jnp.copy, run.state)
+    assert same(run.step(run.state, run.batch, jax.random.key(1)), (run.after, run.metrics))
+    assert same(before, run.state)
+    assert int(run.state.step) == 0
+    assert int(run.after.step) == 1
+    assert not same(run.init(jax.random.key(1), run.batch).params, run.state.params)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_second_step_does_not_recompile(name, build):
+    run = build(name)
+    state, _ = run.step(run.after, run.batch.replace(epoch=run.batch.epoch + 1.0), KEY)
+    run.step(state, run.batch, KEY)
+    assert len(run.traces) == 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_state_keeps_its_structure_shapes_and_types(name, build):
+    run = build(name)
+    again, _ = jax.eval_shape(run.strategy.step, run.after, run.batch, KEY)
+    assert jax.tree.structure(run.state) == jax.tree.structure(run.after) == jax.tree.structure(again)
+    assert shapes(run.state) == shapes(run.after)
+    assert [(x.shape, x.dtype) for x in jax.tree.leaves(again)] == [
+        (x.shape, x.dtype) for x in jax.tree.leaves(run.after)
+    ]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_gradient_reaches_all_that_learn_and_nothing_else(name, build, same):
+    run = build(name)
+
+    def total(params, frozen, extra):
+        state = run.after.replace(frozen=frozen, extra=extra)
+        return sum(run.strategy.losses(params, state, run.batch, KEY)[0].values())
+
+    parts = [{i: x for i, x in enumerate(jax.tree.leaves(t))} for t in (run.after.frozen, run.after.extra)]
+    trees = [jax.tree.structure(t) for t in (run.after.frozen, run.after.extra)]
+    real = [{i: x for i, x in part.items() if jnp.issubdtype(x.dtype, jnp.floating)} for part in parts]
+
+    @jax.jit
+    def gradients(params, *real):
+        whole = [
+            lambda own, part=part, tree=tree: tree.unflatten([own.get(i, x) for i, x in part.items()])
+            for part, tree in zip(parts, trees, strict=True)
+        ]
+        return jax.grad(lambda p, f, e: total(p, whole[0](f), whole[1](e)), argnums=(0, 1, 2))(params, *real)
+
+    to_params, to_frozen, to_extra = gradients(run.after.params, *real)
+    for player, tree in to_params.items():
+        assert all(np.isfinite(x).all() for x in jax.tree.leaves(tree)), player
+        assert not jax.tree.leaves(tree) or any(np.any(x) for x in jax.tree.leaves(tree)), player
+    assert not any(np.any(x) for x in jax.tree.leaves((to_frozen, to_extra)))
+    assert same(run.state.frozen, run.after.frozen)
+    for player, tree in run.state.params.items():
+        assert not jax.tree.leaves(tree) or not same(tree, run.after.params[player]), player
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_metrics_are_finite_float32_scalars_and_the_loss_is_the_sum_of_the_terms(name, build):
+    run = build(name)
+    assert {(m.shape, m.dtype) for m in run.metrics.values()} == {((), jnp.dtype("float32"))}
+    assert all(np.isfinite(m) for m in run.metrics.values())
+    assert set(run.metrics) >= COUNTS
+    terms, _ = jax.jit(run.strategy.losses)(run.state.params, run.state, run.batch, jax.random.key(1))
+    assert "cross_entropy" in terms
+    for term, value in terms.items():
+        np.testing.assert_allclose(run.metrics[term], value, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(run.metrics["loss"], sum(map(float, terms.values())), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_two_seeds_side_by_side_are_as_one_after_the_other(name, build):
+    run = build(name)
+    keys, draws = jax.random.split(jax.random.key(7), 2), jax.random.split(jax.random.key(8), 2)
+
+    def twice(key, draw):
+        state = run.strategy.init(key, run.batch).replace(frozen={})
+        state, metrics = run.strategy.step(state.replace(frozen=run.state.frozen), run.batch, draw)
+        return state.replace(frozen={}), metrics
+
+    together = jax.jit(jax.vmap(twice))(keys, draws)
+    for i in range(2):
+        state = run.init(keys[i], run.batch)
+        state, metrics = run.step(state, run.batch, draws[i])
+        mine = jax.tree.map(lambda x, i=i: x[i], together)
+        for a, b in zip(jax.tree.leaves(mine), jax.tree.leaves((state.replace(frozen={}), metrics)), strict=True):
+            np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("rows", ["some", "all"])
+def test_withheld_labels_give_finite_numbers(name, rows, build):
+    run = build(name)
+    label = jnp.full_like(run.batch.label, -1) if rows == "all" else run.batch.label.at[::2].set(-1)
+    batch = run.batch.replace(label=label)
+    if batch.previous is not None:
+        batch = batch.replace(previous=batch.previous.replace(label=label))
+    state, metrics = run.step(run.after, batch, KEY)
+    assert all(np.isfinite(x).all() for x in floats((state, metrics)))
+    if rows == "all":
+        assert metrics["cross_entropy"] == metrics["labelled"] == 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_all_learners_are_networks_that_answer_and_the_student_is_the_first(name, build):
+    run = build(name)
+    learners, image = run.strategy.learners(run.after), run.batch.image
+    assert next(iter(learners)) == "student"
+    assert learners["student"][0] == run.strategy.student
+    answers = {}
+    for who, (player, variables) in {**learners, **run.strategy.tested(run.after)}.items():
+        answers[who] = np.asarray(jax.jit(lambda v, p=player: p.forward(v, image)[0].logits)(variables))
+    for player, variables in learners.values():
+        fresh = jax.eval_shape(player.init, jax.random.key(0), image)
+        plain = {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
+        assert jax.tree.structure(plain) == jax.tree.structure(fresh)
+    answers |= run.strategy.ensembles(answers)
+    for logits in answers.values():
+        assert logits.shape == (6, 10)
+        assert np.isfinite(logits).all()
+    assert jax.tree.structure(run.strategy.student_variables(run.after)) == jax.tree.structure(learners["student"][1])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_says_what_it_is_and_where_it_is_from(name):
+    line, source = summary(transfer.registry.get(name), name)
+    assert line.endswith(".")
+    assert source

@@ -1,0 +1,115 @@
+"""OKDDip: each peer is taught by its own mixture of the peers, and a group leader by their mean.
+
+    a_kl = softmax_l((W_1 h_k) . (W_2 h_l)),   h: embeddings;   t_k = sum_l a_kl q_l,   q = softmax(z / T)
+    loss = CE(leader) + sum_k CE(k) + weight * ramp * T^2 (sum_k KL(t_k || q_k) + KL(mean_k q_k || q_leader))
+
+Paper: Chen, Mei, Wang, Feng, Chen. Online Knowledge Distillation with Diverse Peers. AAAI 2020. arXiv:1912.00350.
+
+The student is the leader; the peers only help. `shared=True` is the paper's branch-based group (copies of the last
+stage on one trunk, transfer/branches.py), False its network-based one (whole networks). W_1 and W_2 reduce the
+embedding to an eighth, and learn through a_kl in the targets; the predictions and embeddings there are constants. The
+released code mixes logits in the place of probabilities and lets the gradient pass through the whole target:
+`as_released`. Its ramp is exp(-5 (1 - epoch / 80)^2) in 300 epochs; here the 80 are a share of the training, and the
+epoch is continuous.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from registry import UserError
+from transfer.base import METHOD, Strategy, label_loss
+from transfer.branches import Branches
+from transfer.peers import divergence, mean_prediction, ramp_up
+
+REDUCTION = 8
+
+
+class Attention(nn.Module):
+    """How much each peer looks at each."""
+
+    @nn.compact
+    def __call__(self, embeddings):
+        """[n, B, D] -> [B, n, n] float32: row k are the weights of peer k's mixture and sum to 1."""
+        width = max(1, embeddings.shape[-1] // REDUCTION)
+        query = nn.Dense(width, use_bias=False, name="query")(embeddings)
+        memory = nn.Dense(width, use_bias=False, name="key")(embeddings)
+        return jax.nn.softmax(jnp.einsum("kbd,lbd->bkl", query, memory))
+
+
+@dataclasses.dataclass(frozen=True)
+class OKDDip(Strategy):
+    """Peers learn from attention-weighted mixtures of each other, and the student, their leader, from their mean.
+
+    Paper: Chen, Mei, Wang, Feng, Chen, AAAI 2020, arXiv:1912.00350
+
+    Attributes:
+        branches: how many networks, the leader with them; three at least.
+        shared: they have a trunk in common; False: whole networks.
+        weight: of the distillation losses.
+        temperature: T, dimensionless.
+        ramp: share of the training in which the distillation losses grow to their weight; 0: they are whole at once.
+        train_epoch: epochs of the training; set by the engine. 0: not known, and the ramp is over.
+        as_released: targets are mixtures of logits, and the gradient passes through them.
+    """
+
+    branches: int = 4
+    shared: bool = True
+    weight: float = 1.0
+    temperature: float = 3.0
+    ramp: float = 80 / 300
+    train_epoch: int = 0
+    as_released: bool = False
+
+    def __post_init__(self):
+        if self.branches < 3:
+            raise UserError(f"'branches' must be 3 at least, a leader and two peers; got {self.branches}.")
+
+    @property
+    def _branches(self) -> Branches:
+        return Branches(self.student, self.branches, self.shared)
+
+    def init(self, key, batch):
+        params, extra = self._branches.init(key, batch.image)
+        outputs, _, _ = self._branches.look(params, extra, (batch.image,))
+        params["attention"] = Attention().init(jax.random.fold_in(key, METHOD), _embeddings(outputs))["params"]
+        return self._state(params, {**extra, "attention": {}}, frozen={})
+
+    def losses(self, params, state, batch, key):
+        outputs, extra, _ = self._branches.look(params, state.extra, (batch.image,))
+        leader, peers = outputs["student"], [o for name, o in outputs.items() if name != "student"]
+        constant = (lambda x: x) if self.as_released else jax.lax.stop_gradient
+        weights = Attention().apply({"params": params["attention"]}, constant(_embeddings(outputs)))
+        logits = constant(jnp.stack([peer.logits for peer in peers]))
+        own_targets, group_target = self._targets(weights, logits)
+        factor, terms, counts = self.weight * ramp_up(batch.epoch, self.ramp * self.train_epoch), {}, {}
+        targets = {"student": group_target} | dict(zip(self._branches.names[1:], own_targets, strict=True))
+        for name, own in {"student": leader, **outputs}.items():
+            start = "" if name == "student" else f"{name}/"
+            entropy, its_counts = label_loss(own.logits, batch.label, batch.second_label, batch.share)
+            counts = counts or its_counts
+            terms[f"{start}cross_entropy"] = entropy
+            terms[f"{start}OKDDip"] = factor * divergence(own.logits, targets[name], self.temperature)
+        return terms, ({**extra, "attention": {}}, counts)
+
+    def _targets(self, weights, logits):
+        """([n, B, K] of each peer, [B, K] of the leader), probabilities, from [B, n, n] and [n, B, K]."""
+        if self.as_released:
+            mixed, mean = jnp.einsum("bkl,lbc->kbc", weights, logits), jnp.mean(logits, axis=0)
+            return jax.nn.softmax(mixed / self.temperature), jax.nn.softmax(mean / self.temperature)
+        soft = jax.nn.softmax(logits / self.temperature)
+        return jnp.einsum("bkl,lbc->kbc", weights, soft), jnp.mean(soft, axis=0)
+
+    def learners(self, state):
+        return self._branches.learners(state.params, state.extra)
+
+    def ensembles(self, logits):
+        return {"ensemble": mean_prediction([logits[name] for name in self._branches.names[1:]])}
+
+
+def _embeddings(outputs):
+    """Of the peers, [n, B, D] float32."""
+    found = [o.features["embedding"] for name, o in outputs.items() if name != "student"]
+    return jnp.stack(found).astype(jnp.float32)

@@ -1,0 +1,102 @@
+"""Online: the teacher learns from the labels while it teaches.
+
+    teacher:  CE(teacher, labels)
+    student:  ce_weight * CE(student, labels) + method(student, teacher)
+
+Source: the one-way online distillation of older JAX cookbooks (CIFAR-10, ResNet-56 to ResNet-32); the simplest case of
+Zhang, Xiang, Hospedales, Lu. Deep Mutual Learning. CVPR 2018. arXiv:1706.00384, with one direction only.
+
+Both see the same images in the same step, both in train mode: the student learns from the teacher's answers as its
+batch norms give them on this batch. The teacher's outputs are constants to the method, so it learns from labels alone.
+One optimizer moves both; with `clip_norm` the norm is that of both together. `teacher_learning_rate` 0 is Offline with
+a teacher in train mode.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from registry import UserError
+from transfer.base import Player, Strategy, label_loss
+from transfer.peers import first_variables, players_of, refuse_two_phases
+
+
+@dataclasses.dataclass(frozen=True)
+class Online(Strategy):
+    """The teacher learns from labels while it teaches the student, with any method.
+
+    Source: older JAX distillation cookbooks; one direction of arXiv:1706.00384
+
+    Attributes:
+        peers: the teacher alone.
+        method: a distiller.
+        teacher_variables: what the teacher starts from; None: drawn.
+        trained_teacher: the teacher starts from the weights in `--teacher_param` (which sets this where it is given).
+        teacher_learning_rate: factor on the teacher's updates; at 0 its weights stay and its batch statistics move.
+    """
+
+    peers: tuple[Player, ...]
+    teacher_variables: Any = None
+    trained_teacher: bool = False
+    teacher_learning_rate: float = 1.0
+    teachers = "peers"
+    peer_name = "teacher"
+    needs_method = True
+
+    def __post_init__(self):
+        if len(self.peers) != 1:
+            raise UserError(f"Online has one teacher; got {len(self.peers)}. For several learners: --transfer Mutual.")
+        if self.teacher_learning_rate < 0:
+            raise UserError(f"'teacher_learning_rate' must not be negative; got {self.teacher_learning_rate}.")
+        if self.teacher_variables is None:
+            refuse_two_phases("Online", self.method, " or give --teacher_param")
+        self._players  # noqa: B018  # the names are checked
+
+    @property
+    def _players(self) -> dict[str, Player]:
+        return players_of(self.student, self.peers)
+
+    @property
+    def _teacher(self) -> Player:
+        return self.peers[0]
+
+    def init(self, key, batch):
+        name = self._teacher.name
+        params, extra = first_variables(self._players, key, batch.image)
+        if self.teacher_variables is not None:
+            own = jax.tree.map(jnp.asarray, dict(self.teacher_variables))
+            params[name], extra[name] = own["params"], {"batch_stats": own.get("batch_stats", {})}
+        outputs = {n: self._look(n, params, extra, batch)[0] for n in self._players}
+        taught = jax.lax.stop_gradient(outputs[name])
+        params["method"], extra["method"] = self._method_init(key, outputs["student"], taught, batch)
+        return self._state(params, extra, frozen={})
+
+    def losses(self, params, state, batch, key):
+        name = self._teacher.name
+        student, stats = self._look("student", params, state.extra, batch)
+        teacher, its_stats = self._look(name, params, state.extra, batch)
+        taught = jax.lax.stop_gradient(teacher)
+        terms, memory = self._method(params["method"], state.extra["method"], student, taught, batch, key)
+        entropy, counts = self._label_term(student.logits, batch)
+        own, _ = label_loss(teacher.logits, batch.label, batch.second_label, batch.share)
+        if self.method.first_phase_epochs:
+            own = jnp.where(batch.epoch < self.method.first_phase_epochs, 0.0, own)
+        terms = {"cross_entropy": entropy, **terms, f"{name}/cross_entropy": own}
+        extra = {"student": {"batch_stats": stats}, name: {"batch_stats": its_stats}, "method": memory}
+        return terms, (extra, counts)
+
+    def learners(self, state):
+        name = self._teacher.name
+        variables = {"params": state.params[name], **state.extra[name]}
+        return {**super().learners(state), name: (self._teacher, variables)}
+
+    def _look(self, name, params, extra, batch):
+        options = {"train": True, "gradient_taps": self.method.gradient_taps}
+        variables = {"params": params[name], **extra[name]}
+        return self._players[name].look(variables, batch, len(self.method.views), **options)
+
+    def _scaled(self, updates):
+        name, factor = self._teacher.name, self.teacher_learning_rate
+        return {**updates, name: jax.tree.map(lambda u: factor * u, updates[name])}
