@@ -1,5 +1,6 @@
 """One call for one run: from a recipe to a finished run folder."""
 
+import dataclasses
 import time
 
 import jax
@@ -171,6 +172,8 @@ def _strategy(config: ConfigDict, dataset: data.Dataset):
         config.teacher_arch = ",".join(archs)
     if rules.needs_method:
         parts["method"] = distiller.create(config.distiller, **configs.plain(config.distiller_options))
+    if "train_epoch" in {field.name for field in dataclasses.fields(rules)}:
+        parts["train_epoch"] = config.train_epoch
     parts |= configs.plain(config.transfer_options)
     strategy = transfer.create(config.transfer, **parts)
     image = jnp.zeros((config.batch_size, *dataset.image_shape), jnp.float32)

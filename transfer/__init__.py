@@ -11,6 +11,16 @@ registry = Registry(
     {
         "Offline": "transfer.offline:Offline",
         "Labels": "transfer.labels:Labels",
+        "BornAgain": "transfer.born_again:BornAgain",
+        "EMA": "transfer.ema:EMA",
+        "PSKD": "transfer.pskd:PSKD",
+        "BYOT": "transfer.byot:BYOT",
+        "CSKD": "transfer.cskd:CSKD",
+        "DDGSD": "transfer.ddgsd:DDGSD",
+        "DLB": "transfer.dlb:DLB",
+        "TfKD": "transfer.tfkd:TfKD",
+        "USKD": "transfer.uskd:USKD",
+        "FRSKD": "transfer.frskd:FRSKD",
     },
 )
 names = registry.names

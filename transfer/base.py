@@ -14,6 +14,7 @@ from models import Outputs, forward
 
 # Fields of strategies that the engine fills in; all others are the user's options.
 PLAYERS = ("student", "optimizer", "method", "split_gradients", "teacher", "teacher_variables", "peers")
+PLAYERS += ("train_epoch",)  # of strategies whose losses or length depend on it
 STUDENT, METHOD, MEMORY = 0, 1, 2  # what the key of `init` is folded with: equal seeds start equal students
 
 
