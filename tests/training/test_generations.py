@@ -73,3 +73,13 @@ def test_a_run_of_generations_has_the_epochs_of_all_and_keeps_each(finished):
     assert second["generation1/top1"] == first["top1"] == pretrained.load(folder / "generation1").info["test_top1"]
     train_rows = [row for row in rows if row["kind"] == "train"]
     assert [row["SoftLogits"] == 0 for row in train_rows] == [True, True, False, False]
+
+
+@pytest.mark.parametrize("finished", ["BornAgain"], indirect=True)
+def test_the_first_generation_is_a_run_on_labels_alone(finished, tmp_path):
+    recipe, whole, _ = finished
+    labels = {**recipe, "transfer": "Labels", "transfer_options": {}, "train_path": str(tmp_path / "labels")}
+    train(labels, quiet=True)
+    found, expected = weights(whole)["generation1"], weights(tmp_path / "labels")["last"]
+    for key, value in expected.items():
+        assert np.array_equal(found[key], value), key
