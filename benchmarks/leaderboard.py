@@ -14,7 +14,7 @@ from registry import UserError
 from training.run import train
 
 LABELS = "Labels alone"
-COLUMNS = "| | last top-1 | against labels alone | best top-1 | step / SoftLogits |\n|---|---|---|---|---|"
+COLUMNS = "| | last top-1 | against labels alone | best top-1 | step / {unit} | epochs | beside it, last top-1 |"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +26,8 @@ class Row:
         last, best: [seeds] top-1 in percent.
         seconds: of training, per step and seed.
         changes: the config keys that it changed.
+        epochs: of a run: a method's first phase or a strategy's generations come on top of those asked for.
+        others: learner or ensemble beside the student -> its last top-1, [seeds] each.
     """
 
     name: str
@@ -33,6 +35,8 @@ class Row:
     best: np.ndarray
     seconds: float
     changes: dict
+    epochs: int
+    others: dict[str, np.ndarray]
 
 
 def interval(differences: np.ndarray) -> tuple[float, float]:
@@ -70,38 +74,48 @@ def run(root: pathlib.Path, recipe: dict, entries: dict[str, dict]) -> tuple[lis
             failed[name] = f"{type(error).__name__}: {error}".splitlines()[0]
         else:
             folders = [path / f"s{seed}" for seed in summary["seeds"]] if "seeds" in summary else [path]
-            tests = [[row["top1"] for row in read_rows(folder, "test")] for folder in folders]
-            last, best = np.array([t[-1] for t in tests]), np.array([max(t) for t in tests])
-            rows.append(Row(name, last, best, summary["seconds"] / summary["steps"] / len(folders), changes))
+            tests = [read_rows(folder, "test") for folder in folders]
+            best = np.array([max(row["top1"] for row in t) for t in tests])
+            ends = {k: np.array([t[-1][k] for t in tests]) for k in tests[0][-1] if k == "top1" or k.endswith("/top1")}
+            last, cost = ends.pop("top1"), summary["seconds"] / summary["steps"] / len(folders)
+            others = {key.removesuffix("/top1"): values for key, values in ends.items()}
+            rows.append(Row(name, last, best, cost, changes, round(tests[0][-1]["epoch"]), others))
             print(f"{name}: {spread(last)}", flush=True)
     for name, message in failed.items():
         print(f"FAILED {name}: {message}", file=sys.stderr, flush=True)
     return rows, failed
 
 
-def table(rows: list[Row], failed: dict[str, str]) -> str:
-    """Markdown, best first: mean and deviation over the seeds, paired difference with its 95 % interval, cost."""
+def table(rows: list[Row], failed: dict[str, str], unit: str = "SoftLogits") -> str:
+    """Markdown, best first: mean and deviation over the seeds, paired difference with its 95 % interval, cost.
+
+    The cost of a step is given in those of the row `unit`.
+    """
     by_name = {row.name: row for row in rows}
-    base, unit = by_name[LABELS], by_name.get("SoftLogits")
-    lines = [COLUMNS]
+    base, standard = by_name[LABELS], by_name.get(unit)
+    lines = [COLUMNS.format(unit=unit), "|---|---|---|---|---|---|---|"]
     for row in sorted(rows, key=lambda row: -row.last.mean()):
         mean, half = interval(row.last - base.last)
         against = "" if row is base else f"{mean:+.2f} ± {half:.2f}"
-        cost = f"{row.seconds / unit.seconds:.2f}" if unit else ""
-        lines.append(f"| {row.name} | {spread(row.last)} | {against} | {spread(row.best)} | {cost} |")
-    lines += [f"| {name} | failed: {message} | | | |" for name, message in failed.items()]
+        cost = f"{row.seconds / standard.seconds:.2f}" if standard else ""
+        others = ", ".join(f"{name} {spread(values)}" for name, values in row.others.items())
+        cells = (row.name, spread(row.last), against, spread(row.best), cost, row.epochs, others)
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    lines += [f"| {name} | failed: {message} | | | | | |" for name, message in failed.items()]
     return "\n".join(lines)
 
 
-def write(root: pathlib.Path, title: str, rows: list[Row], failed: dict[str, str]) -> str:
+def write(root: pathlib.Path, title: str, rows: list[Row], failed: dict[str, str], unit: str = "SoftLogits") -> str:
     """Writes `leaderboard.md` and `leaderboard.json` to `root`, prints the table and returns it."""
-    text = f"{title}\n\n{table(rows, failed)}\n"
+    text = f"{title}\n\n{table(rows, failed, unit)}\n"
     (root / "leaderboard.md").write_text(text)
     content = [
         {
             "name": row.name,
             "last": row.last.tolist(),
             "best": row.best.tolist(),
+            "others": {name: values.tolist() for name, values in row.others.items()},
+            "epochs": row.epochs,
             "seconds_per_step": row.seconds,
             "config": row.changes,
         }

@@ -17,6 +17,16 @@ registry = Registry(
         "ONE": "transfer.one:ONE",
         "OKDDip": "transfer.okddip:OKDDip",
         "PCL": "transfer.pcl:PCL",
+        "BornAgain": "transfer.born_again:BornAgain",
+        "EMA": "transfer.ema:EMA",
+        "PSKD": "transfer.pskd:PSKD",
+        "BYOT": "transfer.byot:BYOT",
+        "CSKD": "transfer.cskd:CSKD",
+        "DDGSD": "transfer.ddgsd:DDGSD",
+        "DLB": "transfer.dlb:DLB",
+        "TfKD": "transfer.tfkd:TfKD",
+        "USKD": "transfer.uskd:USKD",
+        "FRSKD": "transfer.frskd:FRSKD",
     },
 )
 names = registry.names

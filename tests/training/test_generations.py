@@ -1,0 +1,85 @@
+"""Strategies that carry more than weights through a run: interrupted anywhere, they end with the same bits."""
+
+import json
+import signal
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+import pretrained
+from training import loop
+from training import step as step_module
+from training.run import train
+
+RECIPE = {"train_epoch": 1, "batch_size": 100, "log_every": 6, "crop_pad": 1, "checkpoint_seconds": 1e9}
+RUNS = {
+    "BornAgain": {"train_epoch": 1, "transfer_options": {"generations": 2}},
+    "PSKD": {"train_epoch": 2},
+}
+STEPS = 12  # an epoch of 1,200 images
+
+
+@pytest.fixture(scope="module", params=RUNS)
+def finished(request, tmp_path_factory):
+    """(recipe, folder, summary) of an uninterrupted run of 24 steps."""
+    recipe = {**RECIPE, **RUNS[request.param], "transfer": request.param}
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    return recipe, folder, train({**recipe, "train_path": str(folder)}, quiet=True)
+
+
+def interrupt_at(monkeypatch, step):
+    """Sends SIGTERM to this process while update number `step` is made."""
+    call, calls = step_module.Trainer.__call__, []
+
+    def counting(*arguments):
+        calls.append(1)
+        if len(calls) == step:
+            signal.raise_signal(signal.SIGTERM)
+        return call(*arguments)
+
+    monkeypatch.setattr(step_module.Trainer, "__call__", counting)
+
+
+def weights(folder):
+    return {path.parent.name: safetensors.numpy.load_file(path) for path in folder.glob("*/weights.safetensors")}
+
+
+def test_interrupted_before_at_and_after_the_second_epoch_it_ends_with_the_same_bits(finished, tmp_path, monkeypatch):
+    """For BornAgain the second epoch is the second generation, for PSKD the first that reads its memory."""
+    recipe, whole, summary = finished
+    folder = tmp_path / "run"
+    for steps in (STEPS - 2, 2, 3):
+        with monkeypatch.context() as patch:
+            interrupt_at(patch, steps)
+            with pytest.raises(loop.Interrupted):
+                train({**recipe, "train_path": str(folder)}, quiet=True)
+    assert train({**recipe, "train_path": str(folder)}, quiet=True)["last"] == summary["last"]
+    assert (folder / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    found, expected = weights(folder), weights(whole)
+    assert found.keys() == expected.keys() >= {"last", "best"}
+    for name, arrays in expected.items():
+        for key, value in arrays.items():
+            assert np.array_equal(found[name][key], value), (name, key)
+
+
+@pytest.mark.parametrize("finished", ["BornAgain"], indirect=True)
+def test_a_run_of_generations_has_the_epochs_of_all_and_keeps_each(finished):
+    _, folder, summary = finished
+    assert summary["steps"] == 2 * STEPS
+    assert {"generation1/top1", "generations/top1"} < summary["last"].keys()
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    first, second = (row for row in rows if row["kind"] == "test")
+    assert second["generation1/top1"] == first["top1"] == pretrained.load(folder / "generation1").info["test_top1"]
+    train_rows = [row for row in rows if row["kind"] == "train"]
+    assert [row["SoftLogits"] == 0 for row in train_rows] == [True, True, False, False]
+
+
+@pytest.mark.parametrize("finished", ["BornAgain"], indirect=True)
+def test_the_first_generation_is_a_run_on_labels_alone(finished, tmp_path):
+    recipe, whole, _ = finished
+    labels = {**recipe, "transfer": "Labels", "transfer_options": {}, "train_path": str(tmp_path / "labels")}
+    train(labels, quiet=True)
+    found, expected = weights(whole)["generation1"], weights(tmp_path / "labels")["last"]
+    for key, value in expected.items():
+        assert np.array_equal(found[key], value), key

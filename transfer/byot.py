@@ -1,0 +1,123 @@
+"""BYOT: the deepest classifier teaches exits at the stages before."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from distiller.base import matched, wide
+from distiller.connectors import BatchNorm
+from distiller.normalised import Linear
+from distiller.soft_logits import kl_divergence
+from distiller.spatial import adaptive_average_pool, as_map
+from models import stages
+from models.layers import Conv
+from transfer.alone import Alone
+from transfer.base import label_loss
+
+
+def halvings(side: int, least: int) -> int:
+    """How many times `side` can be halved, rounding up, without falling below `least`."""
+    count = 0
+    while side > 1 and -(-side // 2) >= least:
+        side, count = -(-side // 2), count + 1
+    return count
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions with batch norm: [B, H, W, C] -> [B, ceil(H / s), ceil(W / s), width], after ReLU.
+
+    The middle has a quarter of the channels.
+    """
+
+    width: int
+    stride: int = 1
+
+    @nn.compact
+    def __call__(self, x):
+        middle = max(self.width // 4, 1)
+        for i, (features, size, stride) in enumerate([(middle, 1, 1), (middle, 3, self.stride), (self.width, 1, 1)]):
+            x = Conv(features, size, stride, dtype=x.dtype, name=f"conv{i + 1}")(x)
+            x = nn.relu(BatchNorm(name=f"bn{i + 1}")(x))
+        return x
+
+
+class Exit(nn.Module):
+    """A stage's map -> (map in the shape of the last stage's, logits [B, K]).
+
+    Bottlenecks of stride 2 halve the map as long as it stays as large as the last stage's; the channels double up to
+    its width. Where nothing is to be halved there is one of stride 1.
+    """
+
+    shape: tuple[int, int, int]
+    classes: int
+
+    @nn.compact
+    def __call__(self, x):
+        height, width, channels = self.shape
+        steps = min(halvings(x.shape[1], height), halvings(x.shape[2], width))
+        for i in range(max(steps, 1)):
+            features = channels if i >= steps - 1 else min(2 * x.shape[-1], channels)
+            x = Bottleneck(features, 2 if steps else 1, name=f"block{i + 1}")(x)
+        x = x if x.shape[1:3] == (height, width) else adaptive_average_pool(x, height, width)
+        return x, Linear(self.classes, name="classifier")(jnp.mean(x, axis=(1, 2)))
+
+
+class Exits(nn.Module):
+    """An exit at every stage but the last: -> [(map, logits), ...]."""
+
+    @nn.compact
+    def __call__(self, outputs):
+        maps = [wide(as_map(x)) for x in stages(outputs.features)]
+        if len(maps) < 2:
+            raise ValueError(f"BYOT needs taps stage1, stage2 ...; there are {sorted(outputs.features) or 'none'}.")
+        shape, classes = maps[-1].shape[1:], outputs.logits.shape[1]
+        return [Exit(shape, classes, name=f"exit{i + 1}")(x) for i, x in enumerate(maps[:-1])]
+
+
+@dataclasses.dataclass(frozen=True)
+class BYOT(Alone):
+    """The student's deepest classifier and last stage teach exits at the stages before: be your own teacher.
+
+    Paper: Zhang, Song, Gao, Chen, Bao, Ma. Be Your Own Teacher: Improve the Performance of Convolutional Neural
+    Networks via Self Distillation. ICCV 2019. arXiv:1905.08094
+
+        loss = CE(z) + sum_exits [(1 - alpha) CE(z_i) + alpha T^2 KL(softmax(z / T) || softmax(z_i / T))
+                                  + feature_weight * mean_b |F_i - F|^2]
+
+    z are the logits, F the last stage, and neither is differentiated where it teaches; z_i and F_i are those of exit
+    i: bottlenecks down to F's shape, the mean over positions, a linear layer. Any network with stages has them (a
+    transformer's tokens are taken as a square map). The weights are 0.9, 0.1, T = 3 and 1e-6 as in later comparisons;
+    the paper gives none, and code by its authors has alpha 0.3 and 0.03 times the unsquared distance.
+
+    Exits are for training: their batch norms always use the batch's statistics and they are not kept. How good they
+    are in training is in the metrics: `exit1_correct` ... are shares of the batch, like `correct`.
+
+    Attributes:
+        alpha: the soft targets' share of an exit's loss.
+        temperature: T, dimensionless.
+        feature_weight: of the squared distance of features, summed over positions and channels.
+    """
+
+    alpha: float = 0.1
+    temperature: float = 3.0
+    feature_weight: float = 1e-6
+
+    def heads(self):
+        return Exits()
+
+    def losses(self, params, state, batch, key):
+        student, stats = self._student(params, state, batch)
+        entropy, counts = self._label_term(student.logits, batch)
+        deepest = jax.lax.stop_gradient((wide(as_map(stages(student.features)[-1])), student.logits))
+        soft = features = 0.0
+        for i, (feature, logits) in enumerate(self._heads(params, student)):
+            label_term, found = label_loss(logits, batch.label, batch.second_label, batch.share)
+            counts[f"exit{i + 1}_correct"] = found["correct"]
+            entropy = entropy + (1 - self.alpha) * label_term
+            soft = soft + kl_divergence(logits, deepest[1], self.temperature)
+            ours, theirs = matched(feature, deepest[0])
+            features = features + jnp.sum(jnp.square(ours - theirs)) / len(ours)
+        terms = {"BYOT_logits": self.alpha * soft, "BYOT_features": self.feature_weight * features}
+        return {"cross_entropy": entropy, **terms}, ({"student": {"batch_stats": stats}, "method": {}}, counts)

@@ -1,0 +1,38 @@
+"""CSKD: another image of the same class teaches."""
+
+import dataclasses
+
+import jax
+
+from distiller.soft_logits import kl_divergence
+from transfer.alone import Alone
+
+
+@dataclasses.dataclass(frozen=True)
+class CSKD(Alone):
+    """The student's own prediction for another image of the same class teaches it.
+
+    Paper: Yun, Park, Lee, Shin. Regularizing Class-wise Predictions via Self-knowledge Distillation. CVPR 2020.
+    arXiv:2003.13964
+
+        loss = cross_entropy(x) + weight * T^2 * mean_b KL(softmax(z(x') / T) || softmax(z(x) / T))
+
+    x' is the view "partner", a random other image of x's class, and its prediction is not differentiated. As in the
+    released code it is made in training mode, so the batch statistics move twice a step. `weight` is the paper's
+    lambda_cls, 1 to 4 there. An image without a label is its own partner in another view, which needs no label.
+
+    Attributes:
+        temperature: T, dimensionless.
+        weight: of the divergence.
+    """
+
+    temperature: float = 4.0
+    weight: float = 1.0
+    views = ("weak", "partner")
+
+    def losses(self, params, state, batch, key):
+        student, stats = self._student(params, state, batch)
+        partner = jax.lax.stop_gradient(student.views[0].logits)
+        entropy, counts = self._label_term(student.logits, batch)
+        loss = self.weight * kl_divergence(student.logits, partner, self.temperature)
+        return {"cross_entropy": entropy, "CSKD": loss}, ({"student": {"batch_stats": stats}}, counts)

@@ -1,0 +1,58 @@
+"""DDGSD: two distorted versions of an image teach each other."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from distiller.base import matched
+from distiller.normalised import embedding
+from distiller.soft_logits import kl_divergence
+from transfer.alone import Alone
+from transfer.base import label_loss
+
+
+def mean_discrepancy(a: jax.Array, b: jax.Array) -> jax.Array:
+    """|mean_b a - mean_b b|^2 of features [B, D]: the squared maximum mean discrepancy with a linear kernel."""
+    a, b = matched(a, b)
+    return jnp.sum(jnp.square(jnp.mean(a, axis=0) - jnp.mean(b, axis=0)))
+
+
+@dataclasses.dataclass(frozen=True)
+class DDGSD(Alone):
+    """The student's predictions for two distorted versions of an image teach each other.
+
+    Paper: Xu, Liu. Data-Distortion Guided Self-Distillation for Deep Neural Networks. AAAI 2019.
+    doi:10.1609/aaai.v33i01.33015565
+
+        loss = cross_entropy(a) + cross_entropy(b) + weight * T^2 * mean [KL(p_b || p_a) + KL(p_a || p_b)]
+               + mmd_weight * |mean_b f(a) - mean_b f(b)|^2
+
+    a and b are two draws of the usual augmentation, f is the embedding. `weight` and `mmd_weight` are the paper's
+    lambda and mu; there is no official code, and 1, 0.0005 and T = 3 are those of a public reimplementation. As in
+    mutual learning each divergence teaches only one side: the other one's prediction is its target, not
+    differentiated. The mean discrepancy has the linear kernel.
+
+    Attributes:
+        temperature: T, dimensionless.
+        weight: of the divergences.
+        mmd_weight: of the mean discrepancy.
+    """
+
+    temperature: float = 3.0
+    weight: float = 1.0
+    mmd_weight: float = 5e-4
+    views = ("weak", "weak")
+
+    def losses(self, params, state, batch, key):
+        a, stats = self._student(params, state, batch)
+        b, fixed = a.views[0], jax.lax.stop_gradient
+        entropy, counts = self._label_term(a.logits, batch)
+        entropy = entropy + label_loss(b.logits, batch.label, batch.second_label, batch.share)[0]
+        pairs = ((a.logits, fixed(b.logits)), (b.logits, fixed(a.logits)))
+        terms = {
+            "cross_entropy": entropy,
+            "DDGSD_logits": self.weight * sum(kl_divergence(s, t, self.temperature) for s, t in pairs),
+            "DDGSD_features": self.mmd_weight * mean_discrepancy(embedding(a, "student"), embedding(b, "student")),
+        }
+        return terms, ({"student": {"batch_stats": stats}}, counts)

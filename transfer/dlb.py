@@ -1,0 +1,55 @@
+"""DLB: the last batch teaches this one."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from distiller.soft_logits import kl_divergence
+from transfer.alone import Alone
+from transfer.base import label_loss
+
+
+@dataclasses.dataclass(frozen=True)
+class DLB(Alone):
+    """What the student said a step ago teaches it on the same images, augmented anew.
+
+    Paper: Shen, Xu, Yang, Li, Guo. Self-Distillation from the Last Mini-Batch for Consistency Regularization.
+    CVPR 2022. arXiv:2203.16172
+
+        loss = cross_entropy(previous and current images) + weight * T^2 * mean_b KL(q_b || softmax(z_b / T))
+
+    over the previous step's images b, with q their soft targets from that step. As in the paper, previous and current
+    images go through the network as one batch, and the logits are remembered as they were in training mode, before
+    the update. Where nothing is remembered of the previous images (in the first step, or after a skipped one) the
+    current ones stand in their place and the divergence is 0: the step then is one on the current images alone.
+
+    Attributes:
+        temperature: T, dimensionless.
+        weight: of the divergence.
+    """
+
+    temperature: float = 3.0
+    weight: float = 1.0
+    views = ("weak", "previous")
+
+    def memory(self, student, batch):
+        index = jnp.full_like(batch.index, -1)
+        return {"logits": jnp.zeros_like(student.logits), "index": index}
+
+    def losses(self, params, state, batch, key):
+        last, memory = batch.previous, state.extra["method"]
+        known = jnp.all(memory["index"] == last.index)
+
+        def both(name):
+            now, before = getattr(batch, name), getattr(last, name)
+            return None if now is None else jnp.concatenate([jnp.where(known, before, now), now])
+
+        variables = {"params": params["student"], **state.extra["student"]}
+        outputs, stats = self.student.forward(variables, both("image"), train=True)
+        again, logits = jnp.split(outputs.logits, 2)
+        entropy, counts = label_loss(outputs.logits, both("label"), both("second_label"), both("share"))
+        loss = self.weight * kl_divergence(again, memory["logits"], self.temperature)
+        memory = {"logits": jax.lax.stop_gradient(logits), "index": batch.index}
+        terms = {"cross_entropy": entropy, "DLB": jnp.where(known, loss, 0.0)}
+        return terms, ({"student": {"batch_stats": stats}, "method": memory}, counts)
