@@ -83,3 +83,10 @@ def test_the_first_generation_is_a_run_on_labels_alone(finished, tmp_path):
     found, expected = weights(whole)["generation1"], weights(tmp_path / "labels")["last"]
     for key, value in expected.items():
         assert np.array_equal(found[key], value), key
+
+
+@pytest.mark.parametrize("finished", ["PSKD"], indirect=True)
+def test_the_strategy_knows_how_long_the_training_is(finished):
+    """In the first of two epochs the share of the past is 0.8 / 2, and the label stands for the past."""
+    rows = [json.loads(line) for line in (finished[1] / "metrics.jsonl").read_text().splitlines()]
+    assert rows[0]["PSKD"] == pytest.approx(rows[0]["cross_entropy"] * 0.4 / 0.6, rel=1e-4)
