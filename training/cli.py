@@ -248,7 +248,7 @@ def main(call: Callable[[], None], description: str) -> None:
 
 def _several() -> bool:
     """Whether this is one of several processes that have found each other."""
-    if "hosts" not in FLAGS or FLAGS.hosts is None or "jax" not in sys.modules:
+    if "hosts" not in FLAGS or FLAGS["hosts"].value is None or "jax" not in sys.modules:
         return False
     import jax
 

@@ -16,9 +16,10 @@ HERE = pathlib.Path(__file__).parent
 def on_devices():
     """(count, jobs of `many_devices.py`) -> their results."""
 
-    def run(count, *jobs):
+    def run(count, *jobs, **variables):
         command = [sys.executable, "-W", "error", str(HERE / "many_devices.py"), str(count), json.dumps(jobs)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=environment())
+        env = {**environment(), **variables}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=env)
         assert done.returncode == 0, done.stderr[-4000:]
         return json.loads(done.stdout.splitlines()[-1])
 
