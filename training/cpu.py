@@ -9,17 +9,23 @@ weights, logits, losses and checkpoints, not in activations.
 """
 
 import ctypes
+import functools
 import importlib.metadata
 import mmap
 import os
+import re
 import sys
+from collections.abc import Callable
 
 TESTED_JAXLIB = ("0.10.", "0.12.")  # an XLA that does not know a flag ends the process, so only these get it
 # Small matrix products, element-wise chains and reductions go to the library that XLA ships for them.
+OPTION = "xla_cpu_experimental_ynn_fusion_type"
 FLAGS = (
-    "--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_ELTWISE,"
+    f"--{OPTION}=LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_ELTWISE,"
     "LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
 )
+# What LAPACK computes lies column by column, which that library does not take, and XLA then refuses the program.
+LAPACK = re.compile(r"\b(cholesky|eigh?|householder_product|lu|qr|schur|svd|triangular_solve|tridiagonal\w*)\[")
 POOL = 2**31  # bytes of heap in huge pages; touched only as far as they are used
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8  # <malloc.h>
 MADV_HUGEPAGE = 14
@@ -48,3 +54,20 @@ def tune() -> None:
         start = -(-block // mmap.PAGESIZE) * mmap.PAGESIZE
         libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(POOL - mmap.PAGESIZE), MADV_HUGEPAGE)
         libc.free(block)
+
+
+def jit(function: Callable, **options) -> Callable:
+    """`jax.jit`; a program with linear algebra of LAPACK's in it is compiled without the flags of `tune`."""
+    import jax
+
+    plain, chosen = jax.jit(function, **options), []
+
+    @functools.wraps(function)
+    def call(*arguments):
+        if not chosen:
+            tuned = jax.default_backend() == "cpu" and OPTION in os.environ.get("XLA_FLAGS", "")
+            refused = tuned and LAPACK.search(str(plain.trace(*arguments).jaxpr))
+            chosen.append(jax.jit(function, **options, compiler_options={OPTION: ""}) if refused else plain)
+        return chosen[0](*arguments)
+
+    return call

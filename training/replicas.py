@@ -13,7 +13,7 @@ import data
 import pretrained
 from distiller import Composition
 from registry import NonFiniteError
-from training import hosts, run_folder
+from training import cpu, hosts, run_folder
 from training.bank import DeviceBank
 from training.checkpoint import Checkpoints
 from training.metrics import evaluate
@@ -107,7 +107,7 @@ class Replicas:
         self.load_epoch()
         examples = len(self.dataset.train)
 
-        @jax.jit
+        @cpu.jit
         def init(split):
             key = jax.random.fold_in(jax.random.key(split.seed), INIT_KEY)
             return placed(self.strategy.init(key, self.batch(split, jnp.zeros((), jnp.int32))), examples)
@@ -252,7 +252,7 @@ class Replicas:
 
     @functools.cached_property
     def _shares(self):
-        @jax.jit
+        @cpu.jit
         def shares(state, split, step):
             return placed(self.strategy.shares(state, self.batch(split, step), step_key(split.seed, step)))
 

@@ -45,7 +45,7 @@ def shapes():
         ("AB", "stage1-3 preact", 0, 0),
         ("ReviewKD", "stage1-3 preact, embedding; student: stage1-3, embedding", None, 0),
         ("WKDLogit", "classifier, logits; student: logits", 0, 0),
-        ("SDD", "stage3 preact, classifier, logits; student: stage3 preact, classifier", 0, 0),
+        ("SDD", "classifier, final, logits; student: classifier, final", 0, 0),
         ("MLKD", "logits; another view, strong", 0, 0),
         ("FitNet", "stage2", 32 * 32 + 2 * 32, 0),  # a 1x1 convolution without bias, batch norm
         ("CRD", "embedding", 2 * 65 * 128, 2 * 50_000 * 128 * 4 + 50_000 * 4 + 2 * 4),

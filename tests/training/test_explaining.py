@@ -12,6 +12,7 @@ import data
 import pretrained
 from registry import UserError
 from training import explaining, loop
+from training import step as step_module
 from training.run import train
 
 TEACHER = "pretrained/resnet20_digits"
@@ -44,20 +45,15 @@ def test_weights_of_every_second_epoch_are_kept(students):
 @pytest.mark.parametrize("step", [5, 6, 7])
 def test_a_resumed_run_keeps_the_same_weights(step, students, tmp_path, monkeypatch):
     """Interrupted before, at and after the end of the second epoch (3 steps each)."""
-    build, calls = loop.train_step, []
+    call, calls = step_module.Trainer.__call__, []
 
     def counting(*arguments):
-        compiled = build(*arguments)
+        calls.append(1)
+        if len(calls) == step:
+            signal.raise_signal(signal.SIGTERM)
+        return call(*arguments)
 
-        def run(*state):
-            calls.append(1)
-            if len(calls) == step:
-                signal.raise_signal(signal.SIGTERM)
-            return compiled(*state)
-
-        return run
-
-    monkeypatch.setattr(loop, "train_step", counting)
+    monkeypatch.setattr(step_module.Trainer, "__call__", counting)
     run = {**RUN, "keep_epochs": 2, "train_path": str(tmp_path / "run")}
     with pytest.raises(loop.Interrupted):
         train(run, quiet=True)
