@@ -46,19 +46,22 @@ train beside the student (connectors), *memory* what it carries from step to ste
 32x32 with 100 classes, of which 50,000 images. *Published* is top-1 on CIFAR-100 in percent, of the method with its
 benchmark's weights; sources and other pairs stand in the recipes."""
 
-MEASURED = """*Digits*: last top-1 on the 597 test images of the 8x8 digits, ResNet-8x4 at half its widths (99.66) to
-the student named (VGG-8 at a quarter of its widths), all labels, 6 epochs of 18 steps, 3 seeds, mean ± standard deviation,
-percent; labels alone: {alone}. *step*: seconds of a training step against SoftLogits' in the same run, on one core of a
-machine that others were using, so a tenth more or less says nothing. `python -m benchmarks.all_methods` measures it,
-with the paired differences and their 95 % intervals."""
-LOOKED_INTO = """All weights are the benchmarks' for 32x32 images, so this says what works as it comes on small ones, not
-which method is better; most differences lie within their intervals. What is far below labels alone was looked into: at
-8x8 the last stages have 2x2 or 1x1 positions. AT's loss is a mean over positions of maps with unit norm, so at 2x2 it
-weighs 16 times what it does at 8x8, and its weight of 1000 drowns the labels; CATKD's unit maps likewise. MLKD adds up 30
-terms, of which those at T = 6 are multiplied by 36, and its strong views of 8x8 digits are hard for the teacher, too: it
-needs a lower rate here: two of VGG-8's three seeds ended below 40. FSP's first phase is a whole epoch of its loss
-at weight 50. DIST compares columns over a batch of 64 in which most classes have six examples. ExplanationMatch teaches
-VGG-8 nothing: its last map has one position, and a normalised map of one position is a constant."""
+MEASURED = """*Digits*: last top-1 on the 597 test images of the 8x8 digits, ResNet-8x4 at half its widths (99.66)
+to the student named (VGG-8 at a quarter of its widths), all labels, 6 epochs of 18 steps, 3 seeds,
+mean ± standard deviation, percent; labels alone: {alone}. *step*: seconds of a training step
+against SoftLogits' in the same run, on one core of a machine that others were using, so a tenth
+more or less says nothing. `python -m benchmarks.all_methods` measures it, with the paired
+differences and their 95 % intervals."""
+LOOKED_INTO = """All weights are the benchmarks' for 32x32 images, so this says what works as it comes on small ones,
+not which method is better; most differences lie within their intervals. What is far below labels
+alone was looked into: at 8x8 the last stages have 2x2 or 1x1 positions. AT's loss is a mean over
+positions of maps with unit norm, so at 2x2 it weighs 16 times what it does at 8x8, and its weight
+of 1000 drowns the labels; CATKD's unit maps likewise. MLKD adds up 30 terms, of which those at T =
+6 are multiplied by 36, and its strong views of 8x8 digits are hard for the teacher, too: it needs a
+lower rate here: two of VGG-8's three seeds ended below 40. FSP's first phase is a whole epoch of
+its loss at weight 50. DIST compares columns over a batch of 64 in which most classes have six
+examples. ExplanationMatch teaches VGG-8 nothing: its last map has one position, and a normalised
+map of one position is a constant."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,7 +225,10 @@ def page(boards: dict[str, dict[str, dict]]) -> str:
             parts.append("\n".join([f"## {title}\n", f"| {' | '.join(titles)} |", "|---" * len(titles) + "|", *rows]))
     if boards:
         alone = "; ".join(f"{name} {spread(rows['Labels alone']['last'])}" for name, rows in boards.items())
-        parts += ["## Measured", *(textwrap.fill(text, 120) for text in (MEASURED.format(alone=alone), LOOKED_INTO))]
+        parts += [
+            "## Measured",
+            *(textwrap.fill(" ".join(text.split()), 120) for text in (MEASURED.format(alone=alone), LOOKED_INTO)),
+        ]
     return "\n\n".join(parts) + "\n"
 
 
