@@ -130,8 +130,6 @@ def _number(key: str, default, value):
     if number and (isinstance(value, (bool, str)) or not isinstance(value, int if whole else (int, float))):
         kind = "a whole number" if whole else "a number"
         raise UserError(f"'{key}' must be {kind} (default {default}); got {value!r}.")
-    if isinstance(default, str) and not isinstance(value, str):
-        raise UserError(f"'{key}' must be text (default {default!r}); got {value!r}.")
     if number and not math.isfinite(value):
         raise UserError(f"'{key}' must be a finite number (default {default}); got {value}.")
     if key in POSITIVE and value <= 0:

@@ -70,4 +70,5 @@ def jit(function: Callable, **options) -> Callable:
             chosen.append(jax.jit(function, **options, compiler_options={OPTION: ""}) if refused else plain)
         return chosen[0](*arguments)
 
+    call._cache_size = lambda: sum(compiled._cache_size() for compiled in chosen)  # programs compiled, as `jax.jit` has
     return call

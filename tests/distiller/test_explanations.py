@@ -292,7 +292,7 @@ def test_the_larger_map_becomes_as_small_as_the_smaller():
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("ExpKD", {"map": 3}, "'map' must be text"),
+        ("ExpKD", {"map": 3}, "'map' must be a string"),
         ("ExpKD", {"top_k": 0}, "'top_k' must be above 0"),
         ("CATKD", {"resolution": 0}, "'resolution' must be above 0"),
     ],

@@ -54,7 +54,7 @@ def compare(model, variables, shape, rtol=1e-5):
     images = jnp.asarray(np.random.RandomState(1).standard_normal((3, *shape)), jnp.float32)
     folded = fold(model, variables, shape)
     run = jax.jit(lambda v, x: models.forward(model, v, x)[0])
-    before, after = (run(v, images).replace(head=None) for v in (variables, folded))
+    before, after = (run(v, images).replace(head=None, source=None) for v in (variables, folded))
     for (path, x), y in zip(jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(after), strict=True):
         x, y = np.asarray(x, np.float32), np.asarray(y, np.float32)
         assert np.abs(x - y).max() <= rtol * np.abs(x).max(), jax.tree_util.keystr(path)

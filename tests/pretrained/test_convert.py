@@ -263,7 +263,8 @@ def test_what_is_known_of_the_datasets_is_what_they_say(monkeypatch):
     digits = data.load("Digits")
     known = (digits.num_classes, digits.image_shape, digits.mean, digits.std)
     assert convert.DATASETS["Digits"] == known
-    assert set(convert.DATASETS) == {*data.names(), "ImageNet"}
+    drawn = {"Shapes"}  # by this library: nobody else has weights for it
+    assert set(convert.DATASETS) == {*data.names(), "ImageNet"} - drawn
 
 
 def torchvision_vit(state):
