@@ -1,9 +1,11 @@
 """What the whole suite shares: strictness, the golden numbers, and small things that are compiled once."""
 
+import contextlib
 import functools
 import json
 import os
 import pathlib
+import signal
 import sys
 import types
 import zlib
@@ -18,6 +20,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+from hypothesis import settings  # noqa: E402
 
 import data  # noqa: E402
 import models  # noqa: E402
@@ -25,6 +28,9 @@ import pretrained  # noqa: E402
 
 GOLDENS = ROOT / "tests" / "goldens"
 
+# The same examples in every run; `pytest --hypothesis-profile default` looks for others.
+settings.register_profile("suite", derandomize=True)
+settings.load_profile("suite")
 jax.config.update("jax_default_matmul_precision", "float32")  # goldens are float32; accelerators would take less
 ROOMS = {"models", "data", "distiller", "explain", "transfer", "pretrained"}
 
@@ -110,3 +116,27 @@ def batch():
     image = np.random.RandomState(2).uniform(size=(6, 8, 8, 1)).astype(np.float32)
     label = jax.numpy.arange(6, dtype=jax.numpy.int32)
     return data.Batch(image=jax.numpy.asarray(image), label=label, index=label, epoch=jax.numpy.float32(0))
+
+
+@pytest.fixture
+def stopped_at():
+    """`with stopped_at(step)`: SIGTERM reaches this process during that update, and training must end by it."""
+    from training import loop
+    from training.step import Trainer
+
+    @contextlib.contextmanager
+    def context(step):
+        call, calls = Trainer.__call__, []
+
+        def counting(*arguments):
+            calls.append(1)
+            if len(calls) == step:
+                signal.raise_signal(signal.SIGTERM)
+            return call(*arguments)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Trainer, "__call__", counting)
+            with pytest.raises(loop.Interrupted) as raised:
+                yield raised
+
+    return context

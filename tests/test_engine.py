@@ -12,7 +12,6 @@ import data
 import pretrained
 from registry import NonFiniteError, UserError
 from training import evaluation, loop, replicas, run_folder
-from training import step as step_module
 from training.checkpoint import Checkpoints
 from training.run import train
 
@@ -51,19 +50,6 @@ def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "whole"
     summary = train({**RECIPE, "train_path": str(folder)}, quiet=True)
     return folder, summary
-
-
-def interrupt_at(monkeypatch, step):
-    """Sends SIGTERM to this process while update number `step` is made."""
-    call, calls = step_module.Trainer.__call__, []
-
-    def counting(*arguments):
-        calls.append(1)
-        if len(calls) == step:
-            signal.raise_signal(signal.SIGTERM)
-        return call(*arguments)
-
-    monkeypatch.setattr(step_module.Trainer, "__call__", counting)
 
 
 def test_run_folder_holds_what_the_design_says(finished):
@@ -114,16 +100,14 @@ def test_finished_run_is_returned_and_not_repeated(finished):
 
 
 @pytest.mark.parametrize("steps", [(1,), (7,), (12, 5), (35,)], ids=str)
-def test_interrupted_run_ends_with_the_same_bits(finished, steps, tmp_path, monkeypatch):
+def test_interrupted_run_ends_with_the_same_bits(finished, steps, tmp_path, stopped_at):
     """Mid-epoch, at an epoch's end, twice, and before the last step."""
     whole, folder = finished[0], tmp_path / "run"
     recipe = {**RECIPE, "train_path": str(folder)}
     done = 0
     for step in steps:
-        with monkeypatch.context() as patch:
-            interrupt_at(patch, step)
-            with pytest.raises(loop.Interrupted) as raised:
-                train(recipe, quiet=True)
+        with stopped_at(step) as raised:
+            train(recipe, quiet=True)
         done += step
         assert raised.value.exit_code == 75
         assert last_checkpoint(folder)[0] == done

@@ -35,8 +35,9 @@ def test_both_divergences_are_the_papers(seed, temperature):
     student, teacher = np.random.RandomState(seed).standard_normal((2, 6, 5)) * 3
     found = rows_of(jnp.float32(student), jnp.float32(teacher), LABEL, temperature)
     for one, expected in zip(found, reference(student, teacher, LABEL, temperature), strict=True):
-        np.testing.assert_allclose(one, expected, rtol=2e-3, atol=1e-5)
-        assert (np.asarray(one) > -1e-5).all()
+        # A divergence of nearly equal distributions is a difference of float32 logarithms, times T^2.
+        np.testing.assert_allclose(one, expected, rtol=2e-3, atol=1e-5 + 3e-7 * temperature**2)
+        assert (np.asarray(one) > -1e-5 - 3e-7 * temperature**2).all()
 
 
 def test_with_the_teachers_doubt_as_weight_the_two_are_the_whole_divergence():

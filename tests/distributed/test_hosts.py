@@ -42,10 +42,10 @@ def start(folder, recipe=RECIPE, own=((), ())):
 
 
 def finish(processes, code=0):
-    """What each printed, without gloo's own lines."""
+    """What each printed, without gloo's own lines (whose end of line may come after another's line)."""
     outputs = [process.communicate(timeout=PATIENCE)[0] for process in processes]
     assert [process.returncode for process in processes] == [code] * len(processes), "\n".join(outputs)
-    return ["".join(line for line in text.splitlines(True) if "[Gloo]" not in line) for text in outputs]
+    return ["\n".join(line for line in text.splitlines() if line and "[Gloo]" not in line) for text in outputs]
 
 
 @pytest.fixture(scope="module")

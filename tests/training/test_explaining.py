@@ -3,7 +3,6 @@
 import json
 import pathlib
 import shutil
-import signal
 
 import numpy as np
 import pytest
@@ -11,8 +10,7 @@ import pytest
 import data
 import pretrained
 from registry import UserError
-from training import explaining, loop
-from training import step as step_module
+from training import explaining
 from training.run import train
 
 TEACHER = "pretrained/resnet20_digits"
@@ -43,19 +41,10 @@ def test_weights_of_every_second_epoch_are_kept(students):
 
 
 @pytest.mark.parametrize("step", [5, 6, 7])
-def test_a_resumed_run_keeps_the_same_weights(step, students, tmp_path, monkeypatch):
+def test_a_resumed_run_keeps_the_same_weights(step, students, tmp_path, stopped_at):
     """Interrupted before, at and after the end of the second epoch (3 steps each)."""
-    call, calls = step_module.Trainer.__call__, []
-
-    def counting(*arguments):
-        calls.append(1)
-        if len(calls) == step:
-            signal.raise_signal(signal.SIGTERM)
-        return call(*arguments)
-
-    monkeypatch.setattr(step_module.Trainer, "__call__", counting)
     run = {**RUN, "keep_epochs": 2, "train_path": str(tmp_path / "run")}
-    with pytest.raises(loop.Interrupted):
+    with stopped_at(step):
         train(run, quiet=True)
     assert (tmp_path / "run" / "epochs").exists() == (step >= 6)
     train(run, quiet=True)

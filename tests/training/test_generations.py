@@ -1,15 +1,12 @@
 """Strategies that carry more than weights through a run: interrupted anywhere, they end with the same bits."""
 
 import json
-import signal
 
 import numpy as np
 import pytest
 import safetensors.numpy
 
 import pretrained
-from training import loop
-from training import step as step_module
 from training.run import train
 
 RECIPE = {"train_epoch": 1, "batch_size": 100, "log_every": 6, "crop_pad": 1, "checkpoint_seconds": 1e9}
@@ -28,32 +25,17 @@ def finished(request, tmp_path_factory):
     return recipe, folder, train({**recipe, "train_path": str(folder)}, quiet=True)
 
 
-def interrupt_at(monkeypatch, step):
-    """Sends SIGTERM to this process while update number `step` is made."""
-    call, calls = step_module.Trainer.__call__, []
-
-    def counting(*arguments):
-        calls.append(1)
-        if len(calls) == step:
-            signal.raise_signal(signal.SIGTERM)
-        return call(*arguments)
-
-    monkeypatch.setattr(step_module.Trainer, "__call__", counting)
-
-
 def weights(folder):
     return {path.parent.name: safetensors.numpy.load_file(path) for path in folder.glob("*/weights.safetensors")}
 
 
-def test_interrupted_before_at_and_after_the_second_epoch_it_ends_with_the_same_bits(finished, tmp_path, monkeypatch):
+def test_interrupted_before_at_and_after_the_second_epoch_it_ends_with_the_same_bits(finished, tmp_path, stopped_at):
     """For BornAgain the second epoch is the second generation, for PSKD the first that reads its memory."""
     recipe, whole, summary = finished
     folder = tmp_path / "run"
     for steps in (STEPS - 2, 2, 3):
-        with monkeypatch.context() as patch:
-            interrupt_at(patch, steps)
-            with pytest.raises(loop.Interrupted):
-                train({**recipe, "train_path": str(folder)}, quiet=True)
+        with stopped_at(steps):
+            train({**recipe, "train_path": str(folder)}, quiet=True)
     assert train({**recipe, "train_path": str(folder)}, quiet=True)["last"] == summary["last"]
     assert (folder / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
     found, expected = weights(folder), weights(whole)

@@ -1,7 +1,6 @@
 """Several learners or several teachers in the engine: what is kept, and that a stop changes nothing."""
 
 import json
-import signal
 
 import numpy as np
 import pytest
@@ -10,8 +9,7 @@ import safetensors.numpy
 import data
 import pretrained
 from registry import UserError
-from training import evaluation, loop
-from training import step as step_module
+from training import evaluation
 from training.run import train
 
 TEACHER = "pretrained/resnet20_digits"
@@ -34,24 +32,9 @@ def weights(folder):
     return safetensors.numpy.load_file(folder / "weights.safetensors")
 
 
-def interrupt_at(monkeypatch, step):
-    """Sends SIGTERM to this process while update number `step` is made."""
-    call, calls = step_module.Trainer.__call__, []
-
-    def counting(*arguments):
-        calls.append(1)
-        if len(calls) == step:
-            signal.raise_signal(signal.SIGTERM)
-        return call(*arguments)
-
-    monkeypatch.setattr(step_module.Trainer, "__call__", counting)
-
-
-def check_interrupted(recipe, whole, folder, monkeypatch, names):
-    with monkeypatch.context() as patch:
-        interrupt_at(patch, 5)
-        with pytest.raises(loop.Interrupted):
-            train({**recipe, "train_path": str(folder)}, quiet=True)
+def check_interrupted(recipe, whole, folder, stopped_at, names):
+    with stopped_at(5):
+        train({**recipe, "train_path": str(folder)}, quiet=True)
     train({**recipe, "train_path": str(folder)}, quiet=True)
     assert (folder / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
     for name in names:
@@ -60,7 +43,7 @@ def check_interrupted(recipe, whole, folder, monkeypatch, names):
         assert all(np.array_equal(ours[key], value) for key, value in theirs.items()), name
 
 
-def test_online_keeps_both_networks_and_goes_on_with_the_same_bits(tmp_path, monkeypatch):
+def test_online_keeps_both_networks_and_goes_on_with_the_same_bits(tmp_path, stopped_at):
     whole = tmp_path / "whole"
     summary = train({**ONLINE, "train_path": str(whole)}, quiet=True)
     last = rows(whole, "test")[-1]
@@ -72,10 +55,10 @@ def test_online_keeps_both_networks_and_goes_on_with_the_same_bits(tmp_path, mon
     assert "teacher/cross_entropy" in rows(whole, "train")[-1]
     assert {"share/SoftLogits", "share/FitNet"} <= set(rows(whole, "train")[-1])
     assert not any("teacher" in key for key in rows(whole, "train")[-1] if key.startswith("share/"))
-    check_interrupted(ONLINE, whole, tmp_path / "run", monkeypatch, ("last", "best", "teacher"))
+    check_interrupted(ONLINE, whole, tmp_path / "run", stopped_at, ("last", "best", "teacher"))
 
 
-def test_pcl_keeps_branches_and_its_mean_and_goes_on_with_the_same_bits(tmp_path, monkeypatch):
+def test_pcl_keeps_branches_and_its_mean_and_goes_on_with_the_same_bits(tmp_path, stopped_at):
     recipe = {**SMALL, "transfer": "PCL", "student_arch": "CNN", "transfer_options": {"branches": 2}}
     whole = tmp_path / "whole"
     train({**recipe, "train_path": str(whole)}, quiet=True)
@@ -84,7 +67,7 @@ def test_pcl_keeps_branches_and_its_mean_and_goes_on_with_the_same_bits(tmp_path
     names = ("last", "branch1", "mean")
     for name in names:
         assert pretrained.load(whole / name).info["arch"] == "CNN"
-    check_interrupted(recipe, whole, tmp_path / "run", monkeypatch, names)
+    check_interrupted(recipe, whole, tmp_path / "run", stopped_at, names)
     bad = {**recipe, "transfer_options": {"branches": 1}, "train_path": str(tmp_path / "bad")}
     with pytest.raises(UserError, match="'branches' must be 2 at least"):
         train(bad, quiet=True)
