@@ -7,15 +7,11 @@ its widths. All labels, 108 steps of 64: a short training, in which a teacher ha
 its default weight. Finished runs are kept: the same command continues. The tables are in docs/methods.md.
 """
 
-import argparse
 import pathlib
 
 import distiller
-from benchmarks import leaderboard
+from benchmarks import compare, leaderboard
 from configs import digits
-from registry import UserError
-from training import cli, cpu
-from training.run import train
 
 TEACHER = ("ResNet8x4", {"widths": (16, 32, 64, 128)})
 STUDENTS = {"ResNet8": {}, "VGG8": {"widths": (16, 32, 64, 128, 128)}}
@@ -40,9 +36,8 @@ def main(root: pathlib.Path, students: list[str], only: list[str]) -> int:
     """Runs what is missing under `root`; returns the number of runs that failed."""
     arch, options = TEACHER
     recipe = {**digits.get_config(), "num_labels": 0, "train_epoch": EPOCHS, "seeds": SEEDS, "eval_every": EPOCHS // 2}
-    alone = {"student_arch": arch, "student_options": options, "teacher_arch": "", "transfer": "Labels"}
-    train({**recipe, **alone, "train_epoch": 30, "seeds": 1, "train_path": str(root / "teacher")})
-    recipe |= {"teacher_arch": arch, "teacher_param": str(root / "teacher")}
+    recipe["teacher_arch"] = arch
+    recipe, _ = compare.teach(root, recipe, student_options=options, train_epoch=30, seeds=1)
     failures = 0
     for student in students:
         folder = root / student.lower()
@@ -54,15 +49,7 @@ def main(root: pathlib.Path, students: list[str], only: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=pathlib.Path, default=pathlib.Path("runs/methods"))
-    parser.add_argument("--students", default=",".join(STUDENTS), help="networks, separated by commas")
-    parser.add_argument("--only", default="", help="methods, separated by commas; default: all")
-    arguments = parser.parse_args()
-    cpu.tune()
-    cli.use_compilation_cache()
-    try:
-        students, only = arguments.students.split(","), [name for name in arguments.only.split(",") if name]
-        parser.exit(min(main(arguments.root, students, only), 1))
-    except UserError as error:
-        parser.exit(error.exit_code, f"Error: {error}\n")
+    parser = compare.command(__doc__, "runs/methods")
+    parser.add_argument("--students", type=compare.names, default=list(STUDENTS), help="networks, separated by commas")
+    parser.add_argument("--only", type=compare.names, default=[], help="methods, separated by commas; default: all")
+    compare.call(parser, main)

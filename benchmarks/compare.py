@@ -1,5 +1,6 @@
 """Methods side by side: the same student, budget and seeds, a table and the training curves."""
 
+import argparse
 import dataclasses
 import json
 import pathlib
@@ -7,8 +8,48 @@ import pathlib
 import numpy as np
 
 import data
-from training import evaluation, run_folder
+from registry import UserError
+from training import cli, cpu, evaluation, run_folder
 from training.run import train
+
+
+def command(doc: str, root: str) -> argparse.ArgumentParser:
+    """A parser with the module's text as help and `--root`, where its runs are kept."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=pathlib.Path, default=pathlib.Path(root), help=f"of the runs; default: {root}")
+    return parser
+
+
+def names(text: str) -> list[str]:
+    """What stands between commas."""
+    return [name for name in text.split(",") if name]
+
+
+def call(parser: argparse.ArgumentParser, main) -> None:
+    """`main` with the command line's values; ends the process, with `main`'s number of failures as 0 or 1.
+
+    A user's mistake is one line and its exit code.
+    """
+    arguments = parser.parse_args()
+    cpu.tune()
+    cli.use_compilation_cache()
+    try:
+        parser.exit(min(main(**vars(arguments)) or 0, 1))
+    except UserError as error:
+        parser.exit(error.exit_code, f"Error: {error}\n")
+
+
+def teach(root: pathlib.Path, recipe: dict, **changes) -> tuple[dict, dict]:
+    """Trains the recipe's teacher on all labels in `root/teacher`, or takes up what is there.
+
+    Returns:
+        (the recipe with the teacher's weights, the row of it that `report` wants).
+    """
+    arch, folder = recipe["teacher_arch"], str(root / "teacher")
+    print(f"Teacher {arch}, on all labels", flush=True)
+    alone = {"student_arch": arch, "teacher_arch": "", "transfer": "Labels", "num_labels": 0, "train_path": folder}
+    summary = train({**recipe, **alone, **changes})
+    return {**recipe, "teacher_param": folder}, {"arch": arch, "summary": summary}
 
 
 @dataclasses.dataclass(frozen=True)

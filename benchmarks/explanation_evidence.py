@@ -7,7 +7,6 @@ teacher's (Spearman); differences are paired with the student by labels of the s
 Finished runs are kept: the same command continues.
 """
 
-import argparse
 import json
 import pathlib
 
@@ -17,9 +16,7 @@ import data
 from benchmarks import compare, leaderboard
 from configs import digits
 from explain import pictures
-from registry import UserError
-from training import cli, cpu, explaining
-from training.run import train
+from training import explaining
 
 LABELS = "Labels alone"
 METHODS = {
@@ -36,22 +33,20 @@ IMAGES = 300
 
 def main(root: pathlib.Path) -> None:
     """Runs what is missing under `root`, writes `evidence.md`, `evidence.json` and `panel.png` to it."""
-    recipe = dict(digits.get_config())
-    arch = recipe["teacher_arch"]
-    teacher = root / "teacher"
-    train({**recipe, "student_arch": arch, "teacher_arch": "", "transfer": "Labels", "num_labels": 0,
-           "train_path": str(teacher)})  # fmt: skip
-    results = compare.run_all(root, {**recipe, "teacher_param": str(teacher)}, METHODS, SEEDS)
+    recipe, _ = compare.teach(root, dict(digits.get_config()))
+    results = compare.run_all(root, recipe, METHODS, SEEDS)
     dataset = data.load(recipe["dataset"])
     folders = {method: [str(compare.folder_of(root, method, seed)) for seed in SEEDS] for method in METHODS}
     measured = {}
     for method, params in folders.items():
         print(f"\nMaps of {method}", flush=True)
-        measured[method] = explaining.measure(params, dataset, MAPS, str(teacher), folders[LABELS], IMAGES)
+        measured[method] = explaining.measure(params, dataset, MAPS, recipe["teacher_param"], folders[LABELS], IMAGES)
     text = "\n\n".join([accuracy(results), *(table(measured, name) for name in MAPS)]) + "\n"
     (root / "evidence.md").write_text(text)
     (root / "evidence.json").write_text(json.dumps(measured, indent=1) + "\n")
-    panel = explaining.draw("panel", [params[0] for params in folders.values()], dataset, str(teacher), "GradCAM", "4")
+    panel = explaining.draw(
+        "panel", [params[0] for params in folders.values()], dataset, recipe["teacher_param"], "GradCAM", "4"
+    )
     pictures.save(panel, root / "panel.png")
     print("\n" + text, flush=True)
 
@@ -87,12 +82,4 @@ def table(measured: dict, name: str) -> str:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=pathlib.Path, default=pathlib.Path("runs/evidence"))
-    arguments = parser.parse_args()
-    cpu.tune()
-    cli.use_compilation_cache()
-    try:
-        main(arguments.root)
-    except UserError as error:
-        parser.exit(error.exit_code, f"Error: {error}\n")
+    compare.call(compare.command(__doc__, "runs/evidence"), main)

@@ -233,9 +233,9 @@ class Replicas:
         return shown
 
     def shares(self, number: int) -> dict[str, float]:
-        """Each loss term's share of the gradient at the next batch; warns where one stays extreme."""
-        split, step = self.splits[number], (self.step - 1) % self.total
-        shares = jax.device_get(self._shares(self.states[number], split, np.asarray(step, np.int32)))
+        """Each loss term's share of the gradient at the last batch; warns where one stays extreme."""
+        step = np.asarray(self.step - 1, np.int32)
+        shares = jax.device_get(self._shares(self.states[number], self.splits[number], step))
         if number == 0 and self.step > self.strategy.method.first_phase_epochs * self.steps_per_epoch:
             for name, share in shares.items():
                 if not 0.01 <= share <= 0.99:

@@ -28,7 +28,7 @@ class Alone(Strategy):
 
     def init(self, key, batch):
         variables = self.student.init(jax.random.fold_in(key, STUDENT), batch.image)
-        student, _ = self._look(variables["params"], variables["batch_stats"], batch)
+        student, _ = self._outputs(variables["params"], variables["batch_stats"], batch)
         params, extra = {"student": variables["params"]}, {"student": {"batch_stats": variables["batch_stats"]}}
         heads, memory = self.heads(), self.memory(student, batch)
         if heads is not None:
@@ -37,14 +37,14 @@ class Alone(Strategy):
             extra["method"] = memory
         return self._state(params, extra, frozen={})
 
-    def _look(self, params: dict, batch_stats: dict, batch: Batch):
+    def _outputs(self, params: dict, batch_stats: dict, batch: Batch):
         """(the student's `Outputs` in training mode, all views; its batch statistics afterwards)."""
         variables = {"params": params, "batch_stats": batch_stats}
         return self.student.look(variables, batch, len(self.views), train=True)
 
     def _student(self, params: dict, state, batch: Batch):
-        """`_look` with the parameters and the statistics where they lie in a training step."""
-        return self._look(params["student"], state.extra["student"]["batch_stats"], batch)
+        """`_outputs` with the parameters and the statistics where they lie in a training step."""
+        return self._outputs(params["student"], state.extra["student"]["batch_stats"], batch)
 
     def _heads(self, params: dict, student: Outputs):
         """What the heads answer to the student's outputs."""

@@ -219,6 +219,11 @@ class Strategy:
             weight = jnp.where(batch.epoch < self.method.first_phase_epochs, 0.0, weight)
         return weight * entropy, counts
 
+    def _look(self, player: Player, variables: dict, batch: Batch, train: bool = True) -> tuple[Outputs, dict]:
+        """`player.look` with the views and the gradient taps that the method wants."""
+        taps = self.method.gradient_taps
+        return player.look(variables, batch, len(self.method.views), train=train, gradient_taps=taps)
+
     def _method_init(self, key: jax.Array, student: Outputs, teacher: Outputs, batch: Batch) -> tuple[Any, dict]:
         """(parameters, other variables) of the method."""
         keys = {"params": jax.random.fold_in(key, METHOD), "method": jax.random.fold_in(key, MEMORY)}

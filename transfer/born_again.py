@@ -49,7 +49,7 @@ class BornAgain(Strategy):
         keys = [jax.random.fold_in(key, STUDENT)]
         keys += [jax.random.fold_in(keys[0], generation) for generation in range(1, self.generations)]
         first, *later = [self.student.init(key, batch.image) for key in keys]
-        student, _ = self._student(first, batch)
+        student, _ = self._look(self.student, first, batch)
         params, memory = self._method_init(key, student, self._teacher(first, batch), batch)
         fresh = {"params": params, "memory": memory}
         generations = {"number": jnp.zeros((), jnp.int32), "slots": later, "fresh": jax.tree.map(jnp.copy, fresh)}
@@ -60,7 +60,7 @@ class BornAgain(Strategy):
         generations, views = state.extra["generations"], len(self.method.views)
         labels_only = generations["number"] == 0
         variables = {"params": params["student"], **state.extra["student"]}
-        student, stats = self._student(variables, batch)
+        student, stats = self._look(self.student, variables, batch)
         if views > 1:  # label-only training sees the first one only
             _, first = self.student.forward(variables, batch.image, train=True)
             stats = _where(labels_only, first, stats)
@@ -139,10 +139,5 @@ class BornAgain(Strategy):
             found = _where(generations["number"] == i, slot, found)
         return found
 
-    def _student(self, variables, batch):
-        options = {"train": True, "gradient_taps": self.method.gradient_taps}
-        return self.student.look(variables, batch, len(self.method.views), **options)
-
     def _teacher(self, variables, batch):
-        taps = self.method.gradient_taps
-        return jax.lax.stop_gradient(self.student.look(variables, batch, len(self.method.views), gradient_taps=taps)[0])
+        return jax.lax.stop_gradient(self._look(self.student, variables, batch, train=False)[0])

@@ -47,7 +47,7 @@ class EMA(Strategy):
     def init(self, key, batch):
         variables = self.student.init(jax.random.fold_in(key, STUDENT), batch.image)
         teacher = self._teacher(variables, batch)
-        student, _ = self._student(variables, batch)
+        student, _ = self._look(self.student, variables, batch)
         params, memory = self._method_init(key, student, teacher, batch)
         params = {"student": variables["params"], "method": params}
         extra = {"student": {"batch_stats": variables["batch_stats"]}, "method": memory}
@@ -58,7 +58,7 @@ class EMA(Strategy):
     def losses(self, params, state, batch, key):
         extra = state.extra
         teacher = self._teacher(extra["teacher"], batch)
-        student, stats = self._student({"params": params["student"], **extra["student"]}, batch)
+        student, stats = self._look(self.student, {"params": params["student"], **extra["student"]}, batch)
         terms, memory = self._method(params["method"], extra["method"], student, teacher, batch, key)
         entropy, counts = self._label_term(student.logits, batch)
         extra = {"student": {"batch_stats": stats}, "method": memory, "teacher": extra["teacher"]}
@@ -84,10 +84,5 @@ class EMA(Strategy):
         logits = self._teacher(state.extra["teacher"], batch).logits
         return {**super().inspect(state, batch), "teacher's logits": logits}
 
-    def _student(self, variables, batch):
-        options = {"train": True, "gradient_taps": self.method.gradient_taps}
-        return self.student.look(variables, batch, len(self.method.views), **options)
-
     def _teacher(self, variables, batch):
-        options = {"train": self.train_mode, "gradient_taps": self.method.gradient_taps}
-        return jax.lax.stop_gradient(self.student.look(variables, batch, len(self.method.views), **options)[0])
+        return jax.lax.stop_gradient(self._look(self.student, variables, batch, self.train_mode)[0])

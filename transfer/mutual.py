@@ -52,7 +52,7 @@ class Mutual(Strategy):
 
     def init(self, key, batch):
         params, extra = first_variables(self._players, key, batch.image)
-        outputs = {name: self._look(name, params, extra, batch)[0] for name in self._players}
+        outputs = {name: self._own(name, params, extra, batch)[0] for name in self._players}
         constants, params["method"], extra["method"] = jax.lax.stop_gradient(outputs), {}, {}
         for number, (pair, (own, other)) in enumerate(self._pairs.items()):
             its_key = peer_key(key, number) if number else key
@@ -63,7 +63,7 @@ class Mutual(Strategy):
     def losses(self, params, state, batch, key):
         outputs, extra = {}, {"method": {}}
         for name in self._players:
-            outputs[name], stats = self._look(name, params, state.extra, batch)
+            outputs[name], stats = self._own(name, params, state.extra, batch)
             extra[name] = {"batch_stats": stats}
         constants, terms, counts = jax.lax.stop_gradient(outputs), {}, {}
         for name in self._players:
@@ -85,10 +85,8 @@ class Mutual(Strategy):
     def ensembles(self, logits):
         return {"ensemble": mean_prediction([logits[name] for name in self._players])}
 
-    def _look(self, name, params, extra, batch):
-        options = {"train": True, "gradient_taps": self.method.gradient_taps}
-        variables = {"params": params[name], **extra[name]}
-        return self._players[name].look(variables, batch, len(self.method.views), **options)
+    def _own(self, name, params, extra, batch):
+        return self._look(self._players[name], {"params": params[name], **extra[name]}, batch)
 
 
 def _term(player: str, name: str) -> str:

@@ -89,7 +89,7 @@ class Offline(Strategy):
 
     def init(self, key, batch):
         variables = self.student.init(jax.random.fold_in(key, STUDENT), batch.image)
-        student, _ = self._student(variables, batch)
+        student, _ = self._look(self.student, variables, batch)
         own = self.teacher_variables if self._several else (self.teacher_variables,)
         frozen = dict(zip(self._players, own, strict=True))
         taught = self._taught(frozen, batch)
@@ -105,7 +105,7 @@ class Offline(Strategy):
 
     def losses(self, params, state, batch, key):
         taught = self._taught(state.frozen, batch)
-        student, stats = self._student({"params": params["student"], **state.extra["student"]}, batch)
+        student, stats = self._look(self.student, {"params": params["student"], **state.extra["student"]}, batch)
         own, memory = params["method"], state.extra["method"]
         if "teacher" in taught:
             terms, memory = self._method(own, memory, student, taught["teacher"], batch, key)
@@ -125,19 +125,15 @@ class Offline(Strategy):
         taught = self._taught(state.frozen, batch)
         return {**super().inspect(state, batch), **{f"{name}'s logits": t.logits for name, t in taught.items()}}
 
-    def _student(self, variables, batch):
-        options = {"train": True, "gradient_taps": self.method.gradient_taps}
-        return self.student.look(variables, batch, len(self.method.views), **options)
-
     def _taught(self, frozen, batch) -> dict[str, Outputs]:
         """What the method is called with: name -> a teacher's outputs; "teacher" alone where there is only one call."""
         if batch.teacher_logits is not None:
             if self._several:
                 raise ValueError("The batch brings the logits of one teacher, and there are several.")
             return {"teacher": Outputs(logits=batch.teacher_logits, features=NoFeatures())}
-        taps, views, found = self.method.gradient_taps, len(self.method.views), {}
+        found = {}
         for name, player in self._players.items():
-            outputs, _ = player.look(frozen[name], batch, views, gradient_taps=taps)
+            outputs, _ = self._look(player, frozen[name], batch, train=False)
             found[name] = jax.lax.stop_gradient(outputs)
         return {"teacher": _average(found, self._weights)} if self._averages else found
 

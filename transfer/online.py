@@ -68,15 +68,15 @@ class Online(Strategy):
         if self.teacher_variables is not None:
             own = jax.tree.map(jnp.asarray, dict(self.teacher_variables))
             params[name], extra[name] = own["params"], {"batch_stats": own.get("batch_stats", {})}
-        outputs = {n: self._look(n, params, extra, batch)[0] for n in self._players}
+        outputs = {n: self._own(n, params, extra, batch)[0] for n in self._players}
         taught = jax.lax.stop_gradient(outputs[name])
         params["method"], extra["method"] = self._method_init(key, outputs["student"], taught, batch)
         return self._state(params, extra, frozen={})
 
     def losses(self, params, state, batch, key):
         name = self._teacher.name
-        student, stats = self._look("student", params, state.extra, batch)
-        teacher, its_stats = self._look(name, params, state.extra, batch)
+        student, stats = self._own("student", params, state.extra, batch)
+        teacher, its_stats = self._own(name, params, state.extra, batch)
         taught = jax.lax.stop_gradient(teacher)
         terms, memory = self._method(params["method"], state.extra["method"], student, taught, batch, key)
         entropy, counts = self._label_term(student.logits, batch)
@@ -92,10 +92,8 @@ class Online(Strategy):
         variables = {"params": state.params[name], **state.extra[name]}
         return {**super().learners(state), name: (self._teacher, variables)}
 
-    def _look(self, name, params, extra, batch):
-        options = {"train": True, "gradient_taps": self.method.gradient_taps}
-        variables = {"params": params[name], **extra[name]}
-        return self._players[name].look(variables, batch, len(self.method.views), **options)
+    def _own(self, name, params, extra, batch):
+        return self._look(self._players[name], {"params": params[name], **extra[name]}, batch)
 
     def _scaled(self, updates):
         name, factor = self._teacher.name, self.teacher_learning_rate
