@@ -79,11 +79,15 @@ def plot(archs: list[str], batches: list[int], rates: dict, path: pathlib.Path) 
     figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
     colours = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]  # Okabe, Ito: colour-blind safe
     for colour, arch in zip(colours, archs, strict=False):
-        axes.plot(batches, [rates[arch, b] for b in batches], "o-", color=colour, label=arch)
-    axes.set(xscale="log", yscale="log", xlabel="batch", ylabel="images/s")
+        values = [rates[arch, b] for b in batches]
+        axes.plot(batches, values, "o-", color=colour)
+        axes.annotate(arch, (batches[-1], values[-1]), (8, 0), textcoords="offset points", va="center", color=colour)
+    low, high = min(rates.values()), max(rates.values())
+    ticks = [n * 10**e for e in range(8) for n in (1, 2, 5) if 0.5 * low <= n * 10**e <= 2 * high]
+    axes.set(xscale="log", yscale="log", xlabel="batch", ylabel="images/s", ylim=(0.7 * low, 1.4 * high))
     axes.set_xticks(batches, [str(b) for b in batches])
+    axes.set_yticks(ticks, [f"{tick:,}" for tick in ticks])
     axes.minorticks_off()
-    axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)

@@ -201,21 +201,26 @@ def test_bfloat16_run_keeps_weights_in_float32(tmp_path):
     assert {value.dtype for value in weights(tmp_path / "run", "last").values()} == {np.dtype("float32")}
 
 
-def test_signal_during_an_evaluation_is_saved_too(finished, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("number", "step"), [(2, 24), (3, 36)])
+def test_signal_during_an_evaluation_ends_it_and_the_next_process_makes_it(
+    number, step, finished, tmp_path, monkeypatch
+):
+    """The second of three evaluations, and the last one, after which nothing is trained any more."""
     recipe = {**RECIPE, "train_path": str(tmp_path / "run")}
     test, calls = replicas.Replicas.test, []
 
-    def interrupted(self):
+    def interrupted(self, stopping):
         calls.append(1)
-        if len(calls) == 2:
+        if len(calls) == number:
             signal.raise_signal(signal.SIGTERM)
-        return test(self)
+        return test(self, stopping)
 
     with monkeypatch.context() as patch:
         patch.setattr(replicas.Replicas, "test", interrupted)
         with pytest.raises(loop.Interrupted):
             train(recipe, quiet=True)
-    assert last_checkpoint(tmp_path / "run")[0] == 24
+    assert last_checkpoint(tmp_path / "run")[0] == step
+    assert [row["epoch"] for row in rows(tmp_path / "run", "test")] == list(range(1, number))
     train(recipe, quiet=True)
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == (finished[0] / "metrics.jsonl").read_bytes()
     for key, value in weights(finished[0], "last").items():

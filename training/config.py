@@ -1,6 +1,7 @@
 """From a recipe to a checked, plain config: every key known, every value of the right type and possible."""
 
 import importlib.util
+import json
 import math
 import pathlib
 from typing import Any
@@ -144,6 +145,10 @@ def check(config: ConfigDict) -> None:
 
 
 def differences(old: dict, new: dict) -> list[str]:
-    """One line per key that two plain configs differ in and that changes numbers."""
+    """One line per key that two plain configs differ in and that changes numbers.
+
+    A key that one of them does not know yet has its default there.
+    """
+    old, new = ({**json.loads(defaults().to_json()), **config} for config in (old, new))
     keys = [k for k in {**old, **new} if k not in FREE and old.get(k) != new.get(k)]
     return [f"{k}: {old.get(k)!r} there, {new.get(k)!r} now" for k in keys]

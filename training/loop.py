@@ -11,7 +11,7 @@ from training import hosts
 from training.checkpoint import Checkpoints
 from training.replicas import Replicas
 from training.run_folder import SaveError
-from training.signals import Interrupted, asked_to_stop
+from training.signals import Interrupted, Stop, asked_to_stop
 from training.step import Trainer
 from training.writers import MetricsLog, Progress
 
@@ -67,21 +67,24 @@ def run(*, start: float, quiet: bool = False, **parts) -> dict:
             many=most > 1,
         )
         clock = _Clock(loop.step)
-        terms, test, start_seconds, rate, saved = {}, {}, 0.0, 0.0, time.monotonic()
+        terms, start_seconds, rate, saved = {}, 0.0, 0.0, time.monotonic()
+        stopped_in_test = loop.step > 0 and _test_due(loop)
+        if stopped_in_test and not _end_of_epoch(loop, stopping):
+            raise _interrupted(loop)
+        stopping.at_once = True
         while loop.step < loop.total:
             first = not start_seconds
             count = 1 if first else min([most, *(n - loop.step % n for n in (config.log_every, loop.steps_per_epoch))])
             loop.states, loop.totals = train(loop.states, loop.totals, loop.splits, count)
+            stopping.at_once = False
             loop.step += count
             done = loop.step == loop.total
             log_now = done or loop.step % config.log_every == 0
-            test_now = done or loop.step % (config.eval_every * loop.steps_per_epoch) == 0
             save_now = stopping.is_set() or time.monotonic() - saved >= config.checkpoint_seconds
             epoch_end = not done and loop.step % loop.steps_per_epoch == 0
-            keep_now = config.keep_epochs and loop.step % (config.keep_epochs * loop.steps_per_epoch) == 0
             # Clocks and signals are a process's own; several look at them only after steps that all of them know.
             asked = save_now and not hosts.several()
-            if not (first or log_now or test_now or asked or epoch_end or keep_now):
+            if not (first or log_now or asked or epoch_end or done):
                 continue  # nothing between steps: the device is not waited for
             jax.block_until_ready(loop.totals)
             clock.pause(loop.step, warm=not first)
@@ -93,26 +96,18 @@ def run(*, start: float, quiet: bool = False, **parts) -> dict:
                 terms = loop.log()
                 if hosts.first():
                     loop.replicas[0].log.board("speed/images_per_second", rate, loop.step)
-            if test_now:
-                result = loop.test()
-                test = {"top1": result["top1"], "best": max(row["top1"] for row in loop.replicas[0].tests)}
-            if keep_now:  # before a checkpoint of this step, which would not come back here
-                with hosts.agreed():
-                    if hosts.first():
-                        loop.keep()
+            tested = _end_of_epoch(loop, stopping)
             stop, save_now = hosts.any_of(stopping.is_set(), save_now)  # asked anew: evaluating takes a while
             if log_now and not quiet:
-                progress.show(loop.step, rate, config.batch_size * len(loop.replicas), terms, test)
+                progress.show(loop.step, rate, config.batch_size * len(loop.replicas), terms, loop.tested())
             if epoch_end:
                 loop.load_epoch()
-            if (save_now or stop) and not done:
+            if (save_now or stop) and not (done and tested):
                 loop.seconds = clock.seconds + earlier
                 loop.save(checkpoints, must=stop)
                 saved = time.monotonic()
-            if stop and not done:
-                raise Interrupted(
-                    f"Interrupted at step {loop.step}; saved in {loop.folder}. The same command continues."
-                )
+            if stop and not (done and tested):
+                raise _interrupted(loop)
             clock.resume(loop.step)
         loop.seconds = clock.seconds + earlier
         loop.save(checkpoints)
@@ -121,6 +116,29 @@ def run(*, start: float, quiet: bool = False, **parts) -> dict:
             if hosts.first():
                 summary = _finish(loop, start_seconds, rate)
         return hosts.share(summary)
+
+
+def _test_due(loop: Replicas) -> bool:
+    epoch, rest = divmod(loop.step, loop.steps_per_epoch)
+    if rest or (epoch % loop.config.eval_every and loop.step < loop.total):
+        return False
+    return not any(row["epoch"] == epoch for row in loop.replicas[0].tests)
+
+
+def _end_of_epoch(loop: Replicas, stopping: Stop) -> bool:
+    """Tests and keeps the weights if an epoch has ended and it is time to; False where it was stopped before."""
+    if _test_due(loop) and not loop.test(None if hosts.several() else stopping):
+        return False
+    epoch, rest = divmod(loop.step, loop.steps_per_epoch)
+    if loop.config.keep_epochs and not rest and epoch % loop.config.keep_epochs == 0:
+        with hosts.agreed():
+            if hosts.first():
+                loop.keep()
+    return True
+
+
+def _interrupted(loop: Replicas) -> Interrupted:
+    return Interrupted(f"Interrupted at step {loop.step}; saved in {loop.folder}. The same command continues.")
 
 
 def _finish(loop: Replicas, start_seconds: float, rate: float) -> dict:

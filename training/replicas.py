@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pathlib
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -258,25 +259,37 @@ class Replicas:
 
         return shares
 
-    def test(self) -> dict[str, float]:
-        """Evaluates all that learn, logs it and keeps each student's best weights; returns the first student's row."""
-        for state, replica in zip(self.states, self.replicas, strict=True):
-            learners = self.strategy.learners(state)
-            logits = {}
-            for name, (player, variables) in {**learners, **self.strategy.tested(state)}.items():
+    def test(self, stopping: threading.Event | None = None) -> bool:
+        """Evaluates all that learn, logs it and keeps each student's best weights.
+
+        Returns:
+            False, and nothing was changed, where `stopping` was set on the way.
+        """
+        answers = []
+        for state in self.states:
+            answers.append({})
+            for name, (player, variables) in {**self.strategy.learners(state), **self.strategy.tested(state)}.items():
                 if name not in self.predictors:
                     self.predictors[name] = Predictor(player, self.test_images)
-                logits[name] = self.predictors[name](variables)
+                answers[-1][name] = self.predictors[name](variables, stopping)
+                if answers[-1][name] is None:
+                    return False
+        for state, replica, logits in zip(self.states, self.replicas, answers, strict=True):
             values = evaluate(logits["student"], self.dataset.test.labels, self.teacher_logits)
             for name, theirs in {**logits, **self.strategy.ensembles(logits)}.items():
                 if name != "student":
                     measured = evaluate(theirs, self.dataset.test.labels)
                     values[f"{name}/top1"], values[f"{name}/nll"] = measured["top1"], measured["nll"]
             if not replica.tests or values["top1"] > max(row["top1"] for row in replica.tests):
-                replica.best = _copy(learners["student"][1])
+                replica.best = _copy(self.strategy.student_variables(state))
             replica.tests.append({"epoch": self.step // self.steps_per_epoch, **values})
             self._row("test", replica, values)
-        return self.replicas[0].tests[-1]
+        return True
+
+    def tested(self) -> dict[str, float]:
+        """The first replica's last and best test accuracy so far."""
+        top1 = [row["top1"] for row in self.replicas[0].tests]
+        return {"top1": top1[-1], "best": max(top1)} if top1 else {}
 
     def _row(self, kind: str, replica: Replica, values: dict[str, float]) -> None:
         if replica.log:

@@ -9,6 +9,10 @@ from registry import UserError
 
 NUMBERS = (signal.SIGTERM, signal.SIGINT)
 _early = threading.Event()  # a signal that came before there was anybody to stop
+_alone = threading.Event()  # the process is one command line's, not a notebook's or one of several
+
+
+NOTHING_LOST = "Interrupted before the first step; nothing is lost. The same command continues."
 
 
 class Interrupted(UserError):
@@ -29,9 +33,12 @@ def before_training(one_of_several: bool = False) -> None:
     One of several processes may not just go: the first signal waits for `asked_to_stop`, the second ends the process.
     """
 
+    if not one_of_several:
+        _alone.set()
+
     def handle(number, frame):
         if not one_of_several:
-            raise NothingToSave("Interrupted before the first step; nothing is lost. The same command continues.")
+            raise NothingToSave(NOTHING_LOST)
         if _early.is_set():
             os._exit(128 + number)
         _early.set()
@@ -40,14 +47,25 @@ def before_training(one_of_several: bool = False) -> None:
         signal.signal(number, handle)
 
 
+class Stop(threading.Event):
+    """Is set by the first signal.
+
+    Attributes:
+        at_once: while it is true, the first signal ends a command line's process: there is nothing to save, and a step
+            that is being compiled would be long to wait for.
+    """
+
+    at_once = False
+
+
 @contextlib.contextmanager
 def asked_to_stop():
-    """An Event that the first signal sets; the second ends the process at once with 128 + its number.
+    """A `Stop` that the first signal sets; the second ends the process at once with 128 + its number.
 
     A handler in Python has to wait for compiled code to return, and two signals may then count as one. So a thread of
     its own reads them from a pipe, which the interpreter fills the moment they arrive.
     """
-    stopping = threading.Event()
+    stopping = Stop()
     if _early.is_set():
         _early.clear()
         stopping.set()
@@ -61,6 +79,9 @@ def asked_to_stop():
         count = 0
         while got := os.read(reader, 1):
             count += got[0] in NUMBERS
+            if count == 1 and stopping.at_once and _alone.is_set():
+                os.write(2, f"Error: {NOTHING_LOST}\n".encode())
+                os._exit(Interrupted.exit_code)
             if count == 2:
                 os._exit(128 + got[0])
         os.close(reader)

@@ -1,6 +1,7 @@
 """The compiled functions of a run: training steps, and the prediction of a split."""
 
 import functools
+import threading
 from typing import Any
 
 import jax
@@ -278,11 +279,16 @@ class Predictor:
 
         self._predict, self._whole = jax.jit(predict), whole
 
-    def __call__(self, variables: dict) -> np.ndarray:
-        """Logits [N, K] float32 in host memory."""
+    def __call__(self, variables: dict, stopping: threading.Event | None = None) -> np.ndarray | None:
+        """Logits [N, K] float32 in host memory; None where `stopping` was set before the last batch."""
         starts, variables = range(0, self.count, self.batch), replicate(variables)
         if jax.default_backend() == "cpu":  # XLA's loops are slow there
-            logits = np.concatenate([np.asarray(self._predict(variables, self.images, start)) for start in starts])
+            parts = []
+            for start in starts:
+                if stopping and stopping.is_set():
+                    return None
+                parts.append(np.asarray(self._predict(variables, self.images, start)))
+            logits = np.concatenate(parts)
         else:
             logits = np.asarray(self._whole(variables, self.images, np.asarray(starts, np.int32)))
         return logits[: self.count]

@@ -81,9 +81,11 @@ def test_asked_to_stop_saves_and_exits_with_75(whole, tmp_path):
     assert contents(folder) == expected
 
 
-def test_asked_to_stop_before_the_first_step_exits_with_75(whole, tmp_path):
+@pytest.mark.parametrize("there", ["config.json", "checkpoints/0", "parameters.txt"])
+def test_asked_to_stop_before_the_first_step_exits_with_75(there, whole, tmp_path):
+    """While the networks are made; while the first checkpoint is written; while the step is compiled."""
     process = real_process.start(tmp_path / "run", whole[0], FLAGS)
-    wait_for(process, (tmp_path / "run" / "config.json").exists)
+    wait_for(process, (tmp_path / "run" / there).exists)
     process.send_signal(signal.SIGTERM)
     output = process.communicate(timeout=real_process.PATIENCE)[0]
     assert process.returncode == 75, output

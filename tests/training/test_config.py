@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 import data
@@ -52,3 +54,11 @@ def test_funmatch_is_kl_alone_on_images_mixed_by_uniform_shares():
     assert dict(config.distiller_options) == {"weight": 1.0, "ce_weight": 0.0, "temperature": 1.0}
     assert config.mixup == 1.0
     assert config.weight_decay * config.learning_rate == pytest.approx(3e-4)  # the paper's decay
+
+
+def test_a_run_from_before_a_key_existed_goes_on_unless_it_now_has_another_value():
+    now = json.loads(json.dumps(configs.merge({"mixup": 0.2}).to_dict()))
+    for key in now.keys() - {"distiller"}:  # as old as the project; its default depends on the strategy
+        before = {name: value for name, value in now.items() if name != key}
+        expected = ["mixup: 0.0 there, 0.2 now"] if key == "mixup" else []
+        assert configs.differences(before, now) == expected
