@@ -68,8 +68,9 @@ def test_a_method_without_its_contract_line_is_asked_for_it(project):
     path = project / "tests" / "distiller" / "test_contract.py"
     whole = path.read_text()
     path.write_text(whole.replace('WHERE_EQUAL["Direction"] = 0.0\n', ""))
+    test = "test_the_loss_where_student_equals_teacher_is_known[Direction]"
     try:
-        result = follow(project, "python -m pytest tests/distiller/test_contract.py -k known")
+        result = follow(project, f"python -m pytest {path.relative_to(project)}::{test}")
     finally:
         path.write_text(whole)
     assert result.returncode == 1

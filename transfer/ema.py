@@ -24,9 +24,11 @@ class EMA(Strategy):
     released code does.
 
     What the teacher teaches is the method's matter: the paper has the squared difference of probabilities (with a ramp
-    of its weight), on noise that differs between the two, where here both see the same views. The student stays
-    apart from the teacher for its batch statistics and because it is ahead. With decay 1 and no ramp it is `Offline`
-    with the student's first weights. The teacher is tested and kept beside the student.
+    of its weight), on noise that differs between the two, where here both see the same views. Without `--distiller` it
+    is the KL divergence at T = 1 beside the whole label loss: a teacher that is no better than its student must not
+    outweigh the labels. The student stays apart from the teacher for its batch statistics and because it is ahead. With
+    decay 1 and no ramp it is `Offline` with the student's first weights. The teacher is tested and kept beside the
+    student.
 
     Attributes:
         decay: d, in [0, 1].
@@ -39,6 +41,7 @@ class EMA(Strategy):
     ramp: bool = True
     train_mode: bool = False
     needs_method = True
+    default_method = ("SoftLogits", {"weight": 1.0, "ce_weight": 1.0, "temperature": 1.0})
 
     def __post_init__(self):
         if not 0 <= self.decay <= 1:

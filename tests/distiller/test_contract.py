@@ -13,25 +13,14 @@ import distiller
 from registry import summary
 
 # The loss where the student's outputs are the teacher's; None where no value is promised (learned connectors).
-WHERE_EQUAL = {"SoftLogits": 0.0, "Logits": 0.0, "AT": 0.0, "SoftLogits+AT": 0.0}
-WHERE_EQUAL["DKD"] = 0.0
-WHERE_EQUAL["DIST"] = None  # 1e-8 in the correlation's denominator; tests/distiller/test_dist.py has the bound
-WHERE_EQUAL["NKD"] = None  # cross-entropies
-WHERE_EQUAL["MLKD"] = 0.0
-WHERE_EQUAL["CTKD"] = 0.0
-WHERE_EQUAL["SDD"] = 0.0
-WHERE_EQUAL["WKDLogit"] = None  # a cross-entropy and an entropic transport cost
-WHERE_EQUAL["OFA"] = None
-WHERE_EQUAL |= {"PKT": 0.0, "RKD": 0.0, "SP": 0.0, "CC": 0.0, "IRG": 0.0, "AFD": 0.0}
-WHERE_EQUAL |= {"ReviewKD": None, "CRD": None, "SRD": None, "VkD": None, "WKDFeature": None}
-WHERE_EQUAL |= {"NST": 0.0, "AB": None, "FSP": 0.0, "KDSVD": 0.0}
+# The loss where the student is the teacher; None where it is not 0 or not exactly.
+WHERE_EQUAL = dict.fromkeys(("SoftLogits", "Logits", "DKD", "MLKD", "CTKD", "SDD", "SoftLogits+AT"), 0.0)
+WHERE_EQUAL |= dict.fromkeys(("AT", "PKT", "RKD", "SP", "CC", "IRG", "AFD", "NST", "FSP", "KDSVD"), 0.0)
+WHERE_EQUAL |= dict.fromkeys(("ExpKD", "E2KD", "CATKD", "LwM", "GradAT", "ExplanationMatch"), 0.0)
+WHERE_EQUAL |= dict.fromkeys(("NKD", "OFA", "ReviewKD", "CRD", "SRD", "VkD", "WKDFeature", "AB"))
 WHERE_EQUAL |= dict.fromkeys(("FitNet", "FT", "VID", "OFD"))
-WHERE_EQUAL["ExpKD"] = 0.0
-WHERE_EQUAL["E2KD"] = 0.0
-WHERE_EQUAL["CATKD"] = 0.0
-WHERE_EQUAL["LwM"] = 0.0
-WHERE_EQUAL["GradAT"] = 0.0
-WHERE_EQUAL["ExplanationMatch"] = 0.0
+WHERE_EQUAL["DIST"] = None  # 1e-8 in the correlation's denominator; tests/distiller/test_dist.py has the bound
+WHERE_EQUAL["WKDLogit"] = None  # a cross-entropy and an entropic transport cost
 NAMES = [*distiller.names(), "SoftLogits+AT"]
 
 

@@ -138,8 +138,8 @@ def test_a_student_by_a_method_is_compared_with_one_by_labels_over_seeds(student
 
 @pytest.mark.slow
 def test_masks_of_the_data_are_used(tmp_path):
-    """A network of one step on Shapes: the measures of the masks are there and possible."""
-    run = {"dataset": "Shapes", "transfer": "Labels", "train_epoch": 1, "batch_size": 2400}
+    """A network of two steps on Shapes: the measures of the masks are there and possible."""
+    run = {"dataset": "Shapes", "student_arch": "CNN", "transfer": "Labels", "train_epoch": 1, "batch_size": 1200}
     train({**run, "train_path": str(tmp_path / "run")}, quiet=True)
     found = explaining.measure([str(tmp_path / "run")], data.load("Shapes"), ["GradCAM"], images=12)
     values = found["networks"][0]["GradCAM"]
