@@ -5,15 +5,19 @@ its own when TensorFlow is installed (the extra `prepare`), because preparing, u
 """
 
 import importlib.util
+import io
 import pathlib
 import re
 import subprocess
 import sys
 
 import numpy as np
+from PIL import Image
 
 from data.dataset import Augmentation, Dataset, Split
 from registry import UserError
+
+CHUNK = 1000  # examples that are read at once
 
 
 def load_mnist(data_dir: str = "", image_size: int = 0) -> Dataset:
@@ -113,13 +117,19 @@ def _advice(name: str, builder_name: str, folder: str | None) -> UserError:
 
 
 def _split(builder, split: str) -> Split:
+    import tensorflow_datasets as tfds
+
     shape = builder.info.features["image"].shape
     count = builder.info.splits[split].num_examples
 
     def read():
         images, labels = np.empty((count, *shape), np.uint8), np.empty(count, np.int32)
-        for i, example in enumerate(builder.as_data_source(split)):
-            images[i], labels[i] = example["image"], example["label"]
+        # tfds checks each example against its features, which takes as long as decoding it
+        source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+        for start in range(0, count, CHUNK):
+            for i, example in enumerate(source.__getitems__(range(start, min(start + CHUNK, count))), start):
+                images[i] = np.asarray(Image.open(io.BytesIO(example["image"]), formats=("PNG", "JPEG"))).reshape(shape)
+                labels[i] = example["label"]
         return images, labels
 
     return Split(count, shape, read)

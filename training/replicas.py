@@ -108,7 +108,7 @@ class Replicas:
         self.load_epoch()
         examples = len(self.dataset.train)
 
-        @cpu.jit
+        @cpu.jit_once
         def init(split):
             key = jax.random.fold_in(jax.random.key(split.seed), INIT_KEY)
             return placed(self.strategy.init(key, self.batch(split, jnp.zeros((), jnp.int32))), examples)

@@ -37,3 +37,13 @@ def test_without_the_flags_nothing_is_looked_for(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "")
     monkeypatch.setattr(cpu, "LAPACK", None)
     assert cpu.jit(lambda x: 2 * x)(3) == 6
+
+
+def test_a_program_that_runs_once_gives_the_same_numbers():
+    def function(key):
+        x = jax.random.normal(key, (8, 8))
+        return x, jnp.linalg.svd(x)[1], jax.nn.softmax(x @ x)
+
+    found, expected = (jit(function)(jax.random.key(0)) for jit in (cpu.jit_once, jax.jit))
+    for one, other in zip(found, expected, strict=True):
+        assert jnp.allclose(one, other, atol=1e-5)
