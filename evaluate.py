@@ -22,6 +22,8 @@ def main() -> None:
     if not params:
         raise UserError("--param is needed: python evaluate.py --param runs/soft --dataset CIFAR10")
     maps, baselines = _list("explain"), _list("baseline")
+    if not maps and flags.FLAGS["explain_images"].present:
+        raise UserError("--explain_images counts images for maps: add --explain GradCAM, or leave it out.")
     if not maps and (len(params) > 1 or baselines):
         raise UserError("Several --param, and --baseline, are compared by their maps: add --explain GradCAM.")
     cli.prepare_jax()

@@ -30,6 +30,8 @@ def main() -> None:
     from training import explaining
 
     explaining.check_maps([flags.FLAGS.map])
+    if flags.FLAGS["map"].present and flags.FLAGS.kind not in explaining.MAP_KINDS:
+        raise UserError(f"--map has no meaning here: --kind {flags.FLAGS.kind} draws no maps. Leave it out.")
     if flags.FLAGS.kind == "training":
         info = pretrained.load(explaining.epochs_of(params)[0]).info
     else:

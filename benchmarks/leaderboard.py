@@ -75,7 +75,8 @@ def run(root: pathlib.Path, recipe: dict, entries: dict[str, dict]) -> tuple[lis
         else:
             folders = [path / f"s{seed}" for seed in summary["seeds"]] if "seeds" in summary else [path]
             tests = [read_rows(folder, "test") for folder in folders]
-            best = np.array([max(row["top1"] for row in t) for t in tests])
+            summaries = [json.loads((folder / "summary.json").read_text()) for folder in folders]
+            best = np.array([s["best"]["top1"] for s in summaries])
             ends = {k: np.array([t[-1][k] for t in tests]) for k in tests[0][-1] if k == "top1" or k.endswith("/top1")}
             last, cost = ends.pop("top1"), summary["seconds"] / summary["steps"] / len(folders)
             others = {key.removesuffix("/top1"): values for key, values in ends.items()}

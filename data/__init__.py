@@ -5,7 +5,7 @@ import functools
 from data.batch import VIEWS, Batch, balanced_subset, epoch_plan, fixed_views, make_batch
 from data.dataset import Augmentation, Dataset, Split
 from data.pairs import ClassTable, class_partners, class_table
-from registry import Registry
+from registry import Registry, UserError
 
 __all__ = [
     "VIEWS",
@@ -52,4 +52,8 @@ def load(name: str, data_dir: str = "", image_size: int = 0) -> Dataset:
     Raises:
         UserError: unknown name, or no such data there, with what to do.
     """
+    if image_size and name != "ImageFolder":
+        raise UserError(
+            f"--image_size {image_size} is for --dataset ImageFolder; {name} has a size of its own. Leave it out."
+        )
     return registry.get(name)(data_dir=data_dir, image_size=image_size)

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from data.dataset import Augmentation, Dataset, Split
-from registry import UserError
+from registry import DamagedFileError, UserError
 
 CHUNK = 1000  # examples that are read at once
 
@@ -85,7 +85,7 @@ def _prepared(tfds, builder_name: str, folder: str | None):
     found = [p.parent for p in root.glob(f"{builder_name}/*/dataset_info.json")]
     found = [v for v in found if re.fullmatch(r"\d+(\.\d+)*", v.name)]  # not what a stopped preparation left
     versions = sorted(found, key=lambda v: [int(part) for part in v.name.split(".")])
-    records = [v for v in versions if any(v.glob("*.array_record-*"))]
+    records = [v for v in versions if all(any(v.glob(f"*-{split}.array_record-*")) for split in ("train", "test"))]
     return tfds.builder_from_directory(str(records[-1])) if records else None
 
 
@@ -124,12 +124,21 @@ def _split(builder, split: str) -> Split:
 
     def read():
         images, labels = np.empty((count, *shape), np.uint8), np.empty(count, np.int32)
+        try:
+            fill(images, labels)
+        except Exception as error:  # riegeli, protobuf and Pillow each have their own
+            raise DamagedFileError(
+                f"{builder.data_path}: the {split} split cannot be read ({str(error).splitlines()[0][:200]}).\n"
+                "Remove this folder and prepare the data again."
+            ) from None
+        return images, labels
+
+    def fill(images, labels):
         # tfds checks each example against its features, which takes as long as decoding it
         source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
         for start in range(0, count, CHUNK):
             for i, example in enumerate(source.__getitems__(range(start, min(start + CHUNK, count))), start):
                 images[i] = np.asarray(Image.open(io.BytesIO(example["image"]), formats=("PNG", "JPEG"))).reshape(shape)
                 labels[i] = example["label"]
-        return images, labels
 
     return Split(count, shape, read)

@@ -66,7 +66,7 @@ POSITIVE = (
     "temperature",
     "top_k",
 )
-NOT_NEGATIVE = ("warmup_epochs", "weight")  # and whatever ends in _weight
+NOT_NEGATIVE = ("warmup_epochs", "weight", "ramp", "alpha", "beta", "mu")  # and whatever ends in _weight
 
 
 def create(name: str, **options) -> Distiller:

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from explain.pictures import DIFFERENCE, MAP, headed, shortened, wrapped
+from registry import UserError
 
 BINS = 15
 INK = {"main": "#0072B2", "second": "#D55E00", "quiet": "#777777"}  # Okabe, Ito
@@ -48,6 +49,8 @@ def layouts(embeddings: dict[str, np.ndarray], seed: int = 0) -> dict[str, np.nd
     found = {}
     for name, values in embeddings.items():
         values = np.asarray(values, np.float64)
+        if not np.ptp(values, axis=0).max() > 0:  # also where it is NaN
+            raise UserError(f"{name}'s embeddings are the same for all images, or not finite: nothing to lay out.")
         options = {"perplexity": min(30.0, (len(values) - 1) / 3), "learning_rate": "auto", "random_state": seed}
         if found:
             first = next(iter(found.values()))
@@ -192,7 +195,7 @@ def calibration(logits: np.ndarray, labels: np.ndarray, bins: int = BINS) -> tup
 
 def reliability(logits: dict[str, np.ndarray], labels: np.ndarray, title: str) -> Figure:
     """Accuracy against confidence for each network, its calibration error, and where its confidences lie."""
-    figure = Figure(figsize=(3.7 * len(logits) + 0.4, 5.4), layout="constrained")
+    figure = Figure(figsize=(3.7 * len(logits) + 0.4, 5.4 + 0.4 * (len(logits) == 1)), layout="constrained")
     headed(figure, title)
     axes = figure.subplots(2, len(logits), squeeze=False, sharex=True, sharey="row", height_ratios=(3, 1))
     edges = np.linspace(0, 100, BINS + 1)
@@ -215,5 +218,10 @@ def reliability(logits: dict[str, np.ndarray], labels: np.ndarray, title: str) -
             cell.spines[["top", "right"]].set_visible(False)
     axes[0, 0].set_ylabel("accuracy (%)")
     axes[1, 0].set_ylabel("images")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    figure.legend(
+        *axes[0, 0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=min(3, 2 * len(logits) - 1),
+        frameon=False,
+    )
     return figure

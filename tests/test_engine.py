@@ -176,10 +176,13 @@ def test_non_finite_numbers_stop_the_run_and_are_never_saved(seconds, tmp_path):
 
 def test_second_writer_is_refused_while_the_first_holds_the_folder(tmp_path):
     def enter():
-        with run_folder.open_run(str(tmp_path / "run"), {"seed": 0}):
+        with run_folder.open_run(str(tmp_path / "run"), {"data": "", "teacher_sha256": None}):
             pass
 
-    with run_folder.open_run(str(tmp_path / "run"), {"seed": 0}), pytest.raises(UserError, match="written by process"):
+    with (
+        run_folder.open_run(str(tmp_path / "run"), {"data": "", "teacher_sha256": None}),
+        pytest.raises(UserError, match="written by process"),
+    ):
         enter()
     enter()  # the first has gone
 

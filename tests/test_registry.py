@@ -134,5 +134,6 @@ def test_a_weight_or_a_ramp_may_be_zero():
 
 def test_checked_options_are_options_and_in_order():
     assert list(distiller.POSITIVE) == sorted(set(distiller.POSITIVE))
-    fields = {field.name for name in distiller.names() for field in dataclasses.fields(distiller.registry.get(name))}
+    things = [*map(distiller.registry.get, distiller.names()), *map(transfer.registry.get, transfer.names())]
+    fields = {field.name for thing in things for field in dataclasses.fields(thing)}
     assert set(distiller.POSITIVE) | set(distiller.NOT_NEGATIVE) <= fields

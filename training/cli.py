@@ -143,7 +143,9 @@ def refuse_what_is_ignored(config: dict) -> None:
     rules = transfer.registry.get(name)
     if rules.baseline:
         return
-    flag = {key: FLAGS[key].value for key in ("distiller", "teacher_arch", "teacher_param") if FLAGS[key].present}
+    keys = ("distiller", "teacher_arch", "teacher_param", "teacher_dtype", "teacher_views")
+    flag = {key: FLAGS[key].value for key in keys if FLAGS[key].present}
+    flag |= {path[0]: text for path, text in _OPTIONS if len(path) == 1 and path[0] in keys}
     options = [".".join(path) for path, _ in _OPTIONS if path[0] == "distiller_options"]
     if not rules.needs_method and ("distiller" in flag or options):
         what = f"--distiller '{flag['distiller']}'" if "distiller" in flag else f"--config.{options[0]}"
@@ -151,16 +153,24 @@ def refuse_what_is_ignored(config: dict) -> None:
             f"{what} has no meaning here: --transfer {name} has a loss of its own. Leave it out;\n"
             "the loss's numbers are --config.transfer_options."
         )
-    theirs = [f"--{key} {flag[key]}" for key in ("teacher_arch", "teacher_param") if flag.get(key)]
+    theirs = [f"--{key} {flag[key]}" for key in keys[1:] if flag.get(key) not in (None, "", 0, "0")]
     if not rules.teachers and theirs:
         raise UserError(
             f"{theirs[0]} has no meaning here: --transfer {name} has no other network than the student's.\n"
             "Leave it out, or choose a strategy with a teacher, such as --transfer Offline."
         )
-    if rules.teachers == "peers" and flag.get("teacher_param"):
+    if rules.teachers != "peers":
+        return
+    starts = flag.get("teacher_param")
+    frozen = [key for key in ("teacher_views", "teacher_dtype") if f"--{key} {flag.get(key)}" in theirs]
+    if frozen and not (starts and frozen == ["teacher_dtype"]):
+        raise UserError(
+            f"--{frozen[0]} has no meaning here: with --transfer {name} no teacher is trained and frozen. Leave it out."
+        )
+    if starts:
         if "trained_teacher" not in rules.__dataclass_fields__:
             raise UserError(
-                f"{theirs[-1]} has no meaning here: with --transfer {name} all start untrained.\n"
+                f"--teacher_param {starts} has no meaning here: with --transfer {name} all start untrained.\n"
                 "Name the peers' networks with --teacher_arch, or choose --transfer Online or Offline."
             )
         config["transfer_options"] = {**dict(config.get("transfer_options") or {}), "trained_teacher": True}
@@ -234,10 +244,8 @@ def main(call: Callable[[], None], description: str) -> None:
         if _speaks():
             print(f"Error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt as stop:
-        if str(stop):
-            print(f"Error: {stop}", file=sys.stderr)
-        sys.exit(getattr(stop, "exit_code", 130))
+    except KeyboardInterrupt:
+        sys.exit(130)
     except Exception:
         if not _several():
             raise

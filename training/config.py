@@ -30,7 +30,8 @@ POSITIVE = ("train_epoch", "batch_size", "seeds", "log_every", "eval_every", "le
 NOT_NEGATIVE = ("num_labels", "image_size", "weight_decay", "momentum", "checkpoint_seconds", "seed")
 NOT_NEGATIVE += ("resized_crop", "randaugment", "magnitude", "mixup", "cutmix", "ramp_epochs", "clip_norm")
 NOT_NEGATIVE += ("teacher_views", "teacher_bank_top_k", "keep_epochs")
-# These may differ when a run is resumed: they change no number (data and teacher are known by fingerprints).
+# These may differ when a run is resumed (data and teacher are known by fingerprints). The last two change how sums are
+# rounded, as another number of devices does.
 FREE = ("train_path", "data_dir", "teacher_param", "checkpoint_seconds", "keep_epochs")
 FREE += ("steps_per_call", "stack_seeds")
 
@@ -123,7 +124,7 @@ def check(config: ConfigDict) -> None:
     if config.seed + config.seeds > 2**31:
         raise UserError(f"'seed' and the 'seeds' after it must be below 2**31; got {config.seed}, {config.seeds}.")
     calls = config.steps_per_call
-    if calls != "auto" and not (calls.isdigit() and int(calls)):
+    if calls != "auto" and not (calls.isdecimal() and int(calls)):
         raise UserError(f"'steps_per_call' must be 'auto' or a whole number above 0; got '{calls}'.")
     if config.resized_crop > 1 or config.magnitude > 30:
         raise UserError(

@@ -19,7 +19,8 @@ from training.evaluation import check_fits, player_of
 
 KINDS = ("panel", "training", "tsne", "correlation", "confusion", "reliability")
 IMAGES = {"panel": 6, "training": 4, "tsne": 1000}  # how many where the user says nothing; else all
-LEAST = 10  # fewest images that have neighbours to speak of
+MAP_KINDS = ("panel", "training")
+LEAST = {"tsne": 10, "correlation": 2}  # fewest different images that there is something to see of
 EPOCHS = 8  # most columns of the strip over the training
 
 
@@ -103,14 +104,14 @@ def draw(
     teachers = [subject_of(teacher_param, dataset, "teacher", teacher_arch)] if teacher_param else []
     students = _apart([*teachers, *(subject_of(path, dataset, "network", arch) for path in params)])[len(teachers) :]
     index = chosen(images, len(dataset.test), IMAGES.get(kind, 0))
-    if kind == "tsne" and len(index) < LEAST:
-        raise UserError(f"--kind tsne needs {LEAST} images or more; --images chose {len(index)}.")
+    if len(set(index)) < LEAST.get(kind, 1):
+        raise UserError(f"--kind {kind} needs {LEAST[kind]} images or more; --images chose {len(set(index))}.")
     pixels, labels, names = dataset.test.images[index], dataset.test.labels[index], dataset.class_names
     subjects = [*students, *teachers] if kind == "training" else [*teachers, *students]
     answers = {s.name: s.answers(pixels) for s in subjects}
     logits = {name: pair[0] for name, pair in answers.items()}
     where = f"{dataset.name} test, {len(index):,} images"
-    if kind in ("panel", "training"):
+    if kind in MAP_KINDS:
         return _maps(kind, subjects, teachers, rule, map_name, pixels, labels, logits, dataset)
     if kind == "tsne":
         return charts.tsne({n: pair[1] for n, pair in answers.items()}, labels, names, f"t-SNE of embeddings, {where}")
@@ -154,6 +155,9 @@ def epochs_of(params: Sequence[str]) -> list[str]:
     found = [p.parent for p in pathlib.Path(params[0]).expanduser().glob(f"{run_folder.EPOCHS}/*/model.json")]
     folders = sorted((p for p in found if p.name.isdigit()), key=lambda p: int(p.name))  # not what a stop left half
     if not folders:
+        seeds = sorted(p.parent for p in pathlib.Path(params[0]).expanduser().glob(f"s*/{run_folder.EPOCHS}"))
+        if seeds:
+            raise UserError(f"{params[0]} is a run of several seeds. Show one of them: --param {seeds[0]}")
         raise UserError(
             f"{params[0]} has no weights of its epochs. Train it with --config.keep_epochs=1 (of every epoch)."
         )
@@ -201,6 +205,8 @@ def measure(
     teacher = subject_of(teacher_param, dataset, "teacher", teacher_arch) if teacher_param else None
     test = dataset.test
     index = chosen("", len(test), images)
+    if len(others) == 1 and len(index) < 2:
+        raise UserError("--baseline with one run needs two images or more: raise --explain_images.")
     masks = None if test.masks is None else test.masks[index]
     pixels, labels = test.images[index], test.labels[index]
     result = {"images": len(index), "networks": [{} for _ in params]}

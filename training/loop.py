@@ -71,7 +71,8 @@ def run(*, start: float, quiet: bool = False, **parts) -> dict:
         stopped_in_test = loop.step > 0 and _test_due(loop)
         if stopped_in_test and not _end_of_epoch(loop, stopping):
             raise _interrupted(loop)
-        stopping.at_once = True
+        if stopping.is_set() and loop.step < loop.total and not hosts.several():
+            raise _interrupted(loop)
         while loop.step < loop.total:
             first = not start_seconds
             count = 1 if first else min([most, *(n - loop.step % n for n in (config.log_every, loop.steps_per_epoch))])
@@ -109,6 +110,7 @@ def run(*, start: float, quiet: bool = False, **parts) -> dict:
             if stop and not (done and tested):
                 raise _interrupted(loop)
             clock.resume(loop.step)
+        stopping.at_once = False
         loop.seconds = clock.seconds + earlier
         loop.save(checkpoints)
         summary = None

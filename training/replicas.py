@@ -280,16 +280,22 @@ class Replicas:
                 if name != "student":
                     measured = evaluate(theirs, self.dataset.test.labels)
                     values[f"{name}/top1"], values[f"{name}/nll"] = measured["top1"], measured["nll"]
-            if not replica.tests or values["top1"] > max(row["top1"] for row in replica.tests):
-                replica.best = _copy(self.strategy.student_variables(state))
             replica.tests.append({"epoch": self.step // self.steps_per_epoch, **values})
+            if self.best_test(replica) is replica.tests[-1]:
+                replica.best = _copy(self.strategy.student_variables(state))
             self._row("test", replica, values)
         return True
 
     def tested(self) -> dict[str, float]:
         """The first replica's last and best test accuracy so far."""
-        top1 = [row["top1"] for row in self.replicas[0].tests]
-        return {"top1": top1[-1], "best": max(top1)} if top1 else {}
+        first = self.replicas[0]
+        return {"top1": first.tests[-1]["top1"], "best": self.best_test(first)["top1"]} if first.tests else {}
+
+    def best_test(self, replica: Replica) -> dict:
+        """The first of the tests with the highest accuracy, among those that count where there are any."""
+        counted = self.strategy.best_after(self.config.train_epoch)
+        rows = [row for row in replica.tests if row["epoch"] > counted] or replica.tests
+        return max(rows, key=lambda row: row["top1"])
 
     def _row(self, kind: str, replica: Replica, values: dict[str, float]) -> None:
         if replica.log:
@@ -317,7 +323,7 @@ class Replicas:
         }
         summaries = []
         for state, replica in zip(self.states, self.replicas, strict=True):
-            last, best = replica.tests[-1], max(replica.tests, key=lambda row: row["top1"])
+            last, best = replica.tests[-1], self.best_test(replica)
             learners = self.strategy.learners(state)
             student = learners.pop("student")[1]
             kept = [("last", student, last), ("best", replica.best, best)]

@@ -44,7 +44,7 @@ def train(recipe: ConfigDict | dict, quiet: bool = False) -> dict:
 
     Raises:
         UserError: a mistake in the recipe, data, weights or folder; found before anything compiles or is written.
-        training.loop.Interrupted: a signal arrived; everything is saved.
+        training.signals.Interrupted: a signal arrived; everything is saved.
     """
     start = time.monotonic()
     quiet = quiet or not hosts.first()
@@ -227,6 +227,7 @@ def _strategy(config: ConfigDict, dataset: data.Dataset):
         batch = batch.replace(previous=batch.replace(views=()))
     try:
         state = jax.eval_shape(strategy.init, jax.random.key(0), batch)
+        jax.eval_shape(lambda state: strategy.losses(state.params, state, batch, jax.random.key(0))[0], state)
     except (ValueError, TypeError, FlaxError) as error:  # a network of the user's own can fail in any of these ways
         raise UserError(f"{config.distiller or config.transfer} cannot train {config.student_arch}: {error}") from None
     if config.optimizer == "dot":
@@ -243,8 +244,9 @@ def _with_dot(config: ConfigDict, strategy: transfer.Strategy, state: transfer.S
         return strategy.losses(params, state, batch, jax.random.key(0))[0]
 
     terms = jax.eval_shape(losses, state.params, state, batch)
-    labels = "cross_entropy" in terms and not (strategy.method and strategy.method.ce_weight == 0)
-    if not labels or len(terms) < 2:
+    on_labels = {name for name in terms if name.rpartition("/")[2] == "cross_entropy"}  # peers have theirs
+    labels = on_labels and not (strategy.method and strategy.method.ce_weight == 0)
+    if not labels or len(terms) == len(on_labels):
         missing = "distillation" if labels else "label"
         raise UserError(
             "Optimizer 'dot' gives the label loss and the distillation loss a momentum each, and "
@@ -253,7 +255,7 @@ def _with_dot(config: ConfigDict, strategy: transfer.Strategy, state: transfer.S
 
     def sides(params, state, batch):
         terms = losses(params, state, batch)
-        return terms.pop("cross_entropy"), terms
+        return [{name: v for name, v in terms.items() if (name in on_labels) == side} for side in (True, False)]
 
     label, distillation = (reached(lambda *parts, i=i: sides(*parts)[i], state.params, state, batch) for i in range(2))
     both = jax.tree.map(lambda a, b: a and b, label, distillation)

@@ -24,6 +24,16 @@ FIXES = {  # what to do about one of them that is damaged
 }
 
 
+CHECKS = {  # what is read of each; any error is a "no"
+    CONFIG: lambda content: {"data", "teacher_sha256"} <= content.keys(),
+    ENV: lambda content: all(isinstance(past, dict) for past in content.get("continued_in", [])),
+    SUMMARY: lambda content: (
+        all({"top1", "epoch"} <= content[row].keys() for row in ("last", "best"))
+        and {"parameters", "seconds", "steps"} <= content.keys()
+    ),
+}
+
+
 class SaveError(UserError):
     """Something that could not be written. The earlier checkpoints are as they were."""
 
@@ -48,12 +58,12 @@ def write_json(path: pathlib.Path, content: dict) -> None:
 
 
 def read_json(path: pathlib.Path) -> dict:
-    """Raises `DamagedFileError` for a file that is no JSON object."""
+    """Raises `DamagedFileError` for a file that is no JSON object, or not one of this name."""
     try:
         content = json.loads(path.read_text())
-        if not isinstance(content, dict):
-            raise ValueError("not an object")
-    except ValueError as error:
+        if not isinstance(content, dict) or not CHECKS[path.name](content):
+            raise ValueError("something is missing or of another type")
+    except (ValueError, KeyError, TypeError, RecursionError, IsADirectoryError) as error:
         raise DamagedFileError(f"{path} is damaged ({error}).\n{FIXES[path.name]}") from None
     return content
 

@@ -4,14 +4,11 @@ import contextlib
 import os
 import signal
 import threading
+from collections.abc import Callable
 
 from registry import UserError
 
 NUMBERS = (signal.SIGTERM, signal.SIGINT)
-_early = threading.Event()  # a signal that came before there was anybody to stop
-_alone = threading.Event()  # the process is one command line's, not a notebook's or one of several
-
-
 NOTHING_LOST = "Interrupted before the first step; nothing is lost. The same command continues."
 
 
@@ -21,57 +18,60 @@ class Interrupted(UserError):
     exit_code = 75
 
 
-class NothingToSave(KeyboardInterrupt):
-    """A signal arrived before the first update of this process. No `except Exception` may take it for an error."""
-
-    exit_code = Interrupted.exit_code
-
-
-def before_training(one_of_several: bool = False) -> None:
-    """From now on, and until `asked_to_stop`, a signal raises `NothingToSave`.
-
-    One of several processes may not just go: the first signal waits for `asked_to_stop`, the second ends the process.
-    """
-
-    if not one_of_several:
-        _alone.set()
-
-    def handle(number, frame):
-        if not one_of_several:
-            raise NothingToSave(NOTHING_LOST)
-        if _early.is_set():
-            os._exit(128 + number)
-        _early.set()
-
-    for number in NUMBERS:
-        signal.signal(number, handle)
-
-
 class Stop(threading.Event):
     """Is set by the first signal.
 
     Attributes:
-        at_once: while it is true, the first signal ends a command line's process: there is nothing to save, and a step
-            that is being compiled would be long to wait for.
+        at_once: while it is true, the first signal ends the process: there is nothing to save, and a step that is being
+            compiled would be long to wait for.
     """
 
     at_once = False
 
 
+_begun: Stop | None = None  # a command line's, from its start to its training
+
+
+def before_training(one_of_several: bool = False) -> None:
+    """From now on, in the process of a command line, signals are heard; the first one ends it before the first update.
+
+    One of several processes may not just go: the first signal waits until all can stop together.
+    """
+    global _begun
+    _begun, _ = _listen()
+    _begun.at_once = not one_of_several
+
+
 @contextlib.contextmanager
 def asked_to_stop():
-    """A `Stop` that the first signal sets; the second ends the process at once with 128 + its number.
+    """The `Stop` of this training.
 
-    A handler in Python has to wait for compiled code to return, and two signals may then count as one. So a thread of
-    its own reads them from a pipe, which the interpreter fills the moment they arrive.
+    That of `before_training`, whose process ends with the training: a signal that comes later changes nothing any
+    more. Elsewhere, as in a notebook, the handlers there were come back, and no signal ends the process before its
+    second.
+    """
+    global _begun
+    if _begun:
+        stopping, _begun = _begun, None
+        yield stopping
+    elif threading.current_thread() is not threading.main_thread():
+        yield Stop()  # only the main thread can have handlers
+    else:
+        stopping, leave = _listen()
+        try:
+            yield stopping
+        finally:
+            leave()
+
+
+def _listen() -> tuple[Stop, Callable]:
+    """A `Stop` that signals set from now on, and what ends that; the second signal ends the process.
+
+    A handler in Python has to wait for compiled code to return, may not raise (what it interrupts can be a callback
+    that swallows errors), and two signals may count as one. So a thread of its own reads them from a pipe, which the
+    interpreter fills the moment they arrive.
     """
     stopping = Stop()
-    if _early.is_set():
-        _early.clear()
-        stopping.set()
-    if threading.current_thread() is not threading.main_thread():
-        yield stopping  # only the main thread can have handlers
-        return
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
 
@@ -79,7 +79,7 @@ def asked_to_stop():
         count = 0
         while got := os.read(reader, 1):
             count += got[0] in NUMBERS
-            if count == 1 and stopping.at_once and _alone.is_set():
+            if count == 1 and stopping.at_once:
                 os.write(2, f"Error: {NOTHING_LOST}\n".encode())
                 os._exit(Interrupted.exit_code)
             if count == 2:
@@ -89,10 +89,11 @@ def asked_to_stop():
     previous = {number: signal.signal(number, lambda *_: stopping.set()) for number in NUMBERS}
     before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     threading.Thread(target=watch, daemon=True).start()
-    try:
-        yield stopping
-    finally:
+
+    def leave():
         signal.set_wakeup_fd(before)
         os.close(writer)
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+    return stopping, leave

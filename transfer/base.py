@@ -120,6 +120,10 @@ class Strategy:
         """Epochs in all: those asked for and a method's first phase."""
         return train_epoch + (self.method.first_phase_epochs if self.method else 0)
 
+    def best_after(self, train_epoch: int) -> int:
+        """The epoch after which a test can be the student's best; others train somebody else before."""
+        return 0
+
     def student_variables(self, state: State) -> dict:
         """The student's `{"params", "batch_stats"}`."""
         return {"params": state.params["student"], **state.extra["student"]}
@@ -245,21 +249,28 @@ def label_loss(logits: jax.Array, label: jax.Array, second_label=None, share=Non
         logits: [B, K] float32.
         label: [B] int32; -1 is no label.
         second_label: [B] int32, where two images are mixed: the other one's label; then the loss is `share` [B]
-            times that of `label` and the rest times that of `second_label`. A row counts where both are known.
+            times that of `label` and the rest times that of `second_label`. What is known counts, by its share.
 
     Returns:
-        (scalar: mean over the labelled rows, 0 where there are none, natural log;
-        {"correct": share of the batch that is labelled and right, "labelled": share that is labelled}).
+        (scalar: mean over the labelled rows, weighted by the shares that are known, 0 where there are none, natural
+        log; {"correct": share of the batch whose `label` is known and right, "labelled": share with that known}).
     """
-    known, nll = label >= 0, _cross_entropy(logits, label)
+    labelled = (label >= 0).astype(logits.dtype)
+    first, second = label_weights(logits.dtype, label, second_label, share)
+    loss, whole = jnp.sum(first * _cross_entropy(logits, label)), jnp.sum(first)
     if second_label is not None:
-        known = known & (second_label >= 0)
-        share = share.astype(logits.dtype)
-        nll = share * nll + (1 - share) * _cross_entropy(logits, second_label)
-    labelled = known.astype(logits.dtype)
-    loss = jnp.sum(nll * labelled) / jnp.maximum(jnp.sum(labelled), 1.0)
-    correct = (known & (jnp.argmax(logits, axis=-1) == label)).astype(logits.dtype)
-    return loss, {"correct": jnp.mean(correct), "labelled": jnp.mean(labelled)}
+        loss, whole = loss + jnp.sum(second * _cross_entropy(logits, second_label)), whole + jnp.sum(second)
+    correct = labelled * (jnp.argmax(logits, axis=-1) == label).astype(logits.dtype)
+    return loss / jnp.where(whole > 0, whole, 1.0), {"correct": jnp.mean(correct), "labelled": jnp.mean(labelled)}
+
+
+def label_weights(dtype, label: jax.Array, second_label=None, share=None) -> tuple[jax.Array, jax.Array]:
+    """[B] of `dtype` each: how much a row's label and its second one count; 0 where they are withheld (-1)."""
+    first = (label >= 0).astype(dtype)
+    if second_label is None:
+        return first, jnp.zeros_like(first)
+    share = share.astype(dtype)
+    return share * first, (1 - share) * (second_label >= 0).astype(dtype)
 
 
 def _cross_entropy(logits, label):

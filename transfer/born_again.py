@@ -28,6 +28,8 @@ class BornAgain(Strategy):
     `extra["generations"]` holds the number of the present one from 0, the method's first variables, and a slot for
     each generation but the last: first the initial weights of the one after it, then its own last weights, by swapping.
 
+    The best test is one of the last generation's.
+
     Attributes:
         generations: how many, the first among them.
         train_epoch: epochs of a generation; set by the engine.
@@ -44,6 +46,9 @@ class BornAgain(Strategy):
 
     def epochs(self, train_epoch):
         return self._start(self.generations, train_epoch)
+
+    def best_after(self, train_epoch):
+        return self._start(self.generations - 1, train_epoch)
 
     def init(self, key, batch):
         keys = [jax.random.fold_in(key, STUDENT)]

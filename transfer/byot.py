@@ -13,6 +13,7 @@ from distiller.soft_logits import kl_divergence
 from distiller.spatial import adaptive_average_pool, as_map
 from models import stages
 from models.layers import Conv
+from registry import UserError
 from transfer.alone import Alone
 from transfer.base import label_loss
 
@@ -103,6 +104,10 @@ class BYOT(Alone):
     alpha: float = 0.1
     temperature: float = 3.0
     feature_weight: float = 1e-6
+
+    def __post_init__(self):
+        if not 0 <= self.alpha <= 1:
+            raise UserError(f"BYOT's alpha is from 0 to 1; got {self.alpha}.")
 
     def heads(self):
         return Exits()

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from registry import UserError
 from transfer.base import STUDENT, Strategy
+from transfer.peers import refuse_two_phases
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +47,7 @@ class EMA(Strategy):
     def __post_init__(self):
         if not 0 <= self.decay <= 1:
             raise UserError(f"EMA's decay is from 0 to 1; got {self.decay}.")
+        refuse_two_phases("EMA", self.method)
 
     def init(self, key, batch):
         variables = self.student.init(jax.random.fold_in(key, STUDENT), batch.image)

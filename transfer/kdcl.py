@@ -24,7 +24,7 @@ import jax.numpy as jnp
 
 from distiller.soft_logits import kl_divergence
 from registry import UserError
-from transfer.base import Player, Strategy, label_loss
+from transfer.base import Player, Strategy, label_loss, label_weights
 from transfer.peers import first_variables, mean_prediction, players_of, refuse_one_in
 
 ENSEMBLES = ("naive", "linear", "minlogit")
@@ -32,23 +32,25 @@ STEPS = 50  # towards the linear ensemble's weights
 
 
 def row_entropy(logits: jax.Array, batch) -> jax.Array:
-    """Cross-entropy with the labels (both, where images are mixed), per row: [..., B] from [..., B, K]."""
+    """Cross-entropy with the labels (both by their shares, where images are mixed) per row; 0 where they are withheld.
+
+    [..., B] from [..., B, K].
+    """
     logs = jax.nn.log_softmax(logits)
 
     def of(label):
         index = jnp.broadcast_to(jnp.maximum(label, 0)[:, None], (*logs.shape[:-1], 1))
         return -jnp.take_along_axis(logs, index, axis=-1)[..., 0]
 
-    if batch.second_label is None:
-        return of(batch.label)
-    share = batch.share.astype(logs.dtype)
-    return share * of(batch.label) + (1 - share) * of(batch.second_label)
+    first, second = label_weights(logs.dtype, batch.label, batch.second_label, batch.share)
+    rows = first * of(batch.label)
+    return rows if batch.second_label is None else rows + second * of(batch.second_label)
 
 
-def known_rows(batch) -> jax.Array:
-    """[B] bool: the label is known (both are, where images are mixed)."""
-    known = batch.label >= 0
-    return known if batch.second_label is None else known & (batch.second_label >= 0)
+def known(batch, dtype=jnp.float32) -> jax.Array:
+    """[B]: the share of the row whose label is known."""
+    first, second = label_weights(dtype, batch.label, batch.second_label, batch.share)
+    return first + second
 
 
 def naive(logits: jax.Array, batch) -> jax.Array:
@@ -59,11 +61,11 @@ def naive(logits: jax.Array, batch) -> jax.Array:
 
 def linear_weights(logits: jax.Array, batch) -> jax.Array:
     """[n, B, K] -> [n]: weights on the simplex that (nearly) minimise the labelled rows' mean cross-entropy."""
-    known = known_rows(batch).astype(logits.dtype)
+    whole = jnp.sum(known(batch, logits.dtype))
 
     def entropy(weights):
         rows = row_entropy(jnp.einsum("n,nbk->bk", weights, logits), batch)
-        return jnp.sum(rows * known) / jnp.maximum(jnp.sum(known), 1.0)
+        return jnp.sum(rows) / jnp.where(whole > 0, whole, 1.0)
 
     def step(number, logs):
         gradient = jax.grad(entropy)(jax.nn.softmax(logs))
@@ -75,8 +77,9 @@ def linear_weights(logits: jax.Array, batch) -> jax.Array:
 
 
 def minlogit(logits: jax.Array, batch) -> jax.Array:
-    """[n, B, K] -> [B, K]: the lowest of the peers' logits, counted from that of the label."""
-    label = jnp.maximum(batch.label, 0)
+    """[n, B, K] -> [B, K]: the lowest of the peers' logits, counted from that of the (first known) label."""
+    label = batch.label if batch.second_label is None else jnp.where(batch.label < 0, batch.second_label, batch.label)
+    label = jnp.maximum(label, 0)
     index = jnp.broadcast_to(label[:, None], (*logits.shape[:-1], 1))
     return jnp.min(logits - jnp.take_along_axis(logits, index, axis=-1), axis=0)
 
@@ -87,7 +90,7 @@ def ensemble(kind: str, logits: jax.Array, batch) -> jax.Array:
     if kind == "linear":
         return jnp.einsum("n,nbk->bk", linear_weights(logits, batch), logits)
     chosen = naive(logits, batch) if kind == "naive" else minlogit(logits, batch)
-    return jnp.where(known_rows(batch)[:, None], chosen, mean)
+    return jnp.where(known(batch)[:, None] > 0, chosen, mean)
 
 
 @dataclasses.dataclass(frozen=True)

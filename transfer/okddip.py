@@ -19,6 +19,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from distiller.normalised import embedding
 from registry import UserError
 from transfer.base import METHOD, Strategy, label_loss
 from transfer.branches import Branches
@@ -32,11 +33,11 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, embeddings):
-        """[n, B, D] -> [B, n, n] float32: row k are the weights of peer k's mixture and sum to 1."""
+        """[n, B, D] -> [B, n, n] float32, logarithms: row k are the weights of peer k's mixture, whose sum is 1."""
         width = max(1, embeddings.shape[-1] // REDUCTION)
         query = nn.Dense(width, use_bias=False, name="query")(embeddings)
         memory = nn.Dense(width, use_bias=False, name="key")(embeddings)
-        return jax.nn.softmax(jnp.einsum("kbd,lbd->bkl", query, memory))
+        return jax.nn.log_softmax(jnp.einsum("kbd,lbd->bkl", query, memory))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,12 +96,13 @@ class OKDDip(Strategy):
         return terms, ({**extra, "attention": {}}, counts)
 
     def _targets(self, weights, logits):
-        """([n, B, K] of each peer, [B, K] of the leader), probabilities, from [B, n, n] and [n, B, K]."""
+        """([n, B, K] of each peer, [B, K] of the leader), logarithms, from those of [B, n, n], and [n, B, K]."""
         if self.as_released:
-            mixed, mean = jnp.einsum("bkl,lbc->kbc", weights, logits), jnp.mean(logits, axis=0)
-            return jax.nn.softmax(mixed / self.temperature), jax.nn.softmax(mean / self.temperature)
-        soft = jax.nn.softmax(logits / self.temperature)
-        return jnp.einsum("bkl,lbc->kbc", weights, soft), jnp.mean(soft, axis=0)
+            mixed, mean = jnp.einsum("bkl,lbc->kbc", jnp.exp(weights), logits), jnp.mean(logits, axis=0)
+            return jax.nn.log_softmax(mixed / self.temperature), jax.nn.log_softmax(mean / self.temperature)
+        soft = jax.nn.log_softmax(logits / self.temperature)
+        parts = jnp.moveaxis(weights, 0, 2)[..., None] + soft  # [n, n, B, K]
+        return jax.nn.logsumexp(parts, axis=1), jax.nn.logsumexp(soft, axis=0) - jnp.log(jnp.float32(len(soft)))
 
     def learners(self, state):
         return self._branches.learners(state.params, state.extra)
@@ -111,5 +113,4 @@ class OKDDip(Strategy):
 
 def _embeddings(outputs):
     """Of the peers, [n, B, D] float32."""
-    found = [o.features["embedding"] for name, o in outputs.items() if name != "student"]
-    return jnp.stack(found).astype(jnp.float32)
+    return jnp.stack([embedding(o, "student") for name, o in outputs.items() if name != "student"])

@@ -22,6 +22,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from distiller.normalised import embedding
 from distiller.soft_logits import kl_divergence
 from models.layers import Dense
 from registry import UserError
@@ -85,7 +86,7 @@ class PCL(Strategy):
         params, extra = self._branches.init(key, batch.image)
         mean = {"params": jax.tree.map(jnp.copy, params), "extra": jax.tree.map(jnp.copy, extra)}
         outputs, _, _ = self._branches.look(params, extra, (batch.image,))
-        embeddings = [o.features["embedding"] for o in outputs.values()]
+        embeddings = [embedding(o, "student") for o in outputs.values()]
         classifier = Ensemble(outputs["student"].logits.shape[-1])
         params["ensemble"] = classifier.init(jax.random.fold_in(key, METHOD), embeddings)["params"]
         return self._state(params, {**extra, "ensemble": {}, "mean": mean}, frozen={})
@@ -96,7 +97,7 @@ class PCL(Strategy):
         means, its_extra, _ = self._branches.look(mean["params"], mean["extra"], images)
         means = {name: jax.lax.stop_gradient(o.logits) for name, o in means.items()}
         together = Ensemble(outputs["student"].logits.shape[-1]).apply(
-            {"params": params["ensemble"]}, [o.features["embedding"] for o in outputs.values()]
+            {"params": params["ensemble"]}, [embedding(o, "student") for o in outputs.values()]
         )
         target, terms, counts = jax.lax.stop_gradient(together), {}, {}
         factor = self.weight * ramp_up(batch.epoch, self.ramp * self.train_epoch)

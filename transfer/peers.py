@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import xlogy
 
 from registry import UserError
 from transfer.base import STUDENT, Player
@@ -48,18 +47,18 @@ def ramp_up(epoch: jax.Array, length: float) -> jax.Array:
 
 
 def divergence(logits: jax.Array, target: jax.Array, temperature: float) -> jax.Array:
-    """KL(target || softmax(logits / T)) * T^2.
+    """KL(target || softmax(logits / T)) * T^2; also differentiable by the target.
 
     Args:
         logits: [B, K] float32.
-        target: [B, K], probabilities.
+        target: [B, K], logarithms of probabilities: those that underflow have a gradient, too.
         temperature: T, dimensionless. T^2 is in.
 
     Returns:
         Scalar: sum over classes, mean over the batch. Natural log.
     """
     own = jax.nn.log_softmax(logits / temperature)
-    return temperature**2 * jnp.mean(jnp.sum(xlogy(target, target) - target * own, axis=-1))
+    return temperature**2 * jnp.mean(jnp.sum(jnp.exp(target) * (target - own), axis=-1))
 
 
 def mean_prediction(logits: list[np.ndarray]) -> np.ndarray:

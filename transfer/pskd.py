@@ -60,8 +60,16 @@ class PSKD(Alone):
         memory = state.extra["method"]["past"]
         past = recall(memory, batch.index)
         unseen = jnp.all(past == 0, axis=1, keepdims=True)  # a prediction is positive
-        past = jnp.where(unseen, jax.nn.one_hot(batch.label, said.shape[1], dtype=past.dtype), past)
+        past = jnp.where(unseen, self._labels(batch, said.shape[1]), past)
         soft = -jnp.mean(jnp.sum(past * said, axis=1))
         memory = remember(memory, batch.index, jax.lax.stop_gradient(jnp.exp(said)))
         terms = {"cross_entropy": (1 - share) * entropy, "PSKD": share * soft}
         return terms, ({"student": {"batch_stats": stats}, "method": {"past": memory}}, counts)
+
+    def _labels(self, batch, classes):
+        """[B, K] float32: the labels, mixed where the images are; 0 where they are withheld."""
+        soft = jax.nn.one_hot(batch.label, classes, dtype=jnp.float32)
+        if batch.second_label is None:
+            return soft
+        share = batch.share[:, None].astype(jnp.float32)
+        return share * soft + (1 - share) * jax.nn.one_hot(batch.second_label, classes, dtype=jnp.float32)

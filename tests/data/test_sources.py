@@ -15,7 +15,7 @@ from PIL import Image
 import data
 from data import image_folder, tfds_source
 from data.dataset import channel_statistics
-from registry import UserError
+from registry import DamagedFileError, UserError
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SHARED = pathlib.Path(os.environ.get("KD_TFDS_DIR", ROOT.parent / "shared" / "tfds"))
@@ -238,6 +238,24 @@ def test_prepared_dataset_is_read_without_tensorflow_and_without_network(prepare
         assert (split.images.dtype, split.labels.dtype) == (np.uint8, np.int32)
         assert len(split) == len(labels)
     assert ("tensorflow" in sys.modules) == tensorflow
+
+
+@pytest.mark.parametrize("damage", ["altered", "short", "missing"])
+def test_damaged_records_are_named(damage, prepared, monkeypatch):
+    file = next(prepared[0].glob("cifar10/*/cifar10-test.array_record*"))
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 255
+    found = tfds_source.load_cifar10(str(prepared[0]))
+    if damage == "missing":
+        file.unlink()
+    else:
+        file.write_bytes(content if damage == "altered" else content[: len(content) // 3])
+    with pytest.raises(DamagedFileError, match=r"the test split cannot be read .*\nRemove this folder"):
+        found.test.images  # noqa: B018  # reads it
+    if damage == "missing":
+        monkeypatch.setattr(tfds_source.importlib.util, "find_spec", find_spec(None))
+        with pytest.raises(UserError, match="not prepared"):
+            tfds_source.load_cifar10(str(prepared[0]))
 
 
 def test_the_cifar_benchmarks_augmentation_and_statistics(prepared):

@@ -5,6 +5,7 @@ import pytest
 from sklearn.metrics import confusion_matrix
 
 from explain import charts
+from registry import UserError
 from training.metrics import evaluate
 
 RANDOM = np.random.RandomState(0)
@@ -79,3 +80,20 @@ def test_a_hundred_classes_are_drawn_with_every_tenth_number():
     names = tuple(f"class number {i}" for i in range(100))
     figure = charts.confusion({"a": logits}, RANDOM.randint(0, 100, 200), names, "")
     assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == [str(i) for i in range(0, 100, 10)]
+
+
+def test_embeddings_that_are_all_the_same_are_told():
+    """scikit-learn's code would crash on what their principal components are."""
+    with pytest.raises(UserError, match="dead's embeddings are the same for all images"):
+        charts.layouts({"dead": np.ones((12, 3))})
+    with pytest.raises(UserError, match="not finite"):
+        charts.layouts({"t": LOGITS, "broken": np.full((90, 3), np.nan)})
+
+
+@pytest.mark.parametrize("networks", [1, 2])
+def test_the_legend_of_the_reliability_lies_in_the_picture(networks):
+    figure = charts.reliability({str(i): LOGITS for i in range(networks)}, LABELS, "")
+    figure.draw_without_rendering()
+    box = figure.legends[0].get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.width

@@ -2,15 +2,12 @@
 
 import random
 import shutil
-import signal
 
 import numpy as np
 import pytest
 from real_process import contents
-from short_run import before_save
 
 from registry import DamagedFileError
-from training import loop
 from training.checkpoint import Checkpoints, damage
 from training.run import train
 
@@ -180,10 +177,11 @@ def test_run_whose_checkpoints_are_all_damaged_is_never_begun_anew(copied, recip
 
 
 @pytest.mark.parametrize("name", ["config.json", "env.json", "summary.json"])
-@pytest.mark.parametrize("kind", ["truncated", "emptied", "binary"])
+@pytest.mark.parametrize("kind", ["truncated", "emptied", "binary", "other", "deep"])
 def test_damaged_description_is_told_with_what_to_do(kind, name, copied, recipe):
     (copied / name).touch()
-    content = {"truncated": b'{"seed": 0', "emptied": b"", "binary": b"\xff\x00\xfe"}[kind]
+    content = {"truncated": b'{"seed": 0', "emptied": b"", "binary": b"\xff\x00\xfe", "deep": b"[" * 100_000}
+    content = (content | {"other": b'{"last": {}, "continued_in": 5}'})[kind]
     (copied / name).write_bytes(content)
     with pytest.raises(DamagedFileError, match=rf"{name} is damaged[\s\S]*(Restore|Remove) it") as raised:
         train(recipe(copied), quiet=True)
@@ -198,13 +196,11 @@ def test_run_without_its_config_is_damaged_and_not_overwritten(copied, recipe):
     assert not (copied / "config.json").exists()
 
 
-def test_first_save_has_one_to_go_back_to(tmp_path, expected, recipe, monkeypatch, capsys):
+def test_first_save_has_one_to_go_back_to(tmp_path, expected, recipe, stopped_at, capsys):
     """The start is saved too. So rows without any checkpoint always mean a loss."""
     folder = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        before_save(patch, 0, lambda: signal.raise_signal(signal.SIGTERM))
-        with pytest.raises(loop.Interrupted):
-            train(recipe(folder), quiet=True)
+    with stopped_at(1):
+        train(recipe(folder), quiet=True)
     harm(folder / "checkpoints" / "1" / "notes.json", "emptied")
     train(recipe(folder), quiet=True)
     assert "checkpoint of step 0" in capsys.readouterr().err

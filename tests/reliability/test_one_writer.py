@@ -71,8 +71,9 @@ def test_default_folder_is_looked_at_before_anything_slow(writer, tmp_path, monk
 def test_folder_whose_making_was_killed_is_free(tmp_path):
     for name in (lock.FILE, "config.json.part"):
         (tmp_path / name).write_text("{")
-    with run_folder.open_run(str(tmp_path), {"seed": 0}):
-        assert run_folder.read_json(tmp_path / "config.json") == {"seed": 0}
+    config = {"seed": 0, "data": "", "teacher_sha256": None}
+    with run_folder.open_run(str(tmp_path), config):
+        assert run_folder.read_json(tmp_path / "config.json") == config
 
 
 def test_looking_makes_nothing(tmp_path):

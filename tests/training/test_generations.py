@@ -25,6 +25,10 @@ def finished(request, tmp_path_factory):
     return recipe, folder, train({**recipe, "train_path": str(folder)}, quiet=True)
 
 
+def same(found, expected):
+    return found.keys() == expected.keys() and all(np.array_equal(found[key], expected[key]) for key in expected)
+
+
 def weights(folder):
     return {path.parent.name: safetensors.numpy.load_file(path) for path in folder.glob("*/weights.safetensors")}
 
@@ -49,6 +53,8 @@ def test_interrupted_before_at_and_after_the_second_epoch_it_ends_with_the_same_
 def test_a_run_of_generations_has_the_epochs_of_all_and_keeps_each(finished):
     _, folder, summary = finished
     assert summary["steps"] == 2 * STEPS
+    assert summary["best"]["epoch"] == 2  # the last generation's only test, be it worse than the first's or not
+    assert same(weights(folder)["best"], weights(folder)["last"])
     assert {"generation1/top1", "generations/top1"} < summary["last"].keys()
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     first, second = (row for row in rows if row["kind"] == "test")

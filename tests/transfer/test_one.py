@@ -9,6 +9,7 @@ from scipy.special import log_softmax, softmax
 
 import transfer
 from registry import UserError
+from transfer import peers
 from transfer.branches import pooled
 from transfer.one import Gate
 from transfer.peers import ramp_up
@@ -118,6 +119,20 @@ def test_okddip_is_its_equations_over_two_steps(shared, as_released, staged, bat
             expected[f"{prefix(name)}OKDDip"] = factor * divergence(target, seen[name].logits, t)
         state, metrics = step(state, batch.replace(epoch=jnp.float32(epoch)), KEY)
         check(metrics, expected)
+
+
+@pytest.mark.parametrize("as_released", [False, True])
+def test_okddips_gradient_is_finite_where_probabilities_underflow(as_released):
+    """The targets carry gradients, and 0 log 0 has none."""
+    strategy = transfer.create("OKDDip", student=None, optimizer=OPTIMIZER, as_released=as_released)
+    logits = jnp.float32([[[400.0, -400.0]], [[-400.0, 400.0]], [[0.0, 1.0]]])  # [n, B, K]
+
+    def loss(weights, logits):
+        targets, mean = strategy._targets(jax.nn.log_softmax(weights), logits)
+        return sum(peers.divergence(z, t, 0.5) for z, t in zip(logits, [*targets[:2], mean], strict=True))
+
+    found = jax.value_and_grad(loss, argnums=(0, 1))(jnp.zeros((1, 3, 3)), logits)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(found))
 
 
 def test_okddips_targets_are_constants_but_for_the_attention(staged, batch):
