@@ -5,10 +5,11 @@ import optax
 import pytest
 import safetensors.numpy
 
+import data
 from registry import UserError
 from training import optimizer
 from training.dot import distillation_oriented_trainer, reached
-from training.run import train
+from training.run import _resolve, _strategy, train
 
 PARAMS = {
     "student": {"kernel": np.array([[1.0, -2.0], [3.0, 0.5]]), "bias": np.array([0.7, -0.1])},
@@ -175,6 +176,18 @@ def test_a_run_with_dot_moves_otherwise_than_one_with_sgd_and_equals_it_without_
     assert both["student"]["classifier"] == {"kernel": False, "bias": False}
     assert jax.tree.leaves(both["method"])
     assert not any(jax.tree.leaves(both["method"]))
+
+
+def test_peers_have_both_losses_too(monkeypatch):
+    """Equal peers must not learn by two different optimizers."""
+    seen, create = [], optimizer.create
+    monkeypatch.setattr(optimizer, "create", lambda *args: seen.append(args[2:]) or create(*args))
+    recipe = {**RECIPE, "student_arch": "CNN", "transfer": "Mutual", "optimizer": "dot", "train_path": "nowhere"}
+    _strategy(_resolve(recipe), data.load("Digits"))
+    (both,) = seen[-1]
+    assert jax.tree.leaves(both["student"])
+    assert both["student"] == both["peer1"]
+    assert all(jax.tree.leaves(both["peer1"]))
 
 
 @pytest.mark.parametrize(
