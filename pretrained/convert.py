@@ -293,7 +293,8 @@ def convert(args: argparse.Namespace) -> pretrained.Pretrained:
 def _measure(player, variables: dict, info: dict, args: argparse.Namespace) -> None:
     """Accuracy on the dataset's test split, and its class names, into `info`."""
     cli.use_compilation_cache()
-    dataset = data.load(info["dataset"], args.data_dir, info["image_shape"][0])
+    size = info["image_shape"][0] if info["dataset"] == "ImageFolder" else 0
+    dataset = data.load(info["dataset"], args.data_dir, size)
     if dataset.num_classes != info["num_classes"]:
         raise UserError(f"{args.source} has {info['num_classes']} classes, {dataset.name} {dataset.num_classes}.")
     result = evaluate(Predictor(player, dataset.test.images)(variables), dataset.test.labels)

@@ -145,7 +145,8 @@ def refuse_what_is_ignored(config: dict) -> None:
         return
     keys = ("distiller", "teacher_arch", "teacher_param", "teacher_dtype", "teacher_views")
     flag = {key: FLAGS[key].value for key in keys if FLAGS[key].present}
-    flag |= {path[0]: text for path, text in _OPTIONS if len(path) == 1 and path[0] in keys}
+    by_key = config_flags.get_override_values(FLAGS["config"]) if "config" in FLAGS else {}
+    flag |= {key: by_key[key] for key in keys if key in by_key}
     options = [".".join(path) for path, _ in _OPTIONS if path[0] == "distiller_options"]
     if not rules.needs_method and ("distiller" in flag or options):
         what = f"--distiller '{flag['distiller']}'" if "distiller" in flag else f"--config.{options[0]}"
