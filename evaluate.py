@@ -27,7 +27,6 @@ def main() -> None:
     if not maps and (len(params) > 1 or baselines):
         raise UserError("Several --param, and --baseline, are compared by their maps: add --explain GradCAM.")
     cli.prepare_jax()
-    import data
     import pretrained
     from training import evaluation, run_folder
 
@@ -36,10 +35,8 @@ def main() -> None:
 
         explaining.check_maps(maps)
     all_weights = [pretrained.load(param) for param in params]
-    info = all_weights[0].info
-    name = options.get("dataset", info["dataset"])
-    size = options.get("image_size", info["image_shape"][0] if name == "ImageFolder" else 0)
-    dataset = data.load(name, options.get("data_dir", ""), size)
+    dataset = evaluation.dataset_of(all_weights[0].info, options)
+    name = dataset.name
     teacher, archs = options.get("teacher_param", ""), (flags.FLAGS.arch, options.get("teacher_arch", ""))
     against = f"-against-{pretrained.load(teacher).info['arch']}" if teacher else ""
     facts = {**options, "dataset": name}

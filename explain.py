@@ -25,23 +25,17 @@ def main() -> None:
 
     pictures.check_path(flags.FLAGS.out)
     cli.prepare_jax()
-    import data
     import pretrained
-    from training import explaining
+    from training import evaluation, explaining
 
     explaining.check_maps([flags.FLAGS.map])
     if flags.FLAGS["map"].present and flags.FLAGS.kind not in explaining.MAP_KINDS:
         raise UserError(f"--map has no meaning here: --kind {flags.FLAGS.kind} draws no maps. Leave it out.")
-    if flags.FLAGS.kind == "training":
-        info = pretrained.load(explaining.epochs_of(params)[0]).info
-    else:
-        info = pretrained.load(params[0]).info
-    name = options.get("dataset", info["dataset"])
-    size = options.get("image_size", info["image_shape"][0] if name == "ImageFolder" else 0)
+    first = explaining.epochs_of(params)[0] if flags.FLAGS.kind == "training" else params[0]
     figure = explaining.draw(
         flags.FLAGS.kind,
         params,
-        data.load(name, options.get("data_dir", ""), size),
+        evaluation.dataset_of(pretrained.load(first).info, options),
         options.get("teacher_param", ""),
         flags.FLAGS.map,
         flags.FLAGS.images,

@@ -11,6 +11,7 @@ from scipy import stats
 
 from benchmarks.compare import read_rows, spread
 from registry import UserError
+from training import run_folder
 from training.run import train
 
 LABELS = "Labels alone"
@@ -75,7 +76,7 @@ def run(root: pathlib.Path, recipe: dict, entries: dict[str, dict]) -> tuple[lis
         else:
             folders = [path / f"s{seed}" for seed in summary["seeds"]] if "seeds" in summary else [path]
             tests = [read_rows(folder, "test") for folder in folders]
-            summaries = [json.loads((folder / "summary.json").read_text()) for folder in folders]
+            summaries = [run_folder.read_json(folder / run_folder.SUMMARY) for folder in folders]
             best = np.array([s["best"]["top1"] for s in summaries])
             ends = {k: np.array([t[-1][k] for t in tests]) for k in tests[0][-1] if k == "top1" or k.endswith("/top1")}
             last, cost = ends.pop("top1"), summary["seconds"] / summary["steps"] / len(folders)

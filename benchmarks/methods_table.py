@@ -52,19 +52,23 @@ mean ± standard deviation, percent; labels alone: {alone}. *step*: seconds of a
 against SoftLogits' in the same run, on one core of a machine that others were using, so a tenth
 more or less says nothing. `python -m benchmarks.all_methods` measures it, with the paired
 differences and their 95 % intervals."""
-LOOKED_INTO = """All weights are the benchmarks' for 32x32 images, so this says what works as it comes on small ones,
-not which method is better; most differences lie within their intervals. What is far below labels
-alone was looked into: at 8x8 the last stages have 2x2 or 1x1 positions. AT's loss is a mean over
-positions of maps with unit norm, so at 2x2 it weighs 16 times what it does at 8x8, and its weight
-of 1000 drowns the labels; CATKD's unit maps likewise. MLKD adds up 30 terms, of which those at T =
-6 are multiplied by 36, and its strong views of 8x8 digits are hard for the teacher, too: two of
-VGG-8's three seeds ended below 40. FSP's first phase is a whole epoch of its loss at weight 50.
-With a sixteenth of their weight AT has 97.82 ± 0.17 on ResNet-8 and 98.16 ± 0.73 on VGG-8, CATKD
-98.27 ± 0.10 and 97.82 ± 0.17; FSP with a tenth 98.72 ± 0.35 and 97.99 ± 0.73; MLKD with a quarter
-of its learning rate 98.38 ± 0.42 and 98.16 ± 0.34 (same teacher, commit e74d62f; labels alone there
-98.55 ± 0.26 and 98.16 ± 0.34). DIST compares columns over a batch of 64 in which most classes have
-six examples. ExplanationMatch teaches VGG-8 nothing: its last map has one position, and a
-normalised map of one position is a constant."""
+LOOKED_INTO = """All weights are the benchmarks' for 32x32 images, so this says what works as it
+comes on small ones, not which method is better; most differences lie within their intervals. What
+is far below labels alone was looked into: at 8x8 the last stages have 2x2 or 1x1 positions. AT's
+loss is a mean over positions of maps with unit norm, so at 2x2 it weighs 16 times what it does at
+8x8, and its weight of 1000 drowns the labels; CATKD's unit maps likewise. MLKD adds up 30 terms, of
+which those at T = 6 are multiplied by 36, and its strong views of 8x8 digits are hard for the
+teacher, too: two of VGG-8's three seeds ended below 40. FSP's first phase is a whole epoch of its
+loss at weight 50. With a sixteenth of their weight AT has 97.82 ± 0.17 on ResNet-8 and 98.16 ± 0.73
+on VGG-8, CATKD 98.27 ± 0.10 and 97.82 ± 0.17; FSP with a tenth 98.72 ± 0.35 and 97.99 ± 0.73; MLKD
+with a quarter of its learning rate 98.38 ± 0.42 and 98.16 ± 0.34 (labels alone there 98.55 ± 0.26
+and 98.16 ± 0.34; same teacher, commit e74d62f: `python train_w_kd.py --config configs/digits.py
+--num_labels 0 --train_epoch 6 --seeds 3 --teacher_arch ResNet8x4 --teacher_param
+runs/methods/teacher --student_arch ResNet8 --distiller AT --config.distiller_options.weight=62.0`,
+FSP with `warmup_epochs=1`, VGG-8 with `--config.student_options.widths=(16,32,64,128,128)`). DIST
+compares columns over a batch of 64 in which most classes have six examples. ExplanationMatch
+teaches VGG-8 nothing: its last map has one position, and a normalised map of one position is a
+constant."""
 
 
 @dataclasses.dataclass(frozen=True)

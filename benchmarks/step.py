@@ -144,7 +144,7 @@ class OurStep:
                 strategy=self.strategy,
                 augmentation=AUGMENTATION,
                 replicas=[Replica(0, pathlib.Path(folder), everything, train.labels)],
-                teacher_logits=None,
+                teacher_answers=None,
                 info={},
                 others={},
                 start=time.monotonic(),

@@ -14,6 +14,7 @@ import sys
 import numpy as np
 from PIL import Image
 
+from data import decoded
 from data.dataset import Augmentation, Dataset, Split
 from registry import DamagedFileError, UserError
 
@@ -122,23 +123,23 @@ def _split(builder, split: str) -> Split:
     shape = builder.info.features["image"].shape
     count = builder.info.splits[split].num_examples
 
-    def read():
+    def decode():
         images, labels = np.empty((count, *shape), np.uint8), np.empty(count, np.int32)
         try:
-            fill(images, labels)
+            # tfds checks each example against its features, which takes as long as decoding it
+            source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+            for start in range(0, count, CHUNK):
+                for i, example in enumerate(source.__getitems__(range(start, min(start + CHUNK, count))), start):
+                    image = Image.open(io.BytesIO(example["image"]), formats=("PNG", "JPEG"))
+                    images[i], labels[i] = np.asarray(image).reshape(shape), example["label"]
         except Exception as error:  # riegeli, protobuf and Pillow each have their own
+            reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
             raise DamagedFileError(
-                f"{builder.data_path}: the {split} split cannot be read ({str(error).splitlines()[0][:200]}).\n"
+                f"{builder.data_path}: the {split} split cannot be read ({reason}).\n"
                 "Remove this folder and prepare the data again."
             ) from None
         return images, labels
 
-    def fill(images, labels):
-        # tfds checks each example against its features, which takes as long as decoding it
-        source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
-        for start in range(0, count, CHUNK):
-            for i, example in enumerate(source.__getitems__(range(start, min(start + CHUNK, count))), start):
-                images[i] = np.asarray(Image.open(io.BytesIO(example["image"]), formats=("PNG", "JPEG"))).reshape(shape)
-                labels[i] = example["label"]
-
-    return Split(count, shape, read)
+    records = list(pathlib.Path(builder.data_path).glob(f"*-{split}.array_record-*"))
+    name = f"{builder.info.full_name.replace('/', '-')}-{split}"
+    return Split(count, shape, lambda: decoded.kept(name, records, decode))

@@ -5,6 +5,7 @@ A rule is used in two ways. `rule(model, variables, images, target)` is a compil
 `rule.gradient_taps` in its forward pass. Maps are not scaled to a range; whoever draws or compares them does that.
 """
 
+import abc
 import dataclasses
 import functools
 import math
@@ -19,7 +20,7 @@ from models.vit import token_map
 
 
 @dataclasses.dataclass(frozen=True)
-class Explanation:
+class Explanation(abc.ABC):
     """A map of evidence. Subclasses define `of`, and `gradient_taps` where they read gradients."""
 
     @property
@@ -27,6 +28,7 @@ class Explanation:
         """What `models.forward` is asked for, so that `of` finds its gradients."""
         return ()
 
+    @abc.abstractmethod
     def of(self, outputs: Outputs, target: jax.Array) -> jax.Array:
         """The map at its own resolution.
 
@@ -37,7 +39,6 @@ class Explanation:
         Returns:
             [B, h, w] float32 (float64 stays).
         """
-        raise NotImplementedError(f"{type(self).__name__} defines of(outputs, target).")
 
     def __call__(self, model: nn.Module, variables: dict, images: jax.Array, target: jax.Array) -> jax.Array:
         """The map at the images' resolution, in evaluation mode; compiled once a model and shape.

@@ -19,14 +19,13 @@ import sys
 import numpy as np
 from clu import parameter_overview
 
-import data
 import models
 import pretrained
 from pretrained.foreign_names import COOKBOOK, rename, translate
 from pretrained.torch_format import from_torch
 from registry import DamagedFileError, UserError, unknown
 from training import cli, cpu
-from training.evaluation import player_of
+from training.evaluation import dataset_of, player_of
 from training.metrics import evaluate
 from training.step import Predictor
 
@@ -293,8 +292,7 @@ def convert(args: argparse.Namespace) -> pretrained.Pretrained:
 def _measure(player, variables: dict, info: dict, args: argparse.Namespace) -> None:
     """Accuracy on the dataset's test split, and its class names, into `info`."""
     cli.use_compilation_cache()
-    size = info["image_shape"][0] if info["dataset"] == "ImageFolder" else 0
-    dataset = data.load(info["dataset"], args.data_dir, size)
+    dataset = dataset_of(info, {"data_dir": args.data_dir})
     if dataset.num_classes != info["num_classes"]:
         raise UserError(f"{args.source} has {info['num_classes']} classes, {dataset.name} {dataset.num_classes}.")
     result = evaluate(Predictor(player, dataset.test.images)(variables), dataset.test.labels)

@@ -154,20 +154,21 @@ def refuse_what_is_ignored(config: dict) -> None:
             f"{what} has no meaning here: --transfer {name} has a loss of its own. Leave it out;\n"
             "the loss's numbers are --config.transfer_options."
         )
-    theirs = [f"--{key} {flag[key]}" for key in keys[1:] if flag.get(key) not in (None, "", 0, "0")]
+    theirs = {key: flag[key] for key in keys[1:] if flag.get(key)}
     if not rules.teachers and theirs:
+        key, value = next(iter(theirs.items()))
         raise UserError(
-            f"{theirs[0]} has no meaning here: --transfer {name} has no other network than the student's.\n"
+            f"--{key} {value} has no meaning here: --transfer {name} has no other network than the student's.\n"
             "Leave it out, or choose a strategy with a teacher, such as --transfer Offline."
         )
     if rules.teachers != "peers":
         return
-    starts = flag.get("teacher_param")
-    frozen = [key for key in ("teacher_views", "teacher_dtype") if f"--{key} {flag.get(key)}" in theirs]
-    if frozen and not (starts and frozen == ["teacher_dtype"]):
-        raise UserError(
-            f"--{frozen[0]} has no meaning here: with --transfer {name} no teacher is trained and frozen. Leave it out."
-        )
+    starts = theirs.get("teacher_param")
+    for key in ("teacher_views",) if starts else ("teacher_views", "teacher_dtype"):
+        if key in theirs:
+            raise UserError(
+                f"--{key} has no meaning here: with --transfer {name} no teacher is trained and frozen. Leave it out."
+            )
     if starts:
         if "trained_teacher" not in rules.__dataclass_fields__:
             raise UserError(
@@ -198,9 +199,10 @@ def use_compilation_cache() -> None:
     """Keeps compiled programs in the user's cache folder, unless `JAX_COMPILATION_CACHE_DIR` names another."""
     import jax
 
+    from data import decoded
+
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-        jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "kd-cookbook", "xla"))
+        jax.config.update("jax_compilation_cache_dir", str(decoded.cache_folder("xla")))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 

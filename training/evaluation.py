@@ -41,6 +41,18 @@ def frozen_player_of(weights: pretrained.Pretrained, name: str, dtype=jnp.float3
     return player, fold(player.model, variables, weights.info["image_shape"])
 
 
+def dataset_of(info: dict, options: dict) -> data.Dataset:
+    """The dataset that weights are measured on.
+
+    Args:
+        info: what `model.json` says of them.
+        options: may have `dataset`, `data_dir` and `image_size`; else the dataset and the size of their training.
+    """
+    name = options.get("dataset", info["dataset"])
+    size = options.get("image_size", info["image_shape"][0] if name == "ImageFolder" else 0)
+    return data.load(name, options.get("data_dir", ""), size)
+
+
 def check_fits(weights: pretrained.Pretrained, dataset: data.Dataset, role: str, advice: str = "") -> None:
     """Raises `UserError` unless weights and data agree in the number of classes and of channels."""
     facts = (

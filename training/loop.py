@@ -25,8 +25,8 @@ def run(*, start: float, quiet: bool = False, **parts) -> dict:
         start: `time.monotonic()` at the start of the command.
         quiet: no progress.
         **parts: folder (locked by the process that writes), config (resolved), dataset, strategy, augmentation
-            (static), replicas, teacher_logits ([N, K] on the test split, or None), info (what `model.json` shall say),
-            others (what it shall say in addition of learners beside the student, by name).
+            (static), replicas, teacher_answers (`training.teachers.TeacherAnswers`, or None), info (what `model.json`
+            shall say), others (what it shall say in addition of learners beside the student, by name).
 
     Returns:
         The summary.

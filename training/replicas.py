@@ -58,14 +58,14 @@ class Replicas:
     Args: see `training.loop.run`.
     """
 
-    def __init__(self, *, folder, config, dataset, strategy, augmentation, replicas, teacher_logits, info, others):
+    def __init__(self, *, folder, config, dataset, strategy, augmentation, replicas, teacher_answers, info, others):
         self.folder: pathlib.Path = folder
         self.config: ConfigDict = config
         self.dataset: data.Dataset = dataset
         self.strategy: Strategy = strategy
         self.augmentation = augmentation
         self.replicas: list[Replica] = replicas
-        self.teacher_logits = teacher_logits
+        self.teacher_answers = teacher_answers
         self.info, self.others = info, others
         self.steps_per_epoch = len(dataset.train) // config.batch_size
         self.epochs = strategy.epochs(config.train_epoch)
@@ -265,6 +265,9 @@ class Replicas:
         Returns:
             False, and nothing was changed, where `stopping` was set on the way.
         """
+        teacher_logits = self.teacher_answers and self.teacher_answers.logits(stopping)
+        if self.teacher_answers and teacher_logits is None:
+            return False
         answers = []
         for state in self.states:
             answers.append({})
@@ -275,7 +278,7 @@ class Replicas:
                 if answers[-1][name] is None:
                     return False
         for state, replica, logits in zip(self.states, self.replicas, answers, strict=True):
-            values = evaluate(logits["student"], self.dataset.test.labels, self.teacher_logits)
+            values = evaluate(logits["student"], self.dataset.test.labels, teacher_logits)
             for name, theirs in {**logits, **self.strategy.ensembles(logits)}.items():
                 if name != "student":
                     measured = evaluate(theirs, self.dataset.test.labels)

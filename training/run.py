@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import os
 import pathlib
 import time
@@ -22,14 +23,13 @@ from training import bank as banks
 from training import config as configs
 from training import hosts, lock, loop, optimizer, run_folder
 from training.dot import reached
-from training.evaluation import check_fits, frozen_player_of, player_of
-from training.metrics import evaluate
+from training.evaluation import frozen_player_of, player_of
 from training.replicas import Replica
 from training.run_folder import warn
-from training.step import Predictor
+from training.teachers import TeacherAnswers, names_in, teachers_of
+from transfer.base import is_label_loss
 
 REPEATABLE = "xla_gpu_deterministic_ops"
-TEACHER_TOLERANCE = 1.0  # points of top-1 between a teacher's recorded and measured accuracy
 
 
 def train(recipe: ConfigDict | dict, quiet: bool = False) -> dict:
@@ -79,15 +79,12 @@ def train(recipe: ConfigDict | dict, quiet: bool = False) -> dict:
         seeds = range(config.seed, config.seed + config.seeds)
         folders = [folder / f"s{seed}" for seed in seeds] if config.seeds > 1 else [folder]
         replicas = [Replica(s, f, *_pool(config, dataset, s)) for s, f in zip(seeds, folders, strict=True)]
-        teacher_logits = None
+        answers = None
         if transfer.registry.get(config.transfer).teachers == "trained":
-            several = isinstance(strategy.teacher, tuple)
             parts = (strategy.teacher, strategy.teacher_variables)
-            parts = zip(*parts, strict=True) if several else [parts]
-            answers = [Predictor(player, dataset.test.images)(variables) for player, variables in parts]
-            for teacher, answer in zip(teachers, answers, strict=True):
-                _check_teacher(teacher, dataset, answer, say)
-            teacher_logits = np.mean(answers, axis=0) if several else answers[0]  # what agreement is measured with
+            parts = zip(*parts, strict=True) if isinstance(strategy.teacher, tuple) else [parts]
+            answers = TeacherAnswers(teachers, list(parts), dataset, say)
+            answers.check()
         for replica in replicas if config.teacher_views else []:
             if not hosts.several():
                 replica.folder.mkdir(exist_ok=True)
@@ -101,7 +98,7 @@ def train(recipe: ConfigDict | dict, quiet: bool = False) -> dict:
             strategy=strategy,
             augmentation=augmentation,
             replicas=replicas,
-            teacher_logits=teacher_logits,
+            teacher_answers=answers,
             info=_info(config, dataset),
             others=others,
             start=start,
@@ -122,7 +119,7 @@ def _resolve(recipe: ConfigDict | dict) -> ConfigDict:
             config.teacher_param = config.teacher_dtype = ""
     if not rules.teachers:
         config.teacher_arch = ""
-    for param in _names(config.teacher_param):
+    for param in names_in(config.teacher_param):
         pretrained.find(param)  # before a dataset is read
     config.train_path = config.train_path or lock.default_train_path(config)
     if config.deterministic and jax.default_backend() == "gpu" and REPEATABLE not in os.environ.get("XLA_FLAGS", ""):
@@ -193,18 +190,18 @@ def _strategy(config: ConfigDict, dataset: data.Dataset):
     teachers, others, rules = [], {}, transfer.registry.get(config.transfer)
     its_dtype = jnp.dtype(config.teacher_dtype or config.dtype)
     if rules.teachers == "trained":
-        teachers, archs = _teachers(config, dataset)
+        teachers, archs = teachers_of(config, dataset)
         make = frozen_player_of if rules.freezes_teacher else player_of
         made = [make(teacher, "teacher", its_dtype, arch) for teacher, arch in zip(teachers, archs, strict=True)]
         parts["teacher"], parts["teacher_variables"] = zip(*made, strict=True) if len(made) > 1 else made[0]
     elif rules.teachers == "peers" and config.teacher_param:  # the one that learns starts from weights
-        teachers, archs = _teachers(config, dataset)
+        teachers, archs = teachers_of(config, dataset)
         made = [player_of(teacher, "teacher", its_dtype, arch) for teacher, arch in zip(teachers, archs, strict=True)]
         parts["peers"], variables = zip(*made, strict=True)
         parts["teacher_variables"] = variables[0]
         others = {"teacher": {key: teachers[0].info.get(key, {}) for key in ("arch", "options")}}
     elif rules.teachers == "peers":
-        archs, peers = _names(config.teacher_arch) or [config.student_arch], []
+        archs, peers = names_in(config.teacher_arch) or [config.student_arch], []
         for number, arch in enumerate(archs, start=1):
             name, its_options = rules.peer_name.format(number), options if arch == config.student_arch else {}
             others[name] = {"arch": arch, "options": its_options}
@@ -227,24 +224,27 @@ def _strategy(config: ConfigDict, dataset: data.Dataset):
         batch = batch.replace(previous=batch.replace(views=()))
     try:
         state = jax.eval_shape(strategy.init, jax.random.key(0), batch)
-        jax.eval_shape(lambda state: strategy.losses(state.params, state, batch, jax.random.key(0))[0], state)
+        terms = jax.eval_shape(functools.partial(_terms, strategy), state.params, state, batch)
     except (ValueError, TypeError, FlaxError) as error:  # a network of the user's own can fail in any of these ways
         raise UserError(f"{config.distiller or config.transfer} cannot train {config.student_arch}: {error}") from None
     if config.optimizer == "dot":
-        strategy = _with_dot(config, strategy, state, batch, steps)
+        strategy = _with_dot(config, strategy, state, batch, steps, terms)
     if config.teacher_views:
         banks.check(config, strategy, batch, dataset.num_classes)
     return strategy, teachers, others
 
 
-def _with_dot(config: ConfigDict, strategy: transfer.Strategy, state: transfer.State, batch: data.Batch, steps: int):
-    """The strategy with an optimizer that knows which parameters both losses reach."""
+def _terms(strategy: transfer.Strategy, params: dict, state: transfer.State, batch: data.Batch) -> dict:
+    return strategy.losses(params, state, batch, jax.random.key(0))[0]
 
-    def losses(params, state, batch):
-        return strategy.losses(params, state, batch, jax.random.key(0))[0]
 
-    terms = jax.eval_shape(losses, state.params, state, batch)
-    on_labels = {name for name in terms if name.rpartition("/")[2] == "cross_entropy"}  # peers have theirs
+def _with_dot(config: ConfigDict, strategy: transfer.Strategy, state, batch: data.Batch, steps: int, terms: dict):
+    """The strategy with an optimizer that knows which parameters both losses reach.
+
+    Args:
+        state, batch, terms: shapes of them; the terms are `_terms`.
+    """
+    on_labels = set(filter(is_label_loss, terms))
     labels = on_labels and not (strategy.method and strategy.method.ce_weight == 0)
     if not labels or len(terms) == len(on_labels):
         missing = "distillation" if labels else "label"
@@ -254,65 +254,12 @@ def _with_dot(config: ConfigDict, strategy: transfer.Strategy, state: transfer.S
         )
 
     def sides(params, state, batch):
-        terms = losses(params, state, batch)
-        return [{name: v for name, v in terms.items() if (name in on_labels) == side} for side in (True, False)]
+        found = _terms(strategy, params, state, batch)
+        return [{name: v for name, v in found.items() if (name in on_labels) == side} for side in (True, False)]
 
     label, distillation = (reached(lambda *parts, i=i: sides(*parts)[i], state.params, state, batch) for i in range(2))
     both = jax.tree.map(lambda a, b: a and b, label, distillation)
     return dataclasses.replace(strategy, optimizer=optimizer.create(config, steps, both))
-
-
-def _names(text: str) -> list[str]:
-    """The parts between commas."""
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _teachers(config: ConfigDict, dataset: data.Dataset) -> tuple[list[pretrained.Pretrained], list[str]]:
-    """The trained teachers, and what the user says that each is ("" where nothing)."""
-    params, archs = _names(config.teacher_param), _names(config.teacher_arch)
-    if archs and params and len(archs) != len(params):
-        raise UserError(
-            f"--teacher_arch names {len(archs)} networks and --teacher_param {len(params)} weights: "
-            f"{config.teacher_arch} and {config.teacher_param}.\nGive as many of both, or leave --teacher_arch out."
-        )
-    archs = archs or [""] * max(1, len(params))
-    return [_teacher(config, dataset, p, a) for p, a in zip(params or [""], archs, strict=False)], archs
-
-
-def _teacher(config: ConfigDict, dataset: data.Dataset, param: str, its_arch: str) -> pretrained.Pretrained:
-    arch = its_arch or "ResNet20"
-    command = f"python train_teacher.py --arch {arch} --dataset {config.dataset} --train_path runs/teacher"
-    default = configs.defaults()
-    if param == default.teacher_param and config.dataset != default.dataset:
-        raise UserError(
-            f"--teacher_param is missing: {default.teacher_param} was trained on {default.dataset}.\n"
-            f"To train a teacher on {config.dataset}: {command}"
-        )
-    if not param:
-        raise UserError(
-            f"--transfer {config.transfer} needs --teacher_param, a trained teacher.\nTo train one: {command}"
-        )
-    teacher = pretrained.load(param)
-    info = teacher.info
-    if its_arch and its_arch != info["arch"]:
-        raise UserError(f"--teacher_arch is {its_arch}, but the weights in {teacher.folder} are of {info['arch']}.")
-    check_fits(teacher, dataset, "teacher", f"\nTo train one: {command}")
-    return teacher
-
-
-def _check_teacher(teacher: pretrained.Pretrained, dataset: data.Dataset, logits: np.ndarray, say) -> None:
-    """Warns when the teacher is not as good here as its `model.json` says: a wrong normalisation or class order."""
-    measured = evaluate(logits, dataset.test.labels)["top1"]
-    recorded = teacher.info["test_top1"]
-    say(f"Teacher {teacher.info['arch']} from {teacher.folder}: test top-1 {measured:.2f} %")
-    theirs, ours = teacher.info["class_names"], list(dataset.class_names)
-    if theirs not in (ours, [str(i) for i in range(len(ours))]):  # numbers: an import that knew no names
-        warn(f"the teacher's classes {theirs[:3]} ... are not the data's {ours[:3]} ...")
-    if recorded is not None and abs(measured - recorded) > TEACHER_TOLERANCE:
-        warn(
-            f"the teacher's recorded test top-1 is {recorded:.2f} % ({teacher.info['dataset']}), here it has "
-            f"{measured:.2f} %. Check normalisation, class order and image size."
-        )
 
 
 def _info(config: ConfigDict, dataset: data.Dataset) -> dict:

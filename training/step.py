@@ -264,8 +264,7 @@ class Predictor:
         self.batch = min(EVAL_BATCH * jax.device_count(), -(-self.count // jax.device_count()) * jax.device_count())
         self.images = replicate(images)
 
-        def predict(variables, images, start):
-            index = jnp.minimum(start + jnp.arange(self.batch), self.count - 1)  # the padding repeats the last image
+        def predict(variables, images, index):
             image = images[index].astype(jnp.float32) / 255.0
             if jax.device_count() > 1:
                 rows = NamedSharding(mesh(), PartitionSpec("data"))
@@ -273,22 +272,27 @@ class Predictor:
             return placed(player.forward(variables, image)[0].logits)  # every process reads all of them
 
         @jax.jit
-        def whole(variables, images, starts):
-            logits = jax.lax.map(functools.partial(predict, variables, images), starts)
+        def whole(variables, images, batches):
+            logits = jax.lax.map(functools.partial(predict, variables, images), batches)
             return placed(logits.reshape(-1, logits.shape[-1]))
 
         self._predict, self._whole = jax.jit(predict), whole
 
-    def __call__(self, variables: dict, stopping: threading.Event | None = None) -> np.ndarray | None:
-        """Logits [N, K] float32 in host memory; None where `stopping` was set before the last batch."""
-        starts, variables = range(0, self.count, self.batch), replicate(variables)
+    def __call__(
+        self, variables: dict, stopping: threading.Event | None = None, rows: np.ndarray | None = None
+    ) -> np.ndarray | None:
+        """Logits [N, K] float32 in host memory, or of `rows` alone; None where `stopping` was set on the way."""
+        rows = np.arange(self.count) if rows is None else rows
+        padding = -len(rows) % self.batch  # repeats the last image
+        batches = np.pad(rows.astype(np.int32), (0, padding), mode="edge").reshape(-1, self.batch)
+        variables = replicate(variables)
         if jax.default_backend() == "cpu":  # XLA's loops are slow there
             parts = []
-            for start in starts:
+            for index in batches:
                 if stopping and stopping.is_set():
                     return None
-                parts.append(np.asarray(self._predict(variables, self.images, start)))
+                parts.append(np.asarray(self._predict(variables, self.images, index)))
             logits = np.concatenate(parts)
         else:
-            logits = np.asarray(self._whole(variables, self.images, np.asarray(starts, np.int32)))
-        return logits[: self.count]
+            logits = np.asarray(self._whole(variables, self.images, batches))
+        return logits[: len(rows)]

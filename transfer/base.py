@@ -1,5 +1,6 @@
 """What strategies share: players, the state, the label loss and the update."""
 
+import abc
 import dataclasses
 from typing import Any, ClassVar
 
@@ -77,7 +78,7 @@ class State:
 
 
 @dataclasses.dataclass(frozen=True)
-class Strategy:
+class Strategy(abc.ABC):
     """Base of the strategies: `init(key, batch) -> State` and `step(state, batch, key) -> (State, metrics)`, both pure.
 
     A subclass defines `init` and `losses`; its further dataclass fields with defaults are the options of
@@ -144,16 +145,17 @@ class Strategy:
         """Name -> what a step reads: looked at for the cause when something became non-finite."""
         return {"image": batch.image, **{f"image of view {i + 2}": view for i, view in enumerate(batch.views)}}
 
+    @abc.abstractmethod
     def init(self, key: jax.Array, batch: Batch) -> State:
-        raise NotImplementedError(f"{type(self).__name__} defines init(key, batch).")
+        """The first state, for batches like `batch`."""
 
+    @abc.abstractmethod
     def losses(self, params: dict, state: State, batch: Batch, key: jax.Array):
         """-> (name -> scalar, (new extra, metrics)); `step` differentiates the sum with respect to `params`.
 
         The loss on labels is named "cross_entropy". Terms of learners beside the student have their name in front:
         "peer1/cross_entropy".
         """
-        raise NotImplementedError(f"{type(self).__name__} defines losses(params, state, batch, key).")
 
     def step(self, state: State, batch: Batch, key: jax.Array) -> tuple[State, dict]:
         """One update.
@@ -174,7 +176,7 @@ class Strategy:
 
         def labels(params):
             terms = self.losses(params, state, batch, key)[0]
-            return sum((v for n, v in terms.items() if n.rpartition("/")[2] == "cross_entropy"), jnp.zeros(()))
+            return sum((value for name, value in terms.items() if is_label_loss(name)), jnp.zeros(()))
 
         (loss, (terms, (extra, metrics))), gradients = jax.value_and_grad(total, has_aux=True)(state.params)
         options = {"label_gradients": jax.grad(labels)(state.params)} if self.split_gradients else {}
@@ -240,6 +242,11 @@ class Strategy:
             {"params": params, **memory}, student, teacher, batch, rngs={"method": key}, mutable=list(memory)
         )
         return terms, dict(memory)
+
+
+def is_label_loss(name: str) -> bool:
+    """Whether a term is the loss on labels: the student's, or with a name in front that of another learner."""
+    return name.rpartition("/")[2] == "cross_entropy"
 
 
 def label_loss(logits: jax.Array, label: jax.Array, second_label=None, share=None) -> tuple[jax.Array, dict]:

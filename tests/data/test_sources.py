@@ -181,8 +181,9 @@ def test_image_folder_without_a_folder_says_what_it_needs(path):
 
 
 @pytest.fixture
-def prepared(tmp_path):
+def prepared(tmp_path, monkeypatch):
     """A tiny `cifar10` in TFDS' own array_record form, written without TensorFlow."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     from array_record.python.array_record_module import ArrayRecordWriter
     from PIL import Image
 

@@ -1,0 +1,93 @@
+"""Seconds from the command to the first logged update, with an empty and with a filled compilation cache.
+
+    python -m benchmarks.start [--repeats 3] [--data_dir FOLDER_WITH_CIFAR10]
+
+`make demo`'s networks on Digits, and with prepared CIFAR-10 ResNet-56 to ResNet-20, SoftLogits, batch 64; the teachers
+have random weights, which take as long as trained ones. Medians; each run is ended as soon as its line appears.
+"""
+
+import argparse
+import os
+import pathlib
+import pty
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import jax
+import numpy as np
+
+import data
+import models
+import pretrained
+from benchmarks import compare
+
+FIRST_UPDATE = re.compile(rb"\b1/\d+ +ETA")
+LIMIT = 300  # seconds
+
+
+def write_teacher(folder: pathlib.Path, arch: str, dataset: data.Dataset) -> None:
+    """Random weights that any run on the dataset takes for a teacher."""
+    images = np.zeros((1, *dataset.image_shape), np.float32)
+    variables = jax.jit(models.create(arch, dataset.num_classes).init)(jax.random.key(0), images)
+    info = {
+        **{"arch": arch, "options": {}, "num_classes": dataset.num_classes, "dataset": dataset.name},
+        **{"class_names": list(dataset.class_names), "image_shape": list(dataset.image_shape)},
+        **{"mean": list(dataset.mean), "std": list(dataset.std), "test_top1": None},
+    }
+    pretrained.save(folder, jax.device_get(variables), info)
+
+
+def seconds_to_first_update(flags: list[str], cache: pathlib.Path) -> float:
+    """Of one command; on a terminal it shows its first update at once."""
+    with tempfile.TemporaryDirectory() as run:
+        terminal, its_end = pty.openpty()
+        command = [sys.executable, "train_w_kd.py", *flags, "--log_every", "1", "--train_path", f"{run}/run"]
+        environment = {**os.environ, "XDG_CACHE_HOME": str(cache), "JAX_COMPILATION_CACHE_DIR": ""}
+        start, shown = time.monotonic(), b""
+        process = subprocess.Popen(command, stdout=its_end, stderr=its_end, env=environment)
+        os.close(its_end)
+        try:
+            while not FIRST_UPDATE.search(shown) and time.monotonic() - start < LIMIT:
+                shown += os.read(terminal, 4096)
+            return time.monotonic() - start
+        except OSError:  # the command has ended
+            raise RuntimeError(f"{' '.join(command)} ended before its first update:\n{shown.decode()}") from None
+        finally:
+            process.kill()
+            process.wait()
+            os.close(terminal)
+
+
+def main(repeats: int, data_dir: str) -> None:
+    """Prints the table."""
+    cases = [("of `make demo`: ResNet-20 to ResNet-8 on Digits", "ResNet20", "ResNet8", "Digits", [])]
+    if data_dir:
+        own = ["--data_dir", data_dir]
+        cases.insert(0, ("ResNet-56 to ResNet-20 on CIFAR-10", "ResNet56", "ResNet20", "CIFAR10", own))
+    else:
+        print("No --data_dir: CIFAR-10 is left out.")
+    print("\n| | cold | warm |\n|---|---|---|")
+    for label, teacher, student, name, own in cases:
+        with tempfile.TemporaryDirectory() as folder:
+            weights = pathlib.Path(folder) / "teacher"
+            write_teacher(weights, teacher, data.load(name, data_dir if own else ""))
+            flags = ["--distiller", "SoftLogits", "--teacher_param", str(weights), "--student_arch", student]
+            flags += ["--dataset", name, "--batch_size", "64", *own]
+            times = {"cold": [], "warm": []}
+            for number in range(repeats):
+                cache = pathlib.Path(folder) / f"cache{number}"
+                for kind, seconds in times.items():
+                    seconds.append(seconds_to_first_update(flags, cache))
+                    print(f"{label}, {kind}: {seconds[-1]:.1f} s", file=sys.stderr, flush=True)
+        print(f"| {label} | " + " | ".join(f"{statistics.median(s):.1f} s" for s in times.values()) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--data_dir", default="", help="where tensorflow-datasets keeps CIFAR-10")
+    compare.call(parser, main)

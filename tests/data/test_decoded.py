@@ -1,0 +1,95 @@
+"""Decoded splits are kept, and made again when the cache or its source is not what it was."""
+
+import os
+import resource
+import signal
+
+import numpy as np
+import pytest
+
+from data import decoded
+
+IMAGES = np.random.RandomState(0).randint(0, 256, (7, 4, 4, 3)).astype(np.uint8)
+LABELS = np.arange(7, dtype=np.int32)
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """() -> what `kept` gives; `decoded` counts how often it had to."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    source = tmp_path / "records"
+    source.write_bytes(b"anything")
+
+    def decode():
+        get.decoded += 1
+        return IMAGES, LABELS
+
+    def get():
+        images, labels = decoded.kept("toy", [source], decode)
+        np.testing.assert_array_equal(images, IMAGES)
+        np.testing.assert_array_equal(labels, LABELS)
+        assert (images.dtype, labels.dtype) == (np.uint8, np.int32)
+
+    get.decoded, get.source, get.folder = 0, source, tmp_path / "home/kd-cookbook/decoded"
+    return get
+
+
+def test_second_start_decodes_nothing(cache, capsys):
+    cache()
+    cache()
+    assert cache.decoded == 1
+    assert [path.suffix for path in cache.folder.iterdir()] == [".safetensors"]
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("change", ["size", "time", "pillow"])
+def test_changed_source_is_decoded(change, cache, monkeypatch):
+    cache()
+    if change == "size":
+        time = cache.source.stat().st_mtime_ns
+        cache.source.write_bytes(b"anything else")
+        os.utime(cache.source, ns=(time, time))
+    elif change == "time":
+        os.utime(cache.source, ns=(1, 1))
+    else:
+        monkeypatch.setattr(decoded.PIL, "__version__", "0.0")
+    cache()
+    assert cache.decoded == 2
+
+
+@pytest.mark.parametrize("damage", ["bit", "short", "empty", "other"])
+def test_damaged_cache_is_named_and_made_again(damage, cache, capsys):
+    cache()
+    (path,) = cache.folder.iterdir()
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 1
+    path.write_bytes({"bit": content, "short": content[:-9], "empty": b"", "other": b"{}" * 50}[damage])
+    cache()
+    assert f"Warning: {path} is damaged" in capsys.readouterr().err
+    cache()
+    assert cache.decoded == 2
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("obstacle", ["a file in the way", "no space"])
+def test_what_cannot_be_kept_is_still_read(obstacle, cache, capsys, monkeypatch):
+    if obstacle == "no space":
+        before, ignored = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (64, before[1]))
+    else:
+        cache.folder.parent.parent.write_text("no folder")
+    try:
+        cache()
+    finally:
+        if obstacle == "no space":
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+            signal.signal(signal.SIGXFSZ, ignored)
+    assert "cannot be kept" in capsys.readouterr().err
+    assert not cache.folder.exists() or not list(cache.folder.iterdir())
+
+
+def test_missing_source_is_the_decoders_business(cache):
+    cache()
+    cache.source.unlink()
+    cache()
+    assert cache.decoded == 2
