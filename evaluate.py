@@ -38,7 +38,8 @@ def main() -> None:
     dataset = evaluation.dataset_of(all_weights[0].info, options)
     name = dataset.name
     teacher, archs = options.get("teacher_param", ""), (flags.FLAGS.arch, options.get("teacher_arch", ""))
-    against = f"-against-{pretrained.load(teacher).info['arch']}" if teacher else ""
+    other = pretrained.load(teacher) if teacher else None
+    against = f"-against-{other.info['arch']}-{other.sha256[:8]}" if other else ""  # one file a teacher
     facts = {**options, "dataset": name}
     results = [evaluation.measure(param, dataset, teacher, *archs) for param in params]
     explained = {}

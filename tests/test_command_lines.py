@@ -56,6 +56,8 @@ MISTAKES = {
     "type of option": (["--config.distiller_options.temperature=abc"], ["temperature", "abc"]),
     "dtype": (["--dtype", "float16"], ["'float16'", "bfloat16"]),
     "recipe file": (["--config", "nowhere.py"], ["nowhere.py"]),
+    "no recipe": (["--config", "LICENSE"], ["Error: IndentationError", "LICENSE, line 2", "(recipe: LICENSE)"]),
+    "half a sum": (["--distiller", "SoftLogits+"], ["'SoftLogits+'", "SoftLogits+AT"]),
     "no pair": (["--config", "configs/cifar100/dkd.py:ResNet56"], ["Error: A pair is TEACHER,STUDENT", "'ResNet56'"]),
     "pair of a recipe": (
         ["--config", "configs/cifar100/dkd.py:ResNet32x4,VGG8", "--dataset", "Digits"],
@@ -192,7 +194,8 @@ def test_readme_commands_train_distil_evaluate_and_repeat(tmp_path):
     assert "learning_rate: 0.05 there, 0.3 now" in other.stderr
     measured = command("evaluate.py", "--param", tmp_path / "soft", "--teacher_param", tmp_path / "teacher")
     assert measured.returncode == 0, measured.stderr
-    written = json.loads((tmp_path / "soft" / "last" / "evaluation-Digits-against-ResNet8.json").read_text())
+    (path,) = (tmp_path / "soft" / "last").glob("evaluation-Digits-against-ResNet8-????????.json")
+    written = json.loads(path.read_text())
     for key in ("top1", "top5", "nll", "ece", "agreement", "kl"):
         assert written[key] == pytest.approx(summary["last"][key], abs=1e-6)
         assert f"{written[key]:.3f}" in measured.stdout

@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+import pretrained
+
 ROOT = pathlib.Path(__file__).parent.parent
 TEACHER = "pretrained/resnet20_digits"
 
@@ -34,9 +36,10 @@ def test_explanations_are_measured_and_written_beside_the_evaluation(tmp_path):
     flags = ["--param", tmp_path / "weights", "--teacher_param", TEACHER, "--explain", "GradCAM"]
     result = command("evaluate.py", *flags, "--explain_images", "20")
     assert result.returncode == 0, result.stderr
-    usual = json.loads((tmp_path / "weights" / "evaluation-Digits-against-ResNet20.json").read_text())
+    teacher = f"ResNet20-{pretrained.load(ROOT / TEACHER).sha256[:8]}"
+    usual = json.loads((tmp_path / "weights" / f"evaluation-Digits-against-{teacher}.json").read_text())
     assert usual["images"] == 597
-    found = json.loads((tmp_path / "weights" / "evaluation-Digits-against-ResNet20-explained.json").read_text())
+    found = json.loads((tmp_path / "weights" / f"evaluation-Digits-against-{teacher}-explained.json").read_text())
     assert list(found["maps"]) == ["GradCAM"]
     assert found["images"] == 20
     for values in found["maps"].values():

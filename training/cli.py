@@ -284,7 +284,8 @@ def _parse(description: str) -> None:
     except flags.UnrecognizedFlagError as error:
         raise unknown("flag", f"--{error.flagname}", [f"--{name}" for name in _own_flags()]) from None
     except Exception as error:  # a recipe may raise anything
-        text = " ".join(f"{error if isinstance(error, flags.Error) else repr(error)}".split())
+        kind = "" if isinstance(error, flags.Error) else f"{type(error).__name__}: "
+        text = " ".join(f"{kind}{error}".split())
         if "UserError: " in text:  # a recipe's own, inside a traceback
             raise UserError(text.rpartition("UserError: ")[2]) from None
         recipes = [b for a, b in zip(sys.argv, [*sys.argv[1:], ""], strict=True) if a == "--config"]
