@@ -311,9 +311,10 @@ def test_preparing_that_fails_gives_the_last_line_and_the_command(tmp_path, monk
 
 
 @pytest.mark.slow
-def test_real_cifar10_is_read():
+def test_real_cifar10_is_read(tmp_path, monkeypatch):
     if not (SHARED / "cifar10").is_dir():
         pytest.skip(f"no prepared CIFAR-10 in {SHARED}; set KD_TFDS_DIR to the folder that has one")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     cifar = tfds_source.load_cifar10(str(SHARED))
     assert (len(cifar.train), len(cifar.test)) == (50000, 10000)
     assert cifar.image_shape == (32, 32, 3)
