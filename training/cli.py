@@ -220,7 +220,8 @@ def begin(config: dict) -> None:
     signals.before_training()
     full = {**default.get_config(), **config}
     with contextlib.suppress(TypeError):  # a value of the wrong type: `training.config` has the words for it
-        lock.refuse_second(full["train_path"] or lock.default_train_path(full))
+        for method in {full["distiller"], full["distiller"] or "SoftLogits"}:  # which a strategy takes by itself
+            lock.refuse_second(full["train_path"] or lock.default_train_path({**full, "distiller": method}))
 
 
 def prepare_jax() -> None:
