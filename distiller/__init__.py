@@ -85,9 +85,10 @@ def create(name: str, **options) -> Distiller:
     Raises:
         UserError: an unknown name or option with the nearest known one, or a value of the wrong type.
     """
-    if "+" in name and not all(part.strip() for part in name.split("+")):
+    parts = [part.strip() for part in name.split("+")]
+    if len(parts) > 1 and "" in parts:
         raise UserError(f"Distiller '{name}' has nothing on one side of a +. Several are joined as in SoftLogits+AT.")
-    parts = [registry.check(part.strip()) for part in name.split("+")]
+    parts = [registry.check(part) for part in parts]
     if len(parts) == 1:
         own = _mapping(parts[0], options.pop(parts[0], {}))
         return _build(parts[0], {**options, **own})

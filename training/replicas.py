@@ -265,9 +265,11 @@ class Replicas:
         Returns:
             False, and nothing was changed, where `stopping` was set on the way.
         """
-        teacher_logits = self.teacher_answers and self.teacher_answers.logits(stopping)
-        if self.teacher_answers and teacher_logits is None:
-            return False
+        teacher_logits = None
+        if self.teacher_answers:
+            teacher_logits = self.teacher_answers.logits(stopping)
+            if teacher_logits is None:
+                return False
         answers = []
         for state in self.states:
             answers.append({})
