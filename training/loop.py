@@ -187,7 +187,7 @@ def _header(loop: Replicas) -> None:
     devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
     print(f"Parameters: {', '.join([counts, *frozen])}. Devices: {devices}. Run: {loop.folder}", flush=True)
     shape, teacher = loop.dataset.image_shape, getattr(loop.strategy, "teacher", None)
-    student = profile.cost(loop.strategy.student.model, shape)
+    student = profile.cost(loop.strategy.student.model, shape, loop.strategy.student_variables(state))
     teachers = teacher if isinstance(teacher, tuple) else (teacher,) if teacher else ()
     for teacher in teachers:
         print(profile.compare(profile.cost(teacher.model, shape), student), flush=True)

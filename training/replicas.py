@@ -114,7 +114,8 @@ class Replicas:
             return placed(self.strategy.init(key, self.batch(split, jnp.zeros((), jnp.int32))), examples)
 
         def metrics(state, split):
-            return self.strategy.step(state, self.batch(split, state.step), step_key(split.seed, state.step))[1]
+            batch, key = self.batch(split, state.step), step_key(split.seed, state.step)
+            return self.strategy.traced_step(state, batch, key)[1]
 
         for replica, split in zip(self.replicas, self.splits, strict=True):
             self.states.append(place(init(split), examples))

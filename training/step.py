@@ -194,7 +194,7 @@ class Trainer:
 
         def step(state: State, totals: Totals, split: DeviceSplit):
             batch = batch_of(split, state.step, augmentation, strategy.views)
-            new, metrics = strategy.step(state, batch, step_key(split.seed, state.step))
+            new, metrics = strategy.traced_step(state, batch, step_key(split.seed, state.step))
             keep = None
             if skip:
                 keep = finite((metrics, new.params, new.extra))

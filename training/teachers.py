@@ -17,7 +17,7 @@ from training.step import Predictor, replicate
 from transfer import Player
 
 TOLERANCE = 1.0  # points of top-1 between a teacher's recorded and measured accuracy
-SAMPLE = 1000  # test images that a teacher is asked about before training, on a CPU
+SAMPLE = 500  # test images that a teacher is asked about before training, on a CPU
 
 
 class TeacherAnswers:

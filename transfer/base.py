@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import functools
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -190,6 +191,11 @@ class Strategy(abc.ABC):
             extra = extra | {name: _where(first, state.extra[name], extra[name]) for name in still}
         metrics = {"loss": loss, **terms, **metrics, "gradient_norm": optax.tree.norm(gradients)}
         return state.replace(step=state.step + 1, params=params, extra=extra, opt_state=opt_state), metrics
+
+    @functools.cached_property
+    def traced_step(self):
+        """`step`, which JAX traces once, however many programs it becomes a part of."""
+        return jax.jit(self.step)
 
     def shares(self, state: State, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
         """Loss term -> its share of the gradient: its norm by the student's parameters over the sum of all terms'.
