@@ -75,8 +75,8 @@ def epoch_plan(seed: int, epoch: int, pool: jax.Array, length: int, lead: int = 
     def plan(epoch):
         numbers = epoch * passes + jnp.arange(passes, dtype=jnp.int32)
         orders = jax.vmap(lambda number: jax.random.permutation(jax.random.fold_in(key, number), pool))(numbers)
-        view = jnp.repeat(numbers, pool.shape[0], total_repeat_length=passes * pool.shape[0])
-        return orders.reshape(-1)[:length], view[:length]
+        view = jnp.broadcast_to(numbers[:, None], orders.shape)
+        return orders.reshape(-1)[:length], view.reshape(-1)[:length]
 
     index, view = plan(epoch)
     if not lead:
