@@ -34,16 +34,7 @@ def write_teacher(folder: pathlib.Path, arch: str, dataset: data.Dataset) -> Non
     """Random weights that any run on the dataset takes for a teacher."""
     images = np.zeros((1, *dataset.image_shape), np.float32)
     variables = jax.jit(models.create(arch, dataset.num_classes).init)(jax.random.key(0), images)
-    info = {
-        "arch": arch,
-        "num_classes": dataset.num_classes,
-        "class_names": list(dataset.class_names),
-        "dataset": dataset.name,
-        "image_shape": list(dataset.image_shape),
-        "mean": list(dataset.mean),
-        "std": list(dataset.std),
-        "test_top1": None,
-    }
+    info = {"arch": arch, **dataset.info, "test_top1": None}
     pretrained.save(folder, jax.device_get(variables), info)
 
 

@@ -106,6 +106,18 @@ class Dataset:
     def image_shape(self) -> tuple[int, int, int]:
         return self.train.image_shape
 
+    @property
+    def info(self) -> dict:
+        """What `model.json` says of the data that weights were trained on."""
+        return {
+            "num_classes": self.num_classes,
+            "class_names": list(self.class_names),
+            "dataset": self.name,
+            "image_shape": list(self.image_shape),
+            "mean": list(self.mean),
+            "std": list(self.std),
+        }
+
 
 def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Per-channel mean and deviation of images [N, H, W, C] uint8, in units of [0, 1], rounded to four digits.

@@ -267,12 +267,7 @@ def _info(config: ConfigDict, dataset: data.Dataset) -> dict:
     return {
         "arch": config.student_arch,
         "options": configs.plain(config.student_options),
-        "num_classes": dataset.num_classes,
-        "class_names": list(dataset.class_names),
-        "dataset": dataset.name,
-        "image_shape": list(dataset.image_shape),
-        "mean": list(dataset.mean),
-        "std": list(dataset.std),
+        **dataset.info,
         "transfer": config.transfer,
         "distiller": config.distiller,
         "command": run_folder.command_line(),
