@@ -52,9 +52,9 @@ def kept(name: str, sources: list[pathlib.Path], decode: Callable) -> tuple[np.n
 
 def _read(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray] | None:
     """The arrays, or None where they are not what was written."""
-    content = path.read_bytes()
+    path.open("rb").close()  # what cannot be opened is not damaged
     try:
-        arrays = safetensors.numpy.load(content)
+        arrays = safetensors.numpy.load_file(path)
         images, labels, digest = arrays["images"], arrays["labels"], arrays["sha256"]
     except Exception:  # safetensors raises its own kinds
         return None

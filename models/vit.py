@@ -15,6 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from models.layers import parameter
 from models.outputs import Outputs, Taps
 from registry import UserError
 
@@ -63,8 +64,8 @@ class PatchConv(nn.Module):
     @nn.compact
     def __call__(self, x):
         size, (batch, height, width, channels) = self.size, x.shape
-        kernel = self.param("kernel", self.kernel_init, (size, size, channels, self.features), jnp.float32)
-        bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
+        kernel = parameter(self, "kernel", self.kernel_init, (size, size, channels, self.features))
+        bias = parameter(self, "bias", self.bias_init, (self.features,))
         rows, columns = height // size, width // size
         x = x[:, : rows * size, : columns * size].astype(self.dtype)
         x = x.reshape(batch, rows, size, columns, size, channels).transpose(0, 1, 3, 2, 4, 5)
@@ -79,8 +80,8 @@ class LayerNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        scale = self.param("scale", nn.initializers.ones, x.shape[-1:], jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], jnp.float32)
+        scale = parameter(self, "scale", nn.initializers.ones, x.shape[-1:])
+        bias = parameter(self, "bias", nn.initializers.zeros, x.shape[-1:])
         x = x.astype(jnp.float32)
         x = x - jnp.mean(x, axis=-1, keepdims=True)
         variance = jnp.mean(jnp.square(x), axis=-1, keepdims=True)

@@ -257,18 +257,20 @@ def test_option_of_one_part_reaches_it(tmp_path):
     assert "has no option 'Logits'" in wrong.stderr
 
 
-def test_training_never_imports_tensorflow(tmp_path):
-    trap = tmp_path / "path" / "tensorflow"
+@pytest.mark.parametrize(("module", "others_do"), [("tensorflow", False), ("torch", True)])
+def test_training_never_imports(module, others_do, tmp_path):
+    trap = tmp_path / "path" / module
     trap.mkdir(parents=True)
     (trap / "__init__.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'w').close()\nraise ImportError('trap')\n")
     path = f"{trap.parent}{os.pathsep}{ROOT}"
-    caught = command("-c", "import tensorflow", PYTHONPATH=path)
+    caught = command("-c", f"import {module}", PYTHONPATH=path)
     assert caught.returncode == 1
     assert (tmp_path / "imported").exists()  # the trap works
     (tmp_path / "imported").unlink()
     flags = ["--train_epoch", "1", "--train_path", tmp_path / "run"]
     result = command("train_w_kd.py", *flags, PYTHONPATH=path)
     assert result.returncode == 0, result.stderr
+    assert not (tmp_path / "imported").exists()
     reading = "import data.tfds_source, tensorflow_datasets, clu.metrics, tensorboardX, orbax.checkpoint"
     assert command("-c", reading, PYTHONPATH=path).returncode == 0
-    assert not (tmp_path / "imported").exists()
+    assert (tmp_path / "imported").exists() == others_do

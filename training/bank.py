@@ -30,7 +30,7 @@ import data
 from registry import DamagedFileError, NonFiniteError, UserError
 from training import hosts
 from training.run_folder import write_json
-from training.step import EVAL_BATCH, DeviceSplit, batch_of, placed, replicate
+from training.step import EVAL_BATCH, DeviceSplit, batch_of, placed, replicate, shapes
 from transfer import Strategy
 
 FOLDER, DESCRIPTION = "teacher_bank", "bank.json"
@@ -87,10 +87,11 @@ def check(config: ConfigDict, strategy: Strategy, batch: data.Batch, classes: in
     elif views != ("weak",):
         reason = f"{config.distiller} wants the views {', '.join(views)} of each image, and a bank holds one"
     else:
-        banked = batch.replace(teacher_logits=jnp.zeros((config.batch_size, classes), jnp.float32))
-        key = jax.random.key(0)
+        banked = batch.replace(teacher_logits=np.zeros((config.batch_size, classes), np.float32))
+        key, banked = shapes((jax.random.key(0), banked))
         try:
-            jax.eval_shape(lambda b: strategy.step(strategy.init(key, b), b, key), banked)
+            state = shapes(jax.eval_shape(strategy.traced_init, key, banked))
+            jax.eval_shape(strategy.traced_step, state, banked, key)
         except (ValueError, TypeError, KeyError, AttributeError, FlaxError) as error:
             reason = f"{config.distiller} needs more of the teacher than its logits ({str(error).rstrip('.')})"
     if reason:

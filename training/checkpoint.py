@@ -76,7 +76,7 @@ class Checkpoints:
         """
         if step in self._whole:
             return
-        arrays = {name: np.asarray(x) for name, x in _flat(jax.device_get(tree)).items()}
+        arrays = {name: np.asarray(x) for name, x in _flat(tree).items()}
         need = sum(x.nbytes + PER_ARRAY for x in arrays.values()) + sum(logs.values()) + FIXED
         part, path = self.folder / f"{step}{PART}", self.folder / str(step)
         try:

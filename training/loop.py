@@ -55,6 +55,8 @@ def run(*, start: float, quiet: bool = False, **parts) -> dict:
         stopping = stack.enter_context(asked_to_stop())
         if not loop.step:
             loop.save(checkpoints)  # so that rows without a checkpoint mean that one was lost
+        if loop.teacher_answers:
+            loop.teacher_answers.check()
         with hosts.agreed():
             if not quiet:
                 _header(loop)
@@ -189,8 +191,10 @@ def _header(loop: Replicas) -> None:
     shape, teacher = loop.dataset.image_shape, getattr(loop.strategy, "teacher", None)
     student = profile.cost(loop.strategy.student.model, shape, loop.strategy.student_variables(state))
     teachers = teacher if isinstance(teacher, tuple) else (teacher,) if teacher else ()
-    for teacher in teachers:
-        print(profile.compare(profile.cost(teacher.model, shape), student), flush=True)
+    trained = loop.teacher_answers.teachers if loop.teacher_answers else [None] * len(teachers)
+    for teacher, weights in zip(teachers, trained, strict=True):
+        cost = profile.cost(teacher.model, shape, weights and weights.variables)
+        print(profile.compare(cost, student), flush=True)
     if not teachers:
         print(f"Cost: {student}.", flush=True)
     if loop.step:

@@ -111,7 +111,7 @@ class Replicas:
         @cpu.jit_once
         def init(split):
             key = jax.random.fold_in(jax.random.key(split.seed), INIT_KEY)
-            return placed(self.strategy.init(key, self.batch(split, jnp.zeros((), jnp.int32))), examples)
+            return placed(self.strategy.traced_init(key, self.batch(split, jnp.zeros_like(split.seed))), examples)
 
         def metrics(state, split):
             batch, key = self.batch(split, state.step), step_key(split.seed, state.step)
@@ -155,8 +155,8 @@ class Replicas:
 
         All processes call it together: rows of memories that lie with others are fetched for the one that writes.
         """
-        self.check_state()
-        tree = hosts.readable(self._saved())
+        tree = jax.device_get(hosts.readable(self._saved()))
+        self._check_finite([(state.params, state.extra, state.opt_state, state.step) for state, _, _ in tree])
         with hosts.agreed():
             if checkpoints:
                 self._write(checkpoints, tree, must)
@@ -173,10 +173,10 @@ class Replicas:
                 raise
             warn(f"{error} The next save tries again.")
 
-    def check_state(self) -> None:
+    def _check_finite(self, states: list) -> None:
         """Raises `NonFiniteError` with the names of what is not finite in what a checkpoint would hold."""
-        flags = jax.device_get(_finite([(s.params, s.extra, s.opt_state, s.step) for s in self.states]))
-        bad = [jax.tree_util.keystr(path) for path, ok in jax.tree_util.tree_leaves_with_path(flags) if not ok]
+        leaves = jax.tree_util.tree_leaves_with_path(states)
+        bad = [jax.tree_util.keystr(path) for path, leaf in leaves if not np.isfinite(leaf).all()]
         if bad:
             raise NonFiniteError(
                 f"{bad[0]} (of {len(bad)}) became non-finite before step {self.step}; nothing was saved.\n"
@@ -364,12 +364,6 @@ def over_seeds(summaries: list[dict]) -> dict:
         which: {name: spread([s[which][name] for s in summaries]) for name in summaries[0][which]}
         for which in ("last", "best")
     }
-
-
-@jax.jit
-def _finite(tree):
-    """Whether each leaf is finite throughout."""
-    return jax.tree.map(lambda x: jnp.isfinite(x).all(), tree)
 
 
 @jax.jit

@@ -26,6 +26,7 @@ from training.dot import reached
 from training.evaluation import frozen_player_of, player_of
 from training.replicas import Replica
 from training.run_folder import warn
+from training.step import shapes
 from training.teachers import TeacherAnswers, names_in, teachers_of
 from transfer.base import is_label_loss
 
@@ -84,7 +85,8 @@ def train(recipe: ConfigDict | dict, quiet: bool = False) -> dict:
             parts = (strategy.teacher, strategy.teacher_variables)
             parts = zip(*parts, strict=True) if isinstance(strategy.teacher, tuple) else [parts]
             answers = TeacherAnswers(teachers, list(parts), dataset, say)
-            answers.check()
+            if config.teacher_views:  # minutes are to be spent on its bank
+                answers.check()
         for replica in replicas if config.teacher_views else []:
             if not hosts.several():
                 replica.folder.mkdir(exist_ok=True)
@@ -215,16 +217,20 @@ def _strategy(config: ConfigDict, dataset: data.Dataset):
         parts["train_epoch"] = config.train_epoch
     parts |= configs.plain(config.transfer_options)
     strategy = transfer.create(config.transfer, **parts, split_gradients=config.optimizer == "dot")
-    image = jnp.zeros((config.batch_size, *dataset.image_shape), jnp.float32)
-    label = jnp.zeros((config.batch_size,), jnp.int32)
-    mixed = {"second_label": label, "share": jnp.ones(config.batch_size)} if config.mixup or config.cutmix else {}
+    image = np.zeros((config.batch_size, *dataset.image_shape), np.float32)
+    label, share = np.zeros(config.batch_size, np.int32), np.zeros(config.batch_size, np.float32)
+    mixed = {"second_label": label, "share": share} if config.mixup or config.cutmix else {}
     further = (image,) * (len(strategy.views) - 1)
-    batch = data.Batch(image, label, label, jnp.zeros(()), further, examples=len(dataset.train), **mixed)
+    batch = data.Batch(image, label, label, np.zeros((), np.float32), further, examples=len(dataset.train), **mixed)
     if "previous" in strategy.views:
         batch = batch.replace(previous=batch.replace(views=()))
+    key, batch = shapes((jax.random.key(0), batch))
     try:
-        state = jax.eval_shape(strategy.init, jax.random.key(0), batch)
-        terms = jax.eval_shape(functools.partial(_terms, strategy), state.params, state, batch)
+        state = shapes(jax.eval_shape(strategy.traced_init, key, batch))
+        if config.optimizer == "dot" or config.teacher_views:  # the step will be another
+            terms = jax.eval_shape(functools.partial(_terms, strategy), state.params, state, batch)
+        else:
+            jax.eval_shape(strategy.traced_step, state, batch, key)
     except (ValueError, TypeError, FlaxError) as error:  # a network of the user's own can fail in any of these ways
         raise UserError(f"{config.distiller or config.transfer} cannot train {config.student_arch}: {error}") from None
     if config.optimizer == "dot":

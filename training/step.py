@@ -105,6 +105,17 @@ def replicate(tree):
     return place(tree)
 
 
+def shapes(tree):
+    """Of a tree as `replicate` would lay it out: what is traced with these is not traced again with such arrays."""
+    everywhere = NamedSharding(mesh(), PartitionSpec())
+
+    def shape(leaf):
+        weak = getattr(leaf, "weak_type", False)
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere, weak_type=weak)
+
+    return jax.tree.map(shape, tree)
+
+
 def spec(path: tuple, shape: tuple[int, ...], examples: int, axis: int = 0) -> PartitionSpec:
     """How a leaf lies on the devices.
 
@@ -278,13 +289,17 @@ class Predictor:
 
         self._predict, self._whole = jax.jit(predict), whole
 
-    def __call__(
-        self, variables: dict, stopping: threading.Event | None = None, rows: np.ndarray | None = None
-    ) -> np.ndarray | None:
-        """Logits [N, K] float32 in host memory, or of `rows` alone; None where `stopping` was set on the way."""
-        rows = np.arange(self.count) if rows is None else rows
+    def sample(self, variables: dict, rows: np.ndarray) -> jax.Array:
+        """Logits [n, K] float32 of the images `rows` [n], at most `EVAL_BATCH`, on the device; not waited for."""
+        return self._predict(replicate(variables), self.images, self._batches(rows)[0])[: len(rows)]
+
+    def _batches(self, rows: np.ndarray) -> np.ndarray:
         padding = -len(rows) % self.batch  # repeats the last image
-        batches = np.pad(rows.astype(np.int32), (0, padding), mode="edge").reshape(-1, self.batch)
+        return np.pad(rows.astype(np.int32), (0, padding), mode="edge").reshape(-1, self.batch)
+
+    def __call__(self, variables: dict, stopping: threading.Event | None = None) -> np.ndarray | None:
+        """Logits [N, K] float32 in host memory; None where `stopping` was set on the way."""
+        batches = self._batches(np.arange(self.count))
         variables = replicate(variables)
         if jax.default_backend() == "cpu":  # XLA's loops are slow there
             parts = []
@@ -295,4 +310,4 @@ class Predictor:
             logits = np.concatenate(parts)
         else:
             logits = np.asarray(self._whole(variables, self.images, batches))
-        return logits[: len(rows)]
+        return logits[: self.count]

@@ -13,11 +13,11 @@ from training import config as configs
 from training.evaluation import check_fits
 from training.metrics import evaluate
 from training.run_folder import warn
-from training.step import Predictor, replicate
+from training.step import EVAL_BATCH, Predictor, replicate
 from transfer import Player
 
 TOLERANCE = 1.0  # points of top-1 between a teacher's recorded and measured accuracy
-SAMPLE = 500  # test images that a teacher is asked about before training, on a CPU
+SAMPLE = EVAL_BATCH  # test images that a teacher is asked about before training, on a CPU
 
 
 class TeacherAnswers:
@@ -38,20 +38,27 @@ class TeacherAnswers:
         images = replicate(dataset.test.images)
         self._ask = [(Predictor(player, images), variables) for player, variables in players]
         self._logits: np.ndarray | None = None
+        self._checked = False
+        count = len(dataset.test)
+        rows = np.arange(SAMPLE) * count // SAMPLE  # evenly spaced: some splits are sorted by class
+        self._rows = rows if jax.default_backend() == "cpu" and count > SAMPLE else None
+        # they answer while the student is being traced
+        self._some = [] if self._rows is None else [predict.sample(variables, rows) for predict, variables in self._ask]
 
     def check(self) -> None:
-        """Says how good the teachers are, and warns of what is worse than recorded, before any training."""
-        theirs, count = list(self.dataset.class_names), len(self.dataset.test)
+        """Says how good the teachers are, and warns of what is worse than recorded, before any training; once."""
+        if self._checked:
+            return
+        self._checked, theirs = True, list(self.dataset.class_names)
         for teacher in self.teachers:
             names = teacher.info["class_names"]
             if names not in (theirs, [str(i) for i in range(len(theirs))]):  # numbers: an import that knew no names
                 warn(f"the teacher's classes {names[:3]} ... are not the data's {theirs[:3]} ...")
-        if jax.default_backend() != "cpu" or count <= SAMPLE:
+        if self._rows is None:
             self.logits()
             return
-        rows = np.arange(SAMPLE) * count // SAMPLE  # evenly spaced: some splits are sorted by class
-        for teacher, (predict, variables) in zip(self.teachers, self._ask, strict=True):
-            self._compare(teacher, predict(variables, rows=rows), rows)
+        for teacher, answer in zip(self.teachers, self._some, strict=True):
+            self._compare(teacher, np.asarray(answer), self._rows)
 
     def logits(self, stopping: threading.Event | None = None) -> np.ndarray | None:
         """[N, K] float32, the mean over the teachers; None where `stopping` was set on the way."""

@@ -86,9 +86,10 @@ class Board:
     """
 
     def __init__(self, folder: pathlib.Path, step: int):
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
-        from tensorboardX.proto.summary_pb2 import Summary
-        from tensorboardX.record_writer import RecordWriter
+        with _without_torch():
+            from tensorboardX.proto.event_pb2 import Event, SessionLog
+            from tensorboardX.proto.summary_pb2 import Summary
+            from tensorboardX.record_writer import RecordWriter
 
         self._event, self._summary = Event, Summary
         self._writer, self._flushed = None, time.monotonic()
@@ -132,6 +133,17 @@ class Board:
                 with contextlib.suppress(OSError):
                     writer.close()
             warn(f"cannot write TensorBoard's file: {error.strerror}. It ends here.")
+
+
+@contextlib.contextmanager
+def _without_torch():
+    """tensorboardX imports PyTorch where there is one, for the name of a type: two seconds of every start."""
+    absent = sys.modules.setdefault("torch", None) is None  # an import that finds None fails, which it allows for
+    try:
+        yield
+    finally:
+        if absent:
+            del sys.modules["torch"]
 
 
 class Progress:

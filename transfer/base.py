@@ -193,8 +193,13 @@ class Strategy(abc.ABC):
         return state.replace(step=state.step + 1, params=params, extra=extra, opt_state=opt_state), metrics
 
     @functools.cached_property
+    def traced_init(self):
+        """`init`, which JAX traces once, however many programs it becomes a part of."""
+        return jax.jit(self.init)
+
+    @functools.cached_property
     def traced_step(self):
-        """`step`, which JAX traces once, however many programs it becomes a part of."""
+        """`step`, likewise."""
         return jax.jit(self.step)
 
     def shares(self, state: State, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:

@@ -3,6 +3,7 @@
 import collections
 import functools
 
+import flax.errors
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -239,3 +240,19 @@ def test_grouped_convolution_by_parts_is_xlas():
 def test_channel_shuffle_deals_the_groups_out():
     assert channel_shuffle(jnp.arange(6), 3).tolist() == [0, 2, 4, 1, 3, 5]
     assert channel_shuffle(jnp.arange(6), 1).tolist() == list(range(6))
+
+
+def test_a_parameter_that_is_there_is_checked_by_its_shape_and_its_initialisation_left_alone():
+    def init(key, shape, dtype):
+        started.append(shape)
+        return jnp.zeros(shape, dtype)
+
+    started, layer, x = [], layers.Conv(4, 3, kernel_init=init), jnp.ones((1, 5, 5, 2))
+    variables = layer.init(jax.random.key(0), x)
+    assert started == [(3, 3, 2, 4)]
+    assert layer.apply(variables, x).shape == (1, 5, 5, 4)
+    assert len(started) == 1
+    with pytest.raises(flax.errors.ScopeParamShapeError, match=r"kernel.*\(3, 3, 3, 4\)"):
+        layer.apply(variables, jnp.ones((1, 5, 5, 3)))
+    with pytest.raises(flax.errors.ScopeParamNotFoundError):
+        layer.apply({"params": {"bias": jnp.zeros(4)}}, x)

@@ -1,5 +1,6 @@
 """Several seeds in one run, several updates in one call, updates that are skipped, and what a composed run logs."""
 
+import collections
 import json
 
 import jax
@@ -8,9 +9,11 @@ import pytest
 import safetensors.numpy
 
 import data
+import transfer
 from registry import NonFiniteError
 from training import replicas
 from training.run import train
+from transfer import Strategy
 
 RECIPE = {
     "teacher_param": "pretrained/resnet20_digits",
@@ -66,6 +69,28 @@ def test_the_summary_is_mean_and_deviation_over_the_seeds(turns, alone):
     top1 = [json.loads((alone / f"s{seed}" / "summary.json").read_text())["last"]["top1"] for seed in (0, 1)]
     assert top1[0] != top1[1]
     assert summary["last"]["top1"] == {"mean": np.mean(top1), "std": pytest.approx(np.std(top1, ddof=1))}
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"distiller": "CRD"}, {"transfer": "Mutual"}, {"seeds": 2}, {"teacher_views": 2}]
+)
+def test_a_run_traces_its_step_and_its_first_state_once(options, tmp_path, monkeypatch):
+    calls = collections.Counter()
+
+    def count(cls, name):
+        original = getattr(cls, name)
+
+        def counted(self, *arguments):
+            calls[name] += 1
+            return original(self, *arguments)
+
+        monkeypatch.setattr(cls, name, counted)
+
+    count(Strategy, "step")
+    count(transfer.registry.get(options.get("transfer", "Offline")), "init")
+    train({**RECIPE, **options, "train_path": str(tmp_path / "run")}, quiet=True)
+    banked = "teacher_views" in options  # looked at as it is, too, so that an error is not taken for the bank's
+    assert calls == {"step": 1, "init": 1 + banked}
 
 
 @pytest.mark.slow

@@ -49,25 +49,24 @@ def test_sample_before_training_and_everything_when_it_is_needed(asked, capsys):
 
 def test_sample_is_spread_over_the_split_and_answered_as_the_whole_is(asked, monkeypatch):
     seen = []
-    real = teachers.Predictor.__call__
+    real = teachers.Predictor.sample
 
-    def spy(self, variables, stopping=None, rows=None):
-        seen.append((rows, real(self, variables, stopping, rows)))
+    def spy(self, variables, rows):
+        seen.append((rows, real(self, variables, rows)))
         return seen[-1][1]
 
-    monkeypatch.setattr(teachers.Predictor, "__call__", spy)
+    monkeypatch.setattr(teachers.Predictor, "sample", spy)
     answers, _ = asked()
-    answers.check()
-    answers.logits()
-    (rows, some), (_, everything) = seen
+    everything = answers.logits()
+    ((rows, some),) = seen
     assert rows[0] == 0
     assert set(np.diff(rows)) == {5, 6}
     np.testing.assert_array_equal(some, everything[rows])
 
 
 def test_small_split_is_asked_once_and_whole(asked, monkeypatch):
-    answers, said = asked()
     monkeypatch.setattr(teachers, "SAMPLE", 597)
+    answers, said = asked()
     answers.check()
     answers.logits()
     assert len(said) == 1
@@ -84,6 +83,13 @@ def test_worse_than_recorded_is_told_beyond_chance(points, at_start, at_the_end,
     assert ("recorded test top-1" in capsys.readouterr().err) == at_start
     answers.logits()
     assert ("recorded test top-1" in capsys.readouterr().err) == at_the_end
+
+
+def test_a_teacher_is_checked_once(asked):
+    answers, said = asked()
+    answers.check()
+    answers.check()
+    assert len(said) == 1
 
 
 def test_classes_in_another_order_are_told_at_the_start(asked, capsys):
