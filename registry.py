@@ -2,7 +2,7 @@
 
 import difflib
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class UserError(ValueError):
@@ -26,12 +26,21 @@ class NonFiniteError(UserError):
     exit_code = 4
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
-    """The error for a name that nothing has, with the nearest one that something does."""
-    known = list(known)
-    folded = {k.lower(): k for k in known}
-    near = difflib.get_close_matches(str(name).lower(), folded, n=1, cutoff=0.4)
-    hint = f" Did you mean '{folded[near[0]]}'?" if near else ""
+def unknown(kind: str, name: str, known: Iterable[str], elsewhere: Mapping[str, str] | None = None) -> UserError:
+    """The error for a name that nothing has, with the nearest one that something does.
+
+    Args:
+        kind: what the names are.
+        name: the one that is not known.
+        known: those that are.
+        elsewhere: name in other libraries or papers, in lower case -> what is said here.
+    """
+    known, asked = list(known), str(name).lower()
+    near = (elsewhere or {}).get(asked)
+    if not near:
+        folded = {k.lower(): k for k in known}
+        near = "".join(f"'{folded[k]}'" for k in difflib.get_close_matches(asked, folded, n=1, cutoff=0.4))
+    hint = f" Did you mean {near}?" if near else ""
     return UserError(f"Unknown {kind} '{name}'.{hint}\nKnown: {', '.join(known) or 'none'}.")
 
 
@@ -43,11 +52,13 @@ class Registry:
     Args:
         kind: what the names are, for messages ("distiller").
         entries: name -> "module:attribute"; the attribute is a class or a function.
+        elsewhere: of names that others use, for messages (`unknown`).
     """
 
-    def __init__(self, kind: str, entries: dict[str, str]):
+    def __init__(self, kind: str, entries: dict[str, str], elsewhere: Mapping[str, str] | None = None):
         self.kind = kind
         self.entries = entries
+        self.elsewhere = elsewhere
 
     def names(self) -> list[str]:
         """All names, in the order of the registry."""
@@ -58,7 +69,7 @@ class Registry:
         if ":" in name:
             self._own(name)
         elif name not in self.entries:
-            raise unknown(self.kind, name, self.entries)
+            raise unknown(self.kind, name, self.entries, self.elsewhere)
         return name
 
     def get(self, name: str):

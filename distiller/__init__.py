@@ -49,6 +49,21 @@ registry = Registry(
         "GradAT": "distiller.grad_at:GradAT",
         "ExplanationMatch": "distiller.explanation_match:ExplanationMatch",
     },
+    elsewhere={
+        "kd": "'SoftLogits'",
+        "hinton": "'SoftLogits'",
+        "st": "'SoftLogits'",
+        "hint": "'FitNet'",
+        "attention": "'AT'",
+        "similarity": "'SP'",
+        "correlation": "'CC'",
+        "abound": "'AB'",
+        "factor": "'FT'",
+        "svd": "'KDSVD'",
+        "dml": "--transfer Mutual",
+        "none": "--transfer Labels",
+        "vanilla": "--transfer Labels",
+    },
 )
 names = registry.names
 # Of every method and strategy that has them.

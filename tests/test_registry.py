@@ -1,4 +1,5 @@
 import dataclasses
+import re
 import sys
 
 import pytest
@@ -72,6 +73,27 @@ def test_a_name_like_none_gets_no_guess():
     assert "Did you mean" not in str(caught.value)
     assert "Known: ResNet20" in str(caught.value)
     assert "Known: none." in str(unknown("thing", "x", []))
+
+
+@pytest.mark.parametrize(
+    ("room", "name", "meant"),
+    [(distiller, "KD", "'SoftLogits'"), (distiller, "DML", "--transfer Mutual"), (transfer, "dml", "'Mutual'")],
+)
+def test_a_name_that_others_use_is_translated(room, name, meant):
+    with pytest.raises(UserError) as caught:
+        room.registry.check(name)
+    assert str(caught.value).splitlines()[0].endswith(f"'{name}'. Did you mean {meant}?")
+
+
+@pytest.mark.parametrize("room", [distiller, transfer])
+def test_translations_lead_to_names_that_there_are(room):
+    known = {name.lower() for name in room.names()}
+    for name, meant in room.registry.elsewhere.items():
+        assert name not in known
+        assert name == name.lower()
+        for there in re.findall(r"'(\w+)'", meant) + re.findall(r"--transfer (\w+)", meant):
+            assert there in (transfer if "--transfer" in meant else room).names()
+        assert "'" in meant or "--transfer" in meant
 
 
 def test_summaries_are_the_first_line_and_the_paper_on_one_line():

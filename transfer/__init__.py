@@ -28,6 +28,14 @@ registry = Registry(
         "USKD": "transfer.uskd:USKD",
         "FRSKD": "transfer.frskd:FRSKD",
     },
+    elsewhere={
+        "dml": "'Mutual'",
+        "ban": "'BornAgain'",
+        "none": "'Labels'",
+        "scratch": "'Labels'",
+        "vanilla": "'Labels'",
+        "self": "'BornAgain', 'BYOT', 'PSKD' or another that needs no teacher",
+    },
 )
 names = registry.names
 
