@@ -49,7 +49,7 @@ def seconds_per_step(arch: str, batch: int, seeds: int = 1, calls: int = 5) -> f
         splits.append(DeviceSplit(images, labels, *order))
         first = jax.jit(batch_of, static_argnums=2)(splits[-1], jnp.zeros((), jnp.int32), AUGMENTATION)
         states.append(replicate(jax.jit(strategy.init)(jax.random.key(seed), first)))
-        names = jax.eval_shape(strategy.step, states[-1], first, jax.random.key(0))[1]
+        names = jax.eval_shape(strategy.traced_step, states[-1], first, jax.random.key(0))[1]
         totals.append(replicate(Totals.empty(names)))
     times = []
     for _ in range(calls + 1):

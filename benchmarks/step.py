@@ -75,7 +75,7 @@ class OurStep:
             optimizer=optimizer.create(configs.defaults(), steps),
         )
         self.state = replicate(cpu.jit_once(strategy.init)(key, batch_0))
-        names = jax.eval_shape(strategy.step, self.state, batch_0, key)[1]
+        names = jax.eval_shape(strategy.traced_step, self.state, batch_0, key)[1]
         self.totals = replicate(Totals.empty(names))
         self._step = Trainer(strategy, AUGMENTATION).step
         logits = np.random.RandomState(1).standard_normal((VIEWS, len(labels), classes)).astype(np.float16)

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from models.layers import Conv
+from models.layers import Conv, parameter
 from models.outputs import Outputs, Taps
 from models.vit import LayerNorm, PatchConv, normal
 from registry import UserError
@@ -35,7 +35,7 @@ class Block(nn.Module):
         def dense(features, name):
             return nn.Dense(features, dtype=self.dtype, kernel_init=normal, name=name)
 
-        gamma = self.param("gamma", nn.initializers.constant(1e-6), (width,), jnp.float32)
+        gamma = parameter(self, "gamma", nn.initializers.constant(1e-6), (width,))
         y = Conv(width, 7, groups=width, use_bias=True, kernel_init=normal, dtype=self.dtype, name="conv_dw")(x)
         y = LayerNorm(self.dtype, name="norm")(y)
         y = dense(width, "fc2")(nn.gelu(dense(4 * width, "fc1")(y), approximate=False))

@@ -164,7 +164,7 @@ class ViT(nn.Module):
         x = PatchConv(self.width, patch, fan_in, dtype=self.dtype, name="patch_embed")(x)
         x = x.reshape(x.shape[0], -1, self.width)
         names = ("cls_token", "dist_token")[: self.extra_tokens]
-        extra = [self.param(name, normal, (1, 1, self.width), jnp.float32) for name in names]
+        extra = [parameter(self, name, normal, (1, 1, self.width)) for name in names]
         extra = [jnp.broadcast_to(t.astype(self.dtype), (x.shape[0], 1, self.width)) for t in extra]
         x = jnp.concatenate([*extra, x], axis=1)
         x = tap("stem", x + self._position(x.shape[1], images.shape).astype(self.dtype))
@@ -213,7 +213,7 @@ class ViT(nn.Module):
                     f"The position embedding has shape {found}; images of {shape[1]} x {shape[2]} need {needed}.\n"
                     "Give images of the size that this ViT was initialised with, or another patch_size."
                 )
-        return self.param("pos_embed", normal, needed, jnp.float32)
+        return parameter(self, "pos_embed", normal, needed)
 
     def settle(self, shape_of) -> "ViT":
         """This network with the patch size that some weights have, where the choice was left to the image.

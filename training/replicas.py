@@ -153,7 +153,7 @@ class Replicas:
     def save(self, checkpoints: Checkpoints | None, must: bool = True) -> None:
         """Saves; a failed save only warns where it `must` not succeed, because a later one makes up for it.
 
-        All processes call it together: rows of memories that lie with others are fetched for the one that writes.
+        All processes call it together and fetch everything, so that all of them see what is not finite.
         """
         tree = jax.device_get(hosts.readable(self._saved()))
         self._check_finite([(state.params, state.extra, state.opt_state, state.step) for state, _, _ in tree])

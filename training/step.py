@@ -290,8 +290,8 @@ class Predictor:
         self._predict, self._whole = jax.jit(predict), whole
 
     def sample(self, variables: dict, rows: np.ndarray) -> jax.Array:
-        """Logits [n, K] float32 of the images `rows` [n], at most `EVAL_BATCH`, on the device; not waited for."""
-        return self._predict(replicate(variables), self.images, self._batches(rows)[0])[: len(rows)]
+        """Logits [batch, K] float32, first those of the images `rows` (at most `EVAL_BATCH`); not waited for."""
+        return self._predict(replicate(variables), self.images, self._batches(rows)[0])
 
     def _batches(self, rows: np.ndarray) -> np.ndarray:
         padding = -len(rows) % self.batch  # repeats the last image

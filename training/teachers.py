@@ -45,6 +45,11 @@ class TeacherAnswers:
         # they answer while the student is being traced
         self._some = [] if self._rows is None else [predict.sample(variables, rows) for predict, variables in self._ask]
 
+    @property
+    def underway(self) -> bool:
+        """Whether they are answering already, so that checking later costs less."""
+        return bool(self._some)
+
     def check(self) -> None:
         """Says how good the teachers are, and warns of what is worse than recorded, before any training; once."""
         if self._checked:
@@ -58,7 +63,7 @@ class TeacherAnswers:
             self.logits()
             return
         for teacher, answer in zip(self.teachers, self._some, strict=True):
-            self._compare(teacher, np.asarray(answer), self._rows)
+            self._compare(teacher, np.asarray(answer)[: len(self._rows)], self._rows)
 
     def logits(self, stopping: threading.Event | None = None) -> np.ndarray | None:
         """[N, K] float32, the mean over the teachers; None where `stopping` was set on the way."""
