@@ -52,10 +52,11 @@ def kept(name: str, sources: list[pathlib.Path], decode: Callable) -> tuple[np.n
 
 def _read(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray] | None:
     """The arrays, or None where they are not what was written."""
-    path.open("rb").close()  # what cannot be opened is not damaged
     try:
         arrays = safetensors.numpy.load_file(path, backend="pread")  # an error in a mapped file ends the process
         images, labels, digest = arrays["images"], arrays["labels"], arrays["sha256"]
+    except OSError:  # what cannot be read is not damaged
+        raise
     except Exception:  # safetensors raises its own kinds
         return None
     return (images, labels) if digest.tobytes() == _digest(images, labels) else None

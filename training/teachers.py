@@ -43,12 +43,12 @@ class TeacherAnswers:
         rows = np.arange(SAMPLE) * count // SAMPLE  # evenly spaced: some splits are sorted by class
         self._rows = rows if jax.default_backend() == "cpu" and count > SAMPLE else None
         # they answer while the student is being traced
-        self._some = [] if self._rows is None else [predict.sample(variables, rows) for predict, variables in self._ask]
+        self._some = [predict.sample(variables, rows) for predict, variables in self._ask] if self.underway else []
 
     @property
     def underway(self) -> bool:
         """Whether they are answering already, so that checking later costs less."""
-        return bool(self._some)
+        return self._rows is not None
 
     def check(self) -> None:
         """Says how good the teachers are, and warns of what is worse than recorded, before any training; once."""
@@ -59,7 +59,7 @@ class TeacherAnswers:
             names = teacher.info["class_names"]
             if names not in (theirs, [str(i) for i in range(len(theirs))]):  # numbers: an import that knew no names
                 warn(f"the teacher's classes {names[:3]} ... are not the data's {theirs[:3]} ...")
-        if self._rows is None:
+        if not self.underway:
             self.logits()
             return
         for teacher, answer in zip(self.teachers, self._some, strict=True):
