@@ -27,7 +27,7 @@ def project(tmp_path_factory):
     (copy / "distiller" / "direction.py").write_text(method)
     (copy / "configs" / "cifar100" / "direction.py").write_text(recipe)
     places = [
-        ("distiller/__init__.py", "    },\n)\n", line),
+        ("distiller/__init__.py", "    },\n    elsewhere={\n", line),
         ("tests/distiller/test_contract.py", "NAMES = ", contract),
     ]
     for file, before, new in places:
