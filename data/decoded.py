@@ -8,13 +8,17 @@ import hashlib
 import json
 import os
 import pathlib
+import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 
 import numpy as np
 import PIL
 import safetensors.numpy
+
+LEFT = 3600  # seconds after which nobody is writing any more
 
 
 def cache_folder(name: str) -> pathlib.Path:
@@ -64,6 +68,10 @@ def _read(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray] | None:
 
 def _write(path: pathlib.Path, images: np.ndarray, labels: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob("tmp*"):  # by a process that was killed while it wrote
+        with contextlib.suppress(OSError):
+            if time.time() - left.lstat().st_mtime > LEFT:
+                shutil.rmtree(left)
     digest = np.frombuffer(_digest(images, labels), np.uint8)
     content = safetensors.numpy.save({"images": images, "labels": labels, "sha256": digest})
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # of its own: another process may write it, too

@@ -5,20 +5,14 @@ its own when TensorFlow is installed (the extra `prepare`), because preparing, u
 """
 
 import importlib.util
-import io
 import pathlib
 import re
 import subprocess
 import sys
 
-import numpy as np
-from PIL import Image
-
-from data import decoded
+from data import decoded, records
 from data.dataset import Augmentation, Dataset, Split
 from registry import DamagedFileError, UserError
-
-CHUNK = 1000  # examples that are read at once
 
 
 def load_mnist(data_dir: str = "", image_size: int = 0) -> Dataset:
@@ -118,28 +112,19 @@ def _advice(name: str, builder_name: str, folder: str | None) -> UserError:
 
 
 def _split(builder, split: str) -> Split:
-    import tensorflow_datasets as tfds
-
-    shape = builder.info.features["image"].shape
-    count = builder.info.splits[split].num_examples
+    folder = pathlib.Path(builder.data_path)
 
     def decode():
-        images, labels = np.empty((count, *shape), np.uint8), np.empty(count, np.int32)
         try:
-            # tfds checks each example against its features, which takes as long as decoding it
-            source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
-            for start in range(0, count, CHUNK):
-                for i, example in enumerate(source.__getitems__(range(start, min(start + CHUNK, count))), start):
-                    image = Image.open(io.BytesIO(example["image"]), formats=("PNG", "JPEG"))
-                    images[i], labels[i] = np.asarray(image).reshape(shape), example["label"]
+            return records.read(folder, split)
         except Exception as error:  # riegeli, protobuf and Pillow each have their own
             reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
             raise DamagedFileError(
-                f"{builder.data_path}: the {split} split cannot be read ({reason}).\n"
+                f"{folder}: the {split} split cannot be read ({reason}).\n"
                 "Remove this folder and prepare the data again."
             ) from None
-        return images, labels
 
-    records = list(pathlib.Path(builder.data_path).glob(f"*-{split}.array_record-*"))
+    files = list(folder.glob(f"*-{split}.array_record-*"))
     name = f"{builder.info.full_name.replace('/', '-')}-{split}"
-    return Split(count, shape, lambda: decoded.kept(name, records, decode))
+    shape, count = builder.info.features["image"].shape, builder.info.splits[split].num_examples
+    return Split(count, shape, lambda: decoded.kept(name, files, decode))

@@ -17,6 +17,7 @@ PAGE = (ROOT / "docs" / "models.md").read_text()
 SHORT = {"train_epoch": 1, "batch_size": 100, "num_labels": 100}
 BARE = """
 import flax.linen as nn
+import jax
 
 
 class Bare(nn.Module):
@@ -32,6 +33,24 @@ class Strange(Bare):
     @nn.compact
     def __call__(self, images):
         return nn.Dense(self.num_classes)(images.reshape(images.shape[0], -1))
+
+
+@jax.custom_vjp
+def one_way(x):
+    return x
+
+
+def no_way_back(residuals, cotangent):
+    raise ValueError("there is no way back")
+
+
+one_way.defvjp(lambda x: (x, None), no_way_back)
+
+
+class OneWay(Bare):
+    @nn.compact
+    def __call__(self, images, train=False):
+        return one_way(nn.Dense(self.num_classes)(images.reshape(images.shape[0], -1)))
 """
 
 
@@ -97,6 +116,14 @@ def test_a_mistake_in_ones_own_network_is_told_in_a_line(mistake, own):
     run = {**SHORT, "distiller": "SoftLogits", "student_arch": name, "train_path": str(own / "run")}
     with pytest.raises(UserError, match=re.escape(message)):
         train(run, quiet=True)
+    assert not (own / "run").exists()
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "dot"])
+def test_a_network_that_fails_only_on_the_way_back_is_told_in_a_line(optimizer, own):
+    run = {**SHORT, "distiller": "SoftLogits", "student_arch": "bare_networks:OneWay", "optimizer": optimizer}
+    with pytest.raises(UserError, match="SoftLogits cannot train bare_networks:OneWay: there is no way back"):
+        train({**run, "train_path": str(own / "run")}, quiet=True)
     assert not (own / "run").exists()
 
 

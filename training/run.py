@@ -225,19 +225,28 @@ def _strategy(config: ConfigDict, dataset: data.Dataset):
     if "previous" in strategy.views:
         batch = batch.replace(previous=batch.replace(views=()))
     key, batch = shapes((jax.random.key(0), batch))
-    try:
+    with _misfits_told(config):
         state = shapes(jax.eval_shape(strategy.traced_init, key, batch))
         if config.optimizer == "dot" or config.teacher_views:  # the step will be another
             terms = jax.eval_shape(functools.partial(_terms, strategy), state.params, state, batch)
-        else:
-            jax.eval_shape(strategy.traced_step, state, batch, key)
-    except (ValueError, TypeError, FlaxError) as error:  # a network of the user's own can fail in any of these ways
-        raise UserError(f"{config.distiller or config.transfer} cannot train {config.student_arch}: {error}") from None
     if config.optimizer == "dot":
         strategy = _with_dot(config, strategy, state, batch, steps, terms)
+        state = shapes(jax.eval_shape(strategy.traced_init, key, batch))
     if config.teacher_views:
         banks.check(config, strategy, batch, dataset.num_classes)
+    else:
+        with _misfits_told(config):
+            jax.eval_shape(strategy.traced_step, state, batch, key)
     return strategy, teachers, others
+
+
+@contextlib.contextmanager
+def _misfits_told(config: ConfigDict):
+    """Says that the networks and the method do not fit; one of the user's own can fail in any of these ways."""
+    try:
+        yield
+    except (ValueError, TypeError, FlaxError) as error:
+        raise UserError(f"{config.distiller or config.transfer} cannot train {config.student_arch}: {error}") from None
 
 
 def _terms(strategy: transfer.Strategy, params: dict, state: transfer.State, batch: data.Batch) -> dict:

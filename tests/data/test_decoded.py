@@ -93,3 +93,14 @@ def test_missing_source_is_the_decoders_business(cache):
     cache.source.unlink()
     cache()
     assert cache.decoded == 2
+
+
+def test_what_a_killed_process_left_is_removed_and_what_another_writes_is_not(cache):
+    left, written = cache.folder / "tmpleft", cache.folder / "tmpwritten"
+    for folder in (left, written):
+        folder.mkdir(parents=True)
+        (folder / "part").write_bytes(b"half")
+    os.utime(left, (1, 1))
+    cache()
+    assert not left.exists()
+    assert (written / "part").exists()

@@ -1,0 +1,106 @@
+"""Images and labels out of the records that TensorFlow Datasets prepares, decoded by several processes.
+
+Python decodes small images on one core. So a large split is shared out: this process takes a part, and so does each of
+some helpers, which are this file run as a script. It imports nothing of the library, whose imports take seconds.
+"""
+
+import contextlib
+import io
+import itertools
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+import numpy as np
+from PIL import Image
+
+CHUNK = 1000  # examples that are read at once
+SHARE = 10_000  # examples that are worth the start of another process
+MOST = 8  # processes
+
+
+def read(folder: pathlib.Path, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """A split of a dataset prepared as array_record.
+
+    Args:
+        folder: of one version of the dataset, with its `dataset_info.json`.
+        split: "train" or "test".
+
+    Returns:
+        images [N, H, W, C] uint8, labels [N] int32.
+
+    Raises:
+        Exception: of many kinds, where the records are damaged.
+    """
+    source = _source(folder, split)
+    shape, count = source.dataset_info.features["image"].shape, len(source)
+    images, labels = np.empty((count, *shape), np.uint8), np.empty(count, np.int32)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    parts = max(1, min(cores, MOST, count // SHARE))
+    bounds = [count * part // parts for part in range(parts + 1)]
+    own, *others = (slice(*pair) for pair in itertools.pairwise(bounds))
+    with contextlib.ExitStack() as stack:
+        helpers = [_Helper(stack, folder, split, rows) for rows in others]
+        _decode(source, own.start, images[own], labels[own])
+        for helper, rows in zip(helpers, others, strict=True):
+            if not helper.take(images[rows], labels[rows]):
+                _decode(source, rows.start, images[rows], labels[rows])
+    return images, labels
+
+
+def _source(folder: pathlib.Path, split: str):
+    from absl import logging
+
+    logging.set_verbosity(logging.ERROR)  # tfds tells where it reads, and that OpenCV would decode faster
+    import tensorflow_datasets as tfds
+
+    # tfds checks each example against its features, which takes as long as decoding it
+    skip = {"image": tfds.decode.SkipDecoding()}
+    return tfds.builder_from_directory(str(folder)).as_data_source(split, decoders=skip)
+
+
+def _decode(source, start: int, images: np.ndarray, labels: np.ndarray, go_on=lambda: True) -> None:
+    """Fills the arrays with the examples from `start` on."""
+    for first in range(0, len(labels), CHUNK):
+        rows = range(first, min(first + CHUNK, len(labels)))
+        for i, example in zip(rows, source.__getitems__([start + i for i in rows]), strict=True):
+            image = Image.open(io.BytesIO(example["image"]), formats=("PNG", "JPEG"))
+            images[i], labels[i] = np.asarray(image).reshape(images.shape[1:]), example["label"]
+        if not go_on():
+            sys.exit(1)
+
+
+class _Helper:
+    """A process that decodes some rows into a file that has no name, so that nothing stays of it."""
+
+    def __init__(self, stack: contextlib.ExitStack, folder: pathlib.Path, split: str, rows: slice):
+        command = [sys.executable, "-P", __file__, str(folder), split, str(rows.start), str(rows.stop)]
+        self._process = None
+        with contextlib.suppress(OSError):  # no room for a file, no process left: whoever asked decodes it
+            self._file = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115  # the stack closes it
+            streams = {"stdin": subprocess.DEVNULL, "stdout": self._file, "stderr": subprocess.DEVNULL}
+            self._process = stack.enter_context(subprocess.Popen(command, **streams))
+            stack.callback(self._process.kill)
+
+    def take(self, images: np.ndarray, labels: np.ndarray) -> bool:
+        """Fills the arrays with what was decoded; False where it failed."""
+        if not self._process or self._process.wait():
+            return False
+        self._file.seek(0)
+        return all(self._file.readinto(memoryview(array).cast("B")) == array.nbytes for array in (images, labels))
+
+
+def _main(folder: str, split: str, start: str, stop: str) -> None:
+    """Writes the images of these rows to the standard output, then their labels."""
+    source, count, parent = _source(pathlib.Path(folder), split), int(stop) - int(start), os.getppid()
+    images = np.empty((count, *source.dataset_info.features["image"].shape), np.uint8)
+    labels = np.empty(count, np.int32)
+    _decode(source, int(start), images, labels, lambda: os.getppid() == parent)  # nobody waits when that has gone
+    for array in (images, labels):
+        sys.stdout.buffer.write(array)
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])
