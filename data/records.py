@@ -76,7 +76,8 @@ class _Helper:
     """A process that decodes some rows into a file that has no name, so that nothing stays of it."""
 
     def __init__(self, stack: contextlib.ExitStack, folder: pathlib.Path, split: str, rows: slice):
-        command = [sys.executable, "-P", __file__, str(folder), split, str(rows.start), str(rows.stop)]
+        where = [str(folder), split, str(rows.start), str(rows.stop)]
+        command = [sys.executable, "-P", __file__, str(os.getpid()), *where]
         self._process = None
         with contextlib.suppress(OSError):  # no room for a file, no process left: whoever asked decodes it
             self._file = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115  # the stack closes it
@@ -88,16 +89,18 @@ class _Helper:
         """Fills the arrays with what was decoded; False where it failed."""
         if not self._process or self._process.wait():
             return False
+        if self._file.seek(0, os.SEEK_END) != images.nbytes + labels.nbytes:  # something else wrote there, too
+            return False
         self._file.seek(0)
         return all(self._file.readinto(memoryview(array).cast("B")) == array.nbytes for array in (images, labels))
 
 
-def _main(folder: str, split: str, start: str, stop: str) -> None:
+def _main(parent: str, folder: str, split: str, start: str, stop: str) -> None:
     """Writes the images of these rows to the standard output, then their labels."""
-    source, count, parent = _source(pathlib.Path(folder), split), int(stop) - int(start), os.getppid()
+    source, count = _source(pathlib.Path(folder), split), int(stop) - int(start)
     images = np.empty((count, *source.dataset_info.features["image"].shape), np.uint8)
     labels = np.empty(count, np.int32)
-    _decode(source, int(start), images, labels, lambda: os.getppid() == parent)  # nobody waits when that has gone
+    _decode(source, int(start), images, labels, lambda: os.getppid() == int(parent))  # else nobody waits
     for array in (images, labels):
         sys.stdout.buffer.write(array)
 

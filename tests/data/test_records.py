@@ -54,17 +54,41 @@ def test_small_split_has_no_helper(prepared, started, monkeypatch):
     assert started == []
 
 
-@pytest.mark.parametrize("failure", ["ends", "writes nothing", "does not start", "has no room"])
+def instead(extra="", code=0):
+    """What a helper runs instead: it writes `extra` before zeros of the right size, and ends with `code`."""
+    rows = "int(sys.argv[-1]) - int(sys.argv[-2])"
+    size = f"({rows}) * (32 * 32 * 3 + 4)"
+    return f"import sys; sys.stdout.write({extra!r} + {size} * chr(0)); sys.exit({code})"
+
+
+FAILURES = {
+    "writes nothing": "",
+    "says something of its own": instead(extra="Hello."),
+    "has an error": instead(code=1),
+    "does not start": None,
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
 def test_failing_helpers_share_is_read_all_the_same(failure, prepared, started, monkeypatch):
+    class Popen(records.subprocess.Popen):
+        def __init__(self, command, **streams):
+            if FAILURES[failure] is None:
+                raise FileNotFoundError(command[0])
+            super().__init__([sys.executable, "-c", FAILURES[failure], *command[-2:]], **streams)
+
+    monkeypatch.setattr(records.subprocess, "Popen", Popen)
+    check(prepared, "train")
+    assert len(started) == (0 if FAILURES[failure] is None else 2)
+
+
+def test_without_room_for_a_helpers_file_all_is_read_here(prepared, started, monkeypatch):
     def refuse(*args, **kwargs):
         raise FileNotFoundError("no usable temporary directory")
 
-    if failure == "has no room":
-        monkeypatch.setattr(records.tempfile, "TemporaryFile", refuse)
-    else:
-        program = {"ends": "/bin/false", "writes nothing": "/bin/true"}.get(failure, "/nothing/here")
-        monkeypatch.setattr(records.sys, "executable", program)
+    monkeypatch.setattr(records.tempfile, "TemporaryFile", refuse)
     check(prepared, "train")
+    assert started == []
 
 
 def test_helpers_are_gone_when_reading_fails(prepared, started, monkeypatch):
@@ -85,13 +109,12 @@ def test_helpers_are_gone_when_reading_fails(prepared, started, monkeypatch):
     assert [helper.returncode for helper in helpers] == [-9, -9]
 
 
-def test_helper_without_its_parent_ends(prepared, tmp_path):
+@pytest.mark.parametrize("alive", [True, False])
+def test_helper_ends_early_without_its_parent(alive, prepared):
     """What started it has been killed: it does not decode to the end for nobody."""
-    code = (
-        "import os, sys; from data import records; records.CHUNK = 1; parents = iter([1, 1, 2]);"
-        "os.getppid = lambda: next(parents); records._main(*sys.argv[1:])"
-    )
-    command = [sys.executable, "-c", code, str(version(prepared)), "train", "0", "7"]
-    root = os.path.dirname(os.path.dirname(records.__file__))
-    done = subprocess.run(command, capture_output=True, cwd=root)
-    assert (done.returncode, done.stdout) == (1, b"")
+    parent = os.getpid() if alive else os.getppid()  # it is this process that starts it
+    command = [sys.executable, "-P", records.__file__, str(parent), str(version(prepared)), "train", "0", "7"]
+    done = subprocess.run(command, capture_output=True, text=False)
+    assert done.returncode == 1 - alive
+    assert len(done.stdout) == alive * 7 * (32 * 32 * 3 + 4)
+    assert b"Traceback" not in done.stderr
