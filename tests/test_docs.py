@@ -119,9 +119,9 @@ def test_a_mistake_in_ones_own_network_is_told_in_a_line(mistake, own):
     assert not (own / "run").exists()
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "dot"])
-def test_a_network_that_fails_only_on_the_way_back_is_told_in_a_line(optimizer, own):
-    run = {**SHORT, "distiller": "SoftLogits", "student_arch": "bare_networks:OneWay", "optimizer": optimizer}
+@pytest.mark.parametrize("options", [{}, {"optimizer": "dot"}, {"teacher_views": 2}], ids=str)
+def test_a_network_that_fails_only_on_the_way_back_is_told_in_a_line(options, own):
+    run = {**SHORT, "distiller": "SoftLogits", "student_arch": "bare_networks:OneWay", **options}
     with pytest.raises(UserError, match="SoftLogits cannot train bare_networks:OneWay: there is no way back"):
         train({**run, "train_path": str(own / "run")}, quiet=True)
     assert not (own / "run").exists()

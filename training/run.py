@@ -217,6 +217,14 @@ def _strategy(config: ConfigDict, dataset: data.Dataset):
         parts["train_epoch"] = config.train_epoch
     parts |= configs.plain(config.transfer_options)
     strategy = transfer.create(config.transfer, **parts, split_gradients=config.optimizer == "dot")
+    return _traced(config, dataset, strategy, steps), teachers, others
+
+
+def _traced(config: ConfigDict, dataset: data.Dataset, strategy: transfer.Strategy, steps: int) -> transfer.Strategy:
+    """The strategy, with the optimizer that it turns out to need; what does not fit is told before anything compiles.
+
+    Its traces are those of the run's programs.
+    """
     image = np.zeros((config.batch_size, *dataset.image_shape), np.float32)
     label, share = np.zeros(config.batch_size, np.int32), np.zeros(config.batch_size, np.float32)
     mixed = {"second_label": label, "share": share} if config.mixup or config.cutmix else {}
@@ -225,19 +233,26 @@ def _strategy(config: ConfigDict, dataset: data.Dataset):
     if "previous" in strategy.views:
         batch = batch.replace(previous=batch.replace(views=()))
     key, batch = shapes((jax.random.key(0), batch))
-    with _misfits_told(config):
-        state = shapes(jax.eval_shape(strategy.traced_init, key, batch))
-        if config.optimizer == "dot" or config.teacher_views:  # the step will be another
-            terms = jax.eval_shape(functools.partial(_terms, strategy), state.params, state, batch)
     if config.optimizer == "dot":
-        strategy = _with_dot(config, strategy, state, batch, steps, terms)
-        state = shapes(jax.eval_shape(strategy.traced_init, key, batch))
-    if config.teacher_views:
-        banks.check(config, strategy, batch, dataset.num_classes)
-    else:
         with _misfits_told(config):
+            state = shapes(jax.eval_shape(strategy.traced_init, key, batch))
+            terms = jax.eval_shape(functools.partial(_terms, strategy), state.params, state, batch)
+        strategy = _with_dot(config, strategy, state, batch, steps, terms)
+
+    def check_step():
+        with _misfits_told(config):
+            state = shapes(jax.eval_shape(strategy.traced_init, key, batch))
             jax.eval_shape(strategy.traced_step, state, batch, key)
-    return strategy, teachers, others
+
+    if not config.teacher_views:
+        check_step()
+        return strategy
+    try:
+        banks.check(config, strategy, batch, dataset.num_classes)
+    except UserError:
+        check_step()  # where that fails, too, the bank is not to blame
+        raise
+    return strategy
 
 
 @contextlib.contextmanager
