@@ -51,9 +51,6 @@ def read(folder: pathlib.Path, split: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _source(folder: pathlib.Path, split: str):
-    from absl import logging
-
-    logging.set_verbosity(logging.ERROR)  # tfds tells where it reads, and that OpenCV would decode faster
     import tensorflow_datasets as tfds
 
     # tfds checks each example against its features, which takes as long as decoding it
