@@ -254,7 +254,7 @@ class Replicas:
 
     @functools.cached_property
     def _shares(self):
-        @cpu.jit
+        @jax.jit
         def shares(state, split, step):
             return placed(self.strategy.shares(state, self.batch(split, step), step_key(split.seed, step)))
 

@@ -12,7 +12,6 @@ from flax import struct
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import data
-from training import cpu
 from transfer import Player, State, Strategy
 
 STEP_KEY = 2  # the stream of the seed that methods draw from (data.batch has 0 and 1)
@@ -219,8 +218,8 @@ class Trainer:
         def steps(state: State, totals: Totals, split: DeviceSplit, count: jax.Array):
             return jax.lax.fori_loop(0, count, lambda _, carry: step(*carry, split), (state, totals))
 
-        self.step = cpu.jit(step, donate_argnums=(0, 1))
-        self._steps = cpu.jit(steps, donate_argnums=(0, 1))
+        self.step = jax.jit(step, donate_argnums=(0, 1))
+        self._steps = jax.jit(steps, donate_argnums=(0, 1))
 
     def __call__(self, states: list[State], totals: list[Totals], splits: list[DeviceSplit], count: int = 1):
         """`count` updates of every replica: -> (states, totals), the given ones are donated."""

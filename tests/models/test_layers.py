@@ -1,0 +1,55 @@
+"""What a CPU computes in other words is what was meant: values, first and second derivatives, many at once."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from models import layers
+
+X = np.random.RandomState(0).standard_normal((6, 4, 3, 5)).astype(np.float32)
+C = np.random.RandomState(1).standard_normal(5).astype(np.float32)
+G = np.random.RandomState(2).standard_normal(X.shape).astype(np.float32)
+PAIRS = {
+    "mean": (lambda x, c: layers.mean_of_channels(x), lambda x, c: jnp.mean(x, (0, 1, 2))),
+    "to all pixels": (lambda x, c: x * layers.to_all_pixels(c, x.shape), lambda x, c: x * c),
+    "stored": (lambda x, c: layers.stored(x * x), lambda x, c: x * x),
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize("rank", [2, 4])
+@pytest.mark.parametrize("cpu", [True, False])
+def test_same_values_and_derivatives(name, rank, cpu, monkeypatch):
+    monkeypatch.setattr(layers, "on_cpu", lambda: cpu)
+    x = X if rank == 4 else X.reshape(-1, 5)
+    plain = PAIRS[name][1] if rank == 4 or name != "mean" else lambda x, c: jnp.mean(x, 0)
+
+    def numbers(function):
+        def loss(x, c):
+            return jnp.sum(jnp.sin(function(x, c)))
+
+        def steep(x, c):
+            return sum(jnp.sum(g * g) for g in jax.grad(loss, (0, 1))(x, c))
+
+        many = jax.vmap(function)(jnp.stack([x, 2 * x]), jnp.stack([C, -C]))
+        change = jax.jvp(function, (x, C), (jnp.ones_like(x), C))[1]
+        return function(x, C), jax.grad(loss, (0, 1))(x, C), jax.grad(steep, (0, 1))(x, C), many, change
+
+    found, expected = jax.jit(lambda: numbers(PAIRS[name][0]))(), numbers(plain)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_what_is_stored_keeps_its_bits():
+    for dtype in (jnp.float32, jnp.bfloat16):
+        x = jnp.asarray(X, dtype)
+        value, pullback = jax.vjp(jax.jit(layers.stored), x)
+        assert (value == x).all()
+        assert (pullback(x)[0] == x).all()
+
+
+def test_a_mean_over_many_pixels_loses_no_digits():
+    x = 100 + np.random.RandomState(0).standard_normal((64, 32, 32, 4)).astype(np.float32)
+    expected = np.mean(x.astype(np.float64), (0, 1, 2))
+    np.testing.assert_allclose(jax.jit(layers.mean_of_channels)(x), expected, rtol=3e-7)
