@@ -61,15 +61,16 @@ def stored(x: jax.Array) -> jax.Array:
     """`x`, in memory once where a derivative is taken.
 
     The derivative by a kernel reads its input transposed. XLA:CPU would compute the input anew for that, with all
-    that leads to it since the last convolution; a division, if only by one, is what it never does twice.
+    that leads to it since the last convolution; a division is what it never does twice. It keeps one by 1 as long as
+    it does not know the 1, and the derivative is divided by it too.
     """
     return x
 
 
 @stored.defjvp
 def _stored_jvp(primals, tangents):
-    one = jax.lax.rsqrt(jax.lax.optimization_barrier(jnp.ones((), primals[0].dtype)))  # a plain 1 would be left out
-    return primals[0] / one, tangents[0]
+    one = jax.lax.rsqrt(jax.lax.optimization_barrier(jnp.ones((), primals[0].dtype)))
+    return primals[0] / one, tangents[0] / one
 
 
 def mean_of_channels(x: jax.Array) -> jax.Array:

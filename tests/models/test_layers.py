@@ -1,5 +1,6 @@
 """What a CPU computes in other words is what was meant: values, first and second derivatives, many at once."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,6 +48,21 @@ def test_what_is_stored_keeps_its_bits():
         value, pullback = jax.vjp(jax.jit(layers.stored), x)
         assert (value == x).all()
         assert (pullback(x)[0] == x).all()
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="only XLA:CPU needs it")
+def test_xla_keeps_the_divisions_by_one(monkeypatch):
+    def divisions():
+        def loss(kernel, x):
+            y = nn.relu(layers.Conv(5, 3).apply({"params": {"kernel": kernel}}, x))
+            return jnp.sum(layers.Conv(5, 3).apply({"params": {"kernel": kernel}}, y) ** 2)
+
+        program = jax.jit(jax.grad(loss)).lower(jnp.ones((3, 3, 5, 5)), X).compile()
+        return program.as_text().count(" divide(")
+
+    kept = divisions()
+    monkeypatch.setattr(layers, "stored", lambda x: x)
+    assert kept > divisions()
 
 
 def test_a_mean_over_many_pixels_loses_no_digits():
