@@ -8,6 +8,7 @@ import pytest
 from same_curve import RECIPE, environment
 
 from training import run
+from xla_cpu import FLAG
 
 ROOT = run.__file__.rsplit("/", 2)[0]
 SHOW = (
@@ -19,10 +20,10 @@ SHOW += "assert 'jax' not in sys.modules; print(os.environ.get('XLA_FLAGS'), os.
 @pytest.mark.parametrize(
     ("flags", "given", "expected"),
     [
-        ([], {}, "None|None"),
-        (["--deterministic"], {}, "--xla_gpu_deterministic_ops=true|Ring"),
-        (["--config.deterministic=True"], {"XLA_FLAGS": "--a=1"}, "--a=1 --xla_gpu_deterministic_ops=true|Ring"),
-        (["--deterministic"], {"NCCL_ALGO": "Tree"}, "--xla_gpu_deterministic_ops=true|Tree"),
+        ([], {}, f"{FLAG}|None"),
+        (["--deterministic"], {}, f"{FLAG} --xla_gpu_deterministic_ops=true|Ring"),
+        (["--config.deterministic=True"], {"XLA_FLAGS": "--a"}, f"--a {FLAG} --xla_gpu_deterministic_ops=true|Ring"),
+        (["--deterministic"], {"NCCL_ALGO": "Tree"}, f"{FLAG} --xla_gpu_deterministic_ops=true|Tree"),
     ],
 )
 def test_environment_is_set_before_jax_is_imported(flags, given, expected):
