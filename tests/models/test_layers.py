@@ -10,7 +10,6 @@ from models import layers
 
 X = np.random.RandomState(0).standard_normal((6, 4, 3, 5)).astype(np.float32)
 C = np.random.RandomState(1).standard_normal(5).astype(np.float32)
-G = np.random.RandomState(2).standard_normal(X.shape).astype(np.float32)
 PAIRS = {
     "mean": (lambda x, c: layers.mean_of_channels(x), lambda x, c: jnp.mean(x, (0, 1, 2))),
     "to all pixels": (lambda x, c: x * layers.to_all_pixels(c, x.shape), lambda x, c: x * c),
