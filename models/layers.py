@@ -80,8 +80,10 @@ def mean_of_channels(x: jax.Array) -> jax.Array:
     """
     if not on_cpu():
         return jnp.mean(x, tuple(range(x.ndim - 1)))
-    rows = jnp.ones(x.shape[:1], x.dtype) @ x.reshape(x.shape[0], -1)
-    return jnp.sum(rows.reshape(-1, x.shape[-1]), 0) / (x.size // x.shape[-1])
+    total = x
+    for side in x.shape[:-1]:
+        total = jnp.ones(side, x.dtype) @ total.reshape(side, -1)
+    return total / (x.size // x.shape[-1])
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
@@ -95,8 +97,9 @@ def _to_all_pixels_jvp(shape, primals, tangents):
     value, change = to_all_pixels(primals[0], shape), tangents[0]
     if not on_cpu():
         return value, jnp.broadcast_to(change, shape)
-    row = jnp.broadcast_to(change, shape[1:]).reshape(-1)
-    return value, jnp.outer(jnp.ones(shape[:1], row.dtype), row).reshape(shape)
+    for side in reversed(shape[:-1]):
+        change = jnp.ones((side, 1), change.dtype) @ change.reshape(1, -1)
+    return value, change.reshape(shape)
 
 
 def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1, groups: int = 1) -> jax.Array:

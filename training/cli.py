@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import errno
+import gc
 import os
 import pathlib
 import sys
@@ -191,6 +192,7 @@ def choose_devices() -> None:
 
 def start() -> None:
     """What must happen before JAX looks for devices: `--gpu_id`, `--deterministic`, and the tuning for CPUs."""
+    gc.set_threshold(100_000)  # imports and traces make objects that stay: looking through them took a second
     choose_devices()
     cpu.tune()
 
