@@ -192,7 +192,7 @@ def choose_devices() -> None:
 
 def start() -> None:
     """What must happen before JAX looks for devices: `--gpu_id`, `--deterministic`, and the tuning for CPUs."""
-    gc.set_threshold(100_000)  # imports and traces make objects that stay: looking through them took a second
+    gc.set_threshold(100_000)  # imports and traces make objects that stay: no use in looking through them often
     choose_devices()
     cpu.tune()
 

@@ -38,7 +38,7 @@ def test_same_values_and_derivatives(name, rank, cpu, monkeypatch):
 
     found, expected = jax.jit(lambda: numbers(PAIRS[name][0]))(), numbers(plain)
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-5, atol=3e-5)
+        assert np.linalg.norm(one - other) <= 1e-6 * np.linalg.norm(other)  # sums of a channel may nearly cancel
 
 
 def test_what_is_stored_keeps_its_bits():
