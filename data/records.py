@@ -53,18 +53,22 @@ def read(folder: pathlib.Path, split: str) -> tuple[np.ndarray, np.ndarray]:
 def _source(folder: pathlib.Path, split: str):
     import tensorflow_datasets as tfds
 
-    # tfds checks each example against its features, which takes as long as decoding it
-    skip = {"image": tfds.decode.SkipDecoding()}
-    return tfds.builder_from_directory(str(folder)).as_data_source(split, decoders=skip)
+    # tfds would check each example against its features, which takes as long as decoding it
+    raw = tfds.decode.DeserializeMethod.RAW_BYTES
+    return tfds.builder_from_directory(str(folder)).as_data_source(split, deserialize_method=raw)
 
 
 def _decode(source, start: int, images: np.ndarray, labels: np.ndarray, go_on=lambda: True) -> None:
     """Fills the arrays with the examples from `start` on."""
+    from tensorflow_datasets.proto import tf_example_pb2
+
     for first in range(0, len(labels), CHUNK):
         rows = range(first, min(first + CHUNK, len(labels)))
-        for i, example in zip(rows, source.__getitems__([start + i for i in rows]), strict=True):
-            image = Image.open(io.BytesIO(example["image"]), formats=("PNG", "JPEG"))
-            images[i], labels[i] = np.asarray(image).reshape(images.shape[1:]), example["label"]
+        for i, record in zip(rows, source.__getitems__([start + i for i in rows]), strict=True):
+            features = tf_example_pb2.Example.FromString(record).features.feature
+            image = Image.open(io.BytesIO(features["image"].bytes_list.value[0]), formats=("PNG", "JPEG"))
+            images[i] = np.asarray(image).reshape(images.shape[1:])
+            labels[i] = features["label"].int64_list.value[0]
         if not go_on():
             sys.exit(1)
 

@@ -156,8 +156,8 @@ def check(weights: Pretrained, model: nn.Module) -> dict:
     Raises:
         UserError: names or shapes differ: the missing and unexpected names and the first wrong shape.
     """
-    image = jnp.zeros((1, *weights.info["image_shape"]), jnp.float32)
-    expected = jax.eval_shape(lambda key: model.init(key, image), jax.random.key(0))
+    image = jax.ShapeDtypeStruct((1, *weights.info["image_shape"]), jnp.float32)
+    expected = jax.eval_shape(lambda image: model.init(jax.random.key(0), image), image)
     want = {n: x.shape for n, x in traverse_util.flatten_dict(dict(expected), sep="/").items()}
     have = {n: x.shape for n, x in traverse_util.flatten_dict(weights.variables, sep="/").items()}
     problems = differences(want, have)

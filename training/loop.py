@@ -45,7 +45,14 @@ def run(*, start: float, quiet: bool = False, **parts) -> dict:
             if hosts.first():
                 checkpoints = Checkpoints(loop.folder)
                 stack.callback(checkpoints.close)
-        positions = loop.start(checkpoints)
+        train = Trainer(
+            loop.strategy,
+            loop.augmentation,
+            skip=config.on_nan == "skip",
+            stacked=stacked and len(loop.replicas) > 1,
+            many=most > 1,
+        )
+        positions = loop.start(checkpoints, train)
         earlier = loop.seconds
         with hosts.agreed():
             for replica, position in zip(loop.replicas, positions, strict=True) if checkpoints else []:
@@ -55,19 +62,10 @@ def run(*, start: float, quiet: bool = False, **parts) -> dict:
         stopping = stack.enter_context(asked_to_stop())
         if not loop.step:
             loop.save(checkpoints)  # so that rows without a checkpoint mean that one was lost
-        if loop.teacher_answers:
-            loop.teacher_answers.check()
         with hosts.agreed():
             if not quiet:
                 _header(loop)
         progress = Progress(loop.folder.name, loop.total)
-        train = Trainer(
-            loop.strategy,
-            loop.augmentation,
-            skip=config.on_nan == "skip",
-            stacked=stacked and len(loop.replicas) > 1,
-            many=most > 1,
-        )
         clock = _Clock(loop.step)
         terms, start_seconds, rate, saved = {}, 0.0, 0.0, time.monotonic()
         stopped_in_test = loop.step > 0 and _test_due(loop)
@@ -103,6 +101,8 @@ def run(*, start: float, quiet: bool = False, **parts) -> dict:
             stop, save_now = hosts.any_of(stopping.is_set(), save_now)  # asked anew: evaluating takes a while
             if log_now and not quiet:
                 progress.show(loop.step, rate, config.batch_size * len(loop.replicas), terms, loop.tested())
+            if first and loop.teacher_answers:
+                loop.teacher_answers.check()
             if epoch_end:
                 loop.load_epoch()
             if (save_now or stop) and not (done and tested):

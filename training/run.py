@@ -85,7 +85,7 @@ def train(recipe: ConfigDict | dict, quiet: bool = False) -> dict:
             parts = (strategy.teacher, strategy.teacher_variables)
             parts = zip(*parts, strict=True) if isinstance(strategy.teacher, tuple) else [parts]
             answers = TeacherAnswers(teachers, list(parts), dataset, say)
-            if config.teacher_views or not answers.underway:  # minutes are to be spent on a bank, or nothing is gained
+            if config.teacher_views or not answers.samples:  # minutes are to be spent on a bank, or it takes no time
                 answers.check()
         for replica in replicas if config.teacher_views else []:
             if not hosts.several():

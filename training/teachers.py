@@ -23,8 +23,8 @@ SAMPLE = EVAL_BATCH  # test images that a teacher is asked about before training
 class TeacherAnswers:
     """The logits of trained teachers on the test split, which a student's agreement is measured with.
 
-    A large teacher takes longer over a test split than a start may take on a CPU. So it is asked about some of the
-    images before training, and about all of them when they are first needed.
+    A large teacher takes long over a test split on a CPU. So there it is checked on some of the images, and asked about
+    all of them when they are first needed.
 
     Args:
         teachers: the weights.
@@ -42,16 +42,14 @@ class TeacherAnswers:
         count = len(dataset.test)
         rows = np.arange(SAMPLE) * count // SAMPLE  # evenly spaced: some splits are sorted by class
         self._rows = rows if jax.default_backend() == "cpu" and count > SAMPLE else None
-        # they answer while the student is being traced
-        self._some = [predict.sample(variables, rows) for predict, variables in self._ask] if self.underway else []
 
     @property
-    def underway(self) -> bool:
-        """Whether they are answering already, so that checking later costs less."""
+    def samples(self) -> bool:
+        """Whether `check` looks at some of the images alone."""
         return self._rows is not None
 
     def check(self) -> None:
-        """Says how good the teachers are, and warns of what is worse than recorded, before any training; once."""
+        """Says how good the teachers are, and warns of what is worse than recorded; once."""
         if self._checked:
             return
         self._checked, theirs = True, list(self.dataset.class_names)
@@ -59,11 +57,11 @@ class TeacherAnswers:
             names = teacher.info["class_names"]
             if names not in (theirs, [str(i) for i in range(len(theirs))]):  # numbers: an import that knew no names
                 warn(f"the teacher's classes {names[:3]} ... are not the data's {theirs[:3]} ...")
-        if not self.underway:
+        if self._logits is not None or not self.samples:
             self.logits()
             return
-        for teacher, answer in zip(self.teachers, self._some, strict=True):
-            self._compare(teacher, np.asarray(answer)[: len(self._rows)], self._rows)
+        for teacher, (predict, variables) in zip(self.teachers, self._ask, strict=True):
+            self._compare(teacher, predict.sample(variables, self._rows), self._rows)
 
     def logits(self, stopping: threading.Event | None = None) -> np.ndarray | None:
         """[N, K] float32, the mean over the teachers; None where `stopping` was set on the way."""

@@ -35,7 +35,7 @@ class Alone(Strategy):
             params["method"] = heads.init(jax.random.fold_in(key, METHOD), student)["params"]
         if heads is not None or memory:
             extra["method"] = memory
-        return self._state(params, extra, frozen={})
+        return self._state(params, extra)
 
     def _outputs(self, params: dict, batch_stats: dict, batch: Batch):
         """(the student's `Outputs` in training mode, all views; its batch statistics afterwards)."""

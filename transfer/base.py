@@ -142,6 +142,11 @@ class Strategy(abc.ABC):
         """Name -> (player, variables) of what is to be tested beside the learners and is not kept as a network."""
         return {}
 
+    @property
+    def frozen(self) -> dict:
+        """Name -> variables of all that `init` may put into `State.frozen`, so that no program has to compute them."""
+        return {}
+
     def inspect(self, state: State, batch: Batch) -> dict[str, jax.Array]:
         """Name -> what a step reads: looked at for the cause when something became non-finite."""
         return {"image": batch.image, **{f"image of view {i + 2}": view for i, view in enumerate(batch.views)}}
@@ -195,7 +200,7 @@ class Strategy(abc.ABC):
     @functools.cached_property
     def traced_init(self):
         """`init`, which JAX traces once, however many programs it becomes a part of."""
-        return jax.jit(self.init)
+        return jax.jit(self.init, inline=True)  # a program that reads some of it computes only that
 
     @functools.cached_property
     def traced_step(self):
@@ -222,9 +227,9 @@ class Strategy(abc.ABC):
         """The optimizer's updates as they shall be made."""
         return updates
 
-    def _state(self, params: dict, extra: dict, frozen: dict) -> State:
+    def _state(self, params: dict, extra: dict) -> State:
         step = jnp.zeros((), jnp.int32)
-        return State(step=step, params=params, extra=extra, opt_state=self.optimizer.init(params), frozen=frozen)
+        return State(step=step, params=params, extra=extra, opt_state=self.optimizer.init(params), frozen={})
 
     def _label_term(self, logits: jax.Array, batch: Batch) -> tuple[jax.Array, dict]:
         """`label_loss` times the method's `ce_weight`; 0 in a method's first phase."""

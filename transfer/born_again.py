@@ -59,7 +59,7 @@ class BornAgain(Strategy):
         fresh = {"params": params, "memory": memory}
         generations = {"number": jnp.zeros((), jnp.int32), "slots": later, "fresh": jax.tree.map(jnp.copy, fresh)}
         extra = {"student": {"batch_stats": first["batch_stats"]}, "method": memory, "generations": generations}
-        return self._state({"student": first["params"], "method": params}, extra, frozen={})
+        return self._state({"student": first["params"], "method": params}, extra)
 
     def losses(self, params, state, batch, key):
         generations, views = state.extra["generations"], len(self.method.views)

@@ -58,7 +58,7 @@ class EMA(Strategy):
         extra = {"student": {"batch_stats": variables["batch_stats"]}, "method": memory}
         # a copy: the state's buffers are donated one by one
         extra["teacher"] = jax.tree.map(jnp.copy, variables)
-        return self._state(params, extra, frozen={})
+        return self._state(params, extra)
 
     def losses(self, params, state, batch, key):
         extra = state.extra

@@ -130,7 +130,7 @@ class KDCL(Strategy):
 
     def init(self, key, batch):
         params, extra = first_variables(self._players, key, batch.image)
-        return self._state(params, extra, frozen={})
+        return self._state(params, extra)
 
     def losses(self, params, state, batch, key):
         images = (batch.image, *batch.views) if self.own_views else (batch.image,) * len(self._players)

@@ -20,7 +20,7 @@ class Labels(Strategy):
     def init(self, key, batch):
         variables = self.student.init(jax.random.fold_in(key, STUDENT), batch.image)
         extra = {"student": {"batch_stats": variables["batch_stats"]}}
-        return self._state({"student": variables["params"]}, extra, frozen={})
+        return self._state({"student": variables["params"]}, extra)
 
     def losses(self, params, state, batch, key):
         variables = {"params": params["student"], **state.extra["student"]}

@@ -58,7 +58,7 @@ class Mutual(Strategy):
             its_key = peer_key(key, number) if number else key
             its_params, memory = self._method_init(its_key, outputs[own], constants[other], batch)
             params["method"][pair], extra["method"][pair] = its_params, memory
-        return self._state(params, extra, frozen={})
+        return self._state(params, extra)
 
     def losses(self, params, state, batch, key):
         outputs, extra = {}, {"method": {}}

@@ -90,8 +90,7 @@ class Offline(Strategy):
     def init(self, key, batch):
         variables = self.student.init(jax.random.fold_in(key, STUDENT), batch.image)
         student, _ = self._look(self.student, variables, batch)
-        own = self.teacher_variables if self._several else (self.teacher_variables,)
-        frozen = dict(zip(self._players, own, strict=True))
+        frozen = self.frozen if batch.teacher_logits is None else {}
         taught = self._taught(frozen, batch)
         if "teacher" in taught:
             params, memory = self._method_init(key, student, taught["teacher"], batch)
@@ -101,7 +100,12 @@ class Offline(Strategy):
             params, memory = ({name: part[i] for name, part in parts.items()} for i in (0, 1))
         params = {"student": variables["params"], "method": params}
         extra = {"student": {"batch_stats": variables["batch_stats"]}, "method": memory}
-        return self._state(params, extra, frozen=frozen if batch.teacher_logits is None else {})
+        return self._state(params, extra).replace(frozen=frozen)
+
+    @property
+    def frozen(self):
+        own = self.teacher_variables if self._several else (self.teacher_variables,)
+        return dict(zip(self._players, own, strict=True))
 
     def losses(self, params, state, batch, key):
         taught = self._taught(state.frozen, batch)

@@ -76,7 +76,7 @@ class OKDDip(Strategy):
         params, extra = self._branches.init(key, batch.image)
         outputs, _, _ = self._branches.look(params, extra, (batch.image,))
         params["attention"] = Attention().init(jax.random.fold_in(key, METHOD), _embeddings(outputs))["params"]
-        return self._state(params, {**extra, "attention": {}}, frozen={})
+        return self._state(params, {**extra, "attention": {}})
 
     def losses(self, params, state, batch, key):
         outputs, extra, _ = self._branches.look(params, state.extra, (batch.image,))

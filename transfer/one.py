@@ -83,7 +83,7 @@ class ONE(Strategy):
         h = self._branches.look(params, extra, (batch.image,))[2]
         gate = self._gate.init(jax.random.fold_in(key, METHOD), h)
         params["gate"], extra["gate"] = gate["params"], {"batch_stats": gate["batch_stats"]}
-        return self._state(params, extra, frozen={})
+        return self._state(params, extra)
 
     def losses(self, params, state, batch, key):
         outputs, extra, h = self._branches.look(params, state.extra, (batch.image,))

@@ -71,7 +71,7 @@ class Online(Strategy):
         outputs = {n: self._own(n, params, extra, batch)[0] for n in self._players}
         taught = jax.lax.stop_gradient(outputs[name])
         params["method"], extra["method"] = self._method_init(key, outputs["student"], taught, batch)
-        return self._state(params, extra, frozen={})
+        return self._state(params, extra)
 
     def losses(self, params, state, batch, key):
         name = self._teacher.name

@@ -89,7 +89,7 @@ class PCL(Strategy):
         embeddings = [embedding(o, "student") for o in outputs.values()]
         classifier = Ensemble(outputs["student"].logits.shape[-1])
         params["ensemble"] = classifier.init(jax.random.fold_in(key, METHOD), embeddings)["params"]
-        return self._state(params, {**extra, "ensemble": {}, "mean": mean}, frozen={})
+        return self._state(params, {**extra, "ensemble": {}, "mean": mean})
 
     def losses(self, params, state, batch, key):
         images, mean = (batch.image, *batch.views), state.extra["mean"]

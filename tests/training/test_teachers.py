@@ -1,4 +1,4 @@
-"""What a trained teacher is asked before training, and what at the first evaluation."""
+"""What a trained teacher is asked at the start, and what at the first evaluation."""
 
 import dataclasses
 import threading
@@ -32,7 +32,7 @@ def asked(monkeypatch):
     return ask
 
 
-def test_sample_before_training_and_everything_when_it_is_needed(asked, capsys):
+def test_sample_to_check_and_everything_when_it_is_needed(asked, capsys):
     answers, said = asked()
     answers.check()
     assert len(said) == 1
@@ -57,11 +57,12 @@ def test_sample_is_spread_over_the_split_and_answered_as_the_whole_is(asked, mon
 
     monkeypatch.setattr(teachers.Predictor, "sample", spy)
     answers, _ = asked()
+    answers.check()
     everything = answers.logits()
     ((rows, some),) = seen
     assert rows[0] == 0
     assert set(np.diff(rows)) == {5, 6}
-    np.testing.assert_array_equal(some[: len(rows)], everything[rows])
+    np.testing.assert_array_equal(some, everything[rows])
 
 
 def test_small_split_is_asked_once_and_whole(asked, monkeypatch):
@@ -88,6 +89,14 @@ def test_worse_than_recorded_is_told_beyond_chance(points, at_start, at_the_end,
 def test_a_teacher_is_checked_once(asked):
     answers, said = asked()
     answers.check()
+    answers.check()
+    assert len(said) == 1
+
+
+def test_who_has_been_asked_about_everything_is_not_asked_again(asked, monkeypatch):
+    answers, said = asked()
+    answers.logits()
+    monkeypatch.setattr(teachers.Predictor, "sample", None)
     answers.check()
     assert len(said) == 1
 
