@@ -1,14 +1,15 @@
 """What a dataset is: two splits of uint8 images in memory, and the facts that travel with it."""
 
 import dataclasses
-import functools
+import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 
 import numpy as np
 
 
 class Split:
-    """Some examples; read into memory when first looked at, so that mistakes elsewhere are found before.
+    """Some examples; read into memory when first looked at, or from `begin` on in another thread.
 
     Args:
         count: N.
@@ -19,15 +20,31 @@ class Split:
 
     def __init__(self, count: int, image_shape: tuple[int, int, int], read: Callable):
         self.count, self.image_shape, self._read = count, tuple(image_shape), read
+        self._coming: Future | None = None
 
     @classmethod
     def of(cls, images: np.ndarray, labels: np.ndarray, masks: np.ndarray | None = None) -> "Split":
         """A split of arrays in memory."""
         return cls(len(images), images.shape[1:], lambda: (images, labels, masks))
 
-    @functools.cached_property
+    def begin(self) -> None:
+        """Starts reading, once; who looks at the examples waits for them, and is told what is wrong with them."""
+        if self._coming:
+            return
+        self._coming = Future()
+
+        def read():
+            try:
+                self._coming.set_result(self._read())
+            except BaseException as error:
+                self._coming.set_exception(error)
+
+        threading.Thread(target=read, daemon=True).start()  # a process that ends has no use for them
+
+    @property
     def _arrays(self) -> tuple[np.ndarray, ...]:
-        return self._read()
+        self.begin()
+        return self._coming.result()
 
     @property
     def images(self) -> np.ndarray:

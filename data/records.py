@@ -1,7 +1,7 @@
 """Images and labels out of the records that TensorFlow Datasets prepares, decoded by several processes.
 
-Python decodes small images on one core. So a large split is shared out: this process takes a part, and so does each of
-some helpers, which are this file run as a script. It imports nothing of the library, whose imports take seconds.
+Python decodes small images on one core. So a large split is shared out to helpers, which are this file run as a script;
+meanwhile the caller's process can do something else. It imports nothing of the library, whose imports take seconds.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 CHUNK = 1000  # examples that are read at once
-SHARE = 10_000  # examples that are worth the start of another process
+SHARE = 10_000  # examples, at least, that are worth the start of a process
 MOST = 8  # processes
 
 
@@ -38,13 +38,15 @@ def read(folder: pathlib.Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     shape, count = source.dataset_info.features["image"].shape, len(source)
     images, labels = np.empty((count, *shape), np.uint8), np.empty(count, np.int32)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    parts = max(1, min(cores, MOST, count // SHARE))
+    parts = min(cores, MOST, count // SHARE)
+    if cores == 1 or not parts:
+        _decode(source, 0, images, labels)
+        return images, labels
     bounds = [count * part // parts for part in range(parts + 1)]
-    own, *others = (slice(*pair) for pair in itertools.pairwise(bounds))
+    shares = [slice(*pair) for pair in itertools.pairwise(bounds)]
     with contextlib.ExitStack() as stack:
-        helpers = [_Helper(stack, folder, split, rows) for rows in others]
-        _decode(source, own.start, images[own], labels[own])
-        for helper, rows in zip(helpers, others, strict=True):
+        helpers = [_Helper(stack, folder, split, rows) for rows in shares]
+        for helper, rows in zip(helpers, shares, strict=True):
             if not helper.take(images[rows], labels[rows]):
                 _decode(source, rows.start, images[rows], labels[rows])
     return images, labels

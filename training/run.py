@@ -57,7 +57,8 @@ def train(recipe: ConfigDict | dict, quiet: bool = False) -> dict:
         dataset = data.load(config.dataset, config.data_dir, config.image_size)
         augmentation = _augmentation(config, dataset)
         _check_data(config, dataset)
-        # nothing has been read of the data so far but its description
+        for split in (dataset.train, dataset.test):  # so far only the description of the data has been read
+            split.begin()
         strategy, teachers, others = _strategy(config, dataset)
         identity = configs.plain(config)
         identity["teacher_sha256"] = ",".join(teacher.sha256 for teacher in teachers) or None

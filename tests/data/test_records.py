@@ -38,18 +38,17 @@ def check(prepared, split):
     assert (images.dtype, labels.dtype) == (np.uint8, np.int32)
 
 
-@pytest.mark.parametrize(("split", "shares"), [("train", ["2-4", "4-7"]), ("test", ["2-4"])])
+@pytest.mark.parametrize(("split", "shares"), [("train", ["0-2", "2-4", "4-7"]), ("test", ["0-2", "2-4"])])
 def test_helpers_read_their_shares(split, shares, prepared, started, monkeypatch):
-    own = []
-    decode = records._decode
-    monkeypatch.setattr(records, "_decode", lambda *args: (own.append(args[1]), decode(*args)))
+    monkeypatch.setattr(records, "_decode", None)  # nothing is decoded in their place
     check(prepared, split)
     assert ["-".join(command[-2:]) for command in started] == shares
-    assert own == [0]  # nothing was decoded in their place
 
 
-def test_small_split_has_no_helper(prepared, started, monkeypatch):
-    monkeypatch.setattr(records, "SHARE", 100)
+@pytest.mark.parametrize(("share", "cores"), [(100, 3), (2, 1)])
+def test_small_split_or_single_core_has_no_helper(share, cores, prepared, started, monkeypatch):
+    monkeypatch.setattr(records, "SHARE", share)
+    monkeypatch.setattr(records.os, "sched_getaffinity", lambda _: range(cores), raising=False)
     check(prepared, "train")
     assert started == []
 
@@ -79,7 +78,7 @@ def test_failing_helpers_share_is_read_all_the_same(failure, prepared, started, 
 
     monkeypatch.setattr(records.subprocess, "Popen", Popen)
     check(prepared, "train")
-    assert len(started) == (0 if FAILURES[failure] is None else 2)
+    assert len(started) == (0 if FAILURES[failure] is None else 3)
 
 
 def test_without_room_for_a_helpers_file_all_is_read_here(prepared, started, monkeypatch):
@@ -96,7 +95,8 @@ def test_helpers_are_gone_when_reading_fails(prepared, started, monkeypatch):
 
     class Popen(records.subprocess.Popen):
         def __init__(self, command, **streams):
-            super().__init__([sys.executable, "-c", "import time; time.sleep(60)"], **streams)
+            still = "import time; time.sleep(60)" if helpers else "import sys; sys.exit(1)"
+            super().__init__([sys.executable, "-c", still], **streams)
             helpers.append(self)
 
     def damaged(*args):
@@ -106,7 +106,7 @@ def test_helpers_are_gone_when_reading_fails(prepared, started, monkeypatch):
     monkeypatch.setattr(records, "_decode", damaged)
     with pytest.raises(ValueError, match="damaged"):
         records.read(version(prepared), "train")
-    assert [helper.returncode for helper in helpers] == [-9, -9]
+    assert [helper.returncode for helper in helpers] == [1, -9, -9]
 
 
 @pytest.mark.parametrize("alive", [True, False])

@@ -1,10 +1,14 @@
 """Shapes: drawn the same everywhere, the class is the shape and nothing else, and masks cover what was drawn."""
 
+import threading
+
 import numpy as np
+import pytest
 
 import data
 from data import shapes
 from data.dataset import Split, channel_statistics
+from registry import DamagedFileError
 
 
 def test_sizes_and_types():
@@ -57,6 +61,28 @@ def test_colour_and_place_tell_nothing_of_the_class():
     for values, spread in ((inside, 74), (place, 5)):
         means = np.stack([values[found.labels == c].mean(axis=0) for c in range(6)])
         assert means.std(axis=0).max() < 4 * spread / np.sqrt(400)
+
+
+def test_a_split_is_read_once_and_tells_everybody_what_is_wrong():
+    begun, go_on, calls = threading.Event(), threading.Event(), []
+
+    def read():
+        calls.append(threading.current_thread())
+        begun.set()
+        go_on.wait()
+        raise DamagedFileError("no images")
+
+    split = Split(1, (2, 2, 1), read)
+    assert not calls
+    split.begin()
+    split.begin()
+    assert begun.wait(10)  # meanwhile the caller does something else
+    go_on.set()
+    for what in ("images", "labels"):
+        with pytest.raises(DamagedFileError, match="no images"):
+            getattr(split, what)
+    assert len(calls) == 1
+    assert calls[0] is not threading.current_thread()
 
 
 def test_a_split_without_masks_has_none():
