@@ -45,14 +45,7 @@ def run(*, start: float, quiet: bool = False, **parts) -> dict:
             if hosts.first():
                 checkpoints = Checkpoints(loop.folder)
                 stack.callback(checkpoints.close)
-        train = Trainer(
-            loop.strategy,
-            loop.augmentation,
-            skip=config.on_nan == "skip",
-            stacked=stacked and len(loop.replicas) > 1,
-            many=most > 1,
-        )
-        positions = loop.start(checkpoints, train)
+        positions = loop.start(checkpoints)
         earlier = loop.seconds
         with hosts.agreed():
             for replica, position in zip(loop.replicas, positions, strict=True) if checkpoints else []:
@@ -66,6 +59,14 @@ def run(*, start: float, quiet: bool = False, **parts) -> dict:
             if not quiet:
                 _header(loop)
         progress = Progress(loop.folder.name, loop.total)
+        stack.callback(progress.end)
+        train = Trainer(
+            loop.strategy,
+            loop.augmentation,
+            skip=config.on_nan == "skip",
+            stacked=stacked and len(loop.replicas) > 1,
+            many=most > 1,
+        )
         clock = _Clock(loop.step)
         terms, start_seconds, rate, saved = {}, 0.0, 0.0, time.monotonic()
         stopped_in_test = loop.step > 0 and _test_due(loop)
@@ -74,7 +75,7 @@ def run(*, start: float, quiet: bool = False, **parts) -> dict:
         if stopping.is_set() and loop.step < loop.total and not hosts.several():
             raise _interrupted(loop)
         while loop.step < loop.total:
-            first = not start_seconds
+            first, at_once = not start_seconds, stopping.at_once
             count = 1 if first else min([most, *(n - loop.step % n for n in (config.log_every, loop.steps_per_epoch))])
             loop.states, loop.totals = train(loop.states, loop.totals, loop.splits, count)
             stopping.at_once = False
@@ -97,12 +98,17 @@ def run(*, start: float, quiet: bool = False, **parts) -> dict:
                 terms = loop.log()
                 if hosts.first():
                     loop.replicas[0].log.board("speed/images_per_second", rate, loop.step)
+            if _test_due(loop) and not loop.tested():
+                progress.end()  # the teacher is told beside it
             tested = _end_of_epoch(loop, stopping)
             stop, save_now = hosts.any_of(stopping.is_set(), save_now)  # asked anew: evaluating takes a while
             if log_now and not quiet:
                 progress.show(loop.step, rate, config.batch_size * len(loop.replicas), terms, loop.tested())
             if first and loop.teacher_answers:
+                progress.end()
+                stopping.at_once = at_once  # a large teacher takes long, and one update is soon made again
                 loop.teacher_answers.check()
+                stopping.at_once = False
             if epoch_end:
                 loop.load_epoch()
             if (save_now or stop) and not (done and tested):

@@ -19,7 +19,7 @@ from training.bank import DeviceBank
 from training.checkpoint import Checkpoints
 from training.metrics import evaluate
 from training.run_folder import SaveError, warn
-from training.step import DeviceSplit, Predictor, Totals, Trainer, batch_of, place, placed, replicate, shapes, step_key
+from training.step import DeviceSplit, Predictor, Totals, batch_of, place, placed, replicate, step_key
 from training.writers import MetricsLog
 from transfer import Strategy
 
@@ -99,12 +99,11 @@ class Replicas:
         """What update number `step` sees."""
         return batch_of(split, step, self.augmentation, self.strategy.views)
 
-    def start(self, checkpoints: Checkpoints | None, trainer: Trainer) -> list[int]:
+    def start(self, checkpoints: Checkpoints | None) -> list[int]:
         """Fresh or restored states; returns the bytes of each replica's `metrics.jsonl` that belong to them.
 
         Args:
             checkpoints: where they are read; None in a process that does not write, which gets what the first one read.
-            trainer: of the steps to come.
         """
         self.load_epoch()
         examples = len(self.dataset.train)
@@ -120,13 +119,11 @@ class Replicas:
             return self.strategy.traced_step(state, batch, key)[1]
 
         for replica, split in zip(self.replicas, self.splits, strict=True):
-            coming = jax.eval_shape(init, split)
-            frozen = replicate({name: self.strategy.frozen[name] for name in coming.frozen})
-            coming = shapes(coming.replace(frozen=frozen), examples)
-            names = jax.eval_shape(metrics, coming, split)
+            state = place(init(split), examples)
+            frozen = replicate({name: self.strategy.frozen[name] for name in state.frozen})
+            self.states.append(state.replace(frozen=_copy(frozen)))
+            names = jax.eval_shape(metrics, self.states[-1], split)
             self.totals.append(replicate(Totals.empty(names)))
-            trainer.prepare(coming, self.totals[-1], split)
-            self.states.append(place(init(split), examples).replace(frozen=_copy(frozen)))
             replica.best = _copy(self.strategy.student_variables(self.states[-1]))
         like, found = self._saved(), None
         with hosts.agreed():

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from registry import UserError
 
 NUMBERS = (signal.SIGTERM, signal.SIGINT)
-NOTHING_LOST = "Interrupted before the first step; nothing is lost. The same command continues."
+NOTHING_LOST = "Interrupted at the start; nothing is lost. The same command continues."
 
 
 class Interrupted(UserError):
@@ -33,7 +33,7 @@ _begun: Stop | None = None  # a command line's, from its start to its training
 
 
 def before_training(one_of_several: bool = False) -> None:
-    """From now on, in the process of a command line, signals are heard; the first one ends it before the first update.
+    """From now on, in the process of a command line, signals are heard; at the start the first one ends it.
 
     One of several processes may not just go: the first signal waits until all can stop together.
     """

@@ -1,6 +1,5 @@
 """The compiled functions of a run: training steps, and the prediction of a split."""
 
-import contextlib
 import functools
 import threading
 from typing import Any
@@ -105,16 +104,15 @@ def replicate(tree):
     return place(tree)
 
 
-def shapes(tree, examples: int = 0):
-    """Of a tree as `place` would lay it out: what is traced with these is not traced again with such arrays."""
-    devices = mesh()
+def shapes(tree):
+    """Of a tree as `replicate` would lay it out: what is traced with these is not traced again with such arrays."""
+    everywhere = NamedSharding(mesh(), PartitionSpec())
 
-    def shape(path, leaf):
-        sharding = NamedSharding(devices, spec(path, leaf.shape, examples))
+    def shape(leaf):
         weak = getattr(leaf, "weak_type", False)
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding, weak_type=weak)
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere, weak_type=weak)
 
-    return jax.tree_util.tree_map_with_path(shape, tree)
+    return jax.tree.map(shape, tree)
 
 
 def spec(path: tuple, shape: tuple[int, ...], examples: int, axis: int = 0) -> PartitionSpec:
@@ -203,7 +201,6 @@ class Trainer:
 
     def __init__(self, strategy: Strategy, augmentation: data.Augmentation, *, skip=False, stacked=False, many=False):
         self.stacked, self.many = stacked, many
-        self._compiling: threading.Thread | None = None
 
         def step(state: State, totals: Totals, split: DeviceSplit):
             batch = batch_of(split, state.step, augmentation, strategy.views)
@@ -224,27 +221,8 @@ class Trainer:
         self.step = jax.jit(step, donate_argnums=(0, 1))
         self._steps = jax.jit(steps, donate_argnums=(0, 1))
 
-    def prepare(self, state: State, totals: Totals, split: DeviceSplit) -> None:
-        """Begins to compile for such arguments, or their `shapes`, while the caller makes them.
-
-        The next call waits for it and finds the program. Where its arguments are different after all, it compiles anew.
-        """
-        if self.stacked or jax.process_count() > 1 or self._compiling:
-            return
-
-        def compile():
-            with contextlib.suppress(Exception):  # the call will say it
-                arguments = (state, totals, split)
-                (self._steps.lower(*arguments, 1) if self.many else self.step.lower(*arguments)).compile()
-
-        self._compiling = threading.Thread(target=compile)
-        self._compiling.start()
-
     def __call__(self, states: list[State], totals: list[Totals], splits: list[DeviceSplit], count: int = 1):
         """`count` updates of every replica: -> (states, totals), the given ones are donated."""
-        if self._compiling:
-            self._compiling.join()
-            self._compiling = None
         if self.stacked:
             examples = splits[0].images.shape[0]
             return _unstack(self._run(*_stack(states, totals, splits), count), len(states), examples)

@@ -172,11 +172,20 @@ class Progress:
         line = f"{self._name}  {step}/{self._total}  ETA {_clock(left)}  {rate:,.0f} images/s  {shown}"
         line += f"  | test {tested}" if tested else ""
         if self._live:
-            self._out.write("\r" + line.ljust(self._width) + ("\n" if done else ""))
+            self._out.write("\r" + line.ljust(self._width))
             self._width = len(line)
+            if done:
+                self.end()
         else:
             self._out.write(line + "\n")
         self._out.flush()
+
+    def end(self) -> None:
+        """Leaves the line as it stands: what is written next gets a line of its own."""
+        if self._width:
+            self._out.write("\n")
+            self._out.flush()
+            self._width = 0
 
 
 def _clock(seconds: float) -> str:

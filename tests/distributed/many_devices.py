@@ -21,10 +21,6 @@ from training.run import train
 
 STEPS = 3  # in an epoch
 VIEWS = ("weak", "strong", "partner", "previous")
-COMPILED = []  # what JAX has compiled
-jax.monitoring.register_event_duration_secs_listener(
-    lambda event, seconds, **facts: COMPILED.append(facts) if event.endswith("backend_compile_duration") else None
-)
 
 
 def order(config: dict) -> dict:
@@ -58,14 +54,8 @@ class Watched(step.Trainer):
 
     def __init__(self, *arguments, **options):
         super().__init__(*arguments, **options)
-        self.donated, self.specs, self.late = [], set(), 0
+        self.donated, self.specs = [], set()
         Watched.last = self
-
-    def _run(self, *arguments):
-        before = len(COMPILED)
-        result = super()._run(*arguments)
-        self.late += len(COMPILED) - before
-        return result
 
     def __call__(self, states, totals, splits, count=1):
         given = [x for s in states for x in jax.tree.leaves((s.params, s.extra, s.opt_state))]
@@ -77,7 +67,7 @@ class Watched(step.Trainer):
 
     def notes(self) -> dict:
         compiled = (self._steps if self.many else self.step)._cache_size()
-        return {"compiled": compiled, "late": self.late, "donated": self.donated, "memory": sorted(self.specs)}
+        return {"compiled": compiled, "donated": self.donated, "memory": sorted(self.specs)}
 
 
 def main(jobs: list[dict]) -> list:
