@@ -57,7 +57,8 @@ def kept(name: str, sources: list[pathlib.Path], decode: Callable) -> tuple[np.n
 def _read(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray] | None:
     """The arrays, or None where they are not what was written."""
     try:
-        arrays = safetensors.numpy.load_file(path, backend="pread")  # an error in a mapped file ends the process
+        # not load_file: an error in a mapped file ends the process, and so does an exit while a thread is in that
+        arrays = safetensors.numpy.load(path.read_bytes())
         images, labels, digest = arrays["images"], arrays["labels"], arrays["sha256"]
     except OSError:  # what cannot be read is not damaged
         raise

@@ -1,7 +1,7 @@
 """Images and labels out of the records that TensorFlow Datasets prepares, decoded by several processes.
 
 Python decodes small images on one core. So a large split is shared out to helpers, which are this file run as a script;
-meanwhile the caller's process can do something else. It imports nothing of the library, whose imports take seconds.
+meanwhile the caller's process can do something else. The file imports nothing of the library: that takes seconds.
 """
 
 import contextlib

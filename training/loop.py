@@ -98,13 +98,13 @@ def run(*, start: float, quiet: bool = False, **parts) -> dict:
                 terms = loop.log()
                 if hosts.first():
                     loop.replicas[0].log.board("speed/images_per_second", rate, loop.step)
-            if _test_due(loop) and not loop.tested():
-                progress.end()  # the teacher is told beside it
+            if _test_due(loop) and loop.teacher_answers and not loop.teacher_answers.known:
+                progress.end()  # they will be told
             tested = _end_of_epoch(loop, stopping)
             stop, save_now = hosts.any_of(stopping.is_set(), save_now)  # asked anew: evaluating takes a while
             if log_now and not quiet:
                 progress.show(loop.step, rate, config.batch_size * len(loop.replicas), terms, loop.tested())
-            if first and loop.teacher_answers:
+            if first and loop.teacher_answers and not stop:
                 progress.end()
                 stopping.at_once = at_once  # a large teacher takes long, and one update is soon made again
                 loop.teacher_answers.check()

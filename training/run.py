@@ -57,8 +57,10 @@ def train(recipe: ConfigDict | dict, quiet: bool = False) -> dict:
         dataset = data.load(config.dataset, config.data_dir, config.image_size)
         augmentation = _augmentation(config, dataset)
         _check_data(config, dataset)
-        for split in (dataset.train, dataset.test):  # so far only the description of the data has been read
-            split.begin()
+        # so far nothing has been read of the data but their description; a finished run needs no more
+        if not (pathlib.Path(config.train_path).expanduser() / run_folder.SUMMARY).exists():
+            for split in (dataset.train, dataset.test):
+                split.begin()
         strategy, teachers, others = _strategy(config, dataset)
         identity = configs.plain(config)
         identity["teacher_sha256"] = ",".join(teacher.sha256 for teacher in teachers) or None
@@ -78,6 +80,8 @@ def train(recipe: ConfigDict | dict, quiet: bool = False) -> dict:
         if summary:
             say(f"{folder} is finished already.")
             return summary
+        with hosts.agreed():
+            _ = dataset.train.images, dataset.test.images  # a process that cannot read them ends all
         seeds = range(config.seed, config.seed + config.seeds)
         folders = [folder / f"s{seed}" for seed in seeds] if config.seeds > 1 else [folder]
         replicas = [Replica(s, f, *_pool(config, dataset, s)) for s, f in zip(seeds, folders, strict=True)]
@@ -243,6 +247,10 @@ def _traced(config: ConfigDict, dataset: data.Dataset, strategy: transfer.Strate
     def check_step():
         with _misfits_told(config):
             state = shapes(jax.eval_shape(strategy.traced_init, key, batch))
+            if unknown := state.frozen.keys() - strategy.frozen.keys():
+                raise ValueError(
+                    f"{type(strategy).__name__}.init freezes what its `frozen` lacks: {', '.join(unknown)}"
+                )
             jax.eval_shape(strategy.traced_step, state, batch, key)
 
     if not config.teacher_views:

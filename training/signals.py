@@ -22,8 +22,8 @@ class Stop(threading.Event):
     """Is set by the first signal.
 
     Attributes:
-        at_once: while it is true, the first signal ends the process: there is nothing to save, and a step that is being
-            compiled would be long to wait for.
+        at_once: while it is true, the first signal ends the process: there is next to nothing to save, and a step that
+            is being compiled, or a large teacher's answer, would be long to wait for.
     """
 
     at_once = False

@@ -17,7 +17,7 @@ from training.step import EVAL_BATCH, Predictor, replicate
 from transfer import Player
 
 TOLERANCE = 1.0  # points of top-1 between a teacher's recorded and measured accuracy
-SAMPLE = EVAL_BATCH  # test images that a teacher is asked about before training, on a CPU
+SAMPLE = EVAL_BATCH  # test images that a teacher is checked on, on a CPU
 
 
 class TeacherAnswers:
@@ -44,6 +44,11 @@ class TeacherAnswers:
         self._rows = rows if jax.default_backend() == "cpu" and count > SAMPLE else None
 
     @property
+    def known(self) -> bool:
+        """Whether they have been asked about everything."""
+        return self._logits is not None
+
+    @property
     def samples(self) -> bool:
         """Whether `check` looks at some of the images alone."""
         return self._rows is not None
@@ -57,7 +62,7 @@ class TeacherAnswers:
             names = teacher.info["class_names"]
             if names not in (theirs, [str(i) for i in range(len(theirs))]):  # numbers: an import that knew no names
                 warn(f"the teacher's classes {names[:3]} ... are not the data's {theirs[:3]} ...")
-        if self._logits is not None or not self.samples:
+        if self.known or not self.samples:
             self.logits()
             return
         for teacher, (predict, variables) in zip(self.teachers, self._ask, strict=True):

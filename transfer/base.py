@@ -82,8 +82,8 @@ class State:
 class Strategy(abc.ABC):
     """Base of the strategies: `init(key, batch) -> State` and `step(state, batch, key) -> (State, metrics)`, both pure.
 
-    A subclass defines `init` and `losses`; its further dataclass fields with defaults are the options of
-    `--config.transfer_options` (those that hold players or variables stand in `PLAYERS`).
+    A subclass defines `init` and `losses`, and `frozen` where its state has any; its further dataclass fields with
+    defaults are the options of `--config.transfer_options` (those that hold players or variables stand in `PLAYERS`).
 
     Attributes:
         student: the network that the user asked for.

@@ -35,8 +35,7 @@ class Offline(Strategy):
 
     Attributes:
         teacher: the teacher, or a tuple of several.
-        teacher_variables: its `{"params", "batch_stats"}`, or a tuple of several; `init` copies them to the state when
-            it is compiled.
+        teacher_variables: its `{"params", "batch_stats"}`, or a tuple of several; the state's `frozen` are copies.
         method: a distiller.
         combine: of several teachers: "losses" (the method once for each, with learnable parts of its own) or "logits"
             (the method once, for the average of their logits).

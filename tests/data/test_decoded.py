@@ -1,14 +1,18 @@
 """Decoded splits are kept, and made again when the cache or its source is not what it was."""
 
 import os
+import pathlib
 import resource
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from data import decoded
 
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 IMAGES = np.random.RandomState(0).randint(0, 256, (7, 4, 4, 3)).astype(np.uint8)
 LABELS = np.arange(7, dtype=np.int32)
 
@@ -104,3 +108,21 @@ def test_what_a_killed_process_left_is_removed_and_what_another_writes_is_not(ca
     cache()
     assert not left.exists()
     assert (written / "part").exists()
+
+
+def test_a_process_may_end_while_a_thread_reads(tmp_path, monkeypatch):
+    """As with a mistake that is found while the data are read."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    source = tmp_path / "source"
+    source.write_bytes(b"")
+    images, labels = np.zeros((40_000, 32, 32, 3), np.uint8), np.zeros(40_000, np.int32)
+    decoded.kept("large", [source], lambda: (images, labels))
+    program = (
+        "import pathlib, sys, threading, time; from data import decoded;"
+        f"source = pathlib.Path({str(source)!r});"
+        "go = lambda: decoded.kept('large', [source], lambda: 1 / 0);"
+        "threading.Thread(target=go, daemon=True).start(); time.sleep(float(sys.argv[1])); sys.exit(2)"
+    )
+    for seconds in ("0", "0.01", "0.03", "0.06"):
+        done = subprocess.run([sys.executable, "-c", program, seconds], capture_output=True, text=True, cwd=ROOT)
+        assert (done.returncode, done.stderr) == (2, "")

@@ -4,16 +4,18 @@ import collections
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
 
 import data
 import transfer
-from registry import NonFiniteError
+from registry import NonFiniteError, UserError
 from training import replicas
 from training.run import train
 from transfer import Strategy
+from transfer.labels import Labels
 
 RECIPE = {
     "teacher_param": "pretrained/resnet20_digits",
@@ -157,3 +159,13 @@ def test_deviation_over_seeds_is_the_sample_deviation():
     rows = [{"last": {"top1": value}, "best": {"top1": value}} for value in (1.0, 2.0, 6.0)]
     found = replicas.over_seeds(rows)["last"]["top1"]
     assert found == {"mean": 3.0, "std": pytest.approx(np.sqrt(7.0))}
+
+
+def test_what_a_strategy_freezes_it_has_to_name(tmp_path, monkeypatch):
+    init = Labels.init
+    extra = {"extra": jnp.ones(3)}
+    monkeypatch.setattr(Labels, "init", lambda *arguments: init(*arguments).replace(frozen=extra))
+    recipe = {"transfer": "Labels", "student_arch": "CNN", "train_path": str(tmp_path / "run")}
+    with pytest.raises(UserError, match=r"Labels\.init freezes what its `frozen` lacks: extra"):
+        train(recipe, quiet=True)
+    assert not (tmp_path / "run").exists()

@@ -1,5 +1,6 @@
 """What a trained teacher is asked at the start, and what at the first evaluation."""
 
+import contextlib
 import dataclasses
 import threading
 
@@ -8,10 +9,11 @@ import pytest
 
 import data
 import pretrained
-from training import teachers
+from training import loop, teachers
 from training.evaluation import frozen_player_of
 from training.metrics import evaluate
 from training.run import train
+from training.signals import Interrupted, Stop
 from training.teachers import TeacherAnswers
 
 TEACHER = "pretrained/resnet20_digits"
@@ -99,6 +101,32 @@ def test_who_has_been_asked_about_everything_is_not_asked_again(asked, monkeypat
     monkeypatch.setattr(teachers.Predictor, "sample", None)
     answers.check()
     assert len(said) == 1
+
+
+@pytest.mark.parametrize("stops", [False, True])
+def test_a_command_is_checked_after_its_first_update_and_may_end_at_once(stops, tmp_path, monkeypatch):
+    monkeypatch.setattr(teachers, "SAMPLE", 100)
+    stop, events, check, update = Stop(), [], TeacherAnswers.check, loop.Trainer.__call__
+    stop.at_once = True  # as `signals.before_training` leaves it
+
+    def watched_update(self, *arguments):
+        events.append("update")
+        if stops:
+            stop.set()
+        return update(self, *arguments)
+
+    def watched_check(self):
+        events.append(("check", stop.at_once))
+        check(self)
+
+    monkeypatch.setattr(loop, "asked_to_stop", lambda: contextlib.nullcontext(stop))
+    monkeypatch.setattr(loop.Trainer, "__call__", watched_update)
+    monkeypatch.setattr(TeacherAnswers, "check", watched_check)
+    recipe = {"student_arch": "CNN", "batch_size": 600, "train_epoch": 1, "train_path": str(tmp_path / "run")}
+    with pytest.raises(Interrupted) if stops else contextlib.nullcontext():
+        train(recipe, quiet=True)
+    assert events == (["update"] if stops else ["update", ("check", True), "update"])
+    assert not stop.at_once
 
 
 def test_classes_in_another_order_are_told_at_the_start(asked, capsys):

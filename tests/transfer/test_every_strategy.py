@@ -70,6 +70,12 @@ def test_the_gradient_reaches_all_that_learn_and_nothing_that_is_frozen(name, bu
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_what_is_frozen_is_known_before_it_is_computed(name, build, same):
+    run = build(name)
+    assert same(run.state.frozen, {player: run.strategy.frozen[player] for player in run.state.frozen})
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_metrics_are_finite_float32_scalars_and_the_loss_is_the_sum_of_the_terms(name, build):
     run = build(name)
     assert {(m.shape, m.dtype) for m in run.metrics.values()} == {((), jnp.dtype("float32"))}
