@@ -74,8 +74,9 @@ def run(*, start: float, quiet: bool = False, **parts) -> dict:
             raise _interrupted(loop)
         if stopping.is_set() and loop.step < loop.total and not hosts.several():
             raise _interrupted(loop)
+        at_once = stopping.at_once
         while loop.step < loop.total:
-            first, at_once = not start_seconds, stopping.at_once
+            first = not start_seconds
             count = 1 if first else min([most, *(n - loop.step % n for n in (config.log_every, loop.steps_per_epoch))])
             loop.states, loop.totals = train(loop.states, loop.totals, loop.splits, count)
             stopping.at_once = False

@@ -52,13 +52,15 @@ def train(recipe: ConfigDict | dict, quiet: bool = False) -> dict:
     say = (lambda *_: None) if quiet else (lambda text: print(text, flush=True))
     with hosts.agreed():
         config = _resolve(recipe)
+        folder = pathlib.Path(config.train_path).expanduser()
+        finished = folder / run_folder.SUMMARY
         if hosts.first():
             lock.refuse_second(config.train_path)  # before anything slow
         dataset = data.load(config.dataset, config.data_dir, config.image_size)
         augmentation = _augmentation(config, dataset)
         _check_data(config, dataset)
         # so far nothing has been read of the data but their description; a finished run needs no more
-        if not (pathlib.Path(config.train_path).expanduser() / run_folder.SUMMARY).exists():
+        if not finished.exists():
             for split in (dataset.train, dataset.test):
                 split.begin()
         strategy, teachers, others = _strategy(config, dataset)
@@ -68,12 +70,11 @@ def train(recipe: ConfigDict | dict, quiet: bool = False) -> dict:
     own = ("train_path", "data_dir", "teacher_param")
     hosts.check_same("config, data and teacher", {key: identity[key] for key in identity if key not in own})
     with contextlib.ExitStack() as stack:
-        folder, summary = pathlib.Path(config.train_path).expanduser(), None
+        summary = None
         with hosts.agreed():
             if hosts.first():
                 stack.enter_context(run_folder.open_run(config.train_path, identity))
-                path = folder / run_folder.SUMMARY
-                summary = run_folder.read_json(path) if path.exists() else None
+                summary = run_folder.read_json(finished) if finished.exists() else None
                 if not summary:
                     run_folder.write_environment(folder)
         summary = hosts.share(summary)
