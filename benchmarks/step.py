@@ -188,6 +188,8 @@ def main(rounds: int, batch: int, threads: int) -> None:
         sides["PyTorch channels_last"] = TorchStep(images, labels, batch, channels_last=True, device=device)
     else:
         print("PyTorch is not installed: no ratios. To have them: pip install -e '.[torch]'")
+    measure(sides, 0)
+    cpu.splinters.put_aside()  # as a run does after its first update
     times = measure(sides, rounds)
     print(
         f"\n{jax.device_count()} x {jax.devices()[0].device_kind}, batch {batch}, float32, medians of {rounds} rounds"
@@ -209,6 +211,7 @@ def main(rounds: int, batch: int, threads: int) -> None:
     print(f"peak memory of the process (all sides) {memory:.2f} GiB")
     before = ours.seconds(75, wait=False)
     rate = ours.run_rate()
+    cpu.splinters.put_aside()  # the run gave them back
     bare = 150 * batch / (before + ours.seconds(75, wait=False))
     share = 100 * rate / bare
     print(

@@ -7,7 +7,7 @@ import jax
 from clu import parameter_overview
 
 from models import profile
-from training import hosts
+from training import cpu, hosts
 from training.checkpoint import Checkpoints
 from training.replicas import Replicas
 from training.run_folder import SaveError
@@ -60,6 +60,7 @@ def run(*, start: float, quiet: bool = False, **parts) -> dict:
                 _header(loop)
         progress = Progress(loop.folder.name, loop.total)
         stack.callback(progress.end)
+        stack.callback(cpu.splinters.take_back)
         train = Trainer(
             loop.strategy,
             loop.augmentation,
@@ -118,6 +119,7 @@ def run(*, start: float, quiet: bool = False, **parts) -> dict:
                 saved = time.monotonic()
             if stop and not (done and tested):
                 raise _interrupted(loop)
+            cpu.splinters.put_aside()
             clock.resume(loop.step)
         stopping.at_once = False
         loop.seconds = clock.seconds + earlier
