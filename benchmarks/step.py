@@ -4,215 +4,133 @@
 
 ResNet-56 teacher, ResNet-20 student, SoftLogits, CIFAR-sized images, float32, augmentation included. Ours is the step
 that training runs, built by the same functions, its teacher folded; `banked` is that step with a teacher bank of four
-views (`--teacher_views 4`) beside PyTorch's whole step, which has its teacher in it. The three sides alternate in one
-process; each number is the median over the rounds, each ratio the median of the rounds' ratios (robust to a machine
-that slows down for a while).
+views (`--teacher_views 4`) beside PyTorch's whole step, which has its teacher in it. Each of the three sides has a
+process of its own, as it would have in use, so that none finds the others' heap; they take turns, and wait for each
+other. Each number is the median over the rounds, each ratio the median of the rounds' ratios (robust to a machine that
+slows down for a while).
 """
 
 import argparse
+import contextlib
 import importlib.util
 import json
-import pathlib
+import multiprocessing
 import resource
-import tempfile
 import time
+from multiprocessing.connection import Connection
 
 import numpy as np
 
-from training import cpu
-
-cpu.tune()
-
-import jax  # noqa: E402  # after the flags
-import jax.numpy as jnp  # noqa: E402
-
-import data  # noqa: E402
-import distiller  # noqa: E402
-import models  # noqa: E402
-import transfer  # noqa: E402
-from models.folding import fold  # noqa: E402
-from training import config as configs  # noqa: E402
-from training import loop, optimizer  # noqa: E402
-from training.bank import DeviceBank  # noqa: E402
-from training.replicas import Replica  # noqa: E402
-from training.step import DeviceSplit, Totals, Trainer, batch_of, replicate  # noqa: E402
-from transfer.base import label_loss  # noqa: E402
-
 PARTS = ("step", "banked", "teacher", "student", "augmentation")
-VIEWS = 4
-AUGMENTATION = data.Augmentation(pad=4, flip=True)
+OURS, TORCH, LAST = "kd-cookbook", "PyTorch", "PyTorch channels_last"
 
 
-class OurStep:
-    """The library's step on a split of random images.
+def build(side: str, batch: int, threads: int):
+    """The side's object, on a split of random images; called in the side's process."""
+    rng = np.random.RandomState(0)
+    images = rng.randint(0, 256, (10_000, 32, 32, 3)).astype(np.uint8)
+    labels = rng.randint(0, 100, 10_000).astype(np.int32)
+    if side == OURS:
+        from benchmarks.our_step import OurStep
 
-    Args:
-        images: [N, 32, 32, 3] uint8; labels: [N] int32.
-        batch: images a step.
-    """
+        return OurStep(images, labels, batch)
+    import torch
 
-    def __init__(self, images, labels, batch: int):
-        classes = int(labels.max()) + 1
-        mean, std = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
-        student = transfer.Player("student", models.create("ResNet20", classes), mean, std)
-        teacher = transfer.Player("teacher", models.create("ResNet56", classes), mean, std)
-        steps = len(labels) // batch
-        index, view = data.epoch_plan(0, 0, jnp.arange(len(labels), dtype=jnp.int32), steps * batch, batch)
-        shape = (1 + steps, batch)
-        split = (jnp.asarray(images), jnp.asarray(labels), jnp.asarray(0), index.reshape(shape), view.reshape(shape))
-        self.arrays, self.batch, self.player, self.mean, self.std = (images, labels), batch, student, mean, std
-        self.split = replicate(DeviceSplit(*split))
-        sample = jax.jit(batch_of, static_argnums=2)
-        key = jax.random.key(0)
-        batch_0 = sample(self.split, jnp.asarray(0), AUGMENTATION)
-        weights = cpu.jit_once(teacher.init)(key, batch_0.image)
-        self.strategy = strategy = transfer.create(
-            "Offline",
-            student=student,
-            teacher=teacher,
-            teacher_variables=fold(teacher.model, jax.device_get(weights), (32, 32, 3)),
-            method=distiller.create("SoftLogits"),
-            optimizer=optimizer.create(configs.defaults(), steps),
-        )
-        self.state = replicate(cpu.jit_once(strategy.init)(key, batch_0))
-        names = jax.eval_shape(strategy.traced_step, self.state, batch_0, key)[1]
-        self.totals = replicate(Totals.empty(names))
-        self._step = Trainer(strategy, AUGMENTATION).step
-        logits = np.random.RandomState(1).standard_normal((VIEWS, len(labels), classes)).astype(np.float16)
-        fixed = data.fixed_views(0, index, view, VIEWS).reshape(shape)
-        bank = DeviceBank(jnp.asarray(logits), classes=classes)
-        self.banked_split = self.split.replace(bank=replicate(bank), view=replicate(fixed))
-        batch_0_banked = sample(self.banked_split, jnp.asarray(0), AUGMENTATION)
-        self.banked_state = replicate(cpu.jit_once(strategy.init)(key, batch_0_banked))
-        self.banked_totals = replicate(Totals.empty(names))
-        variables = jax.tree.map(jnp.copy, strategy.student_variables(self.state))
-        frozen = jax.tree.map(jnp.copy, self.state.frozen["teacher"])
+    from benchmarks.torch_step import TorchStep
 
-        def student_loss(params):
-            outputs, stats = student.forward({**variables, "params": params}, batch_0.image, train=True)
-            return label_loss(outputs.logits, batch_0.label)[0], stats
-
-        gradient = jax.jit(jax.grad(student_loss, has_aux=True))
-        predict = jax.jit(lambda v, image: teacher.forward(v, image)[0].logits)
-        self.student = lambda: jax.block_until_ready(gradient(variables["params"]))
-        self.teacher = lambda: jax.block_until_ready(predict(frozen, batch_0.image))
-        self.augmentation = lambda: jax.block_until_ready(sample(self.split, jnp.asarray(1), AUGMENTATION))
-
-    def step(self):
-        """One update."""
-        self.state, self.totals = self._step(self.state, self.totals, self.split)
-        jax.block_until_ready(self.totals)
-
-    def banked(self):
-        """One update with the teacher's logits out of a bank."""
-        update = self._step(self.banked_state, self.banked_totals, self.banked_split)
-        self.banked_state, self.banked_totals = update
-        jax.block_until_ready(self.banked_totals)
-
-    def seconds(self, steps: int, wait: bool) -> float:
-        """Of so many steps, waited for one by one or queued."""
-        start = time.perf_counter()
-        for _ in range(steps):
-            self.state, self.totals = self._step(self.state, self.totals, self.split)
-            if wait:
-                jax.block_until_ready(self.totals)
-        jax.block_until_ready(self.totals)
-        return time.perf_counter() - start
-
-    def host_overhead(self, steps: int = 20) -> float:
-        """Share of a step in which Python holds the device up: steps waited for one by one against a queue of them."""
-        pairs = [(self.seconds(steps, True), self.seconds(steps, False)) for _ in range(5)]
-        return float(np.median([(one - queued) / one for one, queued in pairs]))
-
-    def run_rate(self, steps: int = 150) -> float:
-        """Images/s of a whole run of the engine: the same step with order, log lines and a run folder around it."""
-        images, labels = self.arrays
-        count = steps * self.batch
-        repeat = np.arange(count) % len(labels)
-        train = data.Split.of(images[repeat], labels[repeat])
-        test = data.Split.of(images[: self.batch], labels[: self.batch])
-        names = tuple(str(k) for k in range(int(labels.max()) + 1))
-        dataset = data.Dataset("CIFAR100", train, test, names, self.mean, self.std, AUGMENTATION)
-        config = configs.merge({"train_epoch": 1, "batch_size": self.batch})
-        with tempfile.TemporaryDirectory() as folder:
-            everything = np.arange(count, dtype=np.int32)
-            summary = loop.run(
-                folder=pathlib.Path(folder),
-                config=config,
-                dataset=dataset,
-                strategy=self.strategy,
-                augmentation=AUGMENTATION,
-                replicas=[Replica(0, pathlib.Path(folder), everything, train.labels)],
-                teacher_answers=None,
-                info={},
-                others={},
-                start=time.monotonic(),
-                quiet=True,
-            )
-        return summary["images_per_second"]
+    torch.set_num_threads(threads)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return TorchStep(images, labels, batch, channels_last=side == LAST, device=device)
 
 
-def measure(sides: dict, rounds: int) -> dict:
+def milliseconds(call) -> float:
+    """Of one call, from five in a row as in training, after two untimed ones that follow another side's."""
+    for _ in range(2):
+        call()
+    start = time.perf_counter()
+    for _ in range(5):
+        call()
+    return 200 * (time.perf_counter() - start)
+
+
+def serve(pipe: Connection, side: str, batch: int, threads: int) -> None:
+    """Builds the side, says how long that took with the first step, and does what it is asked until the pipe ends."""
+    start = time.perf_counter()
+    thing = build(side, batch, threads)
+    thing.step()
+    pipe.send(time.perf_counter() - start)
+    with contextlib.suppress(EOFError):
+        while True:
+            name, *arguments = pipe.recv()
+            if name == "milliseconds":
+                pipe.send(milliseconds(getattr(thing, *arguments)))
+            elif name == "memory":
+                pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+            else:
+                pipe.send(getattr(thing, name)(*arguments))
+
+
+class Side:
+    """A process with one side in it. `ask(name, *arguments)` calls a method there and waits for what it returns."""
+
+    def __init__(self, side: str, batch: int, threads: int):
+        context = multiprocessing.get_context("spawn")
+        self._pipe, its_end = context.Pipe()
+        self._process = context.Process(target=serve, args=(its_end, side, batch, threads), daemon=True)
+        self._process.start()
+        its_end.close()
+        self.start_seconds = self._answer()
+
+    def ask(self, name: str, *arguments):
+        self._pipe.send((name, *arguments))
+        return self._answer()
+
+    def _answer(self):
+        try:
+            return self._pipe.recv()
+        except EOFError:
+            raise SystemExit("A side's process ended; what it said is above.") from None
+
+
+def measure(sides: dict[str, Side], rounds: int) -> dict:
     """side -> part -> [rounds] milliseconds; sides and parts alternate, the first round is dropped."""
     times = {side: {part: [] for part in PARTS} for side in sides}
-    for _ in range(rounds + 1):
+    for number in range(rounds + 1):
         for part in PARTS:
             for side, thing in sides.items():
-                call = getattr(thing, part)
-                call()  # untimed: refill the caches after the other side
-                start = time.perf_counter()
-                call()
-                call()
-                times[side][part].append(500 * (time.perf_counter() - start))
+                times[side][part].append(thing.ask("milliseconds", part))
+        if not number:
+            sides[OURS].ask("settle")
     return {side: {part: np.asarray(ms[1:]) for part, ms in parts.items()} for side, parts in times.items()}
 
 
 def main(rounds: int, batch: int, threads: int) -> None:
     """Prints the table, and one line of JSON."""
-    rng = np.random.RandomState(0)
-    images = rng.randint(0, 256, (10_000, 32, 32, 3)).astype(np.uint8)
-    labels = rng.randint(0, 100, 10_000).astype(np.int32)
-    start = time.perf_counter()
-    ours = OurStep(images, labels, batch)
-    ours.step()
-    compiled = time.perf_counter() - start
-    sides: dict = {"kd-cookbook": ours}
-    if importlib.util.find_spec("torch"):
-        import torch
-
-        from benchmarks.torch_step import TorchStep
-
-        torch.set_num_threads(threads)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        sides["PyTorch"] = TorchStep(images, labels, batch, channels_last=False, device=device)
-        sides["PyTorch channels_last"] = TorchStep(images, labels, batch, channels_last=True, device=device)
-    else:
+    names = [OURS, TORCH, LAST] if importlib.util.find_spec("torch") else [OURS]
+    if len(names) == 1:
         print("PyTorch is not installed: no ratios. To have them: pip install -e '.[torch]'")
-    measure(sides, 0)
-    cpu.splinters.put_aside()  # as a run does after its first update
+    sides = {name: Side(name, batch, threads) for name in names}
     times = measure(sides, rounds)
-    print(
-        f"\n{jax.device_count()} x {jax.devices()[0].device_kind}, batch {batch}, float32, medians of {rounds} rounds"
-    )
+    devices = sides[OURS].ask("devices")
+    print(f"\n{devices}, batch {batch}, float32, medians of {rounds} rounds")
     head = "".join(f"{side:>24}" for side in sides) + "".join(f"{'ratio to ' + s:>33}" for s in list(sides)[1:])
     print(f"{'ms':<14}{head}")
     medians, ratios = {}, {}
     for part in PARTS:
-        mine = times["kd-cookbook"][part]
+        mine = times[OURS][part]
         medians[part] = {side: float(np.median(times[side][part])) for side in sides}
         ratios[part] = {side: float(np.median(times[side][part] / mine)) for side in list(sides)[1:]}
         row = "".join(f"{ms:>24.1f}" for ms in medians[part].values())
         print(f"{part:<14}{row}" + "".join(f"{ratio:>32.2f}x" for ratio in ratios[part].values()))
     rates = {side: 1000 * batch / ms for side, ms in medians["step"].items()}
     print("images/s      " + "".join(f"{rate:>24.0f}" for rate in rates.values()))
-    overhead = ours.host_overhead()
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    memory = {name: side.ask("memory") for name, side in sides.items()}
+    print("peak GiB      " + "".join(f"{gib:>24.2f}" for gib in memory.values()))
+    compiled, overhead = sides[OURS].start_seconds, sides[OURS].ask("host_overhead")
     print(f"start and compile {compiled:.1f} s, host overhead {100 * overhead:.1f} % of a step")
-    print(f"peak memory of the process (all sides) {memory:.2f} GiB")
-    before = ours.seconds(75, wait=False)
-    rate = ours.run_rate()
-    cpu.splinters.put_aside()  # the run gave them back
-    bare = 150 * batch / (before + ours.seconds(75, wait=False))
+    before = sides[OURS].ask("seconds", 75, False)
+    rate = sides[OURS].ask("run_rate")
+    bare = 150 * batch / (before + sides[OURS].ask("seconds", 75, False))
     share = 100 * rate / bare
     print(
         f"a run of 150 steps with log lines: {rate:.0f} images/s; 150 bare steps around it: {bare:.0f} ({share:.1f} %)"
@@ -222,6 +140,7 @@ def main(rounds: int, batch: int, threads: int) -> None:
         "speed_against": ratios,
         "host_overhead": overhead,
         "images_per_second": rates,
+        "peak_gib": memory,
         "run": rate,
     }
     print(json.dumps({**result, "compile_seconds": compiled}))

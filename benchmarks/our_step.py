@@ -1,0 +1,147 @@
+"""The library's distillation step, as training runs it, for `benchmarks/step.py`."""
+
+import pathlib
+import tempfile
+import time
+
+import numpy as np
+
+from training import cpu
+
+cpu.tune()
+
+import jax  # noqa: E402  # after the flags
+import jax.numpy as jnp  # noqa: E402
+
+import data  # noqa: E402
+import distiller  # noqa: E402
+import models  # noqa: E402
+import transfer  # noqa: E402
+from models.folding import fold  # noqa: E402
+from training import config as configs  # noqa: E402
+from training import loop, optimizer  # noqa: E402
+from training.bank import DeviceBank  # noqa: E402
+from training.replicas import Replica  # noqa: E402
+from training.step import DeviceSplit, Totals, Trainer, batch_of, replicate  # noqa: E402
+from transfer.base import label_loss  # noqa: E402
+
+VIEWS = 4
+AUGMENTATION = data.Augmentation(pad=4, flip=True)
+
+
+class OurStep:
+    """The library's step on a split of random images.
+
+    Args:
+        images: [N, 32, 32, 3] uint8; labels: [N] int32.
+        batch: images a step.
+    """
+
+    def __init__(self, images, labels, batch: int):
+        classes = int(labels.max()) + 1
+        mean, std = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
+        student = transfer.Player("student", models.create("ResNet20", classes), mean, std)
+        teacher = transfer.Player("teacher", models.create("ResNet56", classes), mean, std)
+        steps = len(labels) // batch
+        index, view = data.epoch_plan(0, 0, jnp.arange(len(labels), dtype=jnp.int32), steps * batch, batch)
+        shape = (1 + steps, batch)
+        split = (jnp.asarray(images), jnp.asarray(labels), jnp.asarray(0), index.reshape(shape), view.reshape(shape))
+        self.arrays, self.batch, self.player, self.mean, self.std = (images, labels), batch, student, mean, std
+        self.split = replicate(DeviceSplit(*split))
+        sample = jax.jit(batch_of, static_argnums=2)
+        key = jax.random.key(0)
+        batch_0 = sample(self.split, jnp.asarray(0), AUGMENTATION)
+        weights = cpu.jit_once(teacher.init)(key, batch_0.image)
+        self.strategy = strategy = transfer.create(
+            "Offline",
+            student=student,
+            teacher=teacher,
+            teacher_variables=fold(teacher.model, jax.device_get(weights), (32, 32, 3)),
+            method=distiller.create("SoftLogits"),
+            optimizer=optimizer.create(configs.defaults(), steps),
+        )
+        self.state = replicate(cpu.jit_once(strategy.init)(key, batch_0))
+        names = jax.eval_shape(strategy.traced_step, self.state, batch_0, key)[1]
+        self.totals = replicate(Totals.empty(names))
+        self._step = Trainer(strategy, AUGMENTATION).step
+        logits = np.random.RandomState(1).standard_normal((VIEWS, len(labels), classes)).astype(np.float16)
+        fixed = data.fixed_views(0, index, view, VIEWS).reshape(shape)
+        bank = DeviceBank(jnp.asarray(logits), classes=classes)
+        self.banked_split = self.split.replace(bank=replicate(bank), view=replicate(fixed))
+        batch_0_banked = sample(self.banked_split, jnp.asarray(0), AUGMENTATION)
+        self.banked_state = replicate(cpu.jit_once(strategy.init)(key, batch_0_banked))
+        self.banked_totals = replicate(Totals.empty(names))
+        variables = jax.tree.map(jnp.copy, strategy.student_variables(self.state))
+        frozen = jax.tree.map(jnp.copy, self.state.frozen["teacher"])
+
+        def student_loss(params):
+            outputs, stats = student.forward({**variables, "params": params}, batch_0.image, train=True)
+            return label_loss(outputs.logits, batch_0.label)[0], stats
+
+        gradient = jax.jit(jax.grad(student_loss, has_aux=True))
+        predict = jax.jit(lambda v, image: teacher.forward(v, image)[0].logits)
+        self.student = lambda: jax.block_until_ready(gradient(variables["params"]))
+        self.teacher = lambda: jax.block_until_ready(predict(frozen, batch_0.image))
+        self.augmentation = lambda: jax.block_until_ready(sample(self.split, jnp.asarray(1), AUGMENTATION))
+
+    def step(self):
+        """One update."""
+        self.state, self.totals = self._step(self.state, self.totals, self.split)
+        jax.block_until_ready(self.totals)
+
+    def banked(self):
+        """One update with the teacher's logits out of a bank."""
+        update = self._step(self.banked_state, self.banked_totals, self.banked_split)
+        self.banked_state, self.banked_totals = update
+        jax.block_until_ready(self.banked_totals)
+
+    def settle(self):
+        """What a run does after its first update."""
+        cpu.splinters.put_aside()
+
+    def devices(self) -> str:
+        """How many, and their name."""
+        return f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+
+    def seconds(self, steps: int, wait: bool) -> float:
+        """Of so many steps, waited for one by one or queued."""
+        start = time.perf_counter()
+        for _ in range(steps):
+            self.state, self.totals = self._step(self.state, self.totals, self.split)
+            if wait:
+                jax.block_until_ready(self.totals)
+        jax.block_until_ready(self.totals)
+        return time.perf_counter() - start
+
+    def host_overhead(self, steps: int = 20) -> float:
+        """Share of a step in which Python holds the device up: steps waited for one by one against a queue of them."""
+        pairs = [(self.seconds(steps, True), self.seconds(steps, False)) for _ in range(5)]
+        return float(np.median([(one - queued) / one for one, queued in pairs]))
+
+    def run_rate(self, steps: int = 150) -> float:
+        """Images/s of a whole run of the engine: the same step with order, log lines and a run folder around it."""
+        images, labels = self.arrays
+        count = steps * self.batch
+        repeat = np.arange(count) % len(labels)
+        train = data.Split.of(images[repeat], labels[repeat])
+        test = data.Split.of(images[: self.batch], labels[: self.batch])
+        names = tuple(str(k) for k in range(int(labels.max()) + 1))
+        dataset = data.Dataset("CIFAR100", train, test, names, self.mean, self.std, AUGMENTATION)
+        config = configs.merge({"train_epoch": 1, "batch_size": self.batch})
+        with tempfile.TemporaryDirectory() as folder:
+            everything = np.arange(count, dtype=np.int32)
+            summary = loop.run(
+                folder=pathlib.Path(folder),
+                config=config,
+                dataset=dataset,
+                strategy=self.strategy,
+                augmentation=AUGMENTATION,
+                replicas=[Replica(0, pathlib.Path(folder), everything, train.labels)],
+                teacher_answers=None,
+                info={},
+                others={},
+                start=time.monotonic(),
+                quiet=True,
+            )
+        self.settle()  # the run gave back what was put aside
+        return summary["images_per_second"]
