@@ -69,9 +69,10 @@ class Splinters:
 
     def take_back(self) -> None:
         """Frees them, for whatever is compiled next."""
-        libc = _libc()
-        while self._blocks:
-            libc.free(self._blocks.pop())
+        if self._blocks:
+            libc = _libc()
+            while self._blocks:
+                libc.free(self._blocks.pop())
         self._due = True
 
     def _watch(self, event: str, seconds: float, **_) -> None:

@@ -7,6 +7,9 @@ import sys
 
 import pytest
 
+from training import cpu
+from training.run import train
+
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the heap is glibc's")
 
 HOLES = """
@@ -56,3 +59,13 @@ def test_splinters_are_put_aside_after_compiling_and_given_back_where_the_tuning
     command = [sys.executable, "-c", HOLES + code]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_run_puts_them_aside_after_its_first_update_and_gives_them_back_at_its_end(monkeypatch, tmp_path):
+    calls = []
+    monkeypatch.setattr(cpu.splinters, "put_aside", lambda: calls.append("aside"))
+    monkeypatch.setattr(cpu.splinters, "take_back", lambda: calls.append("back"))
+    recipe = {"transfer": "Labels", "student_arch": "CNN", "train_epoch": 1, "batch_size": 25, "num_labels": 50}
+    train({**recipe, "train_path": str(tmp_path / "run")}, quiet=True)
+    assert set(calls[:-1]) == {"aside"}
+    assert calls[-1] == "back"
