@@ -46,7 +46,7 @@ class OurStep:
         index, view = data.epoch_plan(0, 0, jnp.arange(len(labels), dtype=jnp.int32), steps * batch, batch)
         shape = (1 + steps, batch)
         split = (jnp.asarray(images), jnp.asarray(labels), jnp.asarray(0), index.reshape(shape), view.reshape(shape))
-        self.arrays, self.batch, self.player, self.mean, self.std = (images, labels), batch, student, mean, std
+        self.arrays, self.batch, self.mean, self.std = (images, labels), batch, mean, std
         self.split = replicate(DeviceSplit(*split))
         sample = jax.jit(batch_of, static_argnums=2)
         key = jax.random.key(0)
