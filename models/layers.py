@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax.errors import ScopeParamShapeError
 
+from models.narrow import convolve, convolve_narrow, pixels_a_row
+
 fan_out_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 small_normal = nn.initializers.normal(0.01)  # the linear layer of VGG and MobileNetV2
 
@@ -103,19 +105,6 @@ def _to_all_pixels_jvp(shape, primals, tangents):
     return value, (jnp.ones((shape[0], 1), change.dtype) @ change.reshape(1, -1)).reshape(shape)
 
 
-def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1, groups: int = 1) -> jax.Array:
-    """XLA's convolution of [B, H, W, C] by [size, size, C / groups, features], padded as in PyTorch."""
-    pad = (kernel.shape[0] - 1) // 2
-    return jax.lax.conv_general_dilated(
-        x,
-        kernel,
-        (stride, stride),
-        [(pad, pad), (pad, pad)],
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=groups,
-    )
-
-
 def convolve_depthwise(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     """`convolve` with as many groups as channels, as a sum of shifted products in float32.
 
@@ -161,7 +150,9 @@ class Conv(nn.Module):
         kernel = parameter(self, "kernel", self.kernel_init, shape)
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         x = stored(x) if on_cpu() else x
-        if self.groups == 1 or not on_cpu():
+        if on_cpu() and self.groups == self.stride == 1 and pixels_a_row(x.shape, kernel.shape) > 1:
+            y = convolve_narrow(x, kernel)
+        elif self.groups == 1 or not on_cpu():
             y = convolve(x, kernel, self.stride, self.groups)
         elif kernel.shape[2] == 1 and self.groups == self.features:
             y = convolve_depthwise(x, kernel, self.stride)
