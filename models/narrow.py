@@ -1,9 +1,10 @@
 """A 3x3 convolution of few channels, in the form in which a CPU is fast with it.
 
 XLA:CPU copies the 3x3 neighbours of every pixel into a row and multiplies all rows by the kernel. With few channels
-most of the time goes into the copies, and a product with 16 columns uses a third of a core's registers. So r pixels
-side by side share a row: their 3 x (r + 2) neighbours, times a kernel with the 3x3 one r times in it, each a pixel
-further and with outputs of its own, zeros elsewhere. The sums are the same ones but for terms that are zero.
+most of the time goes into the copies, and a product with few columns leaves most of a core's registers empty. So r
+pixels side by side share a row: their 3 x (r + 2) neighbours, times a kernel with the 3x3 one r times in it, each a
+pixel further and with outputs of its own, zeros elsewhere. The sums are the same ones but for terms that are zero (or
+NaN: what is not finite reaches the other pixels of its row, too).
 
 `convolve_narrow` is a JAX primitive because what JAX would derive of that form is slow (a convolution of dilated
 inputs): the derivative by the input is the same convolution again, with the kernel turned round, and the one by the
@@ -35,8 +36,15 @@ def _convolve(x, kernel, strides, pad, groups=1):
     )
 
 
+def convolve_rows(x: jax.Array, kernel: jax.Array, pixels: int) -> jax.Array:
+    """`convolve` of stride 1 and size 3, [B, H, W, C] by [3, 3, C, features], with `pixels` in a row; they divide W."""
+    shifted = [jnp.pad(kernel, ((0, 0), (i, pixels - 1 - i), (0, 0), (0, 0))) for i in range(pixels)]
+    y = _convolve(x, jnp.concatenate(shifted, axis=-1), (1, pixels), SIZE // 2)  # [B, H, W / pixels, pixels * features]
+    return y.reshape(*x.shape[:3], kernel.shape[-1])
+
+
 def pixels_a_row(x_shape: tuple[int, ...], kernel_shape: tuple[int, ...]) -> int:
-    """How many pixels share a row: 1, 2 or 4, the fastest of what was measured with AVX-512; 1 is XLA's own form.
+    """How many pixels share a row: 1, 2 or 4, the fastest with AVX-512 (`benchmarks/narrow.py`); 1 is `convolve`.
 
     Args:
         x_shape: (B, H, W, C) of the input.
@@ -51,11 +59,8 @@ def pixels_a_row(x_shape: tuple[int, ...], kernel_shape: tuple[int, ...]) -> int
     return pixels
 
 
-def _rows_of_pixels(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    r = pixels_a_row(x.shape, kernel.shape)
-    shifted = [jnp.pad(kernel, ((0, 0), (i, r - 1 - i), (0, 0), (0, 0))) for i in range(r)]
-    y = _convolve(x, jnp.concatenate(shifted, axis=-1), (1, r), SIZE // 2)  # [B, H, W / r, r * features]
-    return y.reshape(*x.shape[:3], kernel.shape[-1])
+def _in_rows(x, kernel):
+    return convolve_rows(x, kernel, pixels_a_row(x.shape, kernel.shape))
 
 
 def _by_the_input(cotangent, x, kernel):
@@ -69,13 +74,13 @@ def _by_the_kernel(cotangent, x, kernel):
 
 
 convolve_narrow_p = Primitive("convolve_narrow")
-convolve_narrow_p.def_impl(jax.jit(_rows_of_pixels))
+convolve_narrow_p.def_impl(jax.jit(_in_rows))
 convolve_narrow_p.def_abstract_eval(lambda x, kernel: x.update(shape=(*x.shape[:3], kernel.shape[-1])))
-mlir.register_lowering(convolve_narrow_p, mlir.lower_fun(_rows_of_pixels, multiple_results=False))
+mlir.register_lowering(convolve_narrow_p, mlir.lower_fun(_in_rows, multiple_results=False))
 ad.defbilinear(convolve_narrow_p, _by_the_input, _by_the_kernel)
 batching.primitive_batchers[convolve_narrow_p] = lambda operands, axes: (jax.vmap(convolve, axes)(*operands), 0)
 
 
 def convolve_narrow(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """`convolve` of stride 1 and size 3, [B, H, W, C] by [3, 3, C, features], with `pixels_a_row` in one product."""
+    """`convolve_rows` with as many pixels as `pixels_a_row` says, and derivatives that are as fast."""
     return convolve_narrow_p.bind(x, kernel)
