@@ -4,7 +4,7 @@ XLA:CPU copies the 3x3 neighbours of every pixel into a row and multiplies all r
 most of the time goes into the copies, and a product with few columns leaves most of a core's registers empty. So r
 pixels side by side share a row: their 3 x (r + 2) neighbours, times a kernel with the 3x3 one r times in it, each a
 pixel further and with outputs of its own, zeros elsewhere. The sums are the same ones but for terms that are zero (or
-NaN: what is not finite reaches the other pixels of its row, too).
+NaN: what is not finite reaches all r pixels of each row of the product that it is copied into).
 
 `convolve_narrow` is a JAX primitive because what JAX would derive of that form is slow (a convolution of dilated
 inputs): the derivative by the input is the same convolution again, with the kernel turned round, and the one by the
@@ -40,6 +40,7 @@ def convolve_rows(x: jax.Array, kernel: jax.Array, pixels: int) -> jax.Array:
     """`convolve` of stride 1 and size 3, [B, H, W, C] by [3, 3, C, features], with `pixels` in a row; they divide W."""
     shifted = [jnp.pad(kernel, ((0, 0), (i, pixels - 1 - i), (0, 0), (0, 0))) for i in range(pixels)]
     y = _convolve(x, jnp.concatenate(shifted, axis=-1), (1, pixels), SIZE // 2)  # [B, H, W / pixels, pixels * features]
+    y = y.reshape(*y.shape[:3], pixels, kernel.shape[-1])  # in two steps: JAX follows them on an explicit mesh
     return y.reshape(*x.shape[:3], kernel.shape[-1])
 
 
@@ -59,6 +60,12 @@ def pixels_a_row(x_shape: tuple[int, ...], kernel_shape: tuple[int, ...]) -> int
     return pixels
 
 
+def _type_of_result(x, kernel):
+    if kernel.shape[:3] != (SIZE, SIZE, x.shape[-1]) or kernel.dtype != x.dtype:
+        raise TypeError(f"A kernel of shape [3, 3, {x.shape[-1]}, features] and {x.dtype} is needed; got {kernel}.")
+    return x.update(shape=(*x.shape[:3], kernel.shape[-1]), weak_type=False)
+
+
 def _in_rows(x, kernel):
     return convolve_rows(x, kernel, pixels_a_row(x.shape, kernel.shape))
 
@@ -69,18 +76,17 @@ def _by_the_input(cotangent, x, kernel):
 
 
 def _by_the_kernel(cotangent, x, kernel):
-    like = jax.ShapeDtypeStruct(kernel.aval.shape, kernel.aval.dtype)
-    return jax.linear_transpose(lambda k: convolve(x, k), like)(cotangent)[0]
+    return jax.linear_transpose(lambda k: convolve(x, k), kernel.aval)(cotangent)[0]
 
 
 convolve_narrow_p = Primitive("convolve_narrow")
 convolve_narrow_p.def_impl(jax.jit(_in_rows))
-convolve_narrow_p.def_abstract_eval(lambda x, kernel: x.update(shape=(*x.shape[:3], kernel.shape[-1])))
+convolve_narrow_p.def_abstract_eval(_type_of_result)
 mlir.register_lowering(convolve_narrow_p, mlir.lower_fun(_in_rows, multiple_results=False))
 ad.defbilinear(convolve_narrow_p, _by_the_input, _by_the_kernel)
 batching.primitive_batchers[convolve_narrow_p] = lambda operands, axes: (jax.vmap(convolve, axes)(*operands), 0)
 
 
 def convolve_narrow(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """`convolve_rows` with as many pixels as `pixels_a_row` says, and derivatives that are as fast."""
+    """`convolve_rows` with as many pixels as `pixels_a_row` says; under `vmap`, `convolve`."""
     return convolve_narrow_p.bind(x, kernel)

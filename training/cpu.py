@@ -46,7 +46,8 @@ class Splinters:
 
     A convolution asks for 74 KB about a hundred times, and malloc walks its sorted lists of free blocks for each, first
     for one that fits and then to put away what it did not need of that one. Compiling leaves thousands of such blocks,
-    some 150 MB; on the distillation step of `benchmarks/step.py` the walks cost a fifth of the time.
+    some 150 MB; on the distillation step of `benchmarks/step.py` the walks cost a fifth of the time. What is put aside
+    does not serve what is compiled later: a process that goes on compiling grows with each program until `take_back`.
     """
 
     def __init__(self):

@@ -43,7 +43,10 @@ def numbers(function, x, kernel):
 def test_same_values_and_derivatives(shape):
     x, kernel = operands(*shape)
     expected = numbers(convolve, x, kernel)
-    for found in (numbers(convolve_narrow, x, kernel), jax.jit(lambda: numbers(convolve_narrow, x, kernel))()):
+    for found in (
+        numbers(convolve_narrow, x, kernel),
+        jax.jit(lambda *both: numbers(convolve_narrow, *both))(x, kernel),
+    ):
         for name, parts in expected.items():
             for one, other in zip(jax.tree.leaves(found[name]), jax.tree.leaves(parts), strict=True):
                 assert one.dtype == other.dtype
@@ -66,6 +69,7 @@ def test_half_precision_stays_half_precision():
         ((3, 16, 7), 1),
         ((16, 16, 32), 2),
         ((24, 24, 32), 2),
+        ((25, 25, 32), 1),
         ((16, 32, 32), 1),
         ((32, 16, 32), 1),
         ((64, 64, 8), 1),
@@ -98,6 +102,23 @@ def test_no_derivative_dilates_an_image():
     def loss(x, kernel):
         return jnp.sum(jnp.sin(convolve_narrow(x, kernel)))
 
-    text = jax.jit(jax.grad(loss, (0, 1))).lower(x, kernel).as_text()
+    gradient = jax.grad(loss, (0, 1))
+    assert str(jax.make_jaxpr(gradient)(x, kernel)).count("= convolve_narrow") == 2  # forward, and by the input
+    text = jax.jit(gradient).lower(x, kernel).as_text()
     assert text.count("stablehlo.convolution") == 3
     assert text.count("hs_dilate = [1, 1]") == 6
+
+
+@pytest.mark.parametrize("wrong", [(3, 3, 8, 16), (3, 1, 16, 16), (5, 5, 16, 16)])
+def test_a_wrong_kernel_is_told_at_once(wrong):
+    with pytest.raises(TypeError, match=r"\[3, 3, 16, features\]"):
+        jax.eval_shape(convolve_narrow, jnp.ones((2, 8, 8, 16)), jnp.ones(wrong))
+
+
+def test_an_explicit_mesh_is_followed():
+    with jax.set_mesh(jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))):
+        x, kernel = operands(16, 16, 8)
+        x = jax.device_put(x, jax.sharding.PartitionSpec("data"))
+        kernel = jax.device_put(kernel, jax.sharding.PartitionSpec())
+        gradient = jax.jit(jax.grad(lambda x, kernel: jnp.sum(convolve_narrow(x, kernel) ** 2), (0, 1)))
+        assert all(np.isfinite(part).all() for part in gradient(x, kernel))
