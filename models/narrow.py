@@ -21,11 +21,11 @@ SIZE = 3
 
 def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1, groups: int = 1) -> jax.Array:
     """XLA's convolution of [B, H, W, C] by [size, size, C / groups, features], padded as in PyTorch."""
+    return _convolve(x, kernel, (stride, stride), groups)
+
+
+def _convolve(x, kernel, strides, groups=1):
     pad = (kernel.shape[0] - 1) // 2
-    return _convolve(x, kernel, (stride, stride), pad, groups)
-
-
-def _convolve(x, kernel, strides, pad, groups=1):
     return jax.lax.conv_general_dilated(
         x,
         kernel,
@@ -39,7 +39,7 @@ def _convolve(x, kernel, strides, pad, groups=1):
 def convolve_rows(x: jax.Array, kernel: jax.Array, pixels: int) -> jax.Array:
     """`convolve` of stride 1 and size 3, [B, H, W, C] by [3, 3, C, features], with `pixels` in a row; they divide W."""
     shifted = [jnp.pad(kernel, ((0, 0), (i, pixels - 1 - i), (0, 0), (0, 0))) for i in range(pixels)]
-    y = _convolve(x, jnp.concatenate(shifted, axis=-1), (1, pixels), SIZE // 2)  # [B, H, W / pixels, pixels * features]
+    y = _convolve(x, jnp.concatenate(shifted, axis=-1), (1, pixels))  # [B, H, W / pixels, pixels * features]
     y = y.reshape(*y.shape[:3], pixels, kernel.shape[-1])  # in two steps: JAX follows them on an explicit mesh
     return y.reshape(*x.shape[:3], kernel.shape[-1])
 
