@@ -1,0 +1,92 @@
+"""Two checkouts of this library in turns: milliseconds of the distillation step and of its parts.
+
+    git worktree add ../before HEAD~1
+    python -m benchmarks.turns ../before . [--rounds 10]
+
+Each side is `benchmarks/our_step.py` of its checkout (there since 7e75d77) in a process of its own; both have this
+interpreter's packages. The functions take turns, so that a machine's slow hour is slow for both. Medians of the rounds,
+and the median of the rounds' ratios; below 1 the second is faster.
+"""
+
+import argparse
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+
+from benchmarks import compare
+from registry import UserError
+
+PARTS = ("step", "banked", "teacher", "student")
+CALLS = 3  # in a row, timed; one before them is not
+
+# What a side runs: the names of functions come in, milliseconds of a call go out.
+SERVE = f"""
+import sys, time
+sys.path.insert(0, "")
+import numpy as np
+answers, sys.stdout = sys.stdout, sys.stderr
+from benchmarks.our_step import OurStep
+random = np.random.RandomState(0)
+images, labels = random.randint(0, 256, (10_000, 32, 32, 3)), random.randint(0, 100, 10_000)
+ours = OurStep(images.astype(np.uint8), labels.astype(np.int32), int(sys.argv[1]))
+for name in sys.stdin:
+    call = getattr(ours, name.strip())
+    call()
+    start = time.perf_counter()
+    for _ in range({CALLS}):
+        call()
+    print((time.perf_counter() - start) / {CALLS} * 1000, file=answers, flush=True)
+"""
+
+
+class Side:
+    """A checkout's process. `milliseconds(part)` asks it and waits."""
+
+    def __init__(self, folder: pathlib.Path, batch: int):
+        if not (folder / "benchmarks" / "our_step.py").is_file():
+            raise UserError(f"{folder} is not a checkout of this library with benchmarks/our_step.py.")
+        command = [sys.executable, "-c", SERVE, str(batch)]
+        self._process = subprocess.Popen(
+            command, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+        )
+
+    def milliseconds(self, part: str) -> float:
+        print(part, file=self._process.stdin, flush=True)
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise UserError("A side's process ended; what it said is above.")
+        return float(answer)
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+def main(folders: list[pathlib.Path], rounds: int, batch: int) -> None:
+    """Prints the table."""
+    sides = [Side(folder, batch) for folder in folders]
+    try:
+        for part in (*PARTS, "settle"):  # compiles; then what a run does after its first update
+            for side in sides:
+                side.milliseconds(part)
+        times = np.asarray(
+            [[[side.milliseconds(part) for side in sides] for part in PARTS] for _ in range(rounds)], np.float64
+        )
+    finally:
+        for side in sides:
+            side.end()
+    print("| | " + " | ".join(PARTS) + " |\n" + "|---" * (1 + len(PARTS)) + "|")
+    for number, folder in enumerate(folders):
+        print(f"| {folder} | " + " | ".join(f"{ms:.0f}" for ms in np.median(times[..., number], axis=0)) + " |")
+    ratios = np.median(times[..., 1] / times[..., 0], axis=0)
+    print("| median of the rounds' ratios | " + " | ".join(f"{ratio:.2f}" for ratio in ratios) + " |")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs=2, type=pathlib.Path, help="the two checkouts, the older one first")
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--batch", type=int, default=64)
+    compare.call(parser, main)
