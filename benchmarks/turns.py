@@ -3,12 +3,13 @@
     git worktree add ../before HEAD~1
     python -m benchmarks.turns ../before . [--rounds 10]
 
-Each side is `benchmarks/our_step.py` of its checkout (there since 7e75d77) in a process of its own; both have this
-interpreter's packages. The functions take turns, so that a machine's slow hour is slow for both. Medians of the rounds,
-and the median of the rounds' ratios; below 1 the second is faster.
+Each side is what `benchmarks/step.py` of its checkout (7e75d77 or later) calls ours and times as it does, in a process
+of its own; both have this interpreter's packages. The functions take turns, so that a machine's slow hour is slow for
+both. Medians of the rounds, and the median of the rounds' ratios; below 1 the second is faster.
 """
 
 import argparse
+import contextlib
 import pathlib
 import subprocess
 import sys
@@ -19,25 +20,15 @@ from benchmarks import compare
 from registry import UserError
 
 PARTS = ("step", "banked", "teacher", "student")
-CALLS = 3  # in a row, timed; one before them is not
 
-# What a side runs: the names of functions come in, milliseconds of a call go out.
-SERVE = f"""
-import sys, time
-sys.path.insert(0, "")
-import numpy as np
+# What a side runs, with its own checkout's modules: names of functions come in, milliseconds of a call go out.
+SERVE = """
+import sys
 answers, sys.stdout = sys.stdout, sys.stderr
-from benchmarks.our_step import OurStep
-random = np.random.RandomState(0)
-images, labels = random.randint(0, 256, (10_000, 32, 32, 3)), random.randint(0, 100, 10_000)
-ours = OurStep(images.astype(np.uint8), labels.astype(np.int32), int(sys.argv[1]))
+from benchmarks.step import OURS, build, milliseconds
+ours = build(OURS, int(sys.argv[1]), 0)
 for name in sys.stdin:
-    call = getattr(ours, name.strip())
-    call()
-    start = time.perf_counter()
-    for _ in range({CALLS}):
-        call()
-    print((time.perf_counter() - start) / {CALLS} * 1000, file=answers, flush=True)
+    print(milliseconds(getattr(ours, name.strip())), file=answers, flush=True)
 """
 
 
@@ -48,12 +39,11 @@ class Side:
         if not (folder / "benchmarks" / "our_step.py").is_file():
             raise UserError(f"{folder} is not a checkout of this library with benchmarks/our_step.py.")
         command = [sys.executable, "-c", SERVE, str(batch)]
-        self._process = subprocess.Popen(
-            command, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
-        )
+        self._process = subprocess.Popen(command, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def milliseconds(self, part: str) -> float:
-        print(part, file=self._process.stdin, flush=True)
+        with contextlib.suppress(BrokenPipeError):  # it has ended, and answers nothing
+            print(part, file=self._process.stdin, flush=True)
         answer = self._process.stdout.readline()
         if not answer:
             raise UserError("A side's process ended; what it said is above.")
@@ -71,9 +61,7 @@ def main(folders: list[pathlib.Path], rounds: int, batch: int) -> None:
         for part in (*PARTS, "settle"):  # compiles; then what a run does after its first update
             for side in sides:
                 side.milliseconds(part)
-        times = np.asarray(
-            [[[side.milliseconds(part) for side in sides] for part in PARTS] for _ in range(rounds)], np.float64
-        )
+        times = np.asarray([[[side.milliseconds(part) for side in sides] for part in PARTS] for _ in range(rounds)])
     finally:
         for side in sides:
             side.end()
