@@ -14,8 +14,8 @@ import tempfile
 import time
 from collections.abc import Callable
 
+import cv2
 import numpy as np
-import PIL
 import safetensors.numpy
 
 LEFT = 3600  # seconds after which nobody is writing any more
@@ -32,14 +32,14 @@ def kept(name: str, sources: list[pathlib.Path], decode: Callable) -> tuple[np.n
     Args:
         name: of the split; part of the file's name.
         sources: the files that `decode` reads. Another path, size or time of change is another split, and so is
-            another version of Pillow.
+            another version of OpenCV.
         decode: () -> (images [N, H, W, C] uint8, labels [N] int32).
     """
     try:
         facts = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(sources)]
     except OSError:
         return decode()  # knows what to say of a missing file
-    key = hashlib.sha256(json.dumps([facts, PIL.__version__]).encode()).hexdigest()[:16]
+    key = hashlib.sha256(json.dumps([facts, cv2.__version__]).encode()).hexdigest()[:16]
     path = cache_folder("decoded") / f"{name}-{key}.safetensors"
     with contextlib.suppress(OSError):
         found = _read(path)

@@ -52,7 +52,7 @@ def load_cifar100(data_dir: str = "", image_size: int = 0) -> Dataset:
 def _load(name, builder_name, data_dir, mean, std, augmentation) -> Dataset:
     from absl import logging
 
-    logging.set_verbosity(logging.ERROR)  # tfds tells where it reads, and that OpenCV would decode faster
+    logging.set_verbosity(logging.ERROR)  # tfds tells where it reads
     import tensorflow_datasets as tfds
 
     folder = str(pathlib.Path(data_dir).expanduser().resolve()) if data_dir else None
@@ -117,7 +117,7 @@ def _split(builder, split: str) -> Split:
     def decode():
         try:
             return records.read(folder, split)
-        except Exception as error:  # riegeli, protobuf and Pillow each have their own
+        except Exception as error:  # riegeli, protobuf and OpenCV each have their own
             reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
             raise DamagedFileError(
                 f"{folder}: the {split} split cannot be read ({reason}).\n"

@@ -46,7 +46,7 @@ def test_second_start_decodes_nothing(cache, capsys):
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("change", ["size", "time", "pillow"])
+@pytest.mark.parametrize("change", ["size", "time", "opencv"])
 def test_changed_source_is_decoded(change, cache, monkeypatch):
     cache()
     if change == "size":
@@ -56,7 +56,7 @@ def test_changed_source_is_decoded(change, cache, monkeypatch):
     elif change == "time":
         os.utime(cache.source, ns=(1, 1))
     else:
-        monkeypatch.setattr(decoded.PIL, "__version__", "0.0")
+        monkeypatch.setattr(decoded.cv2, "__version__", "0.0")
     cache()
     assert cache.decoded == 2
 

@@ -1,11 +1,13 @@
 """Records decoded by several processes are what one process decodes."""
 
+import io
 import os
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from data import records
 
@@ -118,3 +120,36 @@ def test_helper_ends_early_without_its_parent(alive, prepared):
     assert done.returncode == 1 - alive
     assert len(done.stdout) == alive * 7 * (32 * 32 * 3 + 4)
     assert b"Traceback" not in done.stderr
+
+
+def encoded(kind, shape, dtype=np.uint8):
+    random = np.random.RandomState(0).randint(0, 256, shape).astype(dtype)
+    stream = io.BytesIO()
+    Image.fromarray(random.squeeze()).save(stream, kind)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("shape", [(8, 6, 1), (32, 32, 3), (200, 130, 3)], ids=str)
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_an_image_is_pillows_bit_for_bit(kind, shape):
+    content = encoded(kind, shape)
+    expected = np.asarray(Image.open(io.BytesIO(content))).reshape(shape)
+    np.testing.assert_array_equal(records._image(content, shape), expected)
+
+
+UNFIT = {
+    "other size": encoded("PNG", (8, 9, 3)),
+    "grey": encoded("PNG", (8, 8, 1)),
+    "four channels": encoded("PNG", (8, 8, 4)),
+    "16 bits": encoded("PNG", (8, 8, 1), np.uint16),
+    "cut PNG": encoded("PNG", (8, 8, 3))[:-30],
+    "cut JPEG": encoded("JPEG", (8, 8, 3))[:-30],
+    "no image": b"hello",
+}
+
+
+@pytest.mark.parametrize("content", UNFIT)
+def test_what_is_not_such_an_image_is_refused(content, capfd):
+    with pytest.raises(ValueError, match=r"not \(8, 8, [13]\) uint8"):
+        records._image(UNFIT[content], (8, 8, 1) if content == "16 bits" else (8, 8, 3))
+    capfd.readouterr()  # what OpenCV says of it
