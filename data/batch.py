@@ -70,19 +70,16 @@ def epoch_plan(seed: int, epoch: int, pool: jax.Array, length: int, lead: int = 
         pool is smaller than the split); view [lead + length] int32, the number of the pass since the start of the run.
     """
     passes = -(-length // pool.shape[0])
+    first, epochs = (epoch - 1, 2) if lead else (epoch, 1)
+    numbers = first * passes + jnp.arange(epochs * passes, dtype=jnp.int32)
     key = jax.random.fold_in(jax.random.key(seed), ORDER)
+    orders = jax.vmap(lambda number: jax.random.permutation(jax.random.fold_in(key, number), pool))(numbers)
 
-    def plan(epoch):
-        numbers = epoch * passes + jnp.arange(passes, dtype=jnp.int32)
-        orders = jax.vmap(lambda number: jax.random.permutation(jax.random.fold_in(key, number), pool))(numbers)
-        view = jnp.broadcast_to(numbers[:, None], orders.shape)
-        return orders.reshape(-1)[:length], view.reshape(-1)[:length]
+    def cut(rows):
+        rows = rows.reshape(epochs, -1)[:, :length]
+        return jnp.concatenate([rows[0, length - lead :], rows[1]]) if lead else rows[0]
 
-    index, view = plan(epoch)
-    if not lead:
-        return index, view
-    before = plan(epoch - 1)
-    return tuple(jnp.concatenate([b[length - lead :], x]) for b, x in zip(before, (index, view), strict=True))
+    return cut(orders), cut(jnp.broadcast_to(numbers[:, None], orders.shape))
 
 
 @functools.partial(jax.jit, static_argnames=("count",))
