@@ -9,7 +9,7 @@ demo: .venv/.installed  ## train a teacher and nine students on the embedded dig
 	$(BIN)/python -m benchmarks.demo
 
 test: .venv/.installed lint  ## the whole suite
-	$(BIN)/python -m pytest -n $(JOBS) tests
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests
 
 soak: .venv/.installed  ## kill training at random moments, many times, and compare the bits
 	$(BIN)/python tests/reliability/soak.py

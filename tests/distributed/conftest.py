@@ -1,5 +1,6 @@
 """Processes with many virtual devices, and the runs that several tests compare with."""
 
+import functools
 import json
 import pathlib
 import subprocess
@@ -28,11 +29,14 @@ def on_devices():
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory, on_devices):
-    """Folders and notes: the whole run on 1 and on 8 devices, the run stopped on 4, and the order on 1, 4 and 8."""
-    folder, found = tmp_path_factory.mktemp("devices"), types.SimpleNamespace(order={}, notes={})
-    for count, stop in ((1, {}), (4, {"stop_at": STOPPED - 1}), (8, {})):
+    """Devices -> folder and notes of the run on so many, on 4 of a stopped one, and the order there; made once."""
+    folder = tmp_path_factory.mktemp("devices")
+
+    @functools.cache
+    def run(count):
         path = folder / f"on{count}"
-        setattr(found, f"on{count}", path)
-        train = {"train": {**RECIPE, "train_path": str(path)}, **stop}
-        found.order[count], found.notes[count] = on_devices(count, {"order": {}}, train)
-    return found
+        train = {"train": {**RECIPE, "train_path": str(path)}, **({"stop_at": STOPPED - 1} if count == 4 else {})}
+        order, notes = on_devices(count, {"order": {}}, train)
+        return types.SimpleNamespace(folder=path, order=order, notes=notes)
+
+    return run

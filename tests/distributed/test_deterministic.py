@@ -50,4 +50,4 @@ def test_set_too_late_on_a_gpu_is_told(monkeypatch):
 def test_a_cpu_gives_the_same_bits_with_and_without(runs, on_devices, tmp_path):
     recipe = {**RECIPE, "deterministic": True, "train_path": str(tmp_path / "run")}
     on_devices(1, {"train": recipe}, XLA_FLAGS="--xla_gpu_deterministic_ops=true")
-    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == (runs.on1 / "metrics.jsonl").read_bytes()
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == (runs(1).folder / "metrics.jsonl").read_bytes()

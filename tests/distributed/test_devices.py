@@ -10,7 +10,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_order_and_views_are_those_of_one_device(runs, on_devices):
-    orders = {**runs.order, 2: on_devices(2, {"order": {}})[0]}
+    orders = {**{count: runs(count).order for count in (1, 4, 8)}, 2: on_devices(2, {"order": {}})[0]}
     assert sorted(orders) == [1, 2, 4, 8]
     assert len(orders[1]) > 6 * 5
     assert len(set(orders[1].values())) > 6 * 5  # steps, epochs and views differ
@@ -20,13 +20,13 @@ def test_order_and_views_are_those_of_one_device(runs, on_devices):
 
 
 def test_eight_devices_learn_as_one_does(runs):
-    assert len([row for row in rows(runs.on1) if row["kind"] == "train"]) == STEPS
-    assert rows(runs.on1)[0]["CRD_student"] > 0
-    assert_same_curve(runs.on8, runs.on1)
+    assert len([row for row in rows(runs(1).folder) if row["kind"] == "train"]) == STEPS
+    assert rows(runs(1).folder)[0]["CRD_student"] > 0
+    assert_same_curve(runs(8).folder, runs(1).folder)
 
 
 def test_batch_statistics_are_those_of_the_global_batch(runs):
-    ours, expected = (load_file(path / "last" / "weights.safetensors") for path in (runs.on8, runs.on1))
+    ours, expected = (load_file(runs(count).folder / "last" / "weights.safetensors") for count in (8, 1))
     statistics = [key for key in expected if "batch_stats" in key]
     assert len(statistics) == 2 * 9
     for key in statistics:
@@ -35,23 +35,23 @@ def test_batch_statistics_are_those_of_the_global_batch(runs):
 
 def test_memories_are_spread_by_rows_and_nothing_is_compiled_twice_or_copied(runs):
     for count in (4, 8):
-        assert runs.notes[count]["memory"] == [
+        assert runs(count).notes["memory"] == [
             "label ('data',)",
             "normaliser ()",
             "student ('data',)",
             "teacher ('data',)",
         ]
     for count, steps in ((1, STEPS), (4, STOPPED), (8, STEPS)):
-        assert runs.notes[count]["compiled"] == 1
-        assert runs.notes[count]["donated"] == [True] * steps
+        assert runs(count).notes["compiled"] == 1
+        assert runs(count).notes["donated"] == [True] * steps
 
 
 def test_checkpoint_of_four_devices_goes_on_on_any_number(runs, on_devices, tmp_path):
     for count in (1, 2, 8):
-        folder = shutil.copytree(runs.on4, tmp_path / f"on{count}")
+        folder = shutil.copytree(runs(4).folder, tmp_path / f"on{count}")
         assert len(rows(folder)) == STOPPED
         on_devices(count, {"train": {**RECIPE, "train_path": str(folder)}})
-        assert_same_curve(folder, runs.on1)
+        assert_same_curve(folder, runs(1).folder)
 
 
 def test_replicas_in_one_program_and_many_steps_a_call(on_devices, tmp_path):

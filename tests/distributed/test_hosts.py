@@ -75,7 +75,7 @@ def test_a_signal_to_both_ends_both_with_75_and_the_same_command_goes_on(two):
 
 
 def test_two_processes_learn_as_one_device_does(two, runs):
-    assert_same_curve(two[0] / "run", runs.on1)
+    assert_same_curve(two[0] / "run", runs(1).folder)
 
 
 def test_there_is_one_writer(two):
@@ -93,9 +93,9 @@ def test_there_is_one_writer(two):
 
 def test_checkpoint_of_two_processes_goes_on_in_one(two, runs, on_devices):
     folder = two[0] / "stopped"
-    assert len(rows(folder)) < len(rows(runs.on1))
+    assert len(rows(folder)) < len(rows(runs(1).folder))
     on_devices(1, {"train": {**RECIPE, "train_path": str(folder)}})
-    assert_same_curve(folder, runs.on1)
+    assert_same_curve(folder, runs(1).folder)
 
 
 def test_a_refused_folder_ends_both_at_once(tmp_path):
