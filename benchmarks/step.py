@@ -25,6 +25,14 @@ PARTS = ("step", "banked", "teacher", "student", "augmentation")
 OURS, TORCH, LAST = "kd-cookbook", "PyTorch", "PyTorch channels_last"
 
 
+def positive(text: str) -> int:
+    """A whole number of the command line, 1 or more."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not 1 or more")
+    return number
+
+
 def build(side: str, batch: int, threads: int):
     """The side's object, on a split of random images; called in the side's process."""
     rng = np.random.RandomState(0)
@@ -148,7 +156,7 @@ def main(rounds: int, batch: int, threads: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--threads", type=int, default=2, help="PyTorch's threads")
+    parser.add_argument("--rounds", type=positive, default=15)
+    parser.add_argument("--batch", type=positive, default=64)
+    parser.add_argument("--threads", type=positive, default=2, help="PyTorch's threads")
     main(**vars(parser.parse_args()))

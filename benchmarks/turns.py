@@ -17,6 +17,7 @@ import sys
 import numpy as np
 
 from benchmarks import compare
+from benchmarks.step import positive
 from registry import UserError
 
 PARTS = ("step", "banked", "teacher", "student")
@@ -75,6 +76,6 @@ def main(folders: list[pathlib.Path], rounds: int, batch: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs=2, type=pathlib.Path, help="the two checkouts, the older one first")
-    parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--rounds", type=positive, default=10)
+    parser.add_argument("--batch", type=positive, default=64)
     compare.call(parser, main)
