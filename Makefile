@@ -8,7 +8,7 @@ JOBS ?= 2
 demo: .venv/.installed  ## train a teacher and nine students on the embedded digits, and print the table
 	$(BIN)/python -m benchmarks.demo
 
-test: .venv/.installed lint  ## the whole suite
+test: .venv/.installed lint  ## the whole suite; the tests of a file share a process, and what it has compiled
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests
 
 soak: .venv/.installed  ## kill training at random moments, many times, and compare the bits

@@ -76,9 +76,9 @@ def _decode(source, start: int, images: np.ndarray, labels: np.ndarray, go_on=la
 def _image(encoded: bytes, shape: tuple[int, int, int]) -> np.ndarray:
     """A PNG or JPEG of that shape."""
     image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED)  # blue first
-    found = None if image is None else (*image.shape, 1)[:3]
-    if found != shape or image.dtype != np.uint8:
-        raise ValueError(f"an image of {'another kind' if image is None else (found, image.dtype)}, not {shape} uint8")
+    found = "unreadable" if image is None else f"{(*image.shape, 1)[:3]} {image.dtype}"
+    if found != f"{shape} uint8":
+        raise ValueError(f"an image is {found}, not {shape} uint8")
     return image.reshape(shape)[..., ::-1]
 
 

@@ -42,10 +42,10 @@ def compare(loss, gradient, point, seed):
 
 @functools.cache
 def build(name):
-    """The method, the batch, the student's parameters, and two compiled functions.
+    """The method, the batch, the student's parameters, and three compiled functions.
 
-    That of a batch: the teacher's answer, the method's parameters and what it remembers; and that of both parameters
-    and all of these: the loss and its gradients by the parameters.
+    That of a batch: the teacher's answer, the method's parameters and what it remembers; and those of both parameters
+    and all of these: the loss, and its gradients by the parameters.
     """
     method = distiller.create(name, weight=1.0)
     batch = make_batch(method, jnp.float64)
@@ -68,22 +68,22 @@ def build(name):
         asked = answer(student, {"params": student_params}, batch, method)
         return loss_of(method, {"params": method_params, **memory}, asked, taught, batch)
 
-    return method, batch, student_variables["params"], prepare, jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
+    return method, batch, student_variables["params"], prepare, jax.jit(loss), jax.jit(jax.grad(loss, argnums=(0, 1)))
 
 
 @pytest.mark.parametrize("epoch", [0.0, 1000.0])  # before and after warm-ups and first phases
 @pytest.mark.parametrize("name", distiller.names())
 def test_the_gradient_is_the_derivative(name, epoch):
     with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
-        method, batch, student_params, prepare, slopes = build(name)
+        method, batch, student_params, prepare, loss_at, gradient_at = build(name)
         batch = batch.replace(epoch=np.float32(epoch))
         taught, method_params, memory = prepare(batch)
         point = jax.device_get((student_params, method_params))
 
         def loss(student_params, method_params):
-            return slopes(student_params, method_params, taught, memory, batch)[0]
+            return loss_at(student_params, method_params, taught, memory, batch)
 
-        value, (by_student, by_method) = slopes(*point, taught, memory, batch)
+        value, (by_student, by_method) = loss(*point), gradient_at(*point, taught, memory, batch)
         if method.adversarial:  # the method climbs: how strongly is its own matter and tested with it
             moved = [(lambda p: loss(p, point[1]), by_student, point[0])]
         else:

@@ -10,7 +10,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_order_and_views_are_those_of_one_device(runs, on_devices):
-    orders = {**{count: runs(count).order for count in (1, 4, 8)}, 2: on_devices(2, {"order": {}})[0]}
+    orders = {count: runs(count).order for count in (1, 4, 8)} | {2: on_devices(2, {"order": {}})[0]}
     assert sorted(orders) == [1, 2, 4, 8]
     assert len(orders[1]) > 6 * 5
     assert len(set(orders[1].values())) > 6 * 5  # steps, epochs and views differ
