@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 
+from benchmarks.step import positive
 from training import cpu
 
 cpu.tune()
@@ -91,6 +92,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", default="ResNet56")
     parser.add_argument("--student", default="ResNet20")
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batch", type=positive, default=64)
+    parser.add_argument("--rounds", type=positive, default=5)
     main(**vars(parser.parse_args()))

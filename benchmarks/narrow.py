@@ -11,6 +11,7 @@ import argparse
 import statistics
 import time
 
+from benchmarks.step import positive
 from training import cpu
 
 cpu.tune()
@@ -52,6 +53,6 @@ def main(batch: int, rounds: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--batch", type=positive, default=32)
+    parser.add_argument("--rounds", type=positive, default=15)
     main(**vars(parser.parse_args()))

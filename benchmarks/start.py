@@ -29,6 +29,7 @@ import data
 import models
 import pretrained
 from benchmarks import compare
+from benchmarks.step import positive
 from registry import UserError
 
 FIRST_UPDATE = re.compile(rb"\b1/\d+ +ETA")
@@ -92,6 +93,6 @@ def main(repeats: int, data_dir: str) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=positive, default=3)
     parser.add_argument("--data_dir", default="", help="where tensorflow-datasets keeps CIFAR-10")
     compare.call(parser, main)
