@@ -13,6 +13,7 @@ import zlib
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # `data`, `models`, ... mean the library's, from wherever the tests are started
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads that wait for each other take turns with the other processes
 # Programs that many tests need are compiled once, by this process or another of the suite.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "xla"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")

@@ -14,6 +14,9 @@ ROOT = pathlib.Path(__file__).parent.parent
 TEACHER = "pretrained/resnet20_digits"
 
 
+SMALL = ["--teacher_param", "tests/teacher", "--student_arch", "CNN"]  # quicker to compile than the defaults
+
+
 def command(*arguments, cwd=ROOT, **environment):
     return subprocess.run(
         [sys.executable, *map(str, arguments)],
@@ -220,7 +223,7 @@ def test_explicit_flag_beats_override_beats_recipe(tmp_path):
     )
     result = command(
         *["train_w_kd.py", "--config", recipe, "--config.learning_rate=0.25", "--config.momentum=0.25"],
-        *["--learning_rate", "0.125", "--train_path", tmp_path / "run"],
+        *["--learning_rate", "0.125", "--train_path", tmp_path / "run", *SMALL],
     )
     assert result.returncode == 0, result.stderr
     config = json.loads((tmp_path / "run" / "config.json").read_text())
@@ -232,21 +235,21 @@ def test_own_folder_of_images_trains_and_distils(tmp_path):
     images = image_folder(tmp_path / "images", classes=("a", "b", "c"))
     shared = ["--dataset", "ImageFolder", "--data_dir", images, "--image_size", "16", "--batch_size", "4"]
     shared += ["--train_epoch", "1"]
-    teacher = command("train_teacher.py", "--arch", "ResNet8", "--train_path", tmp_path / "t", *shared)
+    teacher = command("train_teacher.py", "--arch", "CNN", "--train_path", tmp_path / "t", *shared)
     assert teacher.returncode == 0, teacher.stderr
     info = json.loads((tmp_path / "t" / "last" / "model.json").read_text())
     assert info["class_names"] == ["a", "b", "c"]
     assert info["image_shape"] == [16, 16, 3]
     student = command(
         *["train_w_kd.py", "--distiller", "SoftLogits+AT", "--teacher_param", tmp_path / "t"],
-        *["--train_path", tmp_path / "s", *shared],
+        *["--student_arch", "CNN", "--train_path", tmp_path / "s", *shared],
     )
     assert student.returncode == 0, student.stderr
     assert command("evaluate.py", "--param", tmp_path / "s", "--data_dir", images).returncode == 0
 
 
 def test_option_of_one_part_reaches_it(tmp_path):
-    flags = ["--distiller", "SoftLogits+AT", "--config.distiller_options.AT.weight=500", "--train_epoch", "1"]
+    flags = ["--distiller", "SoftLogits+AT", "--config.distiller_options.AT.weight=500", "--train_epoch", "1", *SMALL]
     result = command("train_w_kd.py", *flags, "--train_path", tmp_path / "run")
     assert result.returncode == 0, result.stderr
     assert json.loads((tmp_path / "run" / "config.json").read_text())["distiller_options"] == {"AT": {"weight": 500}}
@@ -267,7 +270,7 @@ def test_training_never_imports(module, others_do, tmp_path):
     assert caught.returncode == 1
     assert (tmp_path / "imported").exists()  # the trap works
     (tmp_path / "imported").unlink()
-    flags = ["--train_epoch", "1", "--train_path", tmp_path / "run"]
+    flags = ["--train_epoch", "1", "--train_path", tmp_path / "run", *SMALL]
     result = command("train_w_kd.py", *flags, PYTHONPATH=path)
     assert result.returncode == 0, result.stderr
     assert not (tmp_path / "imported").exists()

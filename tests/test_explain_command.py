@@ -12,7 +12,7 @@ import pytest
 import pretrained
 
 ROOT = pathlib.Path(__file__).parent.parent
-TEACHER = "pretrained/resnet20_digits"
+TEACHER = "tests/teacher"
 
 
 def command(*arguments, cwd=ROOT):
@@ -27,7 +27,7 @@ def test_panel_is_drawn(tmp_path):
     assert result.stderr == ""
     assert result.stdout == f"Written to {tmp_path / 'panel.svg'}\n"
     picture = (tmp_path / "panel.svg").read_text()
-    for text in ("CAM of the class that the teacher predicts, Digits test", "teacher ResNet20", "true: "):
+    for text in ("CAM of the class that the teacher predicts, Digits test", "teacher CNN", "true: "):
         assert text in picture
 
 
@@ -36,7 +36,7 @@ def test_explanations_are_measured_and_written_beside_the_evaluation(tmp_path):
     flags = ["--param", tmp_path / "weights", "--teacher_param", TEACHER, "--explain", "GradCAM"]
     result = command("evaluate.py", *flags, "--explain_images", "20")
     assert result.returncode == 0, result.stderr
-    teacher = f"ResNet20-{pretrained.load(ROOT / TEACHER).sha256[:8]}"
+    teacher = f"CNN-{pretrained.load(ROOT / TEACHER).sha256[:8]}"
     usual = json.loads((tmp_path / "weights" / f"evaluation-Digits-against-{teacher}.json").read_text())
     assert usual["images"] == 597
     found = json.loads((tmp_path / "weights" / f"evaluation-Digits-against-{teacher}-explained.json").read_text())

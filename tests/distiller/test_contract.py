@@ -1,6 +1,5 @@
 """What every method promises. A new method is picked up by its name and needs one line in WHERE_EQUAL."""
 
-import functools
 import inspect
 import types
 
@@ -12,8 +11,7 @@ import pytest
 import distiller
 from registry import summary
 
-# The loss where the student's outputs are the teacher's; None where no value is promised (learned connectors).
-# The loss where the student is the teacher; None where it is not 0 or not exactly.
+# The loss where the student is the teacher; None where it is not 0, not exactly, or not promised (learned connectors).
 WHERE_EQUAL = dict.fromkeys(("SoftLogits", "Logits", "DKD", "MLKD", "CTKD", "SDD", "SoftLogits+AT"), 0.0)
 WHERE_EQUAL |= dict.fromkeys(("AT", "PKT", "RKD", "SP", "CC", "IRG", "AFD", "NST", "FSP", "KDSVD"), 0.0)
 WHERE_EQUAL |= dict.fromkeys(("ExpKD", "E2KD", "CATKD", "LwM", "GradAT", "ExplanationMatch"), 0.0)
@@ -26,7 +24,10 @@ NAMES = [*distiller.names(), "SoftLogits+AT"]
 
 @pytest.fixture(scope="module")
 def built(pair, batch):
-    """name -> method, its variables, both networks' outputs and one compiled apply; made once a name."""
+    """name -> method, its variables, both networks' outputs, what it computes and what it does at 2.5 times its weight.
+
+    Both are of one compiled program, in which XLA computes once what they share. Made once a name.
+    """
     cache = {}
 
     def build(name):
@@ -34,11 +35,12 @@ def built(pair, batch):
             method = distiller.create(name)
             networks = pair(method.gradient_taps)
             student, teacher = networks.student(batch.image), networks.teacher(batch.image)
-            variables, traces = init(method, student, teacher, batch), []
+            variables, traces, heavier = init(method, student, teacher, batch), [], weighted(name, 2.5)
 
-            def run(*arguments):
+            @jax.jit
+            def both(*arguments):
                 traces.append(1)
-                return apply(method, *arguments)
+                return apply(method, *arguments), apply(heavier, *arguments)
 
             cache[name] = types.SimpleNamespace(
                 method=method,
@@ -46,7 +48,8 @@ def built(pair, batch):
                 student=student,
                 teacher=teacher,
                 variables=variables,
-                run=jax.jit(run),
+                run=lambda *arguments: both(*arguments)[0],
+                heavier=lambda *arguments: both(*arguments)[1],
                 traces=traces,
                 slopes=jax.jit(slopes_of(method)),
             )
@@ -185,9 +188,7 @@ def weighted(name, factor):
 def test_the_weight_scales_the_loss(name, built, batch):
     thing = built(name)
     one, terms = thing.run(thing.variables, thing.student, thing.teacher, batch)[0]
-    method = weighted(name, 2.5)
-    run = jax.jit(functools.partial(apply, method))
-    (scaled, scaled_terms), _ = run(thing.variables, thing.student, thing.teacher, batch)
+    (scaled, scaled_terms), _ = thing.heavier(thing.variables, thing.student, thing.teacher, batch)
     assert one != 0
     np.testing.assert_allclose(scaled, 2.5 * one, rtol=1e-5)
     for term, value in terms.items():

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-# A memory of every example (CRD's), batch statistics (ResNet8's), and steps so small that rounding does not grow.
-RECIPE = {"student_arch": "ResNet8", "distiller": "CRD", "distiller_options": {"negatives": 64}, "train_epoch": 2}
-RECIPE |= {"batch_size": 200, "learning_rate": 1e-4, "log_every": 1, "crop_pad": 1, "checkpoint_seconds": 0.0}
+# A memory of every example (CRD's), batch statistics (the network's), and steps so small that rounding does not grow.
+RECIPE = {"teacher_param": "tests/teacher", "student_arch": "CNN", "distiller": "CRD", "train_epoch": 2}
+RECIPE |= {"distiller_options": {"negatives": 64}, "batch_size": 200, "learning_rate": 1e-4, "log_every": 1}
+RECIPE |= {"crop_pad": 1, "checkpoint_seconds": 0.0}
 STEPS, STOPPED = 12, 5
 PATIENCE = 240.0  # seconds until a process counts as stuck
 

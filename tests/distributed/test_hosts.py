@@ -113,7 +113,7 @@ def test_processes_with_different_commands_are_refused(tmp_path):
 
 
 def test_replicas_with_a_bank_in_two_processes(tmp_path, on_devices):
-    recipe = {**RECIPE, "student_arch": "CNN", "distiller": "SoftLogits", "distiller_options": {}, "train_epoch": 1}
+    recipe = {**RECIPE, "distiller": "SoftLogits", "distiller_options": {}, "train_epoch": 1}
     recipe |= {"teacher_views": 2, "seeds": 2, "batch_size": 400, "log_every": 3}
     on_devices(1, {"train": {**recipe, "train_path": str(tmp_path / "one")}})
     outputs = finish(start(tmp_path / "two", {**recipe, "stack_seeds": "yes"}))

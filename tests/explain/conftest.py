@@ -92,8 +92,8 @@ def halves():
 
 @pytest.fixture(scope="session")
 def trained():
-    """The shipped ResNet20 for Digits as a `Subject`, with 40 test images and their labels."""
-    weights = pretrained.load("pretrained/resnet20_digits")
+    """A trained network for Digits as a `Subject`, with 40 test images and their labels."""
+    weights = pretrained.load("tests/teacher")
     info = weights.info
     variables = pretrained.check(weights, models.create(info["arch"], info["num_classes"]))
     model = models.create(info["arch"], info["num_classes"])

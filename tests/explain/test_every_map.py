@@ -25,7 +25,7 @@ def rule(name):
 @pytest.fixture
 def on(network):
     """Map's name -> the network it is tested on."""
-    return lambda name: network("ViT" if name in OF_ATTENTION else "ResNet8")
+    return lambda name: network("ViT" if name in OF_ATTENTION else "CNN")
 
 
 def close(found, expected):

@@ -10,7 +10,8 @@ import pytest
 import real_process
 from real_process import contents, reached, wait_for
 
-FLAGS = ["--distiller", "SoftLogits", "--train_epoch", "2", "--batch_size", "100", "--log_every", "5"]
+FLAGS = ["--teacher_param", "tests/teacher", "--student_arch", "CNN", "--distiller", "SoftLogits"]
+FLAGS += ["--train_epoch", "2", "--batch_size", "100", "--log_every", "5"]
 FLAGS += ["--config.crop_pad=1", "--config.checkpoint_seconds=0"]  # a checkpoint after every step
 STEPS = 24
 

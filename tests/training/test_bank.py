@@ -24,7 +24,7 @@ from training import config as configs
 from training import loop, replicas, run
 from training.step import DeviceSplit, batch_of
 
-SMALL = {"teacher_param": "pretrained/resnet20_digits", "train_epoch": 2, "batch_size": 100, "crop_pad": 1}
+SMALL = {"teacher_param": "tests/teacher", "student_arch": "CNN", "train_epoch": 2, "batch_size": 100, "crop_pad": 1}
 SMALL |= {"log_every": 1, "eval_every": 2, "checkpoint_seconds": 1e9}
 VIEWS, CLASSES = 3, 5
 

@@ -13,8 +13,8 @@ from registry import UserError
 from training import explaining
 from training.run import train
 
-TEACHER = "pretrained/resnet20_digits"
-RUN = {"train_epoch": 3, "batch_size": 400, "teacher_param": TEACHER, "checkpoint_seconds": 1e9}
+TEACHER = "tests/teacher"
+RUN = {"student_arch": "CNN", "train_epoch": 3, "batch_size": 400, "teacher_param": TEACHER, "checkpoint_seconds": 1e9}
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def test_every_kind_is_drawn_of_digits(kind, students):
     figure = explaining.draw(kind, params, data.load("Digits"), TEACHER, images="40" if kind != "panel" else "2")
     heads = " ".join(axes.get_title() for axes in figure.axes)
     assert ("epoch 2" if kind == "training" else "soft-s0") in heads
-    assert ("teacher ResNet20" in heads) == (kind != "correlation")
+    assert ("teacher CNN" in heads) == (kind != "correlation")
 
 
 def test_what_a_stop_left_half_is_no_epoch(students, tmp_path):
@@ -98,7 +98,7 @@ def test_what_a_stop_left_half_is_no_epoch(students, tmp_path):
 
 def test_networks_of_one_name_are_told_apart(students):
     figure = explaining.draw("reliability", [TEACHER, TEACHER], data.load("Digits"))
-    assert [a.get_title().split("\n")[0] for a in figure.axes[:2]] == ["resnet20_digits", "resnet20_digits (2)"]
+    assert [a.get_title().split("\n")[0] for a in figure.axes[:2]] == ["teacher", "teacher (2)"]
 
 
 def test_what_cannot_be_drawn_is_told(students):

@@ -9,7 +9,7 @@ import safetensors.numpy
 import pretrained
 from training.run import train
 
-RECIPE = {"train_epoch": 1, "batch_size": 100, "log_every": 6, "crop_pad": 1, "checkpoint_seconds": 1e9}
+RECIPE = {"student_arch": "CNN", "batch_size": 100, "log_every": 6, "crop_pad": 1, "checkpoint_seconds": 1e9}
 RUNS = {
     "BornAgain": {"train_epoch": 1, "transfer_options": {"generations": 2}},
     "PSKD": {"train_epoch": 2},

@@ -18,7 +18,8 @@ from transfer import Strategy
 from transfer.labels import Labels
 
 RECIPE = {
-    "teacher_param": "pretrained/resnet20_digits",
+    "teacher_param": "tests/teacher",
+    "student_arch": "CNN",
     "train_epoch": 1,
     "batch_size": 100,
     "log_every": 4,

@@ -16,7 +16,7 @@ from training.run import train
 from training.signals import Interrupted, Stop
 from training.teachers import TeacherAnswers
 
-TEACHER = "pretrained/resnet20_digits"
+TEACHER = "tests/teacher"
 
 
 @pytest.fixture
@@ -122,7 +122,8 @@ def test_a_command_is_checked_after_its_first_update_and_may_end_at_once(stops, 
     monkeypatch.setattr(loop, "asked_to_stop", lambda: contextlib.nullcontext(stop))
     monkeypatch.setattr(loop.Trainer, "__call__", watched_update)
     monkeypatch.setattr(TeacherAnswers, "check", watched_check)
-    recipe = {"student_arch": "CNN", "batch_size": 600, "train_epoch": 1, "train_path": str(tmp_path / "run")}
+    recipe = {"teacher_param": TEACHER, "student_arch": "CNN", "batch_size": 600, "train_epoch": 1}
+    recipe |= {"train_path": str(tmp_path / "run")}
     with pytest.raises(Interrupted) if stops else contextlib.nullcontext():
         train(recipe, quiet=True)
     assert events == (["update"] if stops else ["update", ("check", True), "update"])
