@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import gc
 import json
 import os
 import pathlib
@@ -33,6 +34,7 @@ GOLDENS = ROOT / "tests" / "goldens"
 settings.register_profile("suite", derandomize=True)
 settings.load_profile("suite")
 jax.config.update("jax_default_matmul_precision", "float32")  # goldens are float32; accelerators would take less
+gc.set_threshold(100_000)  # traces make objects that stay: no use in looking through them often
 ROOMS = {"models", "data", "distiller", "explain", "transfer", "pretrained"}
 
 
@@ -49,6 +51,12 @@ def pytest_runtest_protocol(item):
             return (yield)
         finally:
             jax.config.update("jax_disable_most_optimizations", False)
+
+
+def pytest_runtest_teardown(item, nextitem):
+    """Drops what a room's tests have traced and compiled: a process that keeps all of it gets slower and slower."""
+    if nextitem is None or nextitem.path.parent != item.path.parent:
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,8 @@ import functools
 import types
 
 import jax
-import numpy as np
 import pytest
+from drawn import drawn
 
 import models
 
@@ -14,16 +14,7 @@ import models
 def pair(tiny, batch):
     """Gradient taps -> functions (student, teacher) of images: ResNet8 and ResNet8x4, evaluation mode."""
     teacher = models.create("ResNet8x4", 10)
-    shapes = jax.eval_shape(teacher.init, jax.random.key(0), batch.image)
-    random = np.random.RandomState(4)
-
-    def fill(path, x):
-        kind = path[-1].key
-        if kind in ("mean", "var", "scale", "bias"):
-            return np.full(x.shape, kind in ("var", "scale"), x.dtype)
-        return (random.standard_normal(x.shape) * np.prod(x.shape[:-1]) ** -0.5).astype(x.dtype)
-
-    teacher_variables = jax.tree_util.tree_map_with_path(fill, shapes)
+    teacher_variables = drawn(teacher, batch.image, 4)
 
     @functools.cache
     def build(taps: tuple[str, ...] = ()):

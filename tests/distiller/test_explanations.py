@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from drawn import drawn
 
 import data
 import distiller
@@ -32,19 +33,6 @@ METHODS = {
 
 def method_of(key):
     return distiller.create(key.partition(" of ")[0], **METHODS[key])
-
-
-def drawn(model, image, seed):
-    """Variables from NumPy, so that nothing is compiled: kernels of deviation 1 / sqrt(inputs)."""
-    random = np.random.RandomState(seed)
-
-    def fill(path, x):
-        kind = path[-1].key
-        if kind in ("mean", "var", "scale", "bias"):
-            return np.full(x.shape, kind in ("var", "scale"), np.float32)
-        return (random.standard_normal(x.shape) * max(np.prod(x.shape[:-1]), 1) ** -0.5).astype(np.float32)
-
-    return jax.tree_util.tree_map_with_path(fill, jax.eval_shape(model.init, jax.random.key(0), image))
 
 
 @pytest.fixture(scope="module")

@@ -101,7 +101,7 @@ def test_loss_and_gradients_are_the_reference_codes(case, golden):
     taught = outputs(teacher, "teacher")
     if case.classifier:
         taught = taught.replace(head=jax.tree_util.Partial(lambda rows, x: x @ rows.T, normal(9999, (100, 64))))
-    variables = method.init(jax.random.key(0), outputs(student, "student"), taught, batch)
+    variables = jax.jit(method.init)(jax.random.key(0), outputs(student, "student"), taught, batch)
 
     def loss(raw):
         return method.apply(variables, outputs(raw, "student"), taught, batch)[0]

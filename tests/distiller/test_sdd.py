@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawn import drawn
 from scipy.special import softmax
 
 import distiller
@@ -94,8 +95,7 @@ def test_the_pooled_maps_mean_is_the_embedding(name):
     images = jnp.asarray(np.random.RandomState(0).standard_normal((2, 8, 8, 1)), jnp.float32)
     random = np.random.RandomState(1)
     variables = jax.tree.map(  # statistics and biases that a batch norm cannot pass over
-        lambda x: x + 0.2 * jnp.float32(np.abs(random.standard_normal(x.shape))),
-        jax.jit(model.init)(jax.random.key(0), images),
+        lambda x: x + 0.2 * np.abs(random.standard_normal(x.shape)).astype(x.dtype), drawn(model, images, 0)
     )
     outputs = jax.jit(lambda v, x: models.forward(model, v, x)[0])(variables, images)
     embedding = outputs.features["embedding"]

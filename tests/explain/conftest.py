@@ -7,26 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawn import drawn
 
 import data
 import models
 import pretrained
 from explain.subject import Subject
 from models import forward
-
-
-def drawn(model, images, seed=4, scale=1.0):
-    """Variables of a model from NumPy: deviation 1 / sqrt(inputs), statistics 0 and 1; nothing is compiled."""
-    random = np.random.RandomState(seed)
-
-    def fill(path, x):
-        kind = path[-1].key
-        if kind in ("mean", "var", "scale"):
-            return np.full(x.shape, kind != "mean", x.dtype)
-        fan_in = max(np.prod(x.shape[:-1]), 1)
-        return (scale * random.standard_normal(x.shape) * fan_in**-0.5).astype(x.dtype)
-
-    return jax.tree_util.tree_map_with_path(fill, jax.eval_shape(model.init, jax.random.key(0), images))
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +29,7 @@ def network():
             else:
                 model, side, scale = models.create(name, 5), 8, 1.0
             images = np.random.RandomState(3).standard_normal((3, side, side, 3)).astype(np.float32)
-            variables = drawn(model, images, scale=scale)
+            variables = drawn(model, images, 4, scale, biases=True)
             target = np.array([1, 4, 2], np.int32)
             cache[name] = types.SimpleNamespace(model=model, variables=variables, images=images, target=target)
         return cache[name]

@@ -142,8 +142,8 @@ def build(staged, batch):
             method, options = rules.default_method
             parts["method"] = distiller.create(method, **options)
         if rules.teachers == "trained":
-            teacher = staged("teacher")
-            parts["teacher"], parts["teacher_variables"] = teacher, teacher.init(jax.random.key(5), batch.image)
+            parts["teacher"] = staged("teacher")
+            parts["teacher_variables"] = jax.jit(parts["teacher"].init)(jax.random.key(5), batch.image)
         if rules.teachers == "peers":
             names = dict.fromkeys(rules.peer_name.format(i) for i in (1, 2))
             parts["peers"] = tuple(staged(peer) for peer in names)

@@ -1,5 +1,6 @@
 """Strategies against the papers' equations in NumPy: a network of two matrices, descended by numerical gradients."""
 
+import functools
 import types
 
 import flax.linen as nn
@@ -45,6 +46,12 @@ def build(name: str, **options) -> types.SimpleNamespace:
     player = transfer.Player("student", Plain(), (0.0,), (1.0,))
     strategy = transfer.create(name, student=player, optimizer=optax.sgd(RATE), **options)
     return types.SimpleNamespace(strategy=strategy, init=jax.jit(strategy.init), step=jax.jit(strategy.step))
+
+
+@functools.cache
+def compiled(player: transfer.Player, train: bool = True):
+    """(variables, images) -> `Outputs` and statistics of a network by itself; compiled once a player."""
+    return jax.jit(functools.partial(player.forward, train=train))
 
 
 def flat(image) -> np.ndarray:

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from simulation import compiled
 
 import distiller
 import transfer
@@ -120,7 +121,7 @@ def test_each_view_is_looked_at_and_statistics_pass_through_all(player, small, b
     assert len(outputs.views) == 2
     variables = small.variables
     for image, seen in zip((batch.image, *batch.views), (outputs, *outputs.views), strict=True):
-        expected, after = jax.jit(lambda v, x: network.forward(v, x, train=True))(variables, image)
+        expected, after = compiled(network)(variables, image)
         np.testing.assert_allclose(seen.logits, expected.logits, rtol=1e-5, atol=1e-6)
         variables = {**variables, "batch_stats": after}
     for found, expected in zip(jax.tree.leaves(stats), jax.tree.leaves(variables["batch_stats"]), strict=True):

@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 from flax import traverse_util
+from simulation import compiled
 
 import models
 import transfer
@@ -77,7 +78,7 @@ def test_a_network_of_one_stage_has_no_branches(player, batch):
 def test_gradients_and_statistics_are_those_of_networks_that_share_parameters(network, staged, batch):
     student = staged("student") if network == "cut" else transfer.Player("student", Skipping(), (0.5,), (0.25,))
     branches = Branches(student, 3)
-    params, extra = branches.init(KEY, batch.image)
+    params, extra = jax.jit(branches.init)(KEY, batch.image)
     assert trunk_of(student.model, batch.image.shape).cut == (network == "cut")
     aims = np.random.RandomState(0).standard_normal((3, 6, 10)).astype(np.float32)
 
@@ -99,9 +100,7 @@ def test_gradients_and_statistics_are_those_of_networks_that_share_parameters(ne
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
     assert jax.tree.structure(after) == jax.tree.structure(extra)
     for name in branches.names:
-        _, stats = jax.jit(lambda v: student.forward(v, batch.image, train=True))(
-            branches.variables(params, extra, name)
-        )
+        _, stats = compiled(student)(branches.variables(params, extra, name), batch.image)
         mine = branches.variables(params, after, name)["batch_stats"]
         for a, b in zip(jax.tree.leaves(mine), jax.tree.leaves(stats), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
@@ -109,12 +108,12 @@ def test_gradients_and_statistics_are_those_of_networks_that_share_parameters(ne
 
 def test_with_an_image_each_the_trunk_takes_all_their_statistics(staged, batch):
     branches = Branches(staged("student"), 2)
-    params, extra = branches.init(KEY, batch.image)
+    params, extra = jax.jit(branches.init)(KEY, batch.image)
     images = (batch.image, 1 - batch.image)
     _, after, _ = jax.jit(branches.look)(params, extra, images)
     variables = branches.variables(params, extra, "student")
     for image in images:
-        _, stats = jax.jit(lambda v, x: staged("s").forward(v, x, train=True))(variables, image)
+        _, stats = compiled(staged("student"))(variables, image)
         variables = {**variables, "batch_stats": stats}
     for leaf in ("mean", "var"):
         found = after["student"]["batch_stats"]["stem_bn"][leaf]

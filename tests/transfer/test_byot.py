@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from simulation import cross_entropy, divergence, unlabelled
+from simulation import compiled, cross_entropy, divergence, unlabelled
 
 import transfer
 from models import Outputs, stages
@@ -26,9 +26,7 @@ def run(batch):
 
 def equations(strategy, state, batch):
     """Zhang et al., equation 5, on what network and exits answer."""
-    student = jax.jit(lambda v, x: strategy.student.forward(v, x, train=True)[0])(
-        strategy.student_variables(state), batch.image
-    )
+    student, _ = compiled(strategy.student)(strategy.student_variables(state), batch.image)
     exits = jax.jit(Exits().apply)({"params": state.params["method"]}, student)
     wide = jax.tree.map(lambda x: np.asarray(x, np.float64), (student.logits, stages(student.features)[-1], exits))
     logits, deepest, exits = wide

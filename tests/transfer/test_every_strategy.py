@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from simulation import compiled
 
 import transfer
 from registry import summary
@@ -125,7 +126,7 @@ def test_all_learners_are_networks_that_answer_and_the_student_is_the_first(name
     assert learners["student"][0] == run.strategy.student
     answers = {}
     for who, (player, variables) in {**learners, **run.strategy.tested(run.after)}.items():
-        answers[who] = np.asarray(jax.jit(lambda v, p=player: p.forward(v, image)[0].logits)(variables))
+        answers[who] = np.asarray(compiled(player, train=False)(variables, image)[0].logits)
     for player, variables in learners.values():
         fresh = jax.eval_shape(player.init, jax.random.key(0), image)
         plain = {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from simulation import cross_entropy, divergence, unlabelled
+from simulation import compiled, cross_entropy, divergence, unlabelled
 
 import transfer
 from models import Outputs, stages
@@ -30,9 +30,7 @@ def attention(feature):
 
 def equations(strategy, state, batch):
     """Ji et al., equations 4 to 7, on what network and self-teacher answer."""
-    student = jax.jit(lambda v, x: strategy.student.forward(v, x, train=True)[0])(
-        strategy.student_variables(state), batch.image
-    )
+    student, _ = compiled(strategy.student)(strategy.student_variables(state), batch.image)
     answers = (
         student.logits,
         stages(student.features),

@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 from scipy.special import log_softmax, softmax
+from simulation import compiled
 
 import transfer
 from registry import UserError
@@ -36,8 +37,8 @@ def answers(strategy, state, images):
     """Name -> what the plain network with a learner's variables says in train mode."""
     learners = strategy.learners(state)
     names = strategy._branches.names
-    run = jax.jit(lambda v, x: strategy.student.forward(v, x, train=True)[0])
-    return {n: run(learners[n][1], images[i % len(images)]) for i, n in enumerate(names)}
+    run = compiled(strategy.student)
+    return {n: run(learners[n][1], images[i % len(images)])[0] for i, n in enumerate(names)}
 
 
 def check(metrics, expected):
@@ -86,8 +87,8 @@ def test_the_tested_ensemble_is_the_gated_one(staged, batch):
     state = jax.jit(strategy.init)(KEY, batch)
     player, variables = strategy.tested(state)["ensemble"]
     found = jax.jit(lambda v: player.forward(v, batch.image)[0].logits)(variables)
-    run = jax.jit(lambda v: strategy.student.forward(v, batch.image)[0])
-    seen = [run(v) for _, v in strategy.learners(state).values()]
+    run = compiled(strategy.student, train=False)
+    seen = [run(v, batch.image)[0] for _, v in strategy.learners(state).values()]
     gate = Gate(3).apply({"params": state.params["gate"], **state.extra["gate"]}, seen[0].features["stage1"])
     expected = sum(gate[:, i, None] * o.logits for i, o in enumerate(seen))
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)

@@ -84,7 +84,7 @@ class TrainModeOffline(Offline):
 
 
 def test_at_rate_zero_it_is_offline_with_a_teacher_in_train_mode(staged, batch, same):
-    variables = staged("teacher").init(jax.random.key(5), batch.image)
+    variables = jax.jit(staged("teacher").init)(jax.random.key(5), batch.image)
     optimizer = optax.chain(optax.add_decayed_weights(0.1), optax.sgd(RATE, 0.9))
     options = {"teacher_variables": variables, "trained_teacher": True, "teacher_learning_rate": 0.0}
     strategy = online(staged("student"), staged("teacher"), "SoftLogits+AT", optimizer, **options)
@@ -126,7 +126,7 @@ def test_connectors_memories_views_and_heads_work(method, staged, batch, same):
 def test_a_first_phase_needs_a_teacher_that_is_trained(staged, batch, same):
     with pytest.raises(UserError, match="AB learns from its teacher for 30 epochs"):
         online(staged("student"), staged("teacher"), "AB")
-    variables = staged("teacher").init(jax.random.key(5), batch.image)
+    variables = jax.jit(staged("teacher").init)(jax.random.key(5), batch.image)
     strategy = online(staged("student"), staged("teacher"), "AB", teacher_variables=variables)
     state = jax.jit(strategy.init)(KEY, batch)
     after, metrics = jax.jit(strategy.step)(state, batch, KEY)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from simulation import compiled
 
 import distiller
 import transfer
@@ -20,7 +21,7 @@ FACTORS = {"one": 0.25, "other": 0.75}
 def teachers(player, staged, small, batch):
     """Two teachers of different networks and input statistics, and their variables."""
     one, other = player("one", 0.3, 2.0), staged("other")
-    return (one, other), (small.teacher_variables, other.init(jax.random.key(6), batch.image))
+    return (one, other), (small.teacher_variables, jax.jit(other.init)(jax.random.key(6), batch.image))
 
 
 def offline(player, teacher, variables, method, **options):
@@ -65,10 +66,10 @@ def test_each_teacher_has_connectors_of_its_own(teachers, player, staged, batch,
 
 def test_logits_are_averaged(teachers, player, batch):
     found = terms(offline(player, *teachers, "Logits", combine="logits", teacher_weights=(1.0, 3.0)), batch)[1]
-    answers = [jax.jit(lambda v, p=p: p.forward(v, batch.image)[0].logits)(v) for p, v in zip(*teachers, strict=True)]
+    answers = [compiled(p, train=False)(v, batch.image)[0].logits for p, v in zip(*teachers, strict=True)]
     student = player("student")
     first = jax.jit(lambda k: student.init(jax.random.fold_in(k, 0), batch.image))(KEY)
-    own = jax.jit(lambda v: student.forward(v, batch.image, train=True)[0].logits)(first)
+    own = compiled(student)(first, batch.image)[0].logits
     mean = 0.25 * np.asarray(answers[0]) + 0.75 * np.asarray(answers[1])
     method = distiller.create("Logits")
     expected = method.weight * np.mean((np.asarray(own, np.float64) - mean) ** 2)
@@ -80,7 +81,7 @@ def test_equal_losses_have_the_gradient_of_the_mean_probabilities(teachers, play
     strategy = offline(player, *teachers, "SoftLogits")
     state = jax.jit(strategy.init)(KEY, batch)
     found = jax.jit(jax.grad(lambda p: strategy.losses(p, state, batch, KEY)[0]["SoftLogits"]))(state.params)
-    answers = [p.forward(v, batch.image)[0].logits for p, v in zip(*teachers, strict=True)]
+    answers = [compiled(p, train=False)(v, batch.image)[0].logits for p, v in zip(*teachers, strict=True)]
     target = sum(jax.nn.softmax(z / 4.0) for z in answers) / 2.0
 
     def loss(params):
