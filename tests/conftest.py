@@ -55,7 +55,7 @@ def pytest_runtest_protocol(item):
 
 def pytest_runtest_teardown(item, nextitem):
     """Drops what a room's tests have traced and compiled: a process that keeps all of it gets slower and slower."""
-    if nextitem is None or nextitem.path.parent != item.path.parent:
+    if nextitem and nextitem.path.parent != item.path.parent:
         jax.clear_caches()
 
 

@@ -12,8 +12,6 @@ from PIL import Image
 
 ROOT = pathlib.Path(__file__).parent.parent
 TEACHER = "pretrained/resnet20_digits"
-
-
 SMALL = ["--teacher_param", "tests/teacher", "--student_arch", "CNN"]  # quicker to compile than the defaults
 
 

@@ -18,13 +18,13 @@ from training.run import train
 RECIPE = {
     "teacher_param": "tests/teacher",
     "student_arch": "CNN",
-    "train_epoch": 2,
+    "train_epoch": 3,
     "batch_size": 100,
     "log_every": 5,
     "crop_pad": 1,
     "checkpoint_seconds": 1e9,
 }
-STEPS = 24  # 1,200 images in batches of 100, 2 epochs
+STEPS = 36  # 1,200 images in batches of 100, 3 epochs
 
 
 def weights(folder, name):
@@ -62,7 +62,7 @@ def test_run_folder_holds_what_the_design_says(finished):
     assert summary["steps"] == STEPS
     assert summary["parameters"] == 26394
     assert [row["step"] for row in rows(folder, "train")] == [*range(5, STEPS, 5), STEPS]
-    assert [row["epoch"] for row in rows(folder, "test")] == [1, 2]
+    assert [row["epoch"] for row in rows(folder, "test")] == [1, 2, 3]
     environment = json.loads((folder / "env.json").read_text())
     assert environment["versions"]["jax"]
     config = json.loads((folder / "config.json").read_text())
@@ -78,8 +78,8 @@ def test_loss_is_the_sum_of_its_terms_in_every_row(finished):
 
 def test_training_learns(finished):
     losses = [row["loss"] for row in rows(finished[0], "train")]
-    assert losses[-1] < 0.8 * losses[0]
-    assert finished[1]["last"]["top1"] > 30  # 10 by chance
+    assert losses[-1] < losses[0] / 2
+    assert finished[1]["last"]["top1"] > 60
 
 
 def test_saved_weights_measure_as_the_summary_says(finished):
@@ -100,7 +100,7 @@ def test_finished_run_is_returned_and_not_repeated(finished):
     assert (folder / "metrics.jsonl").stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize("steps", [(1,), (7,), (12, 5), (23,)], ids=str)
+@pytest.mark.parametrize("steps", [(1,), (7,), (12, 5), (35,)], ids=str)
 def test_interrupted_run_ends_with_the_same_bits(finished, steps, tmp_path, stopped_at):
     """Mid-epoch, at an epoch's end, twice, and before the last step."""
     whole, folder = finished[0], tmp_path / "run"
@@ -136,9 +136,9 @@ def test_another_seed_gives_other_bits(finished, tmp_path):
 
 
 def test_only_the_two_latest_checkpoints_are_kept(tmp_path):
-    train({**RECIPE, "checkpoint_seconds": 0.0, "train_path": str(tmp_path / "run")}, quiet=True)
+    train({**RECIPE, "train_epoch": 1, "checkpoint_seconds": 0.0, "train_path": str(tmp_path / "run")}, quiet=True)
     kept = sorted(int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir() if p.name.isdigit())
-    assert kept == [STEPS - 1, STEPS]
+    assert kept == [11, 12]
 
 
 def test_labels_alone_see_only_the_labelled_images(tmp_path, monkeypatch):
@@ -151,7 +151,7 @@ def test_labels_alone_see_only_the_labelled_images(tmp_path, monkeypatch):
         return index, view
 
     monkeypatch.setattr(data, "epoch_plan", spy)
-    recipe = {**RECIPE, "num_labels": 50}
+    recipe = {**RECIPE, "train_epoch": 1, "num_labels": 50}
     train({**recipe, "transfer": "Labels", "train_path": str(tmp_path / "labels")}, quiet=True)
     labelled = np.unique(seen[0])
     assert len(labelled) == 50
@@ -194,22 +194,22 @@ def test_teacher_that_is_worse_than_recorded_is_told(tmp_path, capsys):
     info.pop("sha256")
     pretrained.save(tmp_path / "teacher", teacher.variables, info)
     train(
-        {**RECIPE, "teacher_param": str(tmp_path / "teacher"), "train_path": str(tmp_path / "r")},
+        {**RECIPE, "train_epoch": 1, "teacher_param": str(tmp_path / "teacher"), "train_path": str(tmp_path / "r")},
         True,
     )
     assert "recorded test top-1" in capsys.readouterr().err
 
 
 def test_bfloat16_run_keeps_weights_in_float32(tmp_path):
-    train({**RECIPE, "dtype": "bfloat16", "train_path": str(tmp_path / "run")}, quiet=True)
+    train({**RECIPE, "train_epoch": 1, "dtype": "bfloat16", "train_path": str(tmp_path / "run")}, quiet=True)
     assert {value.dtype for value in weights(tmp_path / "run", "last").values()} == {np.dtype("float32")}
 
 
-@pytest.mark.parametrize(("number", "step"), [(1, 12), (2, 24)])
+@pytest.mark.parametrize(("number", "step"), [(2, 24), (3, 36)])
 def test_signal_during_an_evaluation_ends_it_and_the_next_process_makes_it(
     number, step, finished, tmp_path, monkeypatch
 ):
-    """The first of two evaluations, and the last one, after which nothing is trained any more."""
+    """The second of three evaluations, and the last one, after which nothing is trained any more."""
     recipe = {**RECIPE, "train_path": str(tmp_path / "run")}
     test, calls = replicas.Replicas.test, []
 
@@ -233,7 +233,7 @@ def test_signal_during_an_evaluation_ends_it_and_the_next_process_makes_it(
 
 def test_equal_seeds_start_equal_students(tmp_path):
     """So that a table's rows are paired: at learning rate (almost) 0 the baseline and the student stay the same."""
-    recipe = {**RECIPE, "learning_rate": 1e-30, "weight_decay": 0.0}
+    recipe = {**RECIPE, "train_epoch": 1, "learning_rate": 1e-30, "weight_decay": 0.0}
     train({**recipe, "train_path": str(tmp_path / "soft")}, quiet=True)
     train({**recipe, "transfer": "Labels", "train_path": str(tmp_path / "labels")}, quiet=True)
     soft, labels = weights(tmp_path / "soft", "last"), weights(tmp_path / "labels", "last")

@@ -11,14 +11,14 @@ from drawn import drawn
 
 import data
 import models
-import pretrained
 from explain.subject import Subject
 from models import forward
+from training.explaining import subject_of
 
 
 @pytest.fixture(scope="session")
 def network():
-    """Name -> model, variables, images and targets: "ResNet8" at 8x8x3, "ViT" of two blocks at 16x16x3."""
+    """Name -> model, variables, images and targets: "ViT" of three blocks at 16x16x3, others at 8x8x3."""
     cache = {}
 
     def build(name):
@@ -80,12 +80,8 @@ def halves():
 @pytest.fixture(scope="session")
 def trained():
     """A trained network for Digits as a `Subject`, with 40 test images and their labels."""
-    weights = pretrained.load("tests/teacher")
-    info = weights.info
-    variables = pretrained.check(weights, models.create(info["arch"], info["num_classes"]))
-    model = models.create(info["arch"], info["num_classes"])
-    subject = Subject("teacher", model, variables, tuple(info["mean"]), tuple(info["std"]))
-    test = data.load("Digits").test
+    digits = data.load("Digits")
+    subject, test = subject_of("tests/teacher", digits, "teacher"), digits.test
     return types.SimpleNamespace(subject=subject, images=test.images[:40], labels=test.labels[:40])
 
 

@@ -128,8 +128,7 @@ def build(staged, batch):
     """Name -> any strategy on two-stage networks, made from what its class declares, with its step compiled once.
 
     It has two peers or one teacher where it asks for them, its default method, and its options' defaults.
-    Further fields: its first state, the one after a step, that step's metrics, the batch that it sees, and
-    slopes(state, batch, key) -> (loss, terms), its gradients by what learns and by what is frozen.
+    Further fields: its first state, the one after a step, that step's metrics, and the batch that it sees.
     """
 
     @functools.cache
@@ -155,14 +154,6 @@ def build(staged, batch):
             traces.append(1)
             return strategy.step(state, batch, key)
 
-        @jax.jit
-        def slopes(state, batch, key):
-            def total(params, frozen):
-                terms, _ = strategy.losses(params, state.replace(frozen=frozen), batch, key)
-                return sum(terms.values()), terms
-
-            return jax.value_and_grad(total, argnums=(0, 1), has_aux=True)(state.params, state.frozen)
-
         state = init(jax.random.key(0), seen)
         after, metrics = step(state, seen, jax.random.key(1))
         return types.SimpleNamespace(
@@ -173,7 +164,6 @@ def build(staged, batch):
             after=after,
             metrics=metrics,
             batch=seen,
-            slopes=slopes,
             traces=traces,
         )
 

@@ -56,7 +56,11 @@ def test_the_state_keeps_its_structure_shapes_and_types(name, build):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_gradient_reaches_all_that_learn_and_nothing_that_is_frozen(name, build, same):
     run = build(name)
-    _, (to_params, to_frozen) = run.slopes(run.after, run.batch, KEY)
+
+    def total(params, frozen):
+        return sum(run.strategy.losses(params, run.after.replace(frozen=frozen), run.batch, KEY)[0].values())
+
+    to_params, to_frozen = jax.jit(jax.grad(total, argnums=(0, 1)))(run.after.params, run.after.frozen)
     for player, tree in to_params.items():
         assert all(np.isfinite(x).all() for x in jax.tree.leaves(tree)), player
         assert not jax.tree.leaves(tree) or any(np.any(x) for x in jax.tree.leaves(tree)), player
@@ -78,7 +82,7 @@ def test_metrics_are_finite_float32_scalars_and_the_loss_is_the_sum_of_the_terms
     assert {(m.shape, m.dtype) for m in run.metrics.values()} == {((), jnp.dtype("float32"))}
     assert all(np.isfinite(m) for m in run.metrics.values())
     assert set(run.metrics) >= COUNTS
-    (_, terms), _ = run.slopes(run.state, run.batch, jax.random.key(1))
+    terms, _ = jax.jit(run.strategy.losses)(run.state.params, run.state, run.batch, jax.random.key(1))
     assert "cross_entropy" in terms
     for term, value in terms.items():
         np.testing.assert_allclose(run.metrics[term], value, rtol=1e-5, atol=1e-6)

@@ -86,7 +86,7 @@ def test_the_tested_ensemble_is_the_gated_one(staged, batch):
     strategy = transfer.create("ONE", student=staged("student"), optimizer=OPTIMIZER)
     state = jax.jit(strategy.init)(KEY, batch)
     player, variables = strategy.tested(state)["ensemble"]
-    found = jax.jit(lambda v: player.forward(v, batch.image)[0].logits)(variables)
+    found = compiled(player, train=False)(variables, batch.image)[0].logits
     run = compiled(strategy.student, train=False)
     seen = [run(v, batch.image)[0] for _, v in strategy.learners(state).values()]
     gate = Gate(3).apply({"params": state.params["gate"], **state.extra["gate"]}, seen[0].features["stage1"])
