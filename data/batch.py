@@ -187,7 +187,8 @@ def make_batch(
 
 
 def _keys(key, view, index):
-    return jax.vmap(lambda v, i: jax.random.fold_in(jax.random.fold_in(key, v), i))(view, index)
+    fold = jax.vmap(jax.random.fold_in)  # twice the same program, which XLA compiles once
+    return fold(fold(jnp.broadcast_to(key, view.shape), view), index)
 
 
 def _check_views(views, classes, previous) -> None:

@@ -75,16 +75,32 @@ def _stored_jvp(primals, tangents):
     return primals[0] / one, tangents[0] / one
 
 
+@jax.custom_jvp
+def kept(x: jax.Array) -> jax.Array:
+    """`x`, what a residual block returns, in memory once where no derivative is taken.
+
+    XLA:CPU would read all blocks before it again in each block, for a sum that is in memory already: the ReLU of it is
+    what the next convolution reads. Here, too, a division keeps it from that, by a 1 that XLA cannot know (NaN where
+    `x` is not finite).
+    """
+    return x / jnp.maximum(0 * x, 1) if on_cpu() else x
+
+
+@kept.defjvp
+def _kept_jvp(primals, tangents):
+    return primals[0], tangents[0]
+
+
 def mean_of_channels(x: jax.Array) -> jax.Array:
     """[..., C] -> [C], the mean over all axes but the last.
 
-    On a CPU axis by axis, the images by a matrix product: faster than XLA's own sums, and fewer digits are lost. The
-    barriers keep XLA from making one sum of them again.
+    On a CPU axis by axis: faster than XLA's sum over all of them, and fewer digits are lost. The barriers keep XLA from
+    making one sum of them again.
     """
     if not on_cpu():
         return jnp.mean(x, tuple(range(x.ndim - 1)))
-    total = (jnp.ones(x.shape[:1], x.dtype) @ x.reshape(x.shape[0], -1)).reshape(x.shape[1:])
-    for _ in x.shape[1:-1]:
+    total = x
+    for _ in x.shape[:-1]:
         total = jax.lax.optimization_barrier(jnp.sum(total, 0))
     return total / (x.size // x.shape[-1])
 
@@ -102,7 +118,7 @@ def _to_all_pixels_jvp(shape, primals, tangents):
         return value, jnp.broadcast_to(change, shape)
     for side in reversed(shape[1:-1]):
         change = jax.lax.optimization_barrier(jnp.broadcast_to(change, (side, *change.shape)))
-    return value, (jnp.ones((shape[0], 1), change.dtype) @ change.reshape(1, -1)).reshape(shape)
+    return value, jnp.broadcast_to(change, shape)
 
 
 def convolve_depthwise(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:

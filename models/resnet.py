@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from models.layers import BatchNorm, Conv, Dense
+from models.layers import BatchNorm, Conv, Dense, kept
 from models.outputs import Outputs, Taps
 from models.torch_names import rename
 from registry import UserError
@@ -58,7 +58,7 @@ class BasicBlock(nn.Module):
         y = y + x
         if tap is not None:
             y = tap(y)
-        return nn.relu(y)
+        return kept(nn.relu(y))
 
 
 class ResNet(nn.Module):

@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from models.layers import BatchNorm, Conv, Dense
+from models.layers import BatchNorm, Conv, Dense, kept
 from models.outputs import Outputs, Taps
 from models.resnet import TORCH_NAMES, BasicBlock
 from models.torch_names import rename
@@ -46,7 +46,7 @@ class Bottleneck(nn.Module):
             x = Conv(4 * self.width, 1, self.stride, dtype=self.dtype, name="shortcut_conv")(x)
             x = BatchNorm(dtype=self.dtype, name="shortcut_bn")(x, train)
         y = y + x
-        return nn.relu(y if tap is None else tap(y))
+        return kept(nn.relu(y if tap is None else tap(y)))
 
 
 class ImageNetResNet(nn.Module):

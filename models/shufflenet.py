@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from models.layers import BatchNorm, Conv, Dense, default_uniform
+from models.layers import BatchNorm, Conv, Dense, default_uniform, kept
 from models.outputs import Outputs, Taps
 from models.torch_names import rename
 
@@ -67,7 +67,7 @@ class BlockV1(_Block):
             y = jnp.concatenate([y, (total / 9.0).astype(y.dtype)], axis=-1)  # the padding's zeros count
         else:
             y = y + x
-        return nn.relu(y if tap is None else tap(y))
+        return kept(nn.relu(y if tap is None else tap(y)))
 
 
 class BlockV2(_Block):

@@ -13,6 +13,7 @@ from flax import struct
 
 from data import Batch
 from models import Outputs, forward
+from models.layers import on_cpu
 
 # Fields of strategies that the engine fills in; all others are the user's options.
 PLAYERS = ("student", "optimizer", "method", "split_gradients", "teacher", "teacher_variables", "peers")
@@ -194,7 +195,7 @@ class Strategy(abc.ABC):
             still = [name for name in params if name not in self.method.first_phase_learns]
             params = params | {name: _where(first, state.params[name], params[name]) for name in still}
             extra = extra | {name: _where(first, state.extra[name], extra[name]) for name in still}
-        metrics = {"loss": loss, **terms, **metrics, "gradient_norm": optax.tree.norm(gradients)}
+        metrics = {"loss": loss, **terms, **metrics, "gradient_norm": _norm(gradients)}
         return state.replace(step=state.step + 1, params=params, extra=extra, opt_state=opt_state), metrics
 
     @functools.cached_property
@@ -298,6 +299,14 @@ def label_weights(dtype, label: jax.Array, second_label=None, share=None) -> tup
 
 def _cross_entropy(logits, label):
     return optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(label, 0))
+
+
+def _norm(tree) -> jax.Array:
+    """The Euclidean norm over all leaves; on a CPU of one vector, which compiles sooner and loses fewer digits."""
+    leaves = jax.tree.leaves(tree)
+    if not on_cpu() or not leaves:
+        return optax.tree.norm(tree)
+    return jnp.linalg.norm(jnp.concatenate([leaf.ravel() for leaf in leaves]))
 
 
 def _where(condition, a, b):
