@@ -1,16 +1,19 @@
 """Images and labels out of the records that TensorFlow Datasets prepares, decoded by several processes.
 
 Python decodes small images on one core. So a large split is shared out to helpers, which are this file run as a script;
-meanwhile the caller's process can do something else. The file imports nothing of the library: that takes seconds.
+meanwhile the caller's process can do something else. The file imports nothing of the library, and as a script nothing
+of tfds but the records' format: that takes seconds.
 """
 
 import contextlib
+import importlib.util
 import itertools
 import os
 import pathlib
 import subprocess
 import sys
 import tempfile
+import types
 
 import cv2  # of small images, two to three times as fast as Pillow, and bit for bit the same
 import numpy as np
@@ -44,7 +47,7 @@ def read(folder: pathlib.Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     bounds = [count * part // parts for part in range(parts + 1)]
     shares = [slice(*pair) for pair in itertools.pairwise(bounds)]
     with contextlib.ExitStack() as stack:
-        helpers = [_Helper(stack, folder, split, rows) for rows in shares]
+        helpers = [_Helper(stack, shape, _files(source), rows) for rows in shares]
         for helper, rows in zip(helpers, shares, strict=True):
             if not helper.take(images[rows], labels[rows]):
                 _decode(source, rows.start, images[rows], labels[rows])
@@ -57,6 +60,12 @@ def _source(folder: pathlib.Path, split: str):
     # tfds would check each example against its features, which takes as long as decoding it
     raw = tfds.decode.DeserializeMethod.RAW_BYTES
     return tfds.builder_from_directory(str(folder)).as_data_source(split, deserialize_method=raw)
+
+
+def _files(source) -> list[str]:
+    """Where the records are, as `array_record` takes it: files, each with its first record and the one after."""
+    parts = source.dataset_info.splits[source.split].file_instructions
+    return [f"{os.fspath(part.filename)}[{part.skip}:{part.skip + part.take}]" for part in parts]
 
 
 def _decode(source, start: int, images: np.ndarray, labels: np.ndarray, go_on=lambda: True) -> None:
@@ -85,9 +94,9 @@ def _image(encoded: bytes, shape: tuple[int, int, int]) -> np.ndarray:
 class _Helper:
     """A process that decodes some rows into a file that has no name, so that nothing stays of it."""
 
-    def __init__(self, stack: contextlib.ExitStack, folder: pathlib.Path, split: str, rows: slice):
-        where = [str(folder), split, str(rows.start), str(rows.stop)]
-        command = [sys.executable, "-P", __file__, str(os.getpid()), *where]
+    def __init__(self, stack: contextlib.ExitStack, shape: tuple[int, int, int], files: list[str], rows: slice):
+        what = ["x".join(map(str, shape)), *files, str(rows.start), str(rows.stop)]
+        command = [sys.executable, "-P", __file__, str(os.getpid()), *what]
         self._process = None
         with contextlib.suppress(OSError):  # no room for a file, no process left: whoever asked decodes it
             self._file = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115  # the stack closes it
@@ -105,11 +114,18 @@ class _Helper:
         return all(self._file.readinto(memoryview(array).cast("B")) == array.nbytes for array in (images, labels))
 
 
-def _main(parent: str, folder: str, split: str, start: str, stop: str) -> None:
-    """Writes the images of these rows to the standard output, then their labels."""
-    source, count = _source(pathlib.Path(folder), split), int(stop) - int(start)
-    images = np.empty((count, *source.dataset_info.features["image"].shape), np.uint8)
+def _main(parent: str, shape: str, *files_and_rows: str) -> None:
+    """Writes the images of some rows of the files to the standard output, then their labels."""
+    *files, start, stop = files_and_rows
+    package = types.ModuleType("tensorflow_datasets")  # without what its own __init__ imports, for `_decode`
+    package.__path__ = importlib.util.find_spec("tensorflow_datasets").submodule_search_locations
+    sys.modules["tensorflow_datasets"] = package
+    from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+    count = int(stop) - int(start)
+    images = np.empty((count, *map(int, shape.split("x"))), np.uint8)
     labels = np.empty(count, np.int32)
+    source = ArrayRecordDataSource(files)
     _decode(source, int(start), images, labels, lambda: os.getppid() == int(parent))  # else nobody waits
     for array in (images, labels):
         sys.stdout.buffer.write(array)

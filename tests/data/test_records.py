@@ -115,7 +115,8 @@ def test_helpers_are_gone_when_reading_fails(prepared, started, monkeypatch):
 def test_helper_ends_early_without_its_parent(alive, prepared):
     """What started it has been killed: it does not decode to the end for nobody."""
     parent = os.getpid() if alive else os.getppid()  # it is this process that starts it
-    command = [sys.executable, "-P", records.__file__, str(parent), str(version(prepared)), "train", "0", "7"]
+    files = records._files(records._source(version(prepared), "train"))
+    command = [sys.executable, "-P", records.__file__, str(parent), "32x32x3", *files, "0", "7"]
     done = subprocess.run(command, capture_output=True, text=False)
     assert done.returncode == 1 - alive
     assert len(done.stdout) == alive * 7 * (32 * 32 * 3 + 4)

@@ -1,5 +1,7 @@
 """What a CPU computes in other words is what was meant: values, first and second derivatives, many at once."""
 
+import re
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -7,6 +9,7 @@ import numpy as np
 import pytest
 
 from models import layers
+from models.resnet import BasicBlock
 
 X = np.random.RandomState(0).standard_normal((6, 4, 3, 5)).astype(np.float32)
 C = np.random.RandomState(1).standard_normal(5).astype(np.float32)
@@ -14,6 +17,7 @@ PAIRS = {
     "mean": (lambda x, c: layers.mean_of_channels(x), lambda x, c: jnp.mean(x, (0, 1, 2))),
     "to all pixels": (lambda x, c: x * layers.to_all_pixels(c, x.shape), lambda x, c: x * c),
     "stored": (lambda x, c: layers.stored(x * x), lambda x, c: x * x),
+    "kept": (lambda x, c: layers.kept(x * x), lambda x, c: x * x),
 }
 
 
@@ -47,6 +51,35 @@ def test_what_is_stored_keeps_its_bits():
         value, pullback = jax.vjp(jax.jit(layers.stored), x)
         assert (value == x).all()
         assert (pullback(x)[0] == x).all()
+
+
+def test_what_is_kept_keeps_its_bits_or_is_seen_not_to_be_finite():
+    for dtype in (jnp.float32, jnp.bfloat16):
+        x = jnp.asarray([-0.0, 0.0, 1.2e-38, -3e38, *X.flat], dtype)
+        assert jax.jit(layers.kept)(x).tobytes() == x.tobytes()
+        strange = jnp.asarray([jnp.inf, -jnp.inf, jnp.nan], dtype)
+        assert not jnp.isfinite(jax.jit(layers.kept)(strange)).any()
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_a_residual_stream_is_not_added_up_anew_in_each_block(train, monkeypatch):
+    """No fused loop reads more than the six arrays of one block: a convolution, its batch norm and what came before."""
+    monkeypatch.setattr(layers, "on_cpu", lambda: True)
+    blocks = [BasicBlock(8) for _ in range(4)]
+    x = jnp.ones((2, 8, 8, 8))
+    variables = blocks[0].init(jax.random.key(0), x, False)
+
+    def stream(all_variables, x):
+        for block, its in zip(blocks, all_variables, strict=True):
+            x = block.apply(its, x, train, mutable=["batch_stats"])[0]
+        return x
+
+    with jax.default_device(jax.devices("cpu")[0]):
+        text = jax.jit(stream).lower([variables] * 4, x).compile().as_text()
+    entry = text[text.index("ENTRY") :]
+    read = [len(found.split(",")) for found in re.findall(r" fusion\(([^)]*)\), kind", entry)]
+    assert read
+    assert max(read) <= 6
 
 
 def test_xla_keeps_the_divisions_by_one(monkeypatch):
