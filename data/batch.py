@@ -100,8 +100,7 @@ def fixed_views(seed: int, index: jax.Array, view: jax.Array, count: int) -> jax
         [P] int32 in [0, K).
     """
     key = jax.random.fold_in(jax.random.key(seed), FIXED_VIEW)
-    keys = jax.vmap(lambda v, i: jax.random.fold_in(jax.random.fold_in(key, v), i))(view // count, index)
-    start = jax.vmap(lambda k: jax.random.randint(k, (), 0, count))(keys)
+    start = jax.vmap(lambda k: jax.random.randint(k, (), 0, count))(_keys(key, view // count, index))
     return (start + view) % count
 
 
@@ -187,6 +186,7 @@ def make_batch(
 
 
 def _keys(key, view, index):
+    """A key for each row, of its view and its example."""
     fold = jax.vmap(jax.random.fold_in)  # twice the same program, which XLA compiles once
     return fold(fold(jnp.broadcast_to(key, view.shape), view), index)
 

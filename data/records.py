@@ -46,8 +46,9 @@ def read(folder: pathlib.Path, split: str) -> tuple[np.ndarray, np.ndarray]:
         return images, labels
     bounds = [count * part // parts for part in range(parts + 1)]
     shares = [slice(*pair) for pair in itertools.pairwise(bounds)]
+    files = _files(source)
     with contextlib.ExitStack() as stack:
-        helpers = [_Helper(stack, shape, _files(source), rows) for rows in shares]
+        helpers = [_Helper(stack, shape, files, rows) for rows in shares]
         for helper, rows in zip(helpers, shares, strict=True):
             if not helper.take(images[rows], labels[rows]):
                 _decode(source, rows.start, images[rows], labels[rows])

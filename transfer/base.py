@@ -220,7 +220,7 @@ class Strategy(abc.ABC):
 
         values, pullback = jax.vjp(terms, state.params["student"])
         zeros = jax.tree.map(jnp.zeros_like, values)
-        norms = {n: optax.tree.norm(pullback({**zeros, n: jnp.ones_like(v)})[0]) for n, v in values.items()}
+        norms = {n: _norm(pullback({**zeros, n: jnp.ones_like(v)})[0]) for n, v in values.items()}
         whole = jnp.maximum(sum(norms.values()), jnp.finfo(jnp.float32).tiny)
         return {name: norm / whole for name, norm in norms.items()}
 
@@ -303,10 +303,9 @@ def _cross_entropy(logits, label):
 
 def _norm(tree) -> jax.Array:
     """The Euclidean norm over all leaves; on a CPU of one vector, which compiles sooner and loses fewer digits."""
-    leaves = jax.tree.leaves(tree)
-    if not on_cpu() or not leaves:
+    if not on_cpu():
         return optax.tree.norm(tree)
-    return jnp.linalg.norm(jnp.concatenate([leaf.ravel() for leaf in leaves]))
+    return jnp.linalg.norm(jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)]))
 
 
 def _where(condition, a, b):
