@@ -45,7 +45,14 @@ def run(*, start: float, quiet: bool = False, **parts) -> dict:
             if hosts.first():
                 checkpoints = Checkpoints(loop.folder)
                 stack.callback(checkpoints.close)
-        positions = loop.start(checkpoints)
+        train = Trainer(
+            loop.strategy,
+            loop.augmentation,
+            skip=config.on_nan == "skip",
+            stacked=stacked and len(loop.replicas) > 1,
+            many=most > 1,
+        )
+        positions = loop.start(checkpoints, train)
         earlier = loop.seconds
         with hosts.agreed():
             for replica, position in zip(loop.replicas, positions, strict=True) if checkpoints else []:
@@ -61,13 +68,6 @@ def run(*, start: float, quiet: bool = False, **parts) -> dict:
         progress = Progress(loop.folder.name, loop.total)
         stack.callback(progress.end)
         stack.callback(cpu.splinters.take_back)
-        train = Trainer(
-            loop.strategy,
-            loop.augmentation,
-            skip=config.on_nan == "skip",
-            stacked=stacked and len(loop.replicas) > 1,
-            many=most > 1,
-        )
         clock = _Clock(loop.step)
         terms, start_seconds, rate, saved = {}, 0.0, 0.0, time.monotonic()
         stopped_in_test = loop.step > 0 and _test_due(loop)

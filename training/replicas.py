@@ -19,7 +19,19 @@ from training.bank import DeviceBank
 from training.checkpoint import Checkpoints
 from training.metrics import evaluate
 from training.run_folder import SaveError, warn
-from training.step import DeviceSplit, Predictor, Totals, batch_of, place, placed, replicate, step_key
+from training.step import (
+    DeviceSplit,
+    Predictor,
+    Totals,
+    Trainer,
+    batch_of,
+    compile_ahead,
+    place,
+    placed,
+    replicate,
+    shapes,
+    step_key,
+)
 from training.writers import MetricsLog
 from transfer import Strategy
 
@@ -99,13 +111,13 @@ class Replicas:
         """What update number `step` sees."""
         return batch_of(split, step, self.augmentation, self.strategy.views)
 
-    def start(self, checkpoints: Checkpoints | None) -> list[int]:
+    def start(self, checkpoints: Checkpoints | None, train: Trainer) -> list[int]:
         """Fresh or restored states; returns the bytes of each replica's `metrics.jsonl` that belong to them.
 
         Args:
             checkpoints: where they are read; None in a process that does not write, which gets what the first one read.
+            train: what will be called next; a single process begins to compile it.
         """
-        self.load_epoch()
         examples = len(self.dataset.train)
 
         @cpu.jit_once
@@ -118,11 +130,23 @@ class Replicas:
             batch, key = self.batch(split, state.step), step_key(split.seed, state.step)
             return self.strategy.traced_step(state, batch, key)[1]
 
+        order = jax.ShapeDtypeStruct((1 + self.steps_per_epoch, self.config.batch_size), jnp.int32)
+        seed = jax.ShapeDtypeStruct((), jnp.int32)
+        split = shapes(DeviceSplit(self.images, self.labels[0], seed, order, order, self.classes[0], self.banks[0]))
+        state = jax.eval_shape(init, split)
+        ahead = not hosts.several()  # their devices talk to each other: all would have to compile in the same order
+        wait = compile_ahead(init, split) if ahead else None  # the short one first
+        state = shapes(state.replace(frozen={name: self.strategy.frozen[name] for name in state.frozen}), examples)
+        names = jax.eval_shape(metrics, state, split)
+        if ahead:
+            train.begin(state, shapes(Totals.empty(names)), split)
+        self.load_epoch()
+        if ahead:
+            wait()
         for replica, split in zip(self.replicas, self.splits, strict=True):
             state = place(init(split), examples)
             frozen = replicate({name: self.strategy.frozen[name] for name in state.frozen})
             self.states.append(state.replace(frozen=_copy(frozen)))
-            names = jax.eval_shape(metrics, self.states[-1], split)
             self.totals.append(replicate(Totals.empty(names)))
             replica.best = _copy(self.strategy.student_variables(self.states[-1]))
         like, found = self._saved(), None

@@ -1,7 +1,9 @@
 """The compiled functions of a run: training steps, and the prediction of a split."""
 
+import contextlib
 import functools
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -104,15 +106,36 @@ def replicate(tree):
     return place(tree)
 
 
-def shapes(tree):
-    """Of a tree as `replicate` would lay it out: what is traced with these is not traced again with such arrays."""
-    everywhere = NamedSharding(mesh(), PartitionSpec())
+def shapes(tree, examples: int = 0):
+    """Of a tree as `place` would lay it out: what is traced with these is not traced again with such arrays."""
+    devices = mesh()
 
-    def shape(leaf):
-        weak = getattr(leaf, "weak_type", False)
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere, weak_type=weak)
+    def shape(path, leaf):
+        sharding, weak = NamedSharding(devices, spec(path, leaf.shape, examples)), getattr(leaf, "weak_type", False)
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding, weak_type=weak)
 
-    return jax.tree.map(shape, tree)
+    return jax.tree_util.tree_map_with_path(shape, tree)
+
+
+def compile_ahead(program: Callable, *arguments) -> Callable[[], None]:
+    """Compiles in a thread what a call of `program`, a `jax.jit`, with such arguments will run.
+
+    Args:
+        arguments: arrays, or `shapes` of them.
+
+    Returns:
+        What waits for it; to be called before such a call, which would compile a second time. What does not compile is
+        that call's to tell.
+    """
+    lowered = program.lower(*arguments)
+
+    def compile_it():
+        with contextlib.suppress(Exception):
+            lowered.compile()
+
+    thread = threading.Thread(target=compile_it)  # no daemon: a process that ends must not cut XLA off
+    thread.start()
+    return thread.join
 
 
 def spec(path: tuple, shape: tuple[int, ...], examples: int, axis: int = 0) -> PartitionSpec:
@@ -220,9 +243,19 @@ class Trainer:
 
         self.step = jax.jit(step, donate_argnums=(0, 1))
         self._steps = jax.jit(steps, donate_argnums=(0, 1))
+        self._wait = None
+
+    def begin(self, state: State, totals: Totals, split: DeviceSplit) -> None:
+        """Compiles what the first call will run, in a thread: a replica at a time; shapes of its arguments do."""
+        if not self.stacked:
+            program, count = (self._steps, (1,)) if self.many else (self.step, ())
+            self._wait = compile_ahead(program, state, totals, split, *count)
 
     def __call__(self, states: list[State], totals: list[Totals], splits: list[DeviceSplit], count: int = 1):
         """`count` updates of every replica: -> (states, totals), the given ones are donated."""
+        if self._wait:
+            self._wait()
+            self._wait = None
         if self.stacked:
             examples = splits[0].images.shape[0]
             return _unstack(self._run(*_stack(states, totals, splits), count), len(states), examples)

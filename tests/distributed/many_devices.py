@@ -5,6 +5,7 @@ python many_devices.py COUNT '[{"order": {}}, {"train": {...}}, {"train": {...},
 
 import functools
 import json
+import logging
 import os
 import pathlib
 import signal
@@ -47,6 +48,15 @@ def order(config: dict) -> dict:
     return found
 
 
+class Compilations(logging.Handler):
+    """The lines of JAX's log that say what was compiled."""
+
+    lines: list[str] = []
+
+    def emit(self, record):
+        self.lines.append(record.getMessage())
+
+
 class Watched(step.Trainer):
     """A trainer that notes what a test of placements asks about."""
 
@@ -55,6 +65,7 @@ class Watched(step.Trainer):
     def __init__(self, *arguments, **options):
         super().__init__(*arguments, **options)
         self.donated, self.specs = [], set()
+        Compilations.lines.clear()
         Watched.last = self
 
     def __call__(self, states, totals, splits, count=1):
@@ -66,13 +77,17 @@ class Watched(step.Trainer):
         return result
 
     def notes(self) -> dict:
-        compiled = (self._steps if self.many else self.step)._cache_size()
-        return {"compiled": compiled, "donated": self.donated, "memory": sorted(self.specs)}
+        name = "steps" if self.many else "step"
+        calls = (self._steps if self.many else self.step)._cache_size()
+        compiled = sum(f"Finished XLA compilation of jit({name}) " in line for line in Compilations.lines)
+        return {"calls": calls, "compiled": compiled, "donated": self.donated, "memory": sorted(self.specs)}
 
 
 def main(jobs: list[dict]) -> list:
     """One result a job."""
     loop.Trainer = Watched
+    logging.getLogger("jax._src.dispatch").addHandler(Compilations())
+    logging.getLogger("jax._src.dispatch").setLevel(logging.DEBUG)
     save, results = checkpoint.Checkpoints.save, []
 
     def stopping(self, at, now, *arguments):
