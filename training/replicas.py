@@ -82,6 +82,7 @@ class Replicas:
         self.steps_per_epoch = len(dataset.train) // config.batch_size
         self.epochs = strategy.epochs(config.train_epoch)
         self.total = self.epochs * self.steps_per_epoch
+        self.order = (1 + self.steps_per_epoch, config.batch_size)  # an epoch's shape: led by a row of the one before
         self.images = replicate(dataset.train.images)
         self.test_images = replicate(dataset.test.images)
         self.labels = [replicate(replica.labels) for replica in replicas]
@@ -97,14 +98,13 @@ class Replicas:
     def load_epoch(self) -> None:
         """Puts the order of the current epoch on the device."""
         size = self.config.batch_size
-        shape = (1 + self.steps_per_epoch, size)
         self.splits = []
         for replica, labels, classes, bank in zip(self.replicas, self.labels, self.classes, self.banks, strict=True):
             epoch, pool = self.step // self.steps_per_epoch, jnp.asarray(replica.pool)
             index, view = data.epoch_plan(replica.seed, epoch, pool, self.steps_per_epoch * size, size)
             if bank is not None:
                 view = data.fixed_views(replica.seed, index, view, self.config.teacher_views)
-            order = replicate((np.asarray(replica.seed, np.int32), index.reshape(shape), view.reshape(shape)))
+            order = replicate((np.asarray(replica.seed, np.int32), index.reshape(self.order), view.reshape(self.order)))
             self.splits.append(DeviceSplit(self.images, labels, *order, classes, bank))
 
     def batch(self, split: DeviceSplit, step: jax.Array) -> data.Batch:
@@ -116,7 +116,7 @@ class Replicas:
 
         Args:
             checkpoints: where they are read; None in a process that does not write, which gets what the first one read.
-            train: what will be called next; a single process begins to compile it.
+            train: what will be called next; begins to compile it.
         """
         examples = len(self.dataset.train)
 
@@ -130,23 +130,20 @@ class Replicas:
             batch, key = self.batch(split, state.step), step_key(split.seed, state.step)
             return self.strategy.traced_step(state, batch, key)[1]
 
-        order = jax.ShapeDtypeStruct((1 + self.steps_per_epoch, self.config.batch_size), jnp.int32)
+        order = jax.ShapeDtypeStruct(self.order, jnp.int32)
         seed = jax.ShapeDtypeStruct((), jnp.int32)
         split = shapes(DeviceSplit(self.images, self.labels[0], seed, order, order, self.classes[0], self.banks[0]))
         state = jax.eval_shape(init, split)
-        ahead = not hosts.several()  # their devices talk to each other: all would have to compile in the same order
-        wait = compile_ahead(init, split) if ahead else None  # the short one first
-        state = shapes(state.replace(frozen={name: self.strategy.frozen[name] for name in state.frozen}), examples)
+        wait = compile_ahead(init, split)  # the short one first
+        frozen = {name: self.strategy.frozen[name] for name in state.frozen}
+        state = shapes(state.replace(frozen=frozen), examples)
         names = jax.eval_shape(metrics, state, split)
-        if ahead:
-            train.begin(state, shapes(Totals.empty(names)), split)
+        train.begin(state, shapes(Totals.empty(names)), split)
         self.load_epoch()
-        if ahead:
-            wait()
+        wait()
         for replica, split in zip(self.replicas, self.splits, strict=True):
             state = place(init(split), examples)
-            frozen = replicate({name: self.strategy.frozen[name] for name in state.frozen})
-            self.states.append(state.replace(frozen=_copy(frozen)))
+            self.states.append(state.replace(frozen=_copy(replicate(frozen))))
             self.totals.append(replicate(Totals.empty(names)))
             replica.best = _copy(self.strategy.student_variables(self.states[-1]))
         like, found = self._saved(), None

@@ -125,8 +125,10 @@ def compile_ahead(program: Callable, *arguments) -> Callable[[], None]:
 
     Returns:
         What waits for it; to be called before such a call, which would compile a second time. What does not compile is
-        that call's to tell.
+        that call's to tell. Of several processes all would have to compile in the same order: there nothing happens.
     """
+    if jax.process_count() > 1:
+        return lambda: None
     lowered = program.lower(*arguments)
 
     def compile_it():
@@ -243,7 +245,7 @@ class Trainer:
 
         self.step = jax.jit(step, donate_argnums=(0, 1))
         self._steps = jax.jit(steps, donate_argnums=(0, 1))
-        self._wait = None
+        self._wait = lambda: None
 
     def begin(self, state: State, totals: Totals, split: DeviceSplit) -> None:
         """Compiles what the first call will run, in a thread: a replica at a time; shapes of its arguments do."""
@@ -253,9 +255,7 @@ class Trainer:
 
     def __call__(self, states: list[State], totals: list[Totals], splits: list[DeviceSplit], count: int = 1):
         """`count` updates of every replica: -> (states, totals), the given ones are donated."""
-        if self._wait:
-            self._wait()
-            self._wait = None
+        self._wait()
         if self.stacked:
             examples = splits[0].images.shape[0]
             return _unstack(self._run(*_stack(states, totals, splits), count), len(states), examples)
