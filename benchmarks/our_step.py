@@ -95,10 +95,6 @@ class OurStep:
         self.banked_state, self.banked_totals = update
         jax.block_until_ready(self.banked_totals)
 
-    def settle(self):
-        """What a run does after its first update."""
-        cpu.splinters.put_aside()
-
     def devices(self) -> str:
         """How many, and their name."""
         return f"{jax.device_count()} x {jax.devices()[0].device_kind}"
@@ -143,5 +139,4 @@ class OurStep:
                 start=time.monotonic(),
                 quiet=True,
             )
-        self.settle()  # the run gave back what was put aside
         return summary["images_per_second"]

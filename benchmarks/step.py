@@ -103,12 +103,10 @@ class Side:
 def measure(sides: dict[str, Side], rounds: int) -> dict:
     """side -> part -> [rounds] milliseconds; sides and parts alternate, the first round is dropped."""
     times = {side: {part: [] for part in PARTS} for side in sides}
-    for number in range(rounds + 1):
+    for _ in range(rounds + 1):
         for part in PARTS:
             for side, thing in sides.items():
                 times[side][part].append(thing.ask("milliseconds", part))
-        if not number:
-            sides[OURS].ask("settle")
     return {side: {part: np.asarray(ms[1:]) for part, ms in parts.items()} for side, parts in times.items()}
 
 

@@ -190,13 +190,6 @@ def choose_devices() -> None:
         os.environ.setdefault("NCCL_ALGO", "Ring")  # one order of adding gradients over several GPUs
 
 
-def start() -> None:
-    """What must happen before JAX looks for devices: `--gpu_id`, `--deterministic`, and the tuning for CPUs."""
-    gc.set_threshold(100_000)  # imports and traces make objects that stay: no use in looking through them often
-    choose_devices()
-    cpu.tune()
-
-
 def use_compilation_cache() -> None:
     """Keeps compiled programs in the user's cache folder, unless `JAX_COMPILATION_CACHE_DIR` names another."""
     import jax
@@ -227,9 +220,10 @@ def begin(config: dict) -> None:
 
 
 def prepare_jax() -> None:
-    """Turns the compilation cache on, and says so when `--gpu_id` found no GPU."""
+    """Tunes the process for a CPU, turns the compilation cache on, and says so when `--gpu_id` found no GPU."""
     import jax
 
+    cpu.tune()
     use_compilation_cache()
     if FLAGS.gpu_id is not None and jax.default_backend() == "cpu":
         print(f"Warning: --gpu_id {FLAGS.gpu_id}: JAX sees no GPU here; running on the CPU.", file=sys.stderr)
@@ -240,7 +234,8 @@ def main(call: Callable[[], None], description: str) -> None:
     try:
         try:
             _parse(description)
-            start()
+            gc.set_threshold(100_000)  # imports and traces make objects that stay: no use in looking through them often
+            choose_devices()
             call()
         except OSError as error:
             if error.errno not in STORAGE:

@@ -7,7 +7,7 @@ import jax
 from clu import parameter_overview
 
 from models import profile
-from training import cpu, hosts
+from training import hosts
 from training.checkpoint import Checkpoints
 from training.replicas import Replicas
 from training.run_folder import SaveError
@@ -67,7 +67,6 @@ def run(*, start: float, quiet: bool = False, **parts) -> dict:
                 _header(loop)
         progress = Progress(loop.folder.name, loop.total)
         stack.callback(progress.end)
-        stack.callback(cpu.splinters.take_back)
         clock = _Clock(loop.step)
         terms, start_seconds, rate, saved = {}, 0.0, 0.0, time.monotonic()
         stopped_in_test = loop.step > 0 and _test_due(loop)
@@ -119,7 +118,6 @@ def run(*, start: float, quiet: bool = False, **parts) -> dict:
                 saved = time.monotonic()
             if stop and not (done and tested):
                 raise _interrupted(loop)
-            cpu.splinters.put_aside()
             clock.resume(loop.step)
         stopping.at_once = False
         loop.seconds = clock.seconds + earlier

@@ -23,9 +23,10 @@ PAIRS = {
 
 @pytest.mark.parametrize("name", PAIRS)
 @pytest.mark.parametrize("rank", [2, 4])
-@pytest.mark.parametrize("cpu", [True, False])
-def test_same_values_and_derivatives(name, rank, cpu, monkeypatch):
+@pytest.mark.parametrize(("cpu", "product"), [(True, False), (True, True), (False, False)])
+def test_same_values_and_derivatives(name, rank, cpu, product, monkeypatch):
     monkeypatch.setattr(layers, "on_cpu", lambda: cpu)
+    monkeypatch.setattr(layers, "_by_product", lambda shape: product)
     x = X if rank == 4 else X.reshape(-1, 5)
     plain = PAIRS[name][1] if rank == 4 or name != "mean" else lambda x, c: jnp.mean(x, 0)
 
@@ -97,6 +98,24 @@ def test_xla_keeps_the_divisions_by_one(monkeypatch):
     kept = divisions()
     monkeypatch.setattr(layers, "stored", lambda x: x)
     assert kept > divisions()
+
+
+@pytest.mark.parametrize("batch", [16, 32, 64])
+def test_no_loop_sums_a_large_array_over_two_axes(batch, monkeypatch):
+    monkeypatch.setattr(layers, "on_cpu", lambda: True)
+    shape = (batch, 16, 16, 256)
+
+    def loss(x, c):
+        return jnp.sum(jnp.sin((x - layers.mean_of_channels(x)) * layers.to_all_pixels(c, shape)))
+
+    with jax.default_device(jax.devices("cpu")[0]):
+        arrays = [jax.ShapeDtypeStruct(its, jnp.float32) for its in (shape, shape[-1:])]
+        text = jax.jit(jax.grad(loss, 1)).lower(*arrays).compile().as_text()
+    size, found = re.escape(f"f32[{','.join(map(str, shape))}]"), 0
+    for computation in text.split("\n\n"):
+        found += bool(re.search(size, computation))
+        assert computation.startswith("ENTRY") or not re.search(size, computation) or computation.count(" reduce(") < 2
+    assert found
 
 
 def test_a_mean_over_many_pixels_loses_no_digits():
