@@ -104,7 +104,8 @@ class Replicas:
             index, view = data.epoch_plan(replica.seed, epoch, pool, self.steps_per_epoch * size, size)
             if bank is not None:
                 view = data.fixed_views(replica.seed, index, view, self.config.teacher_views)
-            order = replicate((np.asarray(replica.seed, np.int32), index.reshape(self.order), view.reshape(self.order)))
+            index, view = (np.asarray(rows).reshape(self.order) for rows in (index, view))  # here: nothing to compile
+            order = replicate((np.asarray(replica.seed, np.int32), index, view))
             self.splits.append(DeviceSplit(self.images, labels, *order, classes, bank))
 
     def batch(self, split: DeviceSplit, step: jax.Array) -> data.Batch:
