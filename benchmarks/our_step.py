@@ -17,6 +17,7 @@ import data  # noqa: E402
 import distiller  # noqa: E402
 import models  # noqa: E402
 import transfer  # noqa: E402
+from models import profile  # noqa: E402
 from models.folding import fold  # noqa: E402
 from training import config as configs  # noqa: E402
 from training import loop, optimizer  # noqa: E402
@@ -35,13 +36,15 @@ class OurStep:
     Args:
         images: [N, 32, 32, 3] uint8; labels: [N] int32.
         batch: images a step.
+        dtype: compute type of both networks.
+        seeds: replicas that `updates` trains, as a run with `--seeds` does.
     """
 
-    def __init__(self, images, labels, batch: int):
-        classes = int(labels.max()) + 1
+    def __init__(self, images, labels, batch: int, *, dtype: str = "float32", seeds: int = 1):
+        classes, dtype = int(labels.max()) + 1, jnp.dtype(dtype)
         mean, std = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
-        student = transfer.Player("student", models.create("ResNet20", classes), mean, std)
-        teacher = transfer.Player("teacher", models.create("ResNet56", classes), mean, std)
+        student = transfer.Player("student", models.create("ResNet20", classes, dtype=dtype), mean, std)
+        teacher = transfer.Player("teacher", models.create("ResNet56", classes, dtype=dtype), mean, std)
         steps = len(labels) // batch
         index, view = data.epoch_plan(0, 0, jnp.arange(len(labels), dtype=jnp.int32), steps * batch, batch)
         shape = (1 + steps, batch)
@@ -64,6 +67,9 @@ class OurStep:
         names = jax.eval_shape(strategy.traced_step, self.state, batch_0, key)[1]
         self.totals = replicate(Totals.empty(names))
         self._step = Trainer(strategy, AUGMENTATION).step
+        accelerated = jax.default_backend() != "cpu"
+        self._train = Trainer(strategy, AUGMENTATION, stacked=accelerated and seeds > 1, many=accelerated)
+        self.seeds, self._replicas = seeds, None  # states, totals and splits, by the first call of `updates`
         logits = np.random.RandomState(1).standard_normal((VIEWS, len(labels), classes)).astype(np.float16)
         fixed = data.fixed_views(0, index, view, VIEWS).reshape(shape)
         bank = DeviceBank(jnp.asarray(logits), classes=classes)
@@ -94,6 +100,26 @@ class OurStep:
         update = self._step(self.banked_state, self.banked_totals, self.banked_split)
         self.banked_state, self.banked_totals = update
         jax.block_until_ready(self.banked_totals)
+
+    def updates(self, count: int) -> float:
+        """Seconds of so many updates of all seeds, in one call where training does so."""
+        if not self._replicas:
+            own = [jax.tree.map(jnp.copy, (self.state, self.totals)) for _ in range(self.seeds)]
+            splits = [self.split.replace(seed=replicate(np.asarray(s, np.int32))) for s in range(self.seeds)]
+            self._replicas = [state for state, _ in own], [totals for _, totals in own], splits
+        states, totals, splits = self._replicas
+        start = time.perf_counter()
+        states, totals = jax.block_until_ready(self._train(states, totals, splits, count))
+        seconds = time.perf_counter() - start
+        self._replicas = states, totals, splits
+        return seconds
+
+    def work(self) -> dict[str, float]:
+        """Of one update of one seed: "flops" of convolutions and products, and the "bytes" that XLA counts."""
+        student, teacher = (profile.cost(p.model, (32, 32, 3)) for p in (self.strategy.student, self.strategy.teacher))
+        flops = 2 * self.batch * (teacher.multiply_adds + 3 * student.multiply_adds)  # backward is twice forward
+        program = self._step.lower(self.state, self.totals, self.split).compile()
+        return {"flops": flops, "bytes": (program.cost_analysis() or {}).get("bytes accessed", float("nan"))}
 
     def devices(self) -> str:
         """How many, and their name."""

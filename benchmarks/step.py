@@ -33,7 +33,7 @@ def positive(text: str) -> int:
     return number
 
 
-def build(side: str, batch: int, threads: int):
+def build(side: str, batch: int, threads: int, **options):
     """The side's object, on a split of random images; called in the side's process."""
     rng = np.random.RandomState(0)
     images = rng.randint(0, 256, (10_000, 32, 32, 3)).astype(np.uint8)
@@ -41,14 +41,14 @@ def build(side: str, batch: int, threads: int):
     if side == OURS:
         from benchmarks.our_step import OurStep
 
-        return OurStep(images, labels, batch)
+        return OurStep(images, labels, batch, **options)
     import torch
 
     from benchmarks.torch_step import TorchStep
 
     torch.set_num_threads(threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return TorchStep(images, labels, batch, channels_last=side == LAST, device=device)
+    return TorchStep(images, labels, batch, device=device, **options)
 
 
 def milliseconds(call) -> float:
@@ -61,10 +61,10 @@ def milliseconds(call) -> float:
     return 200 * (time.perf_counter() - start)
 
 
-def serve(pipe: Connection, side: str, batch: int, threads: int) -> None:
+def serve(pipe: Connection, side: str, batch: int, threads: int, options: dict) -> None:
     """Builds the side, says how long that took with the first step, and does what it is asked until the pipe ends."""
     start = time.perf_counter()
-    thing = build(side, batch, threads)
+    thing = build(side, batch, threads, **options)
     thing.step()
     pipe.send(time.perf_counter() - start)
     with contextlib.suppress(EOFError):
@@ -79,12 +79,19 @@ def serve(pipe: Connection, side: str, batch: int, threads: int) -> None:
 
 
 class Side:
-    """A process with one side in it. `ask(name, *arguments)` calls a method there and waits for what it returns."""
+    """A process with one side in it. `ask(name, *arguments)` calls a method there and waits for what it returns.
 
-    def __init__(self, side: str, batch: int, threads: int):
+    Args:
+        side: `OURS`, or PyTorch.
+        batch: images a step.
+        threads: PyTorch's, on a CPU.
+        **options: of `OurStep` or `TorchStep`.
+    """
+
+    def __init__(self, side: str, batch: int, threads: int, **options):
         context = multiprocessing.get_context("spawn")
         self._pipe, its_end = context.Pipe()
-        self._process = context.Process(target=serve, args=(its_end, side, batch, threads), daemon=True)
+        self._process = context.Process(target=serve, args=(its_end, side, batch, threads, options), daemon=True)
         self._process.start()
         its_end.close()
         self.start_seconds = self._answer()
@@ -92,6 +99,11 @@ class Side:
     def ask(self, name: str, *arguments):
         self._pipe.send((name, *arguments))
         return self._answer()
+
+    def end(self) -> None:
+        """Ends the process, and with it what it holds of a device's memory."""
+        self._process.kill()
+        self._process.join()
 
     def _answer(self):
         try:
@@ -115,7 +127,7 @@ def main(rounds: int, batch: int, threads: int) -> None:
     names = [OURS, TORCH, LAST] if importlib.util.find_spec("torch") else [OURS]
     if len(names) == 1:
         print("PyTorch is not installed: no ratios. To have them: pip install -e '.[torch]'")
-    sides = {name: Side(name, batch, threads) for name in names}
+    sides = {name: Side(name, batch, threads, **({"channels_last": True} if name == LAST else {})) for name in names}
     times = measure(sides, rounds)
     devices = sides[OURS].ask("devices")
     print(f"\n{devices}, batch {batch}, float32, medians of {rounds} rounds")

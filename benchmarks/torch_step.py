@@ -1,5 +1,8 @@
 """The distillation step of `benchmarks/step.py` in plain PyTorch, as the peers write it."""
 
+import functools
+import time
+
 import numpy as np
 import torch
 from torch import nn
@@ -41,16 +44,18 @@ class ResNet(nn.Module):
 
 
 class TorchStep:
-    """Augmentation, teacher, student and update, eager.
+    """Augmentation, teacher, student and update; every call waits for the device.
 
     Args:
         images: [N, 32, 32, 3] uint8; labels: [N].
         batch: images a step.
         channels_last: the memory format of weights and images.
+        amp: forward passes and losses under autocast to bfloat16.
+        compiled: networks by `torch.compile`; otherwise eager.
         device: "cpu" or "cuda".
     """
 
-    def __init__(self, images, labels, batch: int, channels_last: bool, device: str = "cpu"):
+    def __init__(self, images, labels, batch, *, channels_last=False, amp=False, compiled=False, device="cpu"):
         torch.manual_seed(0)
         self.images = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).to(device)
         self.labels = torch.from_numpy(labels.astype(np.int64)).to(device)
@@ -59,13 +64,25 @@ class TorchStep:
         classes = int(labels.max()) + 1
         self.teacher_net = ResNet(9, classes).eval().to(device, memory_format=self.format)
         self.student_net = ResNet(3, classes).train().to(device, memory_format=self.format)
+        if compiled:
+            self.teacher_net, self.student_net = torch.compile(self.teacher_net), torch.compile(self.student_net)
+        self.autocast = functools.partial(torch.autocast, device, torch.bfloat16, enabled=amp)
         self.optimizer = torch.optim.SGD(self.student_net.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
         self.mean = torch.tensor([0.5071, 0.4867, 0.4408], device=device).view(1, 3, 1, 1)
         self.std = torch.tensor([0.2675, 0.2565, 0.2761], device=device).view(1, 3, 1, 1)
-        self.view = self.augmentation()
+        self.view = self._batch()
+
+    def _wait(self):
+        if self.device == "cuda":
+            torch.cuda.synchronize()
 
     def augmentation(self):
-        """A random batch: zero-pad-4 crop, flip, normalise, all at once on the whole batch."""
+        """A random batch."""
+        self._batch()
+        self._wait()
+
+    def _batch(self):
+        """Views and labels: zero-pad-4 crop, flip, normalise, all at once on the whole batch."""
         b, device = self.batch, self.device
         index = torch.randint(len(self.labels), (b,), device=device)
         padded = functional.pad(self.images[index], (4, 4, 4, 4))
@@ -80,13 +97,17 @@ class TorchStep:
 
     def teacher(self):
         """The teacher's forward pass."""
-        with torch.no_grad():
-            return self.teacher_net(self.view[0])
+        with torch.no_grad(), self.autocast():
+            self.teacher_net(self.view[0])
+        self._wait()
 
     def student(self):
         """The student's forward and backward pass on labels."""
         self.optimizer.zero_grad()
-        functional.cross_entropy(self.student_net(self.view[0]), self.view[1]).backward()
+        with self.autocast():
+            loss = functional.cross_entropy(self.student_net(self.view[0]), self.view[1])
+        loss.backward()
+        self._wait()
 
     def banked(self):
         """Beside a step with a teacher bank: the whole step, which runs its teacher."""
@@ -94,15 +115,28 @@ class TorchStep:
 
     def step(self):
         """One whole distillation step."""
-        image, label = self.augmentation()
+        self._update()
+        self._wait()
+
+    def updates(self, count: int) -> float:
+        """Seconds of so many steps, queued."""
+        start = time.perf_counter()
+        for _ in range(count):
+            self._update()
+        self._wait()
+        return time.perf_counter() - start
+
+    def _update(self):
+        image, label = self._batch()
         t = self.temperature
-        with torch.no_grad():
-            soft = functional.log_softmax(self.teacher_net(image) / t, 1)
-        logits = self.student_net(image)
-        distilled = functional.kl_div(
-            functional.log_softmax(logits / t, 1), soft, reduction="batchmean", log_target=True
-        )
-        loss = 0.1 * functional.cross_entropy(logits, label) + 0.9 * t * t * distilled
+        with self.autocast():
+            with torch.no_grad():
+                soft = functional.log_softmax(self.teacher_net(image) / t, 1)
+            logits = self.student_net(image)
+            distilled = functional.kl_div(
+                functional.log_softmax(logits / t, 1), soft, reduction="batchmean", log_target=True
+            )
+            loss = 0.1 * functional.cross_entropy(logits, label) + 0.9 * t * t * distilled
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()

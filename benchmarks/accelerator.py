@@ -1,0 +1,124 @@
+"""Images/s of the whole distillation step on a GPU, for one seed and for several, beside PyTorch's fastest.
+
+    python -m benchmarks.accelerator [--batches 128,512] [--dtypes float32,bfloat16] [--seeds 1,2,4,8]
+
+The step of `benchmarks/step.py`. PyTorch is eager, with channels_last, and by `torch.compile`; for bfloat16 under
+autocast (AMP), with channels_last, and both together with `torch.compile`. Each side has a process of its own, and all
+sides of a batch size and type take turns. Several seeds are one program here and count together: "per seed" compares
+with as many runs of the best PyTorch, one after the other.
+
+The roofline is what one update would take at the device's peak, by its FLOPs (convolutions and matrix products, from
+the networks' multiply-adds) or by the bytes that XLA counts for the compiled step, whichever is longer; "of the
+roofline" is that time over the measured one. For float32 both sides use TF32 where they do by default: convolutions.
+"""
+
+import argparse
+import importlib.util
+import itertools
+import os
+
+import numpy as np
+
+from benchmarks import compare
+from benchmarks.step import OURS, Side, positive
+from registry import unknown
+
+RIVALS = {
+    "float32": {
+        "PyTorch": {},
+        "PyTorch channels_last": {"channels_last": True},
+        "PyTorch torch.compile": {"compiled": True},
+    },
+    "bfloat16": {
+        "PyTorch AMP, channels_last": {"amp": True, "channels_last": True},
+        "PyTorch AMP, channels_last, torch.compile": {"amp": True, "channels_last": True, "compiled": True},
+    },
+}
+# Dense peaks by the makers' data sheets: FLOP/s with TF32 for float32, and bfloat16; bytes/s of memory.
+PEAKS = {
+    "H200": ({"float32": 494e12, "bfloat16": 989e12}, 4.8e12),
+    "H100": ({"float32": 494e12, "bfloat16": 989e12}, 3.35e12),
+    "A100": ({"float32": 156e12, "bfloat16": 312e12}, 2.0e12),  # of 80 GB
+    "L4": ({"float32": 60e12, "bfloat16": 121e12}, 0.3e12),
+}
+HEAD = "| batch | type | | images/s | against the best PyTorch | TFLOP/s | of the roofline |"
+
+
+def roofline(device: str, dtype: str, work: dict[str, float]) -> float:
+    """The shortest time of one update in seconds; NaN for a device that `PEAKS` does not have."""
+    for name, (flops, memory) in PEAKS.items():
+        if name in device.replace("-", " ").split():
+            return float(np.nanmax([work["flops"] / flops[dtype], work["bytes"] / memory]))
+    return float("nan")
+
+
+def rows(batch: int, dtype: str, rates: dict[str, float], ours: list[str], work: dict[str, float], shortest: float):
+    """Markdown, a line a side.
+
+    Args:
+        batch, dtype: of all sides.
+        rates: side -> images/s, of all its seeds together.
+        ours: which sides are this library's.
+        work: of one update of one seed (`OurStep.work`).
+        shortest: the roofline's time for it.
+    """
+    best = max((rate for side, rate in rates.items() if side not in ours), default=float("nan"))
+    for side, rate in rates.items():
+        share = f"{100 * shortest * rate / batch:.0f} %" if side in ours and shortest == shortest else ""
+        ratio = f"{rate / best:.2f}x" if best == best else ""
+        teraflops = work["flops"] * rate / batch / 1e12
+        yield f"| {batch} | {dtype} | {side} | {rate:,.0f} | {ratio} | {teraflops:.3g} | {share} |"
+
+
+def measure(batch: int, dtype: str, seeds: list[int], rivals: dict[str, dict], rounds: int, updates: int):
+    """-> (side -> images/s, which are ours, device, `work`); the sides take turns, and the first round is dropped."""
+    ours = {f"{OURS}, {n} seed{'s' * (n > 1)}": n for n in seeds}
+    sides = {}
+    try:
+        for name, options in rivals.items():
+            sides[name] = Side(name, batch, os.cpu_count(), **options)
+        for name, n in ours.items():
+            sides[name] = Side(OURS, batch, 0, dtype=dtype, seeds=n)
+        seconds = {name: [] for name in sides}
+        for _ in range(rounds + 1):
+            for name, side in sides.items():
+                seconds[name].append(side.ask("updates", updates))
+        first = sides[next(iter(ours))]
+        device, work = first.ask("devices"), first.ask("work")
+    finally:
+        for side in sides.values():
+            side.end()
+    images = {name: batch * updates * ours.get(name, 1) for name in sides}
+    return {n: images[n] / float(np.median(s[1:])) for n, s in seconds.items()}, list(ours), device, work
+
+
+def numbers(text: str) -> list[int]:
+    """Whole numbers of the command line, between commas."""
+    return [positive(part) for part in compare.names(text)]
+
+
+def main(batches: list[int], dtypes: list[str], seeds: list[int], rounds: int, updates: int) -> None:
+    """Prints the table."""
+    for dtype in dtypes:
+        if dtype not in RIVALS:
+            raise unknown("type", dtype, RIVALS)
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the sides share the device
+    torch = importlib.util.find_spec("torch")
+    if not torch:
+        print("PyTorch is not installed: nothing to compare with. To have it: pip install -e '.[torch]'")
+    for number, (batch, dtype) in enumerate(itertools.product(batches, dtypes)):
+        rivals = RIVALS[dtype] if torch else {}
+        rates, ours, device, work = measure(batch, dtype, seeds, rivals, rounds, updates)
+        if not number:
+            print(f"{device}, {updates} updates a call, medians of {rounds} rounds\n\n{HEAD}\n" + "|---" * 7 + "|")
+        print("\n".join(rows(batch, dtype, rates, ours, work, roofline(device, dtype, work))), flush=True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batches", type=numbers, default="128,512", help="images a step")
+    parser.add_argument("--dtypes", type=compare.names, default="float32,bfloat16", help="compute types")
+    parser.add_argument("--seeds", type=numbers, default="1,2,4,8", help="replicas in one program")
+    parser.add_argument("--rounds", type=positive, default=5)
+    parser.add_argument("--updates", type=positive, default=50, help="in a call, as training does")
+    compare.call(parser, main)
