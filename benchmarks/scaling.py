@@ -99,7 +99,7 @@ def main(archs: list[str], batches: list[int], out: pathlib.Path) -> None:
     rates = {}
     for arch in archs:
         for batch in batches:
-            rates[arch, batch] = batch / seconds_per_step(arch, batch)
+            rates[arch, batch] = batch / seconds_per_step(arch, batch, calls=max(5, 640 // batch))
             print(f"{arch}, batch {batch}: {rates[arch, batch]:,.0f} images/s", flush=True)
     epochs = {n: seconds_per_step(archs[0], batches[0], n, calls=20) * EPOCH / batches[0] for n in SEEDS}
     devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
