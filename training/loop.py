@@ -40,6 +40,11 @@ def run(*, start: float, quiet: bool = False, **parts) -> dict:
     most = (CALLS if accelerated else 1) if config.steps_per_call == "auto" else int(config.steps_per_call)
     stacked = accelerated if config.stack_seeds == "auto" else config.stack_seeds == "yes"
     with contextlib.ExitStack() as stack:
+        checkpoints = None
+        with hosts.agreed():
+            if hosts.first():
+                checkpoints = Checkpoints(loop.folder)
+                stack.callback(checkpoints.close)
         train = Trainer(
             loop.strategy,
             loop.augmentation,
@@ -47,13 +52,7 @@ def run(*, start: float, quiet: bool = False, **parts) -> dict:
             stacked=stacked and len(loop.replicas) > 1,
             many=most > 1,
         )
-        loop.begin(train)
-        checkpoints = None
-        with hosts.agreed():
-            if hosts.first():
-                checkpoints = Checkpoints(loop.folder)
-                stack.callback(checkpoints.close)
-        positions = loop.start(checkpoints)
+        positions = loop.start(checkpoints, train)
         earlier = loop.seconds
         with hosts.agreed():
             for replica, position in zip(loop.replicas, positions, strict=True) if checkpoints else []:

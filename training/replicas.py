@@ -112,8 +112,13 @@ class Replicas:
         """What update number `step` sees."""
         return batch_of(split, step, self.augmentation, self.strategy.views)
 
-    def begin(self, train: Trainer) -> None:
-        """Begins to compile what makes the first states, and `train`."""
+    def start(self, checkpoints: Checkpoints | None, train: Trainer) -> list[int]:
+        """Fresh or restored states; returns the bytes of each replica's `metrics.jsonl` that belong to them.
+
+        Args:
+            checkpoints: where they are read; None in a process that does not write, which gets what the first one read.
+            train: what will be called next; begins to compile it.
+        """
         examples = len(self.dataset.train)
 
         @cpu.jit_once
@@ -130,27 +135,17 @@ class Replicas:
         seed = jax.ShapeDtypeStruct((), jnp.int32)
         split = shapes(DeviceSplit(self.images, self.labels[0], seed, order, order, self.classes[0], self.banks[0]))
         state = jax.eval_shape(init, split)
-        self._init, self._init_compiled = init, compile_ahead(init, split)  # the short one first
-        state = shapes(state.replace(frozen={name: self.strategy.frozen[name] for name in state.frozen}), examples)
-        self._metrics = jax.eval_shape(metrics, state, split)
-        train.begin(state, shapes(Totals.empty(self._metrics)), split)
-
-    def start(self, checkpoints: Checkpoints | None) -> list[int]:
-        """Fresh or restored states; returns the bytes of each replica's `metrics.jsonl` that belong to them.
-
-        After `begin`.
-
-        Args:
-            checkpoints: where they are read; None in a process that does not write, which gets what the first one read.
-        """
-        examples = len(self.dataset.train)
+        wait = compile_ahead(init, split)  # the short one first
+        frozen = {name: self.strategy.frozen[name] for name in state.frozen}
+        state = shapes(state.replace(frozen=frozen), examples)
+        names = jax.eval_shape(metrics, state, split)
+        train.begin(state, shapes(Totals.empty(names)), split)
         self.load_epoch()
-        self._init_compiled()
+        wait()
         for replica, split in zip(self.replicas, self.splits, strict=True):
-            state = place(self._init(split), examples)
-            frozen = {name: self.strategy.frozen[name] for name in state.frozen}
+            state = place(init(split), examples)
             self.states.append(state.replace(frozen=_copy(replicate(frozen))))
-            self.totals.append(replicate(Totals.empty(self._metrics)))
+            self.totals.append(replicate(Totals.empty(names)))
             replica.best = _copy(self.strategy.student_variables(self.states[-1]))
         like, found = self._saved(), None
         with hosts.agreed():
