@@ -1,27 +1,30 @@
-"""Images/s of the whole distillation step on a GPU, for one seed and for several, beside PyTorch's fastest.
+"""Images/s of the whole distillation step on a GPU, for one seed and for several, beside PyTorch.
 
     python -m benchmarks.accelerator [--batches 128,512] [--dtypes float32,bfloat16] [--seeds 1,2,4,8]
 
-The step of `benchmarks/step.py`. PyTorch is eager, with channels_last, and by `torch.compile`; for bfloat16 under
-autocast (AMP), with channels_last, and both together with `torch.compile`. Each side has a process of its own, and all
-sides of a batch size and type take turns. Several seeds are one program here and count together: "per seed" compares
-with as many runs of the best PyTorch, one after the other.
+The step of `benchmarks/step.py`. PyTorch is eager, with channels_last, and by `torch.compile` (its default mode); for
+bfloat16 under autocast (AMP), with channels_last, and both together with `torch.compile`. Each side has a process of
+its own, and all sides of a batch size and type take turns on the first GPU. Several seeds are one program here and
+their images count together, so eight at 8x train in the time of one run of the best PyTorch.
 
 The roofline is what one update would take at the device's peak, by its FLOPs (convolutions and matrix products, from
 the networks' multiply-adds) or by the bytes that XLA counts for the compiled step, whichever is longer; "of the
-roofline" is that time over the measured one. For float32 both sides use TF32 where they do by default: convolutions.
+roofline" is that time over the measured one. For float32 both sides use TF32 where they do by default: PyTorch in
+convolutions, JAX in products as well.
 """
 
 import argparse
+import contextlib
 import importlib.util
 import itertools
 import os
+import sys
 
 import numpy as np
 
 from benchmarks import compare
-from benchmarks.step import OURS, Side, positive
-from registry import unknown
+from benchmarks.step import IMAGES, OURS, Side, positive
+from registry import UserError, unknown
 
 RIVALS = {
     "float32": {
@@ -34,7 +37,8 @@ RIVALS = {
         "PyTorch AMP, channels_last, torch.compile": {"amp": True, "channels_last": True, "compiled": True},
     },
 }
-# Dense peaks by the makers' data sheets: FLOP/s with TF32 for float32, and bfloat16; bytes/s of memory.
+# Dense peaks by the makers' data sheets: FLOP/s with TF32 for float32, and bfloat16; bytes/s of memory. The SXM
+# versions, where there are several.
 PEAKS = {
     "H200": ({"float32": 494e12, "bfloat16": 989e12}, 4.8e12),
     "H100": ({"float32": 494e12, "bfloat16": 989e12}, 3.35e12),
@@ -73,28 +77,51 @@ def rows(batch: int, dtype: str, rates: dict[str, float], ours: list[str], work:
 def measure(batch: int, dtype: str, seeds: list[int], rivals: dict[str, dict], rounds: int, updates: int):
     """-> (side -> images/s, which are ours, device, `work`); the sides take turns, and the first round is dropped."""
     ours = {f"{OURS}, {n} seed{'s' * (n > 1)}": n for n in seeds}
-    sides = {}
+    asked = {name: (name, batch, os.cpu_count(), options) for name, options in rivals.items()}
+    asked |= {name: (OURS, batch, 0, {"dtype": dtype, "seeds": n}) for name, n in ours.items()}
+    sides, seconds = {}, {}
     try:
-        for name, options in rivals.items():
-            sides[name] = Side(name, batch, os.cpu_count(), **options)
-        for name, n in ours.items():
-            sides[name] = Side(OURS, batch, 0, dtype=dtype, seeds=n)
-        seconds = {name: [] for name in sides}
+        for name, (side, *arguments, options) in asked.items():
+            with _left_out(name, sides):
+                sides[name] = Side(side, *arguments, **options)
         for _ in range(rounds + 1):
-            for name, side in sides.items():
-                seconds[name].append(side.ask("updates", updates))
-        first = sides[next(iter(ours))]
+            for name, side in list(sides.items()):
+                with _left_out(name, sides):
+                    seconds.setdefault(name, []).append(side.ask("updates", updates))
+        devices = {name: side.ask("devices") for name, side in sides.items()}
+        first = next((sides[name] for name in ours if name in sides), None)
+        if not first:
+            raise UserError("None of this library's sides ran; what they said is above.")
         device, work = first.ask("devices"), first.ask("work")
     finally:
         for side in sides.values():
             side.end()
+    for name, its in devices.items():
+        if its.endswith("cpu") != device.endswith("cpu"):
+            raise UserError(
+                f"{name} on {its} and {OURS} on {device} cannot be compared. Install both for the same device."
+            )
     images = {name: batch * updates * ours.get(name, 1) for name in sides}
-    return {n: images[n] / float(np.median(s[1:])) for n, s in seconds.items()}, list(ours), device, work
+    return {n: images[n] / float(np.median(seconds[n][1:])) for n in sides}, list(ours), device, work
+
+
+@contextlib.contextmanager
+def _left_out(name: str, sides: dict[str, Side]):
+    """Goes on without a side that ends, as one that finds too little memory does."""
+    try:
+        yield
+    except SystemExit as error:
+        print(f"{name} is left out: {error}", file=sys.stderr)
+        if name in sides:
+            sides.pop(name).end()
 
 
 def numbers(text: str) -> list[int]:
-    """Whole numbers of the command line, between commas."""
-    return [positive(part) for part in compare.names(text)]
+    """Whole numbers of the command line, between commas; at least one."""
+    found = [positive(part) for part in compare.names(text)]
+    if not found or max(found) > IMAGES:
+        raise argparse.ArgumentTypeError(f"'{text}' is not one or more numbers from 1 to {IMAGES:,}")
+    return found
 
 
 def main(batches: list[int], dtypes: list[str], seeds: list[int], rounds: int, updates: int) -> None:
@@ -102,7 +129,8 @@ def main(batches: list[int], dtypes: list[str], seeds: list[int], rounds: int, u
     for dtype in dtypes:
         if dtype not in RIVALS:
             raise unknown("type", dtype, RIVALS)
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the sides share the device
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the sides share the device:
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # one of them
     torch = importlib.util.find_spec("torch")
     if not torch:
         print("PyTorch is not installed: nothing to compare with. To have it: pip install -e '.[torch]'")

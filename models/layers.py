@@ -95,7 +95,8 @@ def _by_product(shape: tuple[int, ...]) -> bool:
     """Whether the images of a large `shape` are summed by a matrix product.
 
     XLA:CPU sums an axis of more than 32 in windows, in a loop of its own. Shorter ones become one loop with the sums
-    over rows and columns, channel by channel, which jumps through memory: half of a ResNet-20's time at batch 32.
+    over rows and columns, channel by channel, which jumps through memory: half of a ResNet-20's time at batch 32. (Not
+    looked after: longer ones of which each of several devices has so few.) A product takes longer to compile.
     """
     return shape[0] <= 32 and math.prod(shape) >= 2**16
 
@@ -103,8 +104,8 @@ def _by_product(shape: tuple[int, ...]) -> bool:
 def mean_of_channels(x: jax.Array) -> jax.Array:
     """[..., C] -> [C], the mean over all axes but the last.
 
-    On a CPU axis by axis: faster than XLA's sum over all of them, and fewer digits are lost. The barriers keep XLA from
-    making one sum of them again.
+    On a CPU axis by axis, few images by a product: faster than XLA's sum over all axes, and fewer digits are lost. The
+    barriers keep XLA from making one sum of them again.
     """
     if not on_cpu():
         return jnp.mean(x, tuple(range(x.ndim - 1)))

@@ -28,12 +28,15 @@ def test_a_device_without_known_peaks_has_no_roofline():
 
 
 class Side:
-    """PyTorch takes 4 s for a call, compiled 2; this library 1, and 1.6 for all of four seeds."""
+    """PyTorch takes 4 s for a call, compiled 2; this library 1, and 1.6 for all of four seeds. Eight do not fit."""
 
-    ended = 0
+    running = 0
 
     def __init__(self, name, batch, threads, compiled=False, seeds=1, **options):
-        ours = name == accelerator.OURS
+        if seeds == 8:
+            raise SystemExit("A side's process ended; what it said is above.")
+        Side.running += 1
+        self.ours = ours = name == accelerator.OURS
         self.seconds = (1.6 if seeds == 4 else 1.0) if ours else (2.0 if compiled else 4.0)
         self.first = True
 
@@ -41,17 +44,27 @@ class Side:
         if name == "updates":
             self.first, first = False, self.first
             return 100.0 if first else self.seconds
-        return {"devices": "1 x NVIDIA H200", "work": WORK}[name]
+        return {"devices": "1 x NVIDIA H200" if self.ours else self.torch, "work": WORK}[name]
+
+    torch = "NVIDIA H200"
 
     def end(self):
-        Side.ended += 1
+        Side.running -= 1
 
 
-def test_images_of_all_seeds_count_and_the_best_of_pytorch_is_the_measure(monkeypatch, capsys):
+@pytest.fixture
+def fake(monkeypatch):
     monkeypatch.setattr(accelerator, "Side", Side)
     monkeypatch.setattr(accelerator.importlib.util, "find_spec", lambda name: True)
-    accelerator.main([10], ["float32"], [1, 4], 3, 20)
-    lines = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| 10 ")]
+    yield monkeypatch
+    assert Side.running == 0
+
+
+def test_images_of_all_seeds_count_and_the_best_of_pytorch_is_the_measure(fake, capsys):
+    accelerator.main([10], ["float32"], [1, 4, 8], 3, 20)
+    said = capsys.readouterr()
+    lines = [line.split(" | ") for line in said.out.splitlines() if line.startswith("| 10 ")]
+    assert "kd-cookbook, 8 seeds is left out" in said.err
     assert {line[2]: (line[3], line[4]) for line in lines} == {
         "PyTorch": ("50", "0.50x"),
         "PyTorch channels_last": ("50", "0.50x"),
@@ -61,7 +74,12 @@ def test_images_of_all_seeds_count_and_the_best_of_pytorch_is_the_measure(monkey
     }
     assert lines[3][5] == "0.04"  # 2 GFLOP an update of 10 images, 20 updates a second
     assert [line[6] for line in lines[2:]] == [" |", "20 % |", "50 % |"]  # 48 GB an update take 10 ms
-    assert Side.ended == 5
+
+
+def test_sides_on_devices_of_two_kinds_are_not_compared(fake):
+    fake.setattr(Side, "torch", "cpu")
+    with pytest.raises(UserError, match="PyTorch on cpu"):
+        accelerator.main([10], ["float32"], [1], 1, 1)
 
 
 def test_a_type_that_is_not_there_is_told():

@@ -118,7 +118,8 @@ def test_no_loop_sums_a_large_array_over_two_axes(batch, monkeypatch):
     assert found
 
 
-def test_a_mean_over_many_pixels_loses_no_digits():
-    x = 100 + np.random.RandomState(0).standard_normal((64, 32, 32, 4)).astype(np.float32)
+@pytest.mark.parametrize("batch", [32, 64])
+def test_a_mean_over_many_pixels_loses_no_digits(batch):
+    x = 100 + np.random.RandomState(0).standard_normal((batch, 32, 32, 4)).astype(np.float32)
     expected = np.mean(x.astype(np.float64), (0, 1, 2))
     np.testing.assert_allclose(jax.jit(layers.mean_of_channels)(x), expected, rtol=3e-7)

@@ -33,3 +33,23 @@ def test_a_call_takes_no_new_pages_where_the_tuning_is_on():
         return int(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
 
     assert faults("1") < 1000 < faults("0")  # 64 MiB are 16,384 pages
+
+
+PREPARED = """
+import sys
+from training import cli
+cli.define()
+cli.FLAGS(sys.argv[:1])
+cli.prepare_jax()
+import jax
+from jax._src import xla_bridge
+print(xla_bridge.backends_are_initialized(), jax.config.values["jax_cpu_enable_async_dispatch"])
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="`tune` does nothing without glibc")
+def test_the_command_lines_tune_before_jax_starts():
+    environment = {**os.environ, "KD_CPU_TUNING": "1", "JAX_COMPILATION_CACHE_DIR": "unused"}
+    command = [sys.executable, "-c", PREPARED]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
