@@ -15,7 +15,6 @@ convolutions, JAX in products as well.
 
 import argparse
 import contextlib
-import importlib.util
 import itertools
 import os
 import sys
@@ -23,7 +22,7 @@ import sys
 import numpy as np
 
 from benchmarks import compare
-from benchmarks.step import IMAGES, OURS, Side, positive
+from benchmarks.step import IMAGES, OURS, Side, positive, torch_is_here
 from registry import UserError, unknown
 
 RIVALS = {
@@ -116,24 +115,16 @@ def _left_out(name: str, sides: dict[str, Side]):
             sides.pop(name).end()
 
 
-def numbers(text: str) -> list[int]:
-    """Whole numbers of the command line, between commas; at least one."""
-    found = [positive(part) for part in compare.names(text)]
-    if not found or max(found) > IMAGES:
-        raise argparse.ArgumentTypeError(f"'{text}' is not one or more numbers from 1 to {IMAGES:,}")
-    return found
-
-
 def main(batches: list[int], dtypes: list[str], seeds: list[int], rounds: int, updates: int) -> None:
     """Prints the table."""
     for dtype in dtypes:
         if dtype not in RIVALS:
             raise unknown("type", dtype, RIVALS)
+    if max(batches) > IMAGES:
+        raise UserError(f"--batches {max(batches)} is more than the {IMAGES:,} images that there are.")
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the sides share the device:
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # one of them
-    torch = importlib.util.find_spec("torch")
-    if not torch:
-        print("PyTorch is not installed: nothing to compare with. To have it: pip install -e '.[torch]'")
+    torch = torch_is_here()
     for number, (batch, dtype) in enumerate(itertools.product(batches, dtypes)):
         rivals = RIVALS[dtype] if torch else {}
         rates, ours, device, work = measure(batch, dtype, seeds, rivals, rounds, updates)
@@ -144,9 +135,9 @@ def main(batches: list[int], dtypes: list[str], seeds: list[int], rounds: int, u
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batches", type=numbers, default="128,512", help="images a step")
+    parser.add_argument("--batches", type=compare.numbers, default="128,512", help="images a step")
     parser.add_argument("--dtypes", type=compare.names, default="float32,bfloat16", help="compute types")
-    parser.add_argument("--seeds", type=numbers, default="1,2,4,8", help="replicas in one program")
+    parser.add_argument("--seeds", type=compare.numbers, default="1,2,4,8", help="replicas in one program")
     parser.add_argument("--rounds", type=positive, default=5)
     parser.add_argument("--updates", type=positive, default=50, help="in a call, as training does")
     compare.call(parser, main)

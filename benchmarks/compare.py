@@ -8,6 +8,7 @@ import pathlib
 import numpy as np
 
 import data
+from benchmarks.step import positive
 from registry import UserError
 from training import cli, cpu, evaluation, run_folder
 from training.run import train
@@ -23,6 +24,14 @@ def command(doc: str, root: str) -> argparse.ArgumentParser:
 def names(text: str) -> list[str]:
     """What stands between commas."""
     return [name for name in text.split(",") if name]
+
+
+def numbers(text: str) -> list[int]:
+    """Whole numbers between commas, each 1 or more; at least one."""
+    found = [positive(name) for name in names(text)]
+    if not found:
+        raise argparse.ArgumentTypeError("give at least one number")
+    return found
 
 
 def call(parser: argparse.ArgumentParser, main) -> None:

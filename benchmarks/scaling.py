@@ -10,21 +10,18 @@ import argparse
 import pathlib
 import time
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from training import cpu
-
-cpu.tune()
-
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-
-import data  # noqa: E402
-import models  # noqa: E402
-import transfer  # noqa: E402
-from training import cli, optimizer  # noqa: E402
-from training import config as configs  # noqa: E402
-from training.step import DeviceSplit, Totals, Trainer, batch_of, replicate  # noqa: E402
+import data
+import models
+import transfer
+from benchmarks import compare
+from registry import UserError
+from training import config as configs
+from training import optimizer
+from training.step import DeviceSplit, Totals, Trainer, batch_of, replicate
 
 AUGMENTATION = data.Augmentation(pad=4, flip=True)
 EXAMPLES, EPOCH = 2048, 50_000
@@ -95,6 +92,8 @@ def plot(archs: list[str], batches: list[int], rates: dict, path: pathlib.Path) 
 
 def main(archs: list[str], batches: list[int], out: pathlib.Path) -> None:
     """Measures, prints and writes."""
+    if max(batches) > EXAMPLES:
+        raise UserError(f"--batches {max(batches)} is more than the {EXAMPLES:,} images that there are.")
     out.mkdir(parents=True, exist_ok=True)
     rates = {}
     for arch in archs:
@@ -111,9 +110,7 @@ def main(archs: list[str], batches: list[int], out: pathlib.Path) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--archs", default="ResNet8,ResNet20,ResNet56,ResNet110")
-    parser.add_argument("--batches", default="32,128,512")
+    parser.add_argument("--archs", type=compare.names, default="ResNet8,ResNet20,ResNet56,ResNet110")
+    parser.add_argument("--batches", type=compare.numbers, default="32,128,512")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/scaling"))
-    arguments = parser.parse_args()
-    cli.use_compilation_cache()
-    main(arguments.archs.split(","), [int(b) for b in arguments.batches.split(",")], arguments.out)
+    compare.call(parser, main)

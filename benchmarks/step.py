@@ -23,7 +23,16 @@ import numpy as np
 
 PARTS = ("step", "banked", "teacher", "student", "augmentation")
 IMAGES = 10_000  # of the split that all sides train on
-OURS, TORCH, LAST = "kd-cookbook", "PyTorch", "PyTorch channels_last"
+OURS = "kd-cookbook"
+SIDES = {OURS: {}, "PyTorch": {}, "PyTorch channels_last": {"channels_last": True}}  # name -> options of its step
+
+
+def torch_is_here() -> bool:
+    """Whether PyTorch is installed; where it is not, says how to have it."""
+    if importlib.util.find_spec("torch"):
+        return True
+    print("PyTorch is not installed: no ratios. To have them: pip install -e '.[torch]'")
+    return False
 
 
 def positive(text: str) -> int:
@@ -125,10 +134,8 @@ def measure(sides: dict[str, Side], rounds: int) -> dict:
 
 def main(rounds: int, batch: int, threads: int) -> None:
     """Prints the table, and one line of JSON."""
-    names = [OURS, TORCH, LAST] if importlib.util.find_spec("torch") else [OURS]
-    if len(names) == 1:
-        print("PyTorch is not installed: no ratios. To have them: pip install -e '.[torch]'")
-    sides = {name: Side(name, batch, threads, **({"channels_last": True} if name == LAST else {})) for name in names}
+    names = SIDES if torch_is_here() else [OURS]
+    sides = {name: Side(name, batch, threads, **SIDES[name]) for name in names}
     times = measure(sides, rounds)
     devices = sides[OURS].ask("devices")
     print(f"\n{devices}, batch {batch}, float32, medians of {rounds} rounds")
