@@ -35,17 +35,17 @@ class Limit:
 
 def positive(default):
     """A field of a number above 0."""
-    return _field(default, "be above 0", lambda value: value > 0)
+    return limited(default, "be above 0", lambda value: value > 0)
 
 
 def not_negative(default):
     """A field of a number that is 0 or more."""
-    return _field(default, "not be negative", lambda value: value >= 0)
+    return limited(default, "not be negative", lambda value: value >= 0)
 
 
 def at_least(low, default):
     """A field of a number that is `low` or more."""
-    return _field(default, f"be at least {low}", lambda value: value >= low)
+    return limited(default, f"be at least {low}", lambda value: value >= low)
 
 
 def between(low, high, default, *, with_low: bool = True, with_high: bool = True):
@@ -62,13 +62,13 @@ def between(low, high, default, *, with_low: bool = True, with_high: bool = True
         words = f"be from {low} to {high}"
     else:
         words = f"be {'at least' if with_low else 'above'} {low} and {'at most' if with_high else 'below'} {high}"
-    return _field(default, words, lambda x: low <= x <= high and (with_low or x > low) and (with_high or x < high))
+    return limited(default, words, lambda x: low <= x <= high and (with_low or x > low) and (with_high or x < high))
 
 
 def one_of(default: str, *others: str):
     """A field of a name: `default` or one of `others`."""
     *first, last = map(repr, (default, *others))
-    return _field(default, f"be {', '.join(first)} or {last}", (default, *others).__contains__)
+    return limited(default, f"be {', '.join(first)} or {last}", (default, *others).__contains__)
 
 
 def check(kind: str, owner: type, options: dict, hidden: tuple[str, ...] = ("parent", "name")) -> None:
@@ -120,5 +120,6 @@ def _problem(like, limit: Limit | None, value) -> str:
     return "" if limit is None or limit.holds(value) else limit.words
 
 
-def _field(default, words: str, holds: Callable[[Any], bool]):
+def limited(default, words: str, holds: Callable[[Any], bool]):
+    """A field of a value for which `holds` is true; `words` say the limit after "must" ("be even")."""
     return dataclasses.field(default=default, metadata={"limit": Limit(words, holds)})

@@ -1,35 +1,32 @@
 """Distils a teacher into a student."""
 
-from absl import flags
+import importlib
 
-from training import cli
+from configs import command
+from registry import unknown
 
-RECIPE = [name for group in cli.GROUPS.values() for name in group if name != "arch"]
 LISTS = {"distillers": "distiller", "transfers": "transfer", "models": "models", "datasets": "data"}
-
-cli.define(*RECIPE)
-flags.DEFINE_string("list", None, f"print what there is and stop: {', '.join(LISTS)}")
+FLAGS = {**command.TRAINING, **command.MACHINE, "list": f"print what there is and stop: {', '.join(LISTS)}"}
 
 
-def main() -> None:
-    """Flags to recipe to one call."""
-    if flags.FLAGS.list is not None:
-        return print_list(flags.FLAGS.list)
-    config = cli.recipe(RECIPE)
-    cli.begin(config)
-    cli.prepare_jax()
-    cli.refuse_what_is_ignored(config)
-    from training.run import train
+def parse(argv: list[str]) -> command.Command:
+    """The command line: its recipe, and the flags that are no keys of the recipe."""
+    return command.parse(argv, __doc__, more=FLAGS)
 
-    cli.print_summary(train(config))
+
+def main(argv: list[str]) -> None:
+    """argv -> recipe -> one call."""
+    given = parse(argv)
+    if given.flags["list"]:
+        return print_list(given.flags["list"])
+    command.prepare(given)
+    from training.train import train
+
+    command.print_summary(train(given.recipe, typed=given.typed))
 
 
 def print_list(what: str) -> None:
-    """Name, one line and paper of everything in a registry."""
-    import importlib
-
-    from registry import unknown
-
+    """Prints name, one line and paper of everything in a registry."""
     if what not in LISTS:
         raise unknown("list", what, LISTS)
     for name, line, source in importlib.import_module(LISTS[what]).registry.describe():
@@ -37,4 +34,4 @@ def print_list(what: str) -> None:
 
 
 if __name__ == "__main__":
-    cli.main(main, __doc__)
+    command.run(main)

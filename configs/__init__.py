@@ -1,1 +1,1 @@
-"""Recipes: one file each, with paper, command and measured result."""
+"""Recipes, one file each. `default` has every key, `command` the flags, `resolve` makes the complete config."""

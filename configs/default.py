@@ -1,79 +1,192 @@
-"""The defaults of every run: what a recipe changes, it changes here by name.
+"""Every key of a run: its default, what the key means, its limits, and when the key has an effect.
 
 A recipe is a file with `get_config()` that returns an `ml_collections.ConfigDict` with the keys it changes. Order of
-precedence: this file, then the recipe (`--config FILE.py`), then `--config.key=value`, then explicit flags.
+precedence: this file, then the recipe (`--config FILE.py`), then the flags of the command line (`--key value` or
+`--config.key=value`).
 """
 
+import dataclasses
+from collections.abc import Callable
+
 from ml_collections import ConfigDict
+
+from options import between, limited, not_negative, one_of, positive
+
+
+def only(key: str, *values) -> Callable[[dict, tuple], str]:
+    """A condition on a key: the recipe's `key` is one of `values`, or is not empty or 0 where no value is named."""
+
+    def why_not(config: dict, reads: tuple[str, ...]) -> str:
+        del reads
+        if config[key] in values if values else config[key]:
+            return ""
+        wanted = " or ".join(map(repr, values)) if values else "set"
+        return f"'{key}' is {config[key]!r}, not {wanted}" if values else f"'{key}' is not set"
+
+    return why_not
+
+
+def strategy_reads(key: str, otherwise: str) -> Callable[[dict, tuple], str]:
+    """A condition on a key: the strategy's `reads` name `key`; `otherwise` says what is so of the strategy instead."""
+
+    def why_not(config: dict, reads: tuple[str, ...]) -> str:
+        return "" if key in reads else f"--transfer {config['transfer']} {otherwise}"
+
+    return why_not
+
+
+def key(default, text: str, *needs: Callable, free: bool = False, group: str = "more"):
+    """A key of a run.
+
+    Args:
+        default: the default, or a field of `options` that holds the default and its limit.
+        text: the meaning, for `--help`.
+        *needs: conditions without which the key has no effect.
+        free: the key may differ when a run is resumed.
+        group: the heading in `--help`.
+    """
+    if not isinstance(default, dataclasses.Field):
+        default = dataclasses.field(**{"default_factory" if default is dict else "default": default})
+    facts = {**default.metadata, "text": text, "needs": needs, "free": free, "group": group}
+    if default.default_factory is not dataclasses.MISSING:
+        return dataclasses.field(default_factory=default.default_factory, metadata=facts)
+    return dataclasses.field(default=default.default, metadata=facts)
+
+
+DISTILLER = strategy_reads("distiller", "has a loss of its own, whose numbers are --config.transfer_options")
+TEACHER = strategy_reads("teacher_arch", "has no other network than the student's; --transfer Offline has a teacher")
+TRAINED = strategy_reads("teacher_param", "starts all networks untrained; --teacher_arch names them")
+FROZEN = strategy_reads("teacher_views", "has no frozen teacher; --transfer Offline has one")
+
+
+@dataclasses.dataclass
+class Keys:
+    """All keys, with the defaults of `train_w_kd.py`."""
+
+    # The networks. `train_teacher.py` trains one on labels, `train_w_kd.py` distils a teacher into a student.
+    student_arch: str = key("ResNet8", "the network that learns", group="who")
+    student_options: dict = key(dict, "the student's fields, such as {'patch_size': 4} of a ViT")
+    teacher_arch: str = key(
+        "", "the network that teaches, or several: A,B; empty: what the weights are of", TEACHER, group="who"
+    )
+    teacher_param: str = key(
+        "",
+        "the teacher's weights: a run folder, or one with weights.safetensors + model.json; or several: P,Q",
+        TEACHER,
+        TRAINED,
+        free=True,
+        group="who",
+    )
+    teacher_dtype: str = key(
+        one_of("", "float32", "bfloat16"),
+        "the teacher's compute type; empty: dtype's",
+        TEACHER,
+        TRAINED,
+        only("teacher_param"),
+        group="who",
+    )
+    teacher_views: int = key(
+        not_negative(0),
+        "fixed views of each image, the teacher's logits computed once; 0: fresh views",
+        TEACHER,
+        FROZEN,
+        group="who",
+    )
+    teacher_bank_dtype: str = key(one_of("float16", "float32"), "how the bank stores logits", only("teacher_views"))
+    teacher_bank_top_k: int = key(
+        not_negative(0), "logits that the bank stores of each image, the highest; 0: all", only("teacher_views")
+    )
+
+    # The method and the strategy.
+    distiller: str = key("", "the method, or several joined by +; empty: the strategy's own", DISTILLER, group="who")
+    distiller_options: dict = key(dict, "the method's fields; of a sum, a dict for each part", DISTILLER)
+    transfer: str = key("Offline", "the strategy", group="who")
+    transfer_options: dict = key(dict, "the strategy's fields")
+
+    # The data.
+    task: str = key("classification", "what labels mean", group="data")
+    dataset: str = key("Digits", "the dataset", group="data")
+    data_dir: str = key("", "where the dataset lies; empty: the source's default place", free=True, group="data")
+    image_size: int = key(
+        not_negative(0), "side in pixels, for ImageFolder; 0: 32", only("dataset", "ImageFolder"), group="data"
+    )
+    num_labels: int = key(
+        not_negative(0), "labelled images that the label loss sees, class-balanced; 0: all", group="data"
+    )
+    crop_pad: int = key(
+        limited(-1, "be -1 or more", lambda pad: pad >= -1), "padding of the random crop, pixels; -1: the dataset's"
+    )
+    crop_mode: str = key(one_of("zero", "reflect"), "what the padding holds")
+    flip: str = key(one_of("auto", "yes", "no"), "random horizontal flips; auto: the dataset's")
+    resized_crop: float = key(
+        between(0, 1, 0.0), "least share of the area in a random resized crop, instead of crop_pad; 0: none"
+    )
+    randaugment: int = key(not_negative(0), "operations of RandAugment for each image; 0: none")
+    magnitude: int = key(between(0, 30, 9), "magnitude of RandAugment", only("randaugment"))
+    strong_view: str = key(
+        one_of("randaugment", "fixmatch"), "strong views: 2 operations of magnitude 10, or FixMatch's"
+    )
+    mixup: float = key(not_negative(0.0), "alpha of mixup; 1: shares are uniform, 0: none")
+    cutmix: float = key(not_negative(0.0), "alpha of CutMix; with mixup, each image gets one of the two")
+
+    # The optimisation: SGD, the CIFAR-100 benchmark's schedule.
+    train_epoch: int = key(positive(30), "passes over the training images", group="recipe")
+    batch_size: int = key(positive(64), "images per step, over all devices", group="recipe")
+    optimizer: str = key(one_of("sgd", "adamw", "dot"), "the optimizer", group="recipe")
+    learning_rate: float = key(positive(0.05), "at the start", group="recipe")
+    ramp_epochs: float = key(not_negative(0.0), "epochs in which the learning rate grows to what the schedule says")
+    clip_norm: float = key(not_negative(0.0), "longest gradient; 0: any")
+    momentum: float = key(between(0, 1, 0.9, with_high=False), "momentum", only("optimizer", "sgd", "dot"))
+    dot_delta: float = key(
+        0.075,
+        "difference of the label loss's and the distillation loss's momentum from momentum",
+        only("optimizer", "dot"),
+    )
+    nesterov: bool = key(False, "Nesterov's momentum", only("optimizer", "sgd"))
+    weight_decay: float = key(not_negative(5e-4), "L2 penalty", group="recipe")
+    decay_kernels_only: bool = key(False, "no weight decay on biases and batch norm", only("weight_decay"))
+    schedule: str = key(one_of("step", "cosine", "constant"), "the learning rate's schedule", group="recipe")
+    milestones: tuple = key(
+        between(0, 1, (0.625, 0.75, 0.875), with_low=False, with_high=False),
+        "shares of the training after which the rate is multiplied by decay_factor",
+        only("schedule", "step"),
+    )
+    decay_factor: float = key(between(0, 1, 0.1, with_low=False), "factor at a milestone", only("schedule", "step"))
+    dtype: str = key(one_of("float32", "bfloat16"), "compute type; parameters stay float32", group="recipe")
+    seed: int = key(not_negative(0), "of everything random", group="recipe")
+    seeds: int = key(positive(1), "replicas to train side by side, with seeds from --seed up", group="recipe")
+    stack_seeds: str = key(
+        one_of("auto", "yes", "no"), "one program for all seeds; auto: yes on GPU and TPU", free=True
+    )
+    steps_per_call: str = key(
+        limited("auto", "be 'auto' or a whole number above 0", lambda x: x == "auto" or (x.isdecimal() and int(x) > 0)),
+        "updates in one call at most; auto: 50 on GPU and TPU, 1 on CPU",
+        free=True,
+        group="run",
+    )
+    on_nan: str = key(
+        one_of("stop", "skip"),
+        "at a loss or gradient that is not finite: stop, or skip the update and count it",
+        group="run",
+    )
+    deterministic: bool = key(False, "repeatable kernels on GPU, slower", group="recipe")
+
+    # The run folder.
+    train_path: str = key(
+        "", "the run's folder; the same command continues the run; empty: runs/<recipe>", free=True, group="run"
+    )
+    log_every: int = key(positive(50), "steps between log lines", group="run")
+    eval_every: int = key(positive(1), "epochs between tests", group="run")
+    keep_epochs: int = key(
+        not_negative(0), "keep the weights of every n-th epoch in epochs/; 0: none", free=True, group="run"
+    )
+    checkpoint_seconds: float = key(not_negative(30.0), "least time between two checkpoints", free=True, group="run")
+
+
+KEYS = {field.name: field for field in dataclasses.fields(Keys)}
+GROUPS = ("who", "data", "recipe", "run", "more")  # in the order of --help
 
 
 def get_config() -> ConfigDict:
     """All keys, with the defaults of `train_w_kd.py`."""
-    c = ConfigDict()
-
-    # Who: `train_teacher.py` trains `teacher_arch` on labels; `train_w_kd.py` distils it into `student_arch`.
-    c.student_arch = "ResNet8"
-    c.student_options = ConfigDict()  # the network's fields, such as {"patch_size": 4} of a ViT
-    c.teacher_arch = ""  # empty: what `teacher_param` says; several, of teachers or peers: "ResNet20,ResNet8"
-    c.teacher_param = (
-        "pretrained/resnet20_digits"  # a run folder, or one with weights.safetensors + model.json; several: "a,b"
-    )
-    c.teacher_dtype = ""  # compute type of the teacher; empty: `dtype`
-
-    # Teacher bank: train on so many fixed views of each image, whose teacher logits are computed once; 0: fresh views,
-    # and the teacher in every step. For methods that read logits only (docs/performance.md).
-    c.teacher_views = 0
-    c.teacher_bank_dtype = "float16"  # or "float32": how they are stored
-    c.teacher_bank_top_k = 0  # for many classes: the k highest, and the rest as one number; 0: all of them
-
-    # What, and under which strategy.
-    c.distiller = ""  # empty: the strategy's own, such as SoftLogits
-    c.distiller_options = ConfigDict()  # the method's fields; of a sum, per part: {"AT": {"weight": 500.0}}
-    c.transfer = "Offline"
-    c.transfer_options = ConfigDict()  # the strategy's fields
-
-    # On which data.
-    c.dataset = "Digits"
-    c.data_dir = ""  # empty: the source's default place
-    c.image_size = 0  # pixels; ImageFolder only
-    c.num_labels = 0  # labelled images that the label loss sees, class-balanced; 0: all
-    c.crop_pad = -1  # pixels of padding for the random crop; -1: the dataset's
-    c.crop_mode = "zero"  # or "reflect"
-    c.flip = "auto"  # "yes", "no"; auto: the dataset's
-    c.resized_crop = 0.0  # least share of the area in a random resized crop, in the place of the padded one; 0: none
-    c.randaugment = 0  # operations of RandAugment for each image; 0: none
-    c.magnitude = 9  # of RandAugment, 0 to 30
-    c.strong_view = "randaugment"  # of methods that ask for strong views: 2 operations of magnitude 10; or "fixmatch"
-    c.mixup = 0.0  # alpha of mixup; 1: shares are uniform, 0: none
-    c.cutmix = 0.0  # alpha of CutMix; with mixup, each image gets one of the two
-
-    # How: SGD, the CIFAR-100 benchmark's schedule.
-    c.train_epoch = 30
-    c.batch_size = 64
-    c.optimizer = "sgd"  # or "adamw", "dot"
-    c.learning_rate = 0.05
-    c.ramp_epochs = 0.0  # epochs in which the learning rate grows to what the schedule says
-    c.clip_norm = 0.0  # longest gradient; 0: any
-    c.momentum = 0.9  # of sgd and dot
-    c.dot_delta = 0.075  # of dot: so much less momentum for the label loss, so much more for the distillation loss
-    c.nesterov = False
-    c.weight_decay = 5e-4
-    c.decay_kernels_only = False  # False: weight decay on everything, as the benchmarks do
-    c.schedule = "step"  # "step", "cosine" or "constant"
-    c.milestones = (0.625, 0.75, 0.875)  # shares of the training at which "step" multiplies by decay_factor
-    c.decay_factor = 0.1
-    c.dtype = "float32"  # compute type: "float32" or "bfloat16"; parameters stay float32
-    c.seed = 0
-    c.seeds = 1  # that many independent replicas with seeds from `seed` up, trained side by side
-    c.stack_seeds = "auto"  # "yes": by one program; "no": one after the other; auto: yes on GPU and TPU
-    c.steps_per_call = "auto"  # updates in one call at most, such as "20"; auto: 50 on GPU and TPU, 1 on CPU
-    c.on_nan = "stop"  # at a loss or gradient that is not finite; or "skip" that update and count it
-    c.deterministic = False  # repeatable kernels on GPU, at some cost; CPU runs are repeatable anyway
-
-    # Where to, and how often.
-    c.train_path = ""  # empty: runs/<what is trained>
-    c.log_every = 50  # steps
-    c.eval_every = 1  # epochs
-    c.keep_epochs = 0  # write the weights of every n-th epoch to epochs/ of the run, for pictures; 0: none
-    c.checkpoint_seconds = 30.0  # at least this long between two checkpoints
-    return c
+    return ConfigDict(dataclasses.asdict(Keys()))

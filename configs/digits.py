@@ -24,3 +24,11 @@ def get_config() -> ConfigDict:
     c.learning_rate = 0.05
     c.log_every = 36
     return c
+
+
+TUNED = {"AT": {"weight": 100.0}}
+
+
+def tuned(method: str) -> dict:
+    """The method's options for 8x8 images."""
+    return TUNED.get(method, {})

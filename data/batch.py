@@ -5,6 +5,7 @@ devices, nor where a run was interrupted changes what is seen.
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -115,6 +116,7 @@ def make_batch(
     views: tuple[str, ...] = ("weak",),
     classes: ClassTable | None = None,
     previous: tuple[jax.Array, jax.Array] | None = None,
+    second_label: Callable = other,
 ) -> Batch:
     """Gathers and augments a batch; runs inside the compiled step.
 
@@ -140,6 +142,7 @@ def make_batch(
         views: static; of `VIEWS`, "weak" first.
         classes: the table of the split, for "partner".
         previous: `index` and `view` of the previous step, [B] int32 each, for "previous".
+        second_label: the batch's labels -> the labels of the images that mixing adds; a task's.
 
     Raises:
         ValueError: a view that does not exist or lacks what it needs.
@@ -163,7 +166,7 @@ def make_batch(
     def rows(number, index, view, epoch):
         image, share = show(number, index, view)
         label = labels[index]
-        second = None if share is None else other(label)
+        second = None if share is None else second_label(label)
         return Batch(
             image=image,
             label=label,

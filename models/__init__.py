@@ -1,6 +1,7 @@
 """Networks: linen Modules that return `Outputs`. `create` is the only door, `names` lists what is behind it."""
 
 from models.outputs import ATTENTION, LAST_MAP, NoFeatures, Outputs, Source, Taps, forward, resolve, stages
+from models.players import Player
 from registry import Registry, UserError
 
 __all__ = [
@@ -8,6 +9,7 @@ __all__ = [
     "LAST_MAP",
     "NoFeatures",
     "Outputs",
+    "Player",
     "Source",
     "Taps",
     "create",

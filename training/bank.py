@@ -1,21 +1,17 @@
 """The teacher bank: the teacher's logits on K fixed views of every image, computed once, so no step runs the teacher.
 
-It is a cache in the run folder, `teacher_bank/`: `bank.json` with the key (all that the numbers depend on) and the
-SHA-256 of each array beside it. A bank with another key, or damaged, is computed again; nothing else hangs on it.
-Several processes (`--hosts`) may share no disk: each keeps it in its memory, and it is computed at every start.
+The bank is a cache in the run folder, `teacher_bank/` (`data.stored`). A bank with another key, or a damaged one, is
+computed again. Several processes (`--hosts`) may share no disk: each computes the bank at every start and keeps it in
+memory.
 
-Stored are all logits [K, N, C], or, for many classes, the k highest of each row with their indices and the mean that
-the others have in probability (the log of their sum of exponentials over C - k): every class but the k gets that. With
-float16 a logit is rounded to 11 bits.
+The bank stores all logits [K, N, C], or, for many classes, the k highest of each row with their indices, and one number
+for the other classes: the log of the mean of their exponentials. With float16 a logit is rounded to 11 bits.
 """
 
-import contextlib
 import dataclasses
-import hashlib
+import functools
 import json
-import os
 import pathlib
-import shutil
 import time
 from collections.abc import Callable, Iterator
 
@@ -23,17 +19,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from flax.errors import FlaxError
-from ml_collections import ConfigDict
 
 import data
+from data import stored
+from files import free, size_text
 from registry import DamagedFileError, NonFiniteError, UserError
 from training import hosts
-from training.run_folder import write_json
-from training.step import EVAL_BATCH, DeviceSplit, batch_of, placed, replicate, shapes
+from training.answers import BATCH
+from training.update import DeviceSplit
 from transfer import Strategy
 
-FOLDER, DESCRIPTION = "teacher_bank", "bank.json"
+FOLDER = "teacher_bank"
 FORMAT = 1  # to be raised where the same key would give other numbers
 
 
@@ -63,155 +59,144 @@ class DeviceBank:
         return full.at[jnp.arange(len(index))[:, None], self.indices[view, index].astype(jnp.int32)].set(values)
 
 
-def check(config: ConfigDict, strategy: Strategy, batch: data.Batch, classes: int) -> None:
-    """Whether fixed logits can stand for the teacher; traces a step, computes nothing.
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How a bank is made.
+
+    Attributes:
+        views: K, fixed views of each image.
+        dtype: of the stored logits, "float16" or "float32".
+        top_k: stored logits of each image; 0: all.
+        seed: of the views.
+    """
+
+    views: int
+    dtype: str
+    top_k: int
+    seed: int
+
+
+def reason_against(strategy: Strategy, augmentation: data.Augmentation, name: str) -> str:
+    """Why fixed logits of one view cannot stand for the teacher; empty where they can.
 
     Args:
-        config: resolved.
         strategy: works with its teacher in the step.
-        batch: as the step will see it; its values do not matter.
-        classes: C.
-
-    Raises:
-        UserError: the method needs more of the teacher, or the views are not fixed, or a setting makes no sense.
+        augmentation: of the run.
+        name: of the method.
     """
-    method, asked = strategy.method, f"--teacher_views {config.teacher_views}"
-    views = tuple(getattr(method, "views", ("weak",)))
-    reason = ""
     if isinstance(strategy.teacher, tuple):
-        reason = f"there are {len(strategy.teacher)} teachers, and a bank holds the logits of one"
-    elif batch.second_label is not None or batch.share is not None:
-        reason = "images are mixed with others, which are drawn anew every time, so no view comes twice"
-    elif method.gradient_taps:
-        reason = f"{config.distiller} asks for the teacher's gradients, and a bank holds its logits alone"
-    elif views != ("weak",):
-        reason = f"{config.distiller} wants the views {', '.join(views)} of each image, and a bank holds one"
-    else:
-        banked = batch.replace(teacher_logits=np.zeros((config.batch_size, classes), np.float32))
-        key, banked = shapes((jax.random.key(0), banked))
-        try:
-            state = shapes(jax.eval_shape(strategy.traced_init, key, banked))
-            jax.eval_shape(strategy.traced_step, state, banked, key)
-        except (ValueError, TypeError, KeyError, AttributeError, FlaxError) as error:
-            reason = f"{config.distiller} needs more of the teacher than its logits ({str(error).rstrip('.')})"
-    if reason:
-        raise UserError(f"{asked}: {reason}.\nLeave --teacher_views out: then the teacher is asked in every step.")
-    if config.teacher_bank_top_k >= classes:
-        raise UserError(
-            f"'teacher_bank_top_k' {config.teacher_bank_top_k} must be below the {classes} classes; 0 keeps them all."
-        )
+        return f"there are {len(strategy.teacher)} teachers, and a bank holds the logits of one"
+    if augmentation.mixup or augmentation.cutmix:
+        return "images are mixed with others, which are drawn anew every time, so no view comes twice"
+    if strategy.method.gradient_taps:
+        return f"{name} asks for the teacher's gradients, and a bank holds its logits alone"
+    if tuple(strategy.views) != ("weak",):
+        return f"{name} wants the views {', '.join(strategy.views)} of each image, and a bank holds one"
+    return ""
 
 
 def prepare(
-    folder: pathlib.Path,
-    config: ConfigDict,
-    dataset: data.Dataset,
-    strategy: Strategy,
-    augmentation: data.Augmentation,
-    teacher,
-    say: Callable,
-    warn: Callable,
+    folder: pathlib.Path, settings: Settings, shared, loaded: tuple, say: Callable, warn: Callable
 ) -> DeviceBank:
-    """The run's bank: read, or computed and written where there is none that is sound and its own.
+    """The bank of one seed: read, or computed and written where there is none that is whole and its own.
 
     Args:
-        folder: of the run.
-        config: resolved; `teacher_views` at least 1.
-        dataset, strategy, augmentation: the run's.
-        teacher: `pretrained.Pretrained`.
+        folder: of the seed.
+        settings: at least one view.
+        shared: `training.replica.Shared`.
+        loaded: (`pretrained.Pretrained`, player, variables) of the teacher.
         say, warn: take a line of text.
 
     Returns:
         The bank in host memory, mapped from its files.
 
     Raises:
-        UserError: it cannot be written or does not fit on the device; with its size. NonFiniteError: a logit that the
-            number format cannot hold.
+        UserError: the bank cannot be written or does not fit on the device; with its size. NonFiniteError: a logit that
+            the number format cannot hold.
     """
-    key = _key(config, dataset, strategy, augmentation, teacher)
-    arrays = _arrays(config, len(dataset.train), dataset.num_classes)
+    classes = shared.dataset.num_classes
+    if settings.top_k >= classes:
+        raise UserError(f"'teacher_bank_top_k' {settings.top_k} must be below the {classes} classes; 0 keeps them all.")
+    key = _key(settings, shared, *loaded)
+    arrays = _arrays(settings, len(shared.dataset.train), classes)
     size = sum(dtype.itemsize * int(np.prod(shape)) for shape, dtype in arrays.values())
-    what = f"{config.teacher_views} views of {len(dataset.train):,} images, {_size(size)}"
-    path, how = folder / FOLDER, "read"
+    what = f"{settings.views} views of {len(shared.dataset.train):,} images, {size_text(size)}"
+    path, how, blocks = folder / FOLDER, "read", functools.partial(_views, settings, arrays, shared, *loaded[1:])
     if hosts.several():
         say(f"Teacher bank: computing {what} ...")
-        found, how = _collect(arrays, _views(config, dataset, strategy, augmentation)), "in memory alone"
+        found, how = stored.collect(arrays, blocks()), "in memory alone"
     else:
-        found = _read(path, key, arrays, warn)
+        found = stored.read(path, key, arrays, warn)
     if found is None:
-        shutil.rmtree(path, ignore_errors=True)
         say(f"Teacher bank: computing {what} ...")
         start = time.monotonic()
         try:
-            if shutil.disk_usage(folder).free < size:
+            if (free(folder) or size) < size:
                 raise OSError(0, "too little space is left")
-            with _whole(path) as part:
-                _write(part, arrays, _views(config, dataset, strategy, augmentation))
-                seconds = time.monotonic() - start
-                files = {f"{name}.npy": _digest(part / f"{name}.npy") for name in arrays}
-                write_json(part / DESCRIPTION, {"key": key, "sha256": files, "seconds": round(seconds, 2)})
+            stored.write(path, key, arrays, blocks())
         except OSError as error:
             raise UserError(
-                f"Cannot write the teacher bank to {path}: {error.strerror}. It needs {_size(size)}.\n"
+                f"Cannot write the teacher bank to {path}: {error.strerror}. It needs {size_text(size)}.\n"
                 "Make room, or lower --teacher_views, or keep fewer classes with --config.teacher_bank_top_k."
             ) from None
-        found, how = _read(path, key, arrays, warn), f"computed in {seconds:.1f} s"
+        found, how = stored.read(path, key, arrays, warn), f"computed in {time.monotonic() - start:.1f} s"
         if found is None:
             raise DamagedFileError(
                 f"{path} does not read as it was just written. Check the disk, or change --train_path."
             )
+    advice = "Lower --teacher_views, or keep fewer classes with --config.teacher_bank_top_k."
     with hosts.agreed():
-        _check_memory(size)
+        shared.devices.check_memory(size, "The teacher bank", advice)
     say(f"Teacher bank: {what} on the device, {how}. The teacher is in no step.")
-    return DeviceBank(**found, classes=dataset.num_classes)
+    return DeviceBank(**found, classes=classes)
 
 
-def _key(config, dataset, strategy, augmentation, teacher) -> dict:
+def _key(settings: Settings, shared, weights, player, variables) -> dict:
     """All that the numbers in a bank depend on, plain."""
+    del variables  # they follow from the weights
+    dataset = shared.dataset
     key = {
         "format": FORMAT,
-        "teacher_sha256": teacher.sha256,
-        "teacher_arch": teacher.info["arch"],
-        "teacher_options": teacher.info.get("options", {}),
-        "teacher_dtype": config.teacher_dtype or config.dtype,
-        "mean": strategy.teacher.mean,
-        "std": strategy.teacher.std,
+        "teacher_sha256": weights.sha256,
+        "teacher_arch": weights.info["arch"],
+        "teacher_options": weights.info.get("options", {}),
+        "teacher_dtype": jnp.dtype(player.model.dtype).name if hasattr(player.model, "dtype") else "",
+        "mean": player.mean,
+        "std": player.std,
         "dataset": dataset.name,
         "data": dataset.fingerprint,
         "images": [len(dataset.train), *dataset.image_shape],
-        "augmentation": dataclasses.asdict(augmentation),
-        "seed": config.seed,
-        "views": config.teacher_views,
-        "dtype": config.teacher_bank_dtype,
-        "top_k": config.teacher_bank_top_k,
+        "augmentation": dataclasses.asdict(shared.update.augmentation),
+        **dataclasses.asdict(settings),
     }
     return json.loads(json.dumps(key))
 
 
-def _arrays(config: ConfigDict, examples: int, classes: int) -> dict[str, tuple[tuple, np.dtype]]:
+def _arrays(settings: Settings, examples: int, classes: int) -> dict[str, tuple[tuple, np.dtype]]:
     """name -> (shape, type) of what is stored."""
-    rows, stored, top = (config.teacher_views, examples), np.dtype(config.teacher_bank_dtype), config.teacher_bank_top_k
-    if not top:
+    rows, stored = (settings.views, examples), np.dtype(settings.dtype)
+    if not settings.top_k:
         return {"values": ((*rows, classes), stored)}
     number = np.dtype("uint16" if classes <= 2**16 else "int32")
-    return {"values": ((*rows, top), stored), "indices": ((*rows, top), number), "rest": (rows, stored)}
+    top = (*rows, settings.top_k)
+    return {"values": (top, stored), "indices": (top, number), "rest": (rows, stored)}
 
 
-def _views(config, dataset, strategy, augmentation) -> Iterator[dict[str, np.ndarray]]:
-    """What is stored of one view of some examples after the other, in the order of the arrays' rows.
+def _views(settings: Settings, arrays: dict, shared, player, variables) -> Iterator[dict[str, np.ndarray]]:
+    """Yields what is stored of some examples in one view after the other, in the order of the arrays' rows.
 
-    The batches are those of training (`batch_of`), with other examples in them.
+    The batches are those of training (`Update.batch`), with other examples in them.
     """
-    count, classes, top = len(dataset.train), dataset.num_classes, config.teacher_bank_top_k
-    size = min(EVAL_BATCH, -(-count // jax.device_count())) * jax.device_count()
+    devices, classes, top = shared.devices, shared.dataset.num_classes, settings.top_k
+    count = len(shared.dataset.train)
+    size = min(BATCH, -(-count // devices.count)) * devices.count
     index = np.minimum(np.arange(-(-count // size) * size, dtype=np.int32), count - 1).reshape(-1, size)
-    variables = replicate(strategy.teacher_variables)
-    images, labels = replicate(dataset.train.images), replicate(np.zeros(count, np.int32))
+    variables, labels = devices.place((variables, np.zeros(count, np.int32)))
 
     @jax.jit
     def compute(variables, split, step):
-        image = batch_of(split, step, augmentation).image
-        logits = placed(strategy.teacher.forward(variables, image)[0].logits)
+        image = shared.update.batch(split, step).image
+        logits = devices.constrain(player.forward(variables, image)[0].logits)
         if not top:
             return {"values": logits}
         values, indices = jax.lax.top_k(logits, top)
@@ -219,37 +204,14 @@ def _views(config, dataset, strategy, augmentation) -> Iterator[dict[str, np.nda
         rest = jax.nn.logsumexp(others, axis=-1) - np.log(classes - top).astype(np.float32)
         return {"values": values, "indices": indices, "rest": rest}
 
-    order = np.concatenate([index[-1:], index])  # row 0 is that of the step before, which nobody looks at here
-    for number in range(config.teacher_views):
-        view = np.full_like(order, number)
-        split = DeviceSplit(images, labels, *replicate((np.asarray(config.seed, np.int32), order, view)))
+    order = np.concatenate([index[-1:], index])  # row 0 is that of the step before, which nothing here reads
+    for number in range(settings.views):
+        placed = devices.place((np.asarray(settings.seed, np.int32), order, np.full_like(order, number)))
+        split = DeviceSplit(shared.images, labels, *placed)
         for step in range(len(index)):
             block = compute(variables, split, np.asarray(step, np.int32))
-            yield {name: np.asarray(x)[: count - step * size] for name, x in block.items()}
-
-
-def _write(part: pathlib.Path, arrays: dict, blocks: Iterator[dict[str, np.ndarray]]) -> None:
-    """Appends the blocks to a `.npy` file an array; a mapped file would end the process where the disk is full."""
-    with contextlib.ExitStack() as stack:
-        files = {name: stack.enter_context((part / f"{name}.npy").open("wb")) for name in arrays}
-        for name, (shape, dtype) in arrays.items():
-            header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(files[name], header)
-        for block in blocks:
-            for name, value in block.items():
-                files[name].write(_stored(value, arrays[name][1]).tobytes())
-        for file in files.values():
-            file.flush()
-            os.fsync(file.fileno())
-
-
-def _collect(arrays: dict, blocks: Iterator[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """The blocks as arrays in host memory."""
-    rows = {name: [] for name in arrays}
-    for block in blocks:
-        for name, value in block.items():
-            rows[name].append(_stored(value, arrays[name][1]))
-    return {name: np.concatenate(rows[name]).reshape(shape) for name, (shape, _) in arrays.items()}
+            rows = {name: np.asarray(x)[: count - step * size] for name, x in block.items()}
+            yield {name: _stored(x, arrays[name][1]) for name, x in rows.items()}
 
 
 def _stored(value: np.ndarray, dtype: np.dtype) -> np.ndarray:
@@ -261,62 +223,3 @@ def _stored(value: np.ndarray, dtype: np.dtype) -> np.ndarray:
             "If it is finite, store the bank with --config.teacher_bank_dtype=float32."
         )
     return stored
-
-
-def _read(path: pathlib.Path, key: dict, arrays: dict, warn: Callable) -> dict[str, np.ndarray] | None:
-    """The arrays, mapped; None where there is no bank, one with another key, or a damaged one (with a warning)."""
-    file = path / DESCRIPTION
-    if not path.exists():
-        return None
-    try:
-        description = json.loads(file.read_text())
-        if description["key"] != key:
-            warn(f"the teacher bank in {path} is of another teacher or other views; it is computed again.")
-            return None
-        found = {}
-        for name, (shape, dtype) in arrays.items():
-            file = path / f"{name}.npy"
-            if _digest(file) != description["sha256"][file.name]:
-                raise ValueError("its SHA-256 is not the one recorded")
-            found[name] = np.load(file, mmap_mode="r", allow_pickle=False)
-            if (found[name].shape, found[name].dtype) != (shape, dtype):
-                raise ValueError(f"it holds {found[name].shape} {found[name].dtype}, not {shape} {dtype}")
-        return found
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        warn(f"{file} is damaged or missing ({error}); the teacher bank is computed again.")
-        return None
-
-
-@contextlib.contextmanager
-def _whole(path: pathlib.Path):
-    """A folder to write into that becomes `path` at the end, or goes away."""
-    part = path.with_name(path.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir()
-    try:
-        yield part
-        part.replace(path)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-
-
-def _check_memory(size: int) -> None:
-    """Raises `UserError` where a device says that it has less memory free than the bank takes."""
-    for device in jax.local_devices():
-        memory = device.memory_stats() or {}
-        free = memory.get("bytes_limit", 0) - memory.get("bytes_in_use", 0)
-        if "bytes_limit" in memory and free < size:
-            raise UserError(
-                f"The teacher bank takes {_size(size)} on every device; {device} has {_size(free)} free.\n"
-                "Lower --teacher_views, or keep fewer classes with --config.teacher_bank_top_k."
-            )
-
-
-def _digest(file: pathlib.Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
-
-
-def _size(size: int) -> str:
-    unit, name = (1e9, "GB") if size >= 1e9 else (1e6, "MB") if size >= 1e6 else (1e3, "kB")
-    return f"{size / unit:,.1f} {name}"

@@ -1,15 +1,19 @@
-"""Checkpoints of a run: all that the next step depends on, in one folder per step, and nothing that cannot be trusted.
-
-Each checkpoint is self-contained: the arrays (written by Orbax), notes as JSON, and a copy of the logs up to it. Its
-`MANIFEST` has size and SHA-256 of every file, and a SHA-256 of itself, so that any lost or altered bit is found:
+"""Checkpoints of a run: all that the next update depends on, in one folder per step, every bit of it checked.
 
     checkpoints/<step>/MANIFEST   arrays/...   notes.json   logs/metrics.jsonl
 
-A checkpoint is written as `<step>.part`, manifest last, and renamed when it is on the disk: one that a kill interrupted
-has another name and counts for nothing. An older one goes when two newer ones are whole. `<step>.damaged` is one that
-was found damaged; it goes with the next save.
+A checkpoint is self-contained: the arrays (written by Orbax, each device's part by itself), notes as JSON, and a copy
+of the logs up to the step. Orbax loads a flipped bit without a word, so the `MANIFEST` has size and SHA-256 of every
+file, and a SHA-256 of itself.
+
+A checkpoint is written by a thread, as `<step>.part`, manifest last, and is renamed when the whole is on the disk. A
+checkpoint that a kill interrupted has another name and counts for nothing. An older checkpoint is removed when two
+newer ones are whole. `<step>.damaged` is a checkpoint that was found damaged; the next save removes it.
+
+Several processes may share no disk. There the first process fetches all arrays and writes them alone.
 """
 
+import concurrent.futures
 import errno
 import hashlib
 import json
@@ -24,8 +28,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from files import PART, free, sha256, size_text, sync, write_whole
 from registry import DamagedFileError
-from training.run_folder import PART, SaveError, warn
+from training.run_folder import SaveError, warn
 
 KEEP = 2
 MANIFEST, ARRAYS, NOTES, LOGS = "MANIFEST", "arrays", "notes.json", "logs"
@@ -38,7 +43,7 @@ class Checkpoints:
     """The checkpoints of one run folder; the two latest are kept. Of several processes, only the first may have one.
 
     Args:
-        run: the run folder; they lie in its `checkpoints/`. What a killed save left there is removed.
+        run: the run folder; the checkpoints lie in its `checkpoints/`. What a killed save left there is removed.
     """
 
     def __init__(self, run: pathlib.Path):
@@ -52,6 +57,8 @@ class Checkpoints:
             options = ocp.options.MultiprocessingOptions(active_processes={0}, barrier_sync_key_prefix="checkpoints")
             alone = {"multiprocessing_options": options}
         self._orbax = ocp.Checkpointer(ocp.StandardCheckpointHandler(**alone), **alone)
+        self._thread = concurrent.futures.ThreadPoolExecutor(1)
+        self._writing: concurrent.futures.Future | None = None
         self._whole: set[int] = set()  # written or checked by this process
         for leftover in self.folder.glob(f"*{PART}"):
             shutil.rmtree(leftover, ignore_errors=True)
@@ -62,41 +69,55 @@ class Checkpoints:
             return []
         return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdigit())
 
-    def save(self, step: int, tree: Any, notes: dict, logs: dict[str, int]) -> None:
-        """Writes a checkpoint, whole or not at all, then removes what it makes superfluous.
+    def save(self, step: int, tree: Any, notes: dict, logs: dict[str, int], wait: bool = True) -> None:
+        """Writes a checkpoint, whole or not at all, then removes what the new checkpoint makes superfluous.
 
         Args:
             step: updates done; not saved twice.
-            tree: a pytree of arrays.
-            notes: JSON beside it.
+            tree: a pytree of arrays, which nobody changes or donates before the save has ended.
+            notes: JSON beside the arrays.
             logs: file of the run folder -> its bytes that belong to this checkpoint.
+            wait: until the save has ended. Otherwise the next call of `save` or `wait` raises this save's error.
 
         Raises:
-            SaveError: in one line where, why, and how much space it takes.
+            SaveError: in one line where, why, and how much space the checkpoint takes.
         """
+        self.wait()
         if step in self._whole:
             return
-        arrays = {name: np.asarray(x) for name, x in _flat(tree).items()}
-        need = sum(x.nbytes + PER_ARRAY for x in arrays.values()) + sum(logs.values()) + FIXED
+        heads = {name: _head(self.run / name, length) for name, length in logs.items()}
+        self._writing = self._thread.submit(self._write, step, _flat(tree), notes, heads)
+        if wait:
+            self.wait()
+
+    def wait(self) -> None:
+        """Waits for the save that is under way; raises its `SaveError`."""
+        writing, self._writing = self._writing, None
+        if writing:
+            writing.result()
+
+    def _write(self, step: int, arrays: dict[str, Any], notes: dict, logs: dict[str, bytes]) -> None:
+        need = sum(x.nbytes + PER_ARRAY for x in arrays.values()) + sum(map(len, logs.values())) + FIXED
         part, path = self.folder / f"{step}{PART}", self.folder / str(step)
         try:
             part.mkdir(parents=True, exist_ok=True)
             _reserve(part / ARRAYS, need)
             self._orbax.save((part / ARRAYS).resolve(), args=self._ocp.args.StandardSave(arrays))
             (part / NOTES).write_text(json.dumps(notes) + "\n")
-            for name, length in logs.items():
+            for name, content in logs.items():
                 (part / LOGS / name).parent.mkdir(parents=True, exist_ok=True)
-                (part / LOGS / name).write_bytes(_head(self.run / name, length))
+                (part / LOGS / name).write_bytes(content)
             _write_manifest(part)
             if path.exists():  # damaged, or its steps would not have been made again
                 _move(path, self.folder / f"{step}{ASIDE}")
             part.replace(path)
-            _sync(self.folder)
+            sync(self.folder)
         except (OSError, ValueError) as error:  # ValueError: how Orbax's storage says that it cannot write
             shutil.rmtree(part, ignore_errors=True)
             reason = getattr(error, "strerror", None) or str(error).strip().splitlines()[0][:200]
             raise SaveError(
-                f"Cannot save step {step} in {self.folder}: {reason}; needed {_size(need)}, free {_free(self.run)}."
+                f"Cannot save step {step} in {self.folder}: {reason}; "
+                f"needed {size_text(need)}, free {size_text(free(self.run))}."
             ) from None
         self._whole.add(step)
         self._remove_old()
@@ -114,8 +135,8 @@ class Checkpoints:
     def restore(self, like: Any, logs: Iterable[str] = ()) -> tuple[Any, dict] | None:
         """The latest whole checkpoint, or None where nothing was ever saved.
 
-        One that is damaged is told on stderr and moved aside, so that its step can be saved again. The logs are written
-        again where they no longer begin with what the checkpoint's copy holds.
+        A damaged checkpoint is reported on stderr and moved aside, so that its step can be saved again. The logs are
+        written again where they no longer begin with what the checkpoint's copy holds.
 
         Args:
             like: a pytree of arrays or shapes with the structure that was saved.
@@ -159,16 +180,14 @@ class Checkpoints:
         raise DamagedFileError(f"{what}\nRestore the files, or start anew with another --train_path.")
 
     def _mend(self, copy: pathlib.Path, log: pathlib.Path, step: int) -> None:
+
         saved = copy.read_bytes()
         now = _head(log, len(saved)) if log.exists() else None
         if now != saved:
             reason = "missing" if now is None else _difference(len(now), len(saved))
             warn(f"{log} is damaged ({reason}); written again as it was at step {step}.")
             log.parent.mkdir(exist_ok=True)
-            part = log.with_name(log.name + PART)
-            part.write_bytes(saved)
-            _sync(part)
-            part.replace(log)
+            write_whole(log, saved)
 
     def read(self, step: int) -> dict[str, np.ndarray]:
         """The arrays of a checkpoint by their path in the tree."""
@@ -182,11 +201,13 @@ class Checkpoints:
             ) from None
 
     def close(self) -> None:
+        """Waits for the save that is under way, whether it fails or not, and lets Orbax go."""
+        self._thread.shutdown()
         self._orbax.close()
 
 
 def damage(checkpoint: pathlib.Path) -> str | None:
-    """The first file of a checkpoint that is not as it was written and what is wrong with it; None for a whole one."""
+    """The first file of a checkpoint that is not as it was written, and its fault; None for a whole checkpoint."""
     manifest = checkpoint / MANIFEST
     try:
         content = manifest.read_bytes()
@@ -201,7 +222,7 @@ def damage(checkpoint: pathlib.Path) -> str | None:
         try:
             if path.stat().st_size != int(size):
                 return f"{path} is damaged ({_difference(path.stat().st_size, int(size))})"
-            if _sha256(path) != expected:
+            if sha256(path) != expected:
                 return f"{path} is damaged ({_difference(0, 0)})"
         except OSError as error:
             return f"{path} is damaged ({_reason(error)})"
@@ -212,13 +233,12 @@ def _write_manifest(checkpoint: pathlib.Path) -> None:
     """Puts every file of a folder on the disk, then the list of them."""
     files = sorted(path for path in checkpoint.rglob("*") if path.is_file())
     for path in files:
-        _sync(path)
-    lines = [f"{_sha256(path)} {path.stat().st_size} {path.relative_to(checkpoint).as_posix()}\n" for path in files]
+        sync(path)
+    lines = [f"{sha256(path)} {path.stat().st_size} {path.relative_to(checkpoint).as_posix()}\n" for path in files]
     body = "".join(lines).encode()
     (checkpoint / MANIFEST).write_bytes(body + hashlib.sha256(body).hexdigest().encode() + b"\n")
-    _sync(checkpoint / MANIFEST)
-    for path in [*(path for path in checkpoint.rglob("*") if path.is_dir()), checkpoint]:
-        _sync(path)
+    for path in [checkpoint / MANIFEST, *(path for path in checkpoint.rglob("*") if path.is_dir()), checkpoint]:
+        sync(path)
 
 
 def _reserve(place: pathlib.Path, size: int) -> None:
@@ -255,23 +275,9 @@ def _shaped(arrays: dict[str, np.ndarray], like: Any, path: pathlib.Path) -> Any
     return jax.tree.unflatten(jax.tree.structure(like), [jnp.array(arrays[name]) for name in want])
 
 
-def _sha256(path: pathlib.Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _head(path: pathlib.Path, length: int) -> bytes:
     with path.open("rb") as file:
         return file.read(length)
-
-
-def _sync(path: pathlib.Path) -> None:
-    """Puts a file or a folder's list of names on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _move(path: pathlib.Path, to: pathlib.Path) -> None:
@@ -287,14 +293,3 @@ def _difference(size: int, expected: int) -> str:
 
 def _reason(error: OSError) -> str:
     return "missing" if isinstance(error, FileNotFoundError) else error.strerror or type(error).__name__
-
-
-def _size(count: float) -> str:
-    return f"{count / 2**20:,.1f} MiB"
-
-
-def _free(path: pathlib.Path) -> str:
-    try:
-        return _size(shutil.disk_usage(path).free)
-    except OSError:
-        return "unknown"

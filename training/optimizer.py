@@ -3,12 +3,12 @@
 import jax
 import jax.numpy as jnp
 import optax
-from ml_collections import ConfigDict
+from ml_collections import FrozenConfigDict
 
-from training.dot import distillation_oriented_trainer
+from distiller.dot import distillation_oriented_trainer
 
 
-def learning_rate(config: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
+def learning_rate(config: FrozenConfigDict, steps_per_epoch: int) -> optax.Schedule:
     """Step (count of updates so far) -> learning rate.
 
     "step" multiplies by `decay_factor` at each milestone, a share of the training in whole steps; "cosine" reaches 0
@@ -22,7 +22,7 @@ def learning_rate(config: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
     return lambda step: schedule(step) * jnp.minimum((step + 1) / ramp, 1.0)
 
 
-def _schedule(config: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
+def _schedule(config: FrozenConfigDict, steps_per_epoch: int) -> optax.Schedule:
     if config.schedule == "cosine":
         return optax.cosine_decay_schedule(config.learning_rate, config.train_epoch * steps_per_epoch)
     if config.schedule == "constant":
@@ -39,7 +39,7 @@ def kernels(params) -> dict:
     return jax.tree.map(lambda p: p.ndim > 1, params)
 
 
-def create(config: ConfigDict, steps_per_epoch: int, both=None) -> optax.GradientTransformation:
+def create(config: FrozenConfigDict, steps_per_epoch: int, both=None) -> optax.GradientTransformation:
     """The optimizer of everything that learns.
 
     "sgd" is PyTorch's: the decay is added to the gradient before the momentum, the rate multiplies at the end.

@@ -1,30 +1,29 @@
 """A run is a folder: what is in it, who may write to it, and whether it is the same run."""
 
 import contextlib
-import importlib.metadata
+import fcntl
 import json
 import os
 import pathlib
 import platform
-import shlex
-import subprocess
 import sys
+import time
 
+from configs import environment, resolve
+from files import PART, write_json
 from registry import DamagedFileError, UserError
-from training import config as configs
-from training import lock
+from training import hosts
 
-CONFIG, ENV, METRICS, SUMMARY = "config.json", "env.json", "metrics.jsonl", "summary.json"
+CONFIG, ENV, METRICS, SUMMARY, LOCK = "config.json", "env.json", "metrics.jsonl", "summary.json", ".lock"
 EPOCHS = "epochs"  # the folder of weights that `keep_epochs` keeps
-PART = ".part"  # ends the name of what is not written to its end
-FIXES = {  # what to do about one of them that is damaged
+OWN = ("train_path", "data_dir", "teacher_param")  # keys that may differ between the processes of a run
+PATIENCE = 0.3  # seconds to wait for the lock: a process that only looks holds it for microseconds
+FIXES = {  # what to do about a damaged file
     CONFIG: "Restore it, or choose another --train_path.",
     ENV: "Remove it: the same command writes it again.",
     SUMMARY: "Remove it: the same command writes it again, from the last checkpoint.",
 }
-
-
-CHECKS = {  # what is read of each; any error is a "no"
+CHECKS = {  # what is read of each file; any error means damage
     CONFIG: lambda content: {"data", "teacher_sha256"} <= content.keys(),
     ENV: lambda content: all(isinstance(past, dict) for past in content.get("continued_in", [])),
     SUMMARY: lambda content: (
@@ -40,21 +39,8 @@ class SaveError(UserError):
 
 def warn(text: str) -> None:
     """One line on stderr; of several processes, the first one's."""
-    from training import hosts
-
     if hosts.first():
         print(f"Warning: {text}", file=sys.stderr, flush=True)
-
-
-def write_json(path: pathlib.Path, content: dict) -> None:
-    """Writes a file whole or not at all."""
-    text = json.dumps(content, indent=2) + "\n"
-    part = path.with_name(path.name + PART)
-    with part.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
 
 
 def read_json(path: pathlib.Path) -> dict:
@@ -69,24 +55,24 @@ def read_json(path: pathlib.Path) -> dict:
 
 
 @contextlib.contextmanager
-def open_run(path: str, config: dict):
-    """Locks a run folder and checks that it is this run's; makes it when it is not there.
+def open_run(folder: pathlib.Path, identity: dict):
+    """Locks a run folder and checks that it holds this run; makes the folder where there is none.
 
     Args:
-        path: the folder.
-        config: the resolved config, plain.
+        folder: of the run.
+        identity: the resolved config and the fingerprints of data and teacher, plain.
 
     Yields:
-        The folder's `pathlib.Path`.
+        The summary of a finished run; None for one that is not finished.
 
     Raises:
-        UserError: the folder cannot be written, another process is writing to it, it holds something else, or a run
+        UserError: the folder cannot be written, another process is writing to it, or it holds something else or a run
             with another config (with the differing keys). Nothing is written then.
     """
-    folder = pathlib.Path(path).expanduser()
-    known = folder / CONFIG
+    known, finished = folder / CONFIG, folder / SUMMARY
+    refuse_second(folder)
     if known.exists():
-        different = configs.differences(read_json(known), config)
+        different = resolve.differences(read_json(known), identity)
         if different:
             raise UserError(
                 f"{folder} holds a run with another config: {'; '.join(different)}.\n"
@@ -94,16 +80,70 @@ def open_run(path: str, config: dict):
             )
     elif (folder / METRICS).exists() or (folder / "checkpoints").exists():
         raise DamagedFileError(f"{known} is missing, but the rest of a run is there.\n{FIXES[CONFIG]}")
-    elif folder.is_dir() and any(p.name not in (lock.FILE, CONFIG + PART) for p in folder.iterdir()):
+    elif folder.is_dir() and any(p.name not in (LOCK, CONFIG + PART) for p in folder.iterdir()):
         raise UserError(f"{folder} is not empty and holds no run. Choose another --train_path.")
-    with lock.acquire(folder):
-        write_json(folder / CONFIG, config)
-        yield folder
+    with _locked(folder):
+        write_json(known, identity)
+        summary = read_json(finished) if finished.exists() else None
+        if summary is None:
+            _write_environment(folder / ENV)
+        yield summary
 
 
-def write_environment(folder: pathlib.Path) -> None:
+def refuse_second(folder: pathlib.Path) -> None:
+    """Raises `UserError` when another process is writing to a run folder. Makes nothing."""
+    try:
+        file = (folder / LOCK).open("rb")
+    except OSError:
+        return  # no run yet, or a folder that `_locked` has a message for
+    with file:
+        if not _flock(file, fcntl.LOCK_SH):
+            raise _taken(folder, file)
+
+
+def _locked(folder: pathlib.Path):
+    """Makes the folder where needed and locks it, by a lock that the kernel takes back when the process ends.
+
+    Returns:
+        The open lock file; closing it gives the lock back.
+
+    Raises:
+        UserError: the folder cannot be written, or another process has the lock (with that process's number).
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / LOCK).open("a+b")
+    except OSError as error:
+        raise UserError(f"Cannot write to --train_path {folder}: {error.strerror}. Choose another.") from None
+    end = time.monotonic() + PATIENCE
+    while not _flock(file, fcntl.LOCK_EX):
+        if time.monotonic() > end:
+            with file:
+                raise _taken(folder, file)
+        time.sleep(0.02)
+    file.truncate(0)  # what a dead process wrote
+    file.write(f"process {os.getpid()} on {platform.node()}\n".encode())
+    file.flush()
+    return file
+
+
+def _flock(file, how: int) -> bool:
+    try:
+        fcntl.flock(file, how | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _taken(folder: pathlib.Path, file) -> UserError:
+    file.seek(0)
+    process = file.read().decode(errors="replace").strip() or "another process"
+    return UserError(f"{folder} is being written by {process}. Wait for it, stop it, or choose another --train_path.")
+
+
+def _write_environment(path: pathlib.Path) -> None:
     """Writes `env.json`; a run that goes on under other conditions adds them under "continued_in"."""
-    path, now = folder / ENV, environment()
+    now = environment.environment()
     if path.exists():
         first = read_json(path)
         known = [first, *first.get("continued_in", [])]
@@ -111,45 +151,3 @@ def write_environment(folder: pathlib.Path) -> None:
             return
         now = {**first, "continued_in": [*known[1:], now]}
     write_json(path, now)
-
-
-def environment() -> dict:
-    """What a result depends on besides the config: versions, devices, commit, command."""
-    import jax
-
-    def version(name):
-        try:
-            return importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            return None
-
-    names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
-    root = pathlib.Path(__file__).parent.parent
-
-    def git(*arguments):
-        try:
-            result = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=5)
-            return result.stdout.strip() if result.returncode == 0 else None
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-
-    changes = git("status", "--porcelain")
-    return {
-        "command": command_line(),
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in names},
-        "backend": jax.default_backend(),
-        "devices": [device.device_kind for device in jax.devices()],
-        "processes": jax.process_count(),
-        "cpus": os.cpu_count(),
-        "commit": git("rev-parse", "HEAD"),
-        "uncommitted_changes": None if changes is None else bool(changes),
-        "xla_flags": os.environ.get("XLA_FLAGS", ""),
-    }
-
-
-def command_line() -> str:
-    """The command as it was typed, up to the interpreter's path."""
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    program = ["-m", spec.name] if spec else [os.path.basename(sys.argv[0])]
-    return shlex.join(["python", *program, *sys.argv[1:]])

@@ -146,27 +146,75 @@ def _without_torch():
             del sys.modules["torch"]
 
 
+class Clock:
+    """Seconds spent training, without tests, saves, and the first call of a process, which compiles.
+
+    Args:
+        begun: `time.monotonic()` at the start of the command.
+        examples: images of an update, of all seeds.
+        step: updates done before.
+        seconds: spent on them.
+    """
+
+    def __init__(self, begun: float, examples: int, step: int, seconds: float):
+        self.examples, self.seconds = examples, seconds
+        self._begun, self._to_first, self._own, self._steps = begun, 0.0, 0.0, 0
+        self.resume(step)
+
+    @property
+    def first(self) -> bool:
+        """Whether the first call is still to come or under way."""
+        return not self._to_first
+
+    def pause(self, step: int) -> None:
+        """The updates until `step` are done."""
+        now = time.monotonic()
+        if self.first:
+            self._to_first = now - self._begun
+            return
+        self.seconds, self._own = self.seconds + now - self._mark, self._own + now - self._mark
+        self._steps += step - self._step
+
+    def resume(self, step: int) -> None:
+        """The updates after `step` begin."""
+        self._mark, self._step = time.monotonic(), step
+
+    @property
+    def rate(self) -> float:
+        """Images per second."""
+        return self._steps * self.examples / self._own if self._own else 0.0
+
+    def summary(self, step: int) -> dict:
+        """What `summary.json` says of the speed."""
+        return {
+            "steps": step,
+            "seconds": round(self.seconds, 2),
+            "seconds_to_first_step": round(self._to_first, 2),
+            "images_per_second": round(self.rate, 1),
+        }
+
+
 class Progress:
     """One line with step, time left, images/s, each loss term and accuracy; redrawn on a terminal, appended elsewhere.
 
     Elsewhere a line appears every few seconds at most, and one at the end.
     """
 
-    def __init__(self, name: str, total: int, out=None, interval: float = 5.0):
-        self._name, self._total = name, total
+    def __init__(self, name: str, total: int, quiet: bool = False, out=None, interval: float = 5.0):
+        self._name, self._total, self._quiet = name, total, quiet
         self._out = out or sys.stdout
         self._live = self._out.isatty()
         self._interval = 0.2 if self._live else interval
         self._last = time.monotonic() if not self._live else 0.0
         self._width = 0
 
-    def show(self, step: int, rate: float, batch_size: int, terms: dict[str, float], test: dict[str, float]) -> None:
-        now = time.monotonic()
-        done = step >= self._total
-        if not done and now - self._last < self._interval:
+    def show(self, step: int, clock: Clock, terms: dict[str, float], test: dict[str, float]) -> None:
+        """Shows the line after `step` updates: the means of the `terms`, and the last and best `test`."""
+        now, rate, done = time.monotonic(), clock.rate, step >= self._total
+        if self._quiet or (not done and now - self._last < self._interval):
             return
         self._last = now
-        left = (self._total - step) * batch_size / rate if rate else 0
+        left = (self._total - step) * clock.examples / rate if rate else 0
         shown = "  ".join(f"{k} {v:.3g}" if k != "top1" else f"top1 {v:.1f}" for k, v in terms.items())
         tested = "  ".join(f"{k} {v:.2f}" for k, v in test.items())
         line = f"{self._name}  {step}/{self._total}  ETA {_clock(left)}  {rate:,.0f} images/s  {shown}"

@@ -1,9 +1,9 @@
-"""What strategies share: players, the state, the label loss and the update."""
+"""What strategies share: players, the state, the label terms and the update."""
 
 import abc
 import dataclasses
 import functools
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import flax.linen as nn
 import jax
@@ -12,52 +12,38 @@ import optax
 from flax import struct
 
 from data import Batch
-from models import Outputs, forward
+from models import Outputs, Player
 from models.layers import on_cpu
+from tasks.classification import Classification
 
 # Fields of strategies that the engine fills in; all others are the user's options.
-PLAYERS = ("student", "optimizer", "method", "split_gradients", "teacher", "teacher_variables", "peers")
+PLAYERS = ("student", "optimizer", "method", "task", "split_gradients", "teacher", "teacher_variables", "peers")
 PLAYERS += ("train_epoch",)  # of strategies whose losses or length depend on it
 STUDENT, METHOD, MEMORY = 0, 1, 2  # what the key of `init` is folded with: equal seeds start equal students
+TEACHER_KEYS = ("teacher_arch", "teacher_param", "teacher_dtype")
+BANK_KEYS = ("teacher_views", "teacher_bank_dtype", "teacher_bank_top_k")
 
 
-@dataclasses.dataclass(frozen=True)
-class Player:
-    """A network in a role, with the input statistics that it was or will be trained on.
+class Builder(Protocol):
+    """What a strategy casts its players with; the engine implements it for a recipe."""
 
-    Attributes:
-        name: "student", "teacher", ...
-        model: a linen Module.
-        mean, std: per channel, of pixels in [0, 1].
-    """
+    has_weights: bool
+    """Whether the recipe names weights for networks beside the student."""
 
-    name: str
-    model: nn.Module
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    def trained(self, name: str, frozen: bool = True) -> list[tuple[Player, dict]]:
+        """Returns (player, variables) of each network whose weights the recipe names.
 
-    def init(self, key: jax.Array, image: jax.Array) -> dict:
-        """Fresh variables `{"params", "batch_stats"}` for images like `image` [B, H, W, C]."""
-        variables = self.model.init(key, image[:1])
-        return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
-
-    def forward(self, variables: dict, image: jax.Array, **options) -> tuple[Outputs, dict]:
-        """`models.forward` on `image` [B, H, W, C] in [0, 1], normalised with this player's own statistics."""
-        mean, std = jnp.asarray(self.mean, image.dtype), jnp.asarray(self.std, image.dtype)
-        return forward(self.model, variables, (image - mean) / std, **options)
-
-    def look(self, variables: dict, batch: Batch, views: int = 1, **options) -> tuple[Outputs, dict]:
-        """`forward` on the first `views` views of a batch, one pass each.
-
-        Returns:
-            (`Outputs` of the usual view, with the others' in `views`; the batch statistics after all passes).
+        Args:
+            name: the player's role. Several are called `name` + their number, from 1.
+            frozen: the network is only asked. Tests then compare the student with the network.
         """
-        outputs = []
-        for image in (batch.image, *batch.views)[:views]:
-            answer, stats = self.forward(variables, image, **options)
-            variables = {**variables, "batch_stats": stats}
-            outputs.append(answer)
-        return outputs[0].replace(views=tuple(outputs[1:])), stats
+
+    def untrained(self, name: str) -> tuple[Player, ...]:
+        """Returns the networks beside the student whose architectures the recipe names, with no weights yet.
+
+        Args:
+            name: the players' role; `{}` in the name stands for the player's number, from 1.
+        """
 
 
 @struct.dataclass
@@ -78,41 +64,47 @@ class State:
     opt_state: Any
     frozen: dict
 
+    def variables(self, name: str, params: dict | None = None) -> dict:
+        """`{"params", "batch_stats"}` of the player `name`, with other parameters where `params` has them."""
+        return {"params": (params or self.params)[name], **self.extra[name]}
+
 
 @dataclasses.dataclass(frozen=True)
 class Strategy(abc.ABC):
     """Base of the strategies: `init(key, batch) -> State` and `step(state, batch, key) -> (State, metrics)`, both pure.
 
-    A subclass defines `init` and `losses`, and `frozen` where its state has any; its further dataclass fields with
-    defaults are the options of `--config.transfer_options` (those that hold players or variables stand in `PLAYERS`).
+    A subclass defines `init` and `losses`, `players` where other networks take part, and `frozen` where its state has
+    frozen variables. Its further dataclass fields with defaults are the options of `--config.transfer_options` (fields
+    that the engine fills in stand in `PLAYERS`).
 
     Attributes:
         student: the network that the user asked for.
         optimizer: an optax transformation.
         method: a distiller; None for a strategy that needs none.
+        task: what labels mean (`tasks`).
         split_gradients: the optimizer wants the gradient of the label losses by itself too (`training.dot`).
-        teachers: which networks beside the student it takes: "" (none), "trained" (frozen, with weights) or "peers"
-            (they learn too).
-        peer_name: what the peers are called; `{}` is their number, from 1.
-        needs_method: whether it takes a distiller; the others have a loss of their own.
+        reads: keys of the recipe that matter to this strategy and not to all: "distiller", `TEACHER_KEYS`, ...
         default_method: the distiller and its options where the user names none.
-        baseline: stands in tables beside the others: what a command line says of teacher and distiller is ignored.
-        freezes_teacher: the teacher is only asked, never trained: its batch norms may be folded.
-        uses_unlabelled: whether images without a label teach it anything.
+        baseline: stands in tables beside the others, so the same command line with another `--transfer` is allowed:
+            a distiller or teacher on that command line is ignored with a note.
+        uses_unlabelled: whether images without a label teach the student anything.
     """
 
     student: Player
     optimizer: optax.GradientTransformation
     _: dataclasses.KW_ONLY
     method: nn.Module | None = None
+    task: Any = Classification()  # noqa: RUF009  # immutable
     split_gradients: bool = False
-    teachers: ClassVar[str] = ""
-    peer_name: ClassVar[str] = "peer{}"
-    needs_method: ClassVar[bool] = False
+    reads: ClassVar[tuple[str, ...]] = ()
     default_method: ClassVar[tuple[str, dict]] = ("SoftLogits", {})
     baseline: ClassVar[bool] = False
-    freezes_teacher: ClassVar[bool] = False
     uses_unlabelled: ClassVar[bool] = True
+
+    @classmethod
+    def players(cls, build: Builder) -> dict:
+        """Casts the networks beside the student: name -> value of the strategy's fields for them."""
+        return {}
 
     @property
     def views(self) -> tuple[str, ...]:
@@ -120,16 +112,16 @@ class Strategy(abc.ABC):
         return self.method.views if self.method else ("weak",)
 
     def epochs(self, train_epoch: int) -> int:
-        """Epochs in all: those asked for and a method's first phase."""
-        return train_epoch + (self.method.first_phase_epochs if self.method else 0)
+        """Epochs in all: the recipe's and a method's first phase."""
+        return train_epoch + self._first_phase
 
     def best_after(self, train_epoch: int) -> int:
-        """The epoch after which a test can be the student's best; others train somebody else before."""
+        """The epoch after which a test can be the student's best; earlier epochs train another network."""
         return 0
 
     def student_variables(self, state: State) -> dict:
         """The student's `{"params", "batch_stats"}`."""
-        return {"params": state.params["student"], **state.extra["student"]}
+        return state.variables("student")
 
     def learners(self, state: State) -> dict[str, tuple[Player, dict]]:
         """Name -> (player, variables) of all that is to be tested and kept; "student" is the first."""
@@ -149,7 +141,7 @@ class Strategy(abc.ABC):
         return {}
 
     def inspect(self, state: State, batch: Batch) -> dict[str, jax.Array]:
-        """Name -> what a step reads: looked at for the cause when something became non-finite."""
+        """Name -> what a step reads: searched for the cause when something became non-finite."""
         return {"image": batch.image, **{f"image of view {i + 2}": view for i, view in enumerate(batch.views)}}
 
     @abc.abstractmethod
@@ -158,10 +150,11 @@ class Strategy(abc.ABC):
 
     @abc.abstractmethod
     def losses(self, params: dict, state: State, batch: Batch, key: jax.Array):
-        """-> (name -> scalar, (new extra, metrics)); `step` differentiates the sum with respect to `params`.
+        """Computes the terms of the loss; `step` differentiates their sum with respect to `params`.
 
-        The loss on labels is named "cross_entropy". Terms of learners beside the student have their name in front:
-        "peer1/cross_entropy".
+        Returns:
+            (name -> scalar, (new extra, metrics)). The loss on labels comes from `_label_terms`. Terms of learners
+            beside the student have the learner's name in front: "peer1/SoftLogits".
         """
 
     def step(self, state: State, batch: Batch, key: jax.Array) -> tuple[State, dict]:
@@ -172,10 +165,9 @@ class Strategy(abc.ABC):
             `correct` and `labelled` are shares of the batch, their quotient is the training accuracy; `gradient_norm`
             is the Euclidean norm over all parameters that learn.
         """
-        opt_state, phase = state.opt_state, self.method.first_phase_epochs if self.method else 0
+        opt_state, phase = state.opt_state, self._first_phase
         if phase:  # the training proper starts with a fresh optimizer
-            fresh = self.optimizer.init(state.params)
-            opt_state = _where(batch.epoch == phase, fresh, opt_state)
+            opt_state = _where(batch.epoch == phase, self.optimizer.init(state.params), opt_state)
 
         def total(params):
             terms, aux = self.losses(params, state, batch, key)
@@ -183,14 +175,13 @@ class Strategy(abc.ABC):
 
         def labels(params):
             terms = self.losses(params, state, batch, key)[0]
-            return sum((value for name, value in terms.items() if is_label_loss(name)), jnp.zeros(()))
+            return sum((value for name, value in terms.items() if self.is_label_term(name)), jnp.zeros(()))
 
         (loss, (terms, (extra, metrics))), gradients = jax.value_and_grad(total, has_aux=True)(state.params)
         options = {"label_gradients": jax.grad(labels)(state.params)} if self.split_gradients else {}
         updates, opt_state = self.optimizer.update(gradients, opt_state, state.params, **options)
-        updates = self._scaled(updates)
-        params = optax.apply_updates(state.params, updates)
-        if phase:  # who does not learn yet stays as it was, weight decay and batch statistics included
+        params = optax.apply_updates(state.params, self._scaled(updates))
+        if phase:  # a player that does not learn yet stays as it was, weight decay and batch statistics included
             first = batch.epoch < phase
             still = [name for name in params if name not in self.method.first_phase_learns]
             params = params | {name: _where(first, state.params[name], params[name]) for name in still}
@@ -224,6 +215,14 @@ class Strategy(abc.ABC):
         whole = jnp.maximum(sum(norms.values()), jnp.finfo(jnp.float32).tiny)
         return {name: norm / whole for name, norm in norms.items()}
 
+    def is_label_term(self, name: str) -> bool:
+        """Whether a term is a loss on labels: the student's, or with a name in front another learner's."""
+        return name.rpartition("/")[2] == self.task.term
+
+    @property
+    def _first_phase(self) -> int:
+        return self.method.first_phase_epochs if self.method else 0
+
     def _scaled(self, updates: dict) -> dict:
         """The optimizer's updates as they shall be made."""
         return updates
@@ -232,15 +231,26 @@ class Strategy(abc.ABC):
         step = jnp.zeros((), jnp.int32)
         return State(step=step, params=params, extra=extra, opt_state=self.optimizer.init(params), frozen={})
 
-    def _label_term(self, logits: jax.Array, batch: Batch) -> tuple[jax.Array, dict]:
-        """`label_loss` times the method's `ce_weight`; 0 in a method's first phase."""
-        entropy, counts = label_loss(logits, batch.label, batch.second_label, batch.share)
+    def _label_terms(self, outputs: dict[str, Outputs], batch: Batch, weight=1.0) -> tuple[dict, dict]:
+        """The task's loss for each learner, times `weight`.
+
+        Returns:
+            (term -> scalar, the names as `losses` wants them; the first learner's counts).
+        """
+        terms, counts = {}, {}
+        for name, own in outputs.items():
+            loss, its_counts = self.task.loss(own, batch)
+            terms[term_of(name, self.task.term)] = weight * loss
+            counts = counts or its_counts
+        return terms, counts
+
+    def _label_weight(self, batch: Batch):
+        """The method's weight of the label loss; 0 in a method's first phase."""
         if self.method is None:
-            return entropy, counts
-        weight = self.method.ce_weight
-        if self.method.first_phase_epochs:
-            weight = jnp.where(batch.epoch < self.method.first_phase_epochs, 0.0, weight)
-        return weight * entropy, counts
+            return 1.0
+        if not self._first_phase:
+            return self.method.ce_weight
+        return jnp.where(batch.epoch < self._first_phase, 0.0, self.method.ce_weight)
 
     def _look(self, player: Player, variables: dict, batch: Batch, train: bool = True) -> tuple[Outputs, dict]:
         """`player.look` with the views and the gradient taps that the method wants."""
@@ -261,44 +271,9 @@ class Strategy(abc.ABC):
         return terms, dict(memory)
 
 
-def is_label_loss(name: str) -> bool:
-    """Whether a term is the loss on labels: the student's, or with a name in front that of another learner."""
-    return name.rpartition("/")[2] == "cross_entropy"
-
-
-def label_loss(logits: jax.Array, label: jax.Array, second_label=None, share=None) -> tuple[jax.Array, dict]:
-    """Cross-entropy with the labels.
-
-    Args:
-        logits: [B, K] float32.
-        label: [B] int32; -1 is no label.
-        second_label: [B] int32, where two images are mixed: the other one's label; then the loss is `share` [B]
-            times that of `label` and the rest times that of `second_label`. What is known counts, by its share.
-
-    Returns:
-        (scalar: mean over the labelled rows, weighted by the shares that are known, 0 where there are none, natural
-        log; {"correct": share of the batch whose `label` is known and right, "labelled": share with that known}).
-    """
-    labelled = (label >= 0).astype(logits.dtype)
-    first, second = label_weights(logits.dtype, label, second_label, share)
-    loss, whole = jnp.sum(first * _cross_entropy(logits, label)), jnp.sum(first)
-    if second_label is not None:
-        loss, whole = loss + jnp.sum(second * _cross_entropy(logits, second_label)), whole + jnp.sum(second)
-    correct = labelled * (jnp.argmax(logits, axis=-1) == label).astype(logits.dtype)
-    return loss / jnp.where(whole > 0, whole, 1.0), {"correct": jnp.mean(correct), "labelled": jnp.mean(labelled)}
-
-
-def label_weights(dtype, label: jax.Array, second_label=None, share=None) -> tuple[jax.Array, jax.Array]:
-    """[B] of `dtype` each: how much a row's label and its second one count; 0 where they are withheld (-1)."""
-    first = (label >= 0).astype(dtype)
-    if second_label is None:
-        return first, jnp.zeros_like(first)
-    share = share.astype(dtype)
-    return share * first, (1 - share) * (second_label >= 0).astype(dtype)
-
-
-def _cross_entropy(logits, label):
-    return optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(label, 0))
+def term_of(learner: str, name: str) -> str:
+    """The name of a learner's term: the student's own is `name`, "peer1"'s is "peer1/name"."""
+    return name if learner == "student" else f"{learner}/{name}"
 
 
 def _norm(tree) -> jax.Array:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from registry import UserError
-from transfer.base import STUDENT, Strategy, _where, label_loss
+from transfer.base import STUDENT, Strategy, _where
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,7 +15,7 @@ class BornAgain(Strategy):
 
     Paper: Furlanello, Lipton, Tschannen, Itti, Anandkumar. Born Again Neural Networks. ICML 2018. arXiv:1805.04770
 
-        generation 1: cross_entropy,   generation g: ce_weight * cross_entropy + method(student, generation g - 1)
+        generation 1: label loss,   generation g: ce_weight * label loss + method(student, generation g - 1)
 
     Each generation has `train_epoch` epochs, so the run is `generations` times as long, and starts with weights,
     optimizer and learning rate of its own. A method's first phase comes before each generation but the first. The
@@ -38,7 +38,7 @@ class BornAgain(Strategy):
 
     generations: int = 3
     train_epoch: int = 1
-    needs_method = True
+    reads = ("distiller",)
 
     def __post_init__(self):
         if self.generations < 1:
@@ -64,22 +64,19 @@ class BornAgain(Strategy):
     def losses(self, params, state, batch, key):
         generations, views = state.extra["generations"], len(self.method.views)
         labels_only = generations["number"] == 0
-        variables = {"params": params["student"], **state.extra["student"]}
+        variables = state.variables("student", params)
         student, stats = self._look(self.student, variables, batch)
         if views > 1:  # label-only training sees the first one only
             _, first = self.student.forward(variables, batch.image, train=True)
             stats = _where(labels_only, first, stats)
-        entropy, counts = label_loss(student.logits, batch.label, batch.second_label, batch.share)
+        weight = 1.0 if not generations["slots"] else jnp.where(labels_only, 1.0, self._label_weight(batch))
+        labels, counts = self._label_terms({"student": student}, batch, weight)
         if not generations["slots"]:
             extra = {"student": {"batch_stats": stats}, "method": state.extra["method"], "generations": generations}
-            return {"cross_entropy": entropy}, (extra, counts)
+            return labels, (extra, counts)
         teacher = self._teacher(self._before(generations), batch)
         terms, memory = self._method(params["method"], state.extra["method"], student, teacher, batch, key)
-        weight = jnp.float32(self.method.ce_weight)
-        if self.method.first_phase_epochs:
-            weight = jnp.where(batch.epoch < self.method.first_phase_epochs, 0.0, weight)
-        terms = {name: jnp.where(labels_only, 0.0, value) for name, value in terms.items()}
-        terms["cross_entropy"] = jnp.where(labels_only, 1.0, weight) * entropy
+        terms = {name: jnp.where(labels_only, 0.0, value) for name, value in terms.items()} | labels
         extra = {"student": {"batch_stats": stats}, "method": memory, "generations": generations}
         return terms, (extra, counts)
 
@@ -107,8 +104,7 @@ class BornAgain(Strategy):
 
     def _start(self, generation: int, train_epoch: int) -> int:
         """Epoch at which a generation, from 0, begins; that of `generations` is the end."""
-        phase = self.method.first_phase_epochs if self.method else 0
-        return generation * train_epoch + max(generation - 1, 0) * phase
+        return generation * train_epoch + max(generation - 1, 0) * self._first_phase
 
     def _present(self, state, batch):
         """(the state, in the first step of a generation with what that starts from; the batch in its own epochs)."""

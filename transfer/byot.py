@@ -11,11 +11,10 @@ from distiller.connectors import BatchNorm
 from distiller.normalised import Linear
 from distiller.soft_logits import kl_divergence
 from distiller.spatial import adaptive_average_pool, as_map
-from models import stages
+from models import Outputs, stages
 from models.layers import Conv
 from registry import UserError
 from transfer.alone import Alone
-from transfer.base import label_loss
 
 
 def halvings(side: int, least: int) -> int:
@@ -84,9 +83,10 @@ class BYOT(Alone):
     Paper: Zhang, Song, Gao, Chen, Bao, Ma. Be Your Own Teacher: Improve the Performance of Convolutional Neural
     Networks via Self Distillation. ICCV 2019. arXiv:1905.08094
 
-        loss = CE(z) + sum_exits [(1 - alpha) CE(z_i) + alpha T^2 KL(softmax(z / T) || softmax(z_i / T))
+        loss = L(z) + sum_exits [(1 - alpha) L(z_i) + alpha T^2 KL(softmax(z / T) || softmax(z_i / T))
                                   + feature_weight * mean_b |F_i - F|^2]
 
+    L is the task's loss on labels.
     z are the logits, F the last stage, and neither is differentiated where it teaches; z_i and F_i are those of exit
     i: bottlenecks down to F's shape, the mean over positions, a linear layer. Any network with stages has them (a
     transformer's tokens are taken as a square map). The weights are 0.9, 0.1, T = 3 and 1e-6 as in later comparisons;
@@ -114,15 +114,15 @@ class BYOT(Alone):
 
     def losses(self, params, state, batch, key):
         student, stats = self._student(params, state, batch)
-        entropy, counts = self._label_term(student.logits, batch)
+        labels, counts = self.task.loss(student, batch)
         deepest = jax.lax.stop_gradient((wide(as_map(stages(student.features)[-1])), student.logits))
         soft = features = 0.0
         for i, (feature, logits) in enumerate(self._heads(params, student)):
-            label_term, found = label_loss(logits, batch.label, batch.second_label, batch.share)
+            its_labels, found = self.task.loss(Outputs(logits, {}), batch)
             counts[f"exit{i + 1}_correct"] = found["correct"]
-            entropy = entropy + (1 - self.alpha) * label_term
+            labels = labels + (1 - self.alpha) * its_labels
             soft = soft + kl_divergence(logits, deepest[1], self.temperature)
             ours, theirs = matched(feature, deepest[0])
             features = features + jnp.sum(jnp.square(ours - theirs)) / len(ours)
         terms = {"BYOT_logits": self.alpha * soft, "BYOT_features": self.feature_weight * features}
-        return {"cross_entropy": entropy, **terms}, ({"student": {"batch_stats": stats}, "method": {}}, counts)
+        return {self.task.term: labels, **terms}, ({"student": {"batch_stats": stats}, "method": {}}, counts)

@@ -15,8 +15,9 @@ class CSKD(Alone):
     Paper: Yun, Park, Lee, Shin. Regularizing Class-wise Predictions via Self-knowledge Distillation. CVPR 2020.
     arXiv:2003.13964
 
-        loss = cross_entropy(x) + weight * T^2 * mean_b KL(softmax(z(x') / T) || softmax(z(x) / T))
+        loss = L(x) + weight * T^2 * mean_b KL(softmax(z(x') / T) || softmax(z(x) / T))
 
+    L is the task's loss on labels.
     x' is the view "partner", a random other image of x's class, and its prediction is not differentiated. As in the
     released code it is made in training mode, so the batch statistics move twice a step. `weight` is the paper's
     lambda_cls, 1 to 4 there. An image without a label is its own partner in another view, which needs no label.
@@ -33,6 +34,6 @@ class CSKD(Alone):
     def losses(self, params, state, batch, key):
         student, stats = self._student(params, state, batch)
         partner = jax.lax.stop_gradient(student.views[0].logits)
-        entropy, counts = self._label_term(student.logits, batch)
+        labels, counts = self._label_terms({"student": student}, batch)
         loss = self.weight * kl_divergence(student.logits, partner, self.temperature)
-        return {"cross_entropy": entropy, "CSKD": loss}, ({"student": {"batch_stats": stats}}, counts)
+        return {**labels, "CSKD": loss}, ({"student": {"batch_stats": stats}}, counts)

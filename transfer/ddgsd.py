@@ -9,7 +9,6 @@ from distiller.base import matched
 from distiller.normalised import embedding
 from distiller.soft_logits import kl_divergence
 from transfer.alone import Alone
-from transfer.base import label_loss
 
 
 def mean_discrepancy(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -25,9 +24,10 @@ class DDGSD(Alone):
     Paper: Xu, Liu. Data-Distortion Guided Self-Distillation for Deep Neural Networks. AAAI 2019.
     doi:10.1609/aaai.v33i01.33015565
 
-        loss = cross_entropy(a) + cross_entropy(b) + weight * T^2 * mean [KL(p_b || p_a) + KL(p_a || p_b)]
+        loss = L(a) + L(b) + weight * T^2 * mean [KL(p_b || p_a) + KL(p_a || p_b)]
                + mmd_weight * |mean_b f(a) - mean_b f(b)|^2
 
+    L is the task's loss on labels.
     a and b are two draws of the usual augmentation, f is the embedding. `weight` and `mmd_weight` are the paper's
     lambda and mu; there is no official code, and 1, 0.0005 and T = 3 are those of a public reimplementation. As in
     mutual learning each divergence teaches only one side: the other one's prediction is its target, not
@@ -47,11 +47,11 @@ class DDGSD(Alone):
     def losses(self, params, state, batch, key):
         a, stats = self._student(params, state, batch)
         b, fixed = a.views[0], jax.lax.stop_gradient
-        entropy, counts = self._label_term(a.logits, batch)
-        entropy = entropy + label_loss(b.logits, batch.label, batch.second_label, batch.share)[0]
+        labels, counts = self.task.loss(a, batch)
+        labels = labels + self.task.loss(b, batch)[0]
         pairs = ((a.logits, fixed(b.logits)), (b.logits, fixed(a.logits)))
         terms = {
-            "cross_entropy": entropy,
+            self.task.term: labels,
             "DDGSD_logits": self.weight * sum(kl_divergence(s, t, self.temperature) for s, t in pairs),
             "DDGSD_features": self.mmd_weight * mean_discrepancy(embedding(a, "student"), embedding(b, "student")),
         }

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 
 from distiller.soft_logits import kl_divergence
 from transfer.alone import Alone
-from transfer.base import label_loss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,11 +16,12 @@ class DLB(Alone):
     Paper: Shen, Xu, Yang, Li, Guo. Self-Distillation from the Last Mini-Batch for Consistency Regularization.
     CVPR 2022. arXiv:2203.16172
 
-        loss = cross_entropy(previous and current images) + weight * T^2 * mean_b KL(q_b || softmax(z_b / T))
+        loss = L(previous and current images) + weight * T^2 * mean_b KL(q_b || softmax(z_b / T))
 
-    over the previous step's images b, with q their soft targets from that step. As in the paper, previous and current
-    images go through the network as one batch, and the logits are remembered as they were in training mode, before
-    the update. Where nothing is remembered of the previous images (in the first step, or after a skipped one) the
+    L is the task's loss on labels.
+    The mean goes over the previous step's images b; q are their soft targets from that step. As in the paper, previous
+    and current images go through the network as one batch, and the logits are remembered as they were in training mode,
+    before the update. Where nothing is remembered of the previous images (in the first step, or after a skipped one) the
     current ones stand in their place and the divergence is 0: the step then is one on the current images alone.
 
     Attributes:
@@ -45,11 +45,11 @@ class DLB(Alone):
             now, before = getattr(batch, name), getattr(last, name)
             return None if now is None else jnp.concatenate([jnp.where(known, before, now), now])
 
-        variables = {"params": params["student"], **state.extra["student"]}
-        outputs, stats = self.student.forward(variables, both("image"), train=True)
+        image, mixed = both("image"), {"second_label": both("second_label"), "share": both("share")}
+        outputs, stats = self.student.forward(state.variables("student", params), image, train=True)
         again, logits = jnp.split(outputs.logits, 2)
-        entropy, counts = label_loss(outputs.logits, both("label"), both("second_label"), both("share"))
+        labels, counts = self._label_terms({"student": outputs}, batch.replace(label=both("label"), **mixed))
         loss = self.weight * kl_divergence(again, memory["logits"], self.temperature)
         memory = {"logits": jax.lax.stop_gradient(logits), "index": batch.index}
-        terms = {"cross_entropy": entropy, "DLB": jnp.where(known, loss, 0.0)}
+        terms = {**labels, "DLB": jnp.where(known, loss, 0.0)}
         return terms, ({"student": {"batch_stats": stats}, "method": memory}, counts)

@@ -41,7 +41,7 @@ class EMA(Strategy):
     decay: float = 0.999
     ramp: bool = True
     train_mode: bool = False
-    needs_method = True
+    reads = ("distiller",)
     default_method = ("SoftLogits", {"weight": 1.0, "ce_weight": 1.0, "temperature": 1.0})
 
     def __post_init__(self):
@@ -63,11 +63,11 @@ class EMA(Strategy):
     def losses(self, params, state, batch, key):
         extra = state.extra
         teacher = self._teacher(extra["teacher"], batch)
-        student, stats = self._look(self.student, {"params": params["student"], **extra["student"]}, batch)
+        student, stats = self._look(self.student, state.variables("student", params), batch)
         terms, memory = self._method(params["method"], extra["method"], student, teacher, batch, key)
-        entropy, counts = self._label_term(student.logits, batch)
+        labels, counts = self._label_terms({"student": student}, batch, self._label_weight(batch))
         extra = {"student": {"batch_stats": stats}, "method": memory, "teacher": extra["teacher"]}
-        return {"cross_entropy": entropy, **terms}, (extra, counts)
+        return {**labels, **terms}, (extra, counts)
 
     def step(self, state, batch, key):
         new, metrics = super().step(state, batch, key)

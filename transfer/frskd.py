@@ -13,11 +13,10 @@ from distiller.normalised import Linear
 from distiller.reviewkd import nearest
 from distiller.soft_logits import kl_divergence
 from distiller.spatial import adaptive_average_pool, as_map
-from models import stages
+from models import Outputs, stages
 from models.layers import Conv
 from registry import UserError
 from transfer.alone import Alone
-from transfer.base import label_loss
 
 
 class Project(nn.Module):
@@ -111,11 +110,12 @@ class FRSKD(Alone):
     Paper: Ji, Shin, Hwang, Park, Moon. Refine Myself by Teaching Myself: Feature Refinement via Self-Knowledge
     Distillation. CVPR 2021. arXiv:2103.08273
 
-        loss = CE(z) + CE(z_a) + weight * T^2 KL(softmax(z_a / T) || softmax(z / T))
+        loss = L(z) + L(z_a) + weight * T^2 KL(softmax(z_a / T) || softmax(z / T))
                + feature_weight * sum_stages mean (attention(f_i) - attention(r_i))^2
 
+    L is the task's loss on labels.
     z_a and r_i are logits and refined maps of the auxiliary network, a bidirectional feature pyramid over the
-    student's stages f_i (BiFPNc, one layer, twice the channels); as teachers they are not differentiated, and CE(z_a)
+    student's stages f_i (BiFPNc, one layer, twice the channels); as teachers they are not differentiated, and L(z_a)
     reaches the student's stages through it. `attention` is AT's. Weights 2 and 100 (CIFAR-100) are the paper's alpha
     and beta. As in the released code the pyramid reads the maps after a ReLU. Here any network with two stages or more
     will do: maps are brought to each other's size whatever the ratio, a transformer's tokens as square maps. The
@@ -143,14 +143,14 @@ class FRSKD(Alone):
     def losses(self, params, state, batch, key):
         student, stats = self._student(params, state, batch)
         refined, logits = self._heads(params, student)
-        entropy, counts = self._label_term(student.logits, batch)
-        auxiliary, found = label_loss(logits, batch.label, batch.second_label, batch.share)
+        labels, counts = self.task.loss(student, batch)
+        auxiliary, found = self.task.loss(Outputs(logits, {}), batch)
         counts["auxiliary_correct"] = found["correct"]
         refined, logits = jax.lax.stop_gradient((refined, logits))
         maps = [as_map(x) for x in stages(student.features)]
         attention = sum(attention_loss(s, t) for s, t in zip(maps, refined, strict=True))
         terms = {
-            "cross_entropy": entropy + auxiliary,
+            self.task.term: labels + auxiliary,
             "FRSKD_logits": self.weight * kl_divergence(student.logits, logits, self.temperature),
             "FRSKD_features": self.feature_weight * attention,
         }

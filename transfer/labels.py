@@ -1,4 +1,4 @@
-"""Labels: nobody teaches. The baseline of every table, and how teachers are trained."""
+"""Labels: the student has no teacher. The baseline of every table, and how teachers are trained."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ from transfer.base import STUDENT, Strategy
 class Labels(Strategy):
     """The student learns from labels alone: the baseline of every table.
 
-    Source: cross-entropy
+    Source: the task's label loss
     """
 
     uses_unlabelled = False
@@ -23,7 +23,6 @@ class Labels(Strategy):
         return self._state({"student": variables["params"]}, extra)
 
     def losses(self, params, state, batch, key):
-        variables = {"params": params["student"], **state.extra["student"]}
-        student, stats = self.student.forward(variables, batch.image, train=True)
-        entropy, counts = self._label_term(student.logits, batch)
-        return {"cross_entropy": entropy}, ({"student": {"batch_stats": stats}}, counts)
+        student, stats = self.student.forward(state.variables("student", params), batch.image, train=True)
+        terms, counts = self._label_terms({"student": student}, batch)
+        return terms, ({"student": {"batch_stats": stats}}, counts)

@@ -1,6 +1,8 @@
 """Mutual: peers learn from the labels and from each other.
 
-    loss_k = ce_weight * CE(k, labels) + weight / (n - 1) * sum_{l != k} method_kl(k, l),   k = 1 ... n
+    loss_k = ce_weight * L(k) + weight / (n - 1) * sum_{l != k} method_kl(k, l),   k = 1 ... n
+
+L is the task's loss on labels.
 
 Paper: Zhang, Xiang, Hospedales, Lu. Deep Mutual Learning. CVPR 2018. arXiv:1706.00384.
 
@@ -14,7 +16,7 @@ import dataclasses
 
 import jax
 
-from transfer.base import Player, Strategy
+from transfer.base import Player, Strategy, term_of
 from transfer.peers import first_variables, mean_prediction, peer_key, players_of, refuse_two_phases
 
 
@@ -32,9 +34,12 @@ class Mutual(Strategy):
 
     peers: tuple[Player, ...]
     weight: float = 1.0
-    teachers = "peers"
-    needs_method = True
+    reads = ("distiller", "teacher_arch")
     default_method = ("SoftLogits", {"weight": 1.0, "ce_weight": 1.0, "temperature": 1.0})
+
+    @classmethod
+    def players(cls, build):
+        return {"peers": build.untrained("peer{}")}
 
     def __post_init__(self):
         refuse_two_phases("Mutual", self.method)
@@ -65,29 +70,22 @@ class Mutual(Strategy):
         for name in self._players:
             outputs[name], stats = self._own(name, params, state.extra, batch)
             extra[name] = {"batch_stats": stats}
-        constants, terms, counts = jax.lax.stop_gradient(outputs), {}, {}
-        for name in self._players:
-            entropy, its_counts = self._label_term(outputs[name].logits, batch)
-            terms[_term(name, "cross_entropy")] = entropy
-            counts = counts or its_counts
+        constants = jax.lax.stop_gradient(outputs)
+        terms, counts = self._label_terms(outputs, batch, self._label_weight(batch))
         factor = self.weight / len(self.peers)
         for number, (pair, (own, other)) in enumerate(self._pairs.items()):
             variables, its_key = (params["method"][pair], state.extra["method"][pair]), jax.random.fold_in(key, number)
             found, extra["method"][pair] = self._method(*variables, outputs[own], constants[other], batch, its_key)
             for name, value in found.items():
-                name = _term(own, name)
+                name = term_of(own, name)
                 terms[name] = terms.get(name, 0.0) + factor * value
         return terms, (extra, counts)
 
     def learners(self, state):
-        return {n: (p, {"params": state.params[n], **state.extra[n]}) for n, p in self._players.items()}
+        return {name: (player, state.variables(name)) for name, player in self._players.items()}
 
     def ensembles(self, logits):
         return {"ensemble": mean_prediction([logits[name] for name in self._players])}
 
     def _own(self, name, params, extra, batch):
         return self._look(self._players[name], {"params": params[name], **extra[name]}, batch)
-
-
-def _term(player: str, name: str) -> str:
-    return name if player == "student" else f"{player}/{name}"

@@ -19,7 +19,7 @@ import jax
 
 from models import NoFeatures, Outputs
 from registry import UserError
-from transfer.base import STUDENT, Player, Strategy
+from transfer.base import BANK_KEYS, STUDENT, TEACHER_KEYS, Player, Strategy
 from transfer.peers import refuse_one_in
 
 
@@ -46,9 +46,13 @@ class Offline(Strategy):
     teacher_variables: dict | tuple[dict, ...]
     combine: str = "losses"
     teacher_weights: tuple[float, ...] = ()
-    teachers = "trained"
-    needs_method = True
-    freezes_teacher = True
+    reads = ("distiller", *TEACHER_KEYS, *BANK_KEYS)
+
+    @classmethod
+    def players(cls, build):
+        teachers, variables = zip(*build.trained("teacher"), strict=True)
+        one = len(teachers) == 1
+        return {"teacher": teachers[0] if one else teachers, "teacher_variables": variables[0] if one else variables}
 
     def __post_init__(self):
         refuse_one_in("combine", self.combine, ("losses", "logits"))
@@ -108,7 +112,7 @@ class Offline(Strategy):
 
     def losses(self, params, state, batch, key):
         taught = self._taught(state.frozen, batch)
-        student, stats = self._look(self.student, {"params": params["student"], **state.extra["student"]}, batch)
+        student, stats = self._look(self.student, state.variables("student", params), batch)
         own, memory = params["method"], state.extra["method"]
         if "teacher" in taught:
             terms, memory = self._method(own, memory, student, taught["teacher"], batch, key)
@@ -120,9 +124,9 @@ class Offline(Strategy):
                 for term, value in its_terms.items():
                     terms[term] = terms.get(term, 0.0) + self._weights[name] * value
             memory = memories
-        entropy, counts = self._label_term(student.logits, batch)
+        labels, counts = self._label_terms({"student": student}, batch, self._label_weight(batch))
         extra = {"student": {"batch_stats": stats}, "method": memory}
-        return {"cross_entropy": entropy, **terms}, (extra, counts)
+        return {**labels, **terms}, (extra, counts)
 
     def inspect(self, state, batch):
         taught = self._taught(state.frozen, batch)

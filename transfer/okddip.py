@@ -1,7 +1,9 @@
 """OKDDip: each peer is taught by its own mixture of the peers, and a group leader by their mean.
 
     a_kl = softmax_l((W_1 h_k) . (W_2 h_l)),   h: embeddings;   t_k = sum_l a_kl q_l,   q = softmax(z / T)
-    loss = CE(leader) + sum_k CE(k) + weight * ramp * T^2 (sum_k KL(t_k || q_k) + KL(mean_k q_k || q_leader))
+    loss = L(leader) + sum_k L(k) + weight * ramp * T^2 (sum_k KL(t_k || q_k) + KL(mean_k q_k || q_leader))
+
+L is the task's loss on labels.
 
 Paper: Chen, Mei, Wang, Feng, Chen. Online Knowledge Distillation with Diverse Peers. AAAI 2020. arXiv:1912.00350.
 
@@ -21,7 +23,7 @@ import jax.numpy as jnp
 
 from distiller.normalised import embedding
 from registry import UserError
-from transfer.base import METHOD, Strategy, label_loss
+from transfer.base import METHOD, Strategy, term_of
 from transfer.branches import Branches
 from transfer.peers import divergence, mean_prediction, ramp_up
 
@@ -85,14 +87,11 @@ class OKDDip(Strategy):
         weights = Attention().apply({"params": params["attention"]}, constant(_embeddings(outputs)))
         logits = constant(jnp.stack([peer.logits for peer in peers]))
         own_targets, group_target = self._targets(weights, logits)
-        factor, terms, counts = self.weight * ramp_up(batch.epoch, self.ramp * self.train_epoch), {}, {}
+        factor = self.weight * ramp_up(batch.epoch, self.ramp * self.train_epoch)
+        terms, counts = self._label_terms({"student": leader, **outputs}, batch)
         targets = {"student": group_target} | dict(zip(self._branches.names[1:], own_targets, strict=True))
         for name, own in {"student": leader, **outputs}.items():
-            start = "" if name == "student" else f"{name}/"
-            entropy, its_counts = label_loss(own.logits, batch.label, batch.second_label, batch.share)
-            counts = counts or its_counts
-            terms[f"{start}cross_entropy"] = entropy
-            terms[f"{start}OKDDip"] = factor * divergence(own.logits, targets[name], self.temperature)
+            terms[term_of(name, "OKDDip")] = factor * divergence(own.logits, targets[name], self.temperature)
         return terms, ({**extra, "attention": {}}, counts)
 
     def _targets(self, weights, logits):

@@ -1,7 +1,9 @@
 """ONE: the branches of one network are taught by their gated ensemble, which learns with them.
 
     z_e = sum_i g_i(x) z_i,   g = softmax(ReLU(BN(W pool(h) + b))),   h: the end of the shared trunk
-    loss = sum_i CE(z_i) + CE(z_e) + weight * ramp * sum_i T^2 KL(softmax(z_e / T) || softmax(z_i / T))
+    loss = sum_i L(z_i) + L(z_e) + weight * ramp * sum_i T^2 KL(softmax(z_e / T) || softmax(z_i / T))
+
+L is the task's loss on labels.
 
 Paper: Lan, Zhu, Gong. Knowledge Distillation by On-the-Fly Native Ensemble. NeurIPS 2018. arXiv:1806.04606.
 
@@ -20,8 +22,9 @@ import jax
 import jax.numpy as jnp
 
 from distiller.soft_logits import kl_divergence
+from models import Outputs
 from models.layers import BatchNorm, Dense
-from transfer.base import METHOD, Strategy, label_loss
+from transfer.base import METHOD, Strategy, term_of
 from transfer.branches import Branches, assembled, pooled, trunk_of
 from transfer.peers import ramp_up
 
@@ -91,15 +94,12 @@ class ONE(Strategy):
         weights, after = self._gate.apply(gate, h, train=True, mutable=["batch_stats"])
         extra["gate"] = {"batch_stats": after["batch_stats"]}
         together = gated(weights, [o.logits for o in outputs.values()])
-        target, terms, counts = jax.lax.stop_gradient(together), {}, {}
+        target = jax.lax.stop_gradient(together)
+        ensemble = Outputs(logits=together, features={})
+        terms, counts = self._label_terms({**outputs, "ensemble": ensemble}, batch)
         factor = self.weight * ramp_up(batch.epoch, self.ramp * self.train_epoch)
         for name, own in outputs.items():
-            start = "" if name == "student" else f"{name}/"
-            entropy, its_counts = label_loss(own.logits, batch.label, batch.second_label, batch.share)
-            counts = counts or its_counts
-            terms[f"{start}cross_entropy"] = entropy
-            terms[f"{start}ONE"] = factor * kl_divergence(own.logits, target, self.temperature)
-        terms["ensemble/cross_entropy"] = label_loss(together, batch.label, batch.second_label, batch.share)[0]
+            terms[term_of(name, "ONE")] = factor * kl_divergence(own.logits, target, self.temperature)
         return terms, (extra, counts)
 
     def learners(self, state):

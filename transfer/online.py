@@ -1,7 +1,9 @@
 """Online: the teacher learns from the labels while it teaches.
 
-    teacher:  CE(teacher, labels)
-    student:  ce_weight * CE(student, labels) + method(student, teacher)
+    teacher:  L(teacher)
+    student:  ce_weight * L(student) + method(student, teacher)
+
+L is the task's loss on labels.
 
 Source: the one-way online distillation of older JAX cookbooks (CIFAR-10, ResNet-56 to ResNet-32); the simplest case of
 Zhang, Xiang, Hospedales, Lu. Deep Mutual Learning. CVPR 2018. arXiv:1706.00384, with one direction only.
@@ -19,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from registry import UserError
-from transfer.base import Player, Strategy, label_loss
+from transfer.base import TEACHER_KEYS, Player, Strategy
 from transfer.peers import first_variables, players_of, refuse_two_phases
 
 
@@ -32,18 +34,21 @@ class Online(Strategy):
     Attributes:
         peers: the teacher alone.
         method: a distiller.
-        teacher_variables: what the teacher starts from; None: drawn.
-        trained_teacher: the teacher starts from the weights in `--teacher_param` (which sets this where it is given).
+        teacher_variables: what the teacher starts from (`--teacher_param`); None: drawn.
         teacher_learning_rate: factor on the teacher's updates; at 0 its weights stay and its batch statistics move.
     """
 
     peers: tuple[Player, ...]
     teacher_variables: Any = None
-    trained_teacher: bool = False
     teacher_learning_rate: float = 1.0
-    teachers = "peers"
-    peer_name = "teacher"
-    needs_method = True
+    reads = ("distiller", *TEACHER_KEYS)
+
+    @classmethod
+    def players(cls, build):
+        if not build.has_weights:
+            return {"peers": build.untrained("teacher")}
+        peers, variables = zip(*build.trained("teacher", frozen=False), strict=True)
+        return {"peers": peers, "teacher_variables": variables[0]}
 
     def __post_init__(self):
         if len(self.peers) != 1:
@@ -79,18 +84,16 @@ class Online(Strategy):
         teacher, its_stats = self._own(name, params, state.extra, batch)
         taught = jax.lax.stop_gradient(teacher)
         terms, memory = self._method(params["method"], state.extra["method"], student, taught, batch, key)
-        entropy, counts = self._label_term(student.logits, batch)
-        own, _ = label_loss(teacher.logits, batch.label, batch.second_label, batch.share)
-        if self.method.first_phase_epochs:
-            own = jnp.where(batch.epoch < self.method.first_phase_epochs, 0.0, own)
-        terms = {"cross_entropy": entropy, **terms, f"{name}/cross_entropy": own}
+        labels, counts = self._label_terms({"student": student}, batch, self._label_weight(batch))
+        weight = jnp.where(batch.epoch < self._first_phase, 0.0, 1.0) if self._first_phase else 1.0
+        its_labels, _ = self._label_terms({name: teacher}, batch, weight)
+        terms = {**labels, **terms, **its_labels}
         extra = {"student": {"batch_stats": stats}, name: {"batch_stats": its_stats}, "method": memory}
         return terms, (extra, counts)
 
     def learners(self, state):
         name = self._teacher.name
-        variables = {"params": state.params[name], **state.extra[name]}
-        return {**super().learners(state), name: (self._teacher, variables)}
+        return {**super().learners(state), name: (self._teacher, state.variables(name))}
 
     def _own(self, name, params, extra, batch):
         return self._look(self._players[name], {"params": params[name], **extra[name]}, batch)

@@ -1,7 +1,8 @@
 """PCL: peers are taught by a classifier on all their embeddings and by each other's running means.
 
-    loss = CE(z_e) + sum_k [CE(z_k) + weight * ramp * T^2 (KL(q_e || q_k) + 1 / (m - 1) sum_{l != k} KL(p_l || q_k))]
+    loss = L(z_e) + sum_k [L(z_k) + weight * ramp * T^2 (KL(q_e || q_k) + 1 / (m - 1) sum_{l != k} KL(p_l || q_k))]
 
+L is the task's loss on labels.
 q_k: peer k on its own random view of the images; z_e: a linear classifier of all peers' embeddings, put end to end;
 p_l: the running mean of peer l, on l's view. q, p are softened by T.
     mean <- a mean + (1 - a) weights,   a = min(1 - 1 / (step + 1), decay), after each update
@@ -24,9 +25,10 @@ import jax.numpy as jnp
 
 from distiller.normalised import embedding
 from distiller.soft_logits import kl_divergence
+from models import Outputs
 from models.layers import Dense
 from registry import UserError
-from transfer.base import METHOD, Strategy, label_loss
+from transfer.base import METHOD, Strategy, term_of
 from transfer.branches import Branches, assembled
 from transfer.peers import ramp_up
 
@@ -99,17 +101,14 @@ class PCL(Strategy):
         together = Ensemble(outputs["student"].logits.shape[-1]).apply(
             {"params": params["ensemble"]}, [embedding(o, "student") for o in outputs.values()]
         )
-        target, terms, counts = jax.lax.stop_gradient(together), {}, {}
+        target = jax.lax.stop_gradient(together)
+        ensemble = Outputs(logits=together, features={})
+        terms, counts = self._label_terms({**outputs, "ensemble": ensemble}, batch)
         factor = self.weight * ramp_up(batch.epoch, self.ramp * self.train_epoch)
         for name, own in outputs.items():
-            start = "" if name == "student" else f"{name}/"
-            entropy, its_counts = label_loss(own.logits, batch.label, batch.second_label, batch.share)
-            counts = counts or its_counts
             others = [kl_divergence(own.logits, z, self.temperature) for n, z in means.items() if n != name]
-            terms[f"{start}cross_entropy"] = entropy
-            terms[f"{start}peer_ensemble"] = factor * kl_divergence(own.logits, target, self.temperature)
-            terms[f"{start}peer_mean"] = factor * sum(others) / len(others)
-        terms["ensemble/cross_entropy"] = label_loss(together, batch.label, batch.second_label, batch.share)[0]
+            terms[term_of(name, "peer_ensemble")] = factor * kl_divergence(own.logits, target, self.temperature)
+            terms[term_of(name, "peer_mean")] = factor * sum(others) / len(others)
         mean = {"params": mean["params"], "extra": jax.lax.stop_gradient(its_extra)}
         return terms, ({**extra, "ensemble": {}, "mean": mean}, counts)
 

@@ -32,7 +32,7 @@ class PSKD(Alone):
 
     e is the epoch from 0 and E `train_epoch`; p_b is what the student predicted for example b when it last saw it, in
     training mode, kept by index (N x K numbers). As in the released code the label stands for a prediction that is not
-    there yet, so the first epoch is cross-entropy. An example without a label learns from a * p_b alone, and in its
+    there yet, so the first epoch is the label loss. An example without a label learns from a * p_b alone, and in its
     first epoch from nothing. Under mixup and CutMix p_b is the prediction for the mixture of which b was
     the larger part. With N unknown (`batch.examples` 0) the batch is all there is.
 
@@ -55,21 +55,13 @@ class PSKD(Alone):
     def losses(self, params, state, batch, key):
         student, stats = self._student(params, state, batch)
         share = jnp.minimum(self.alpha * (jnp.floor(batch.epoch) + 1) / self.train_epoch, 1.0)
-        entropy, counts = self._label_term(student.logits, batch)
+        labels, counts = self._label_terms({"student": student}, batch, 1 - share)
         said = jax.nn.log_softmax(wide(student.logits))
         memory = state.extra["method"]["past"]
         past = recall(memory, batch.index)
         unseen = jnp.all(past == 0, axis=1, keepdims=True)  # a prediction is positive
-        past = jnp.where(unseen, self._labels(batch, said.shape[1]), past)
+        past = jnp.where(unseen, self.task.soft_labels(batch, said.shape[1]), past)
         soft = -jnp.mean(jnp.sum(past * said, axis=1))
         memory = remember(memory, batch.index, jax.lax.stop_gradient(jnp.exp(said)))
-        terms = {"cross_entropy": (1 - share) * entropy, "PSKD": share * soft}
+        terms = {**labels, "PSKD": share * soft}
         return terms, ({"student": {"batch_stats": stats}, "method": {"past": memory}}, counts)
-
-    def _labels(self, batch, classes):
-        """[B, K] float32: the labels, mixed where the images are; 0 where they are withheld."""
-        soft = jax.nn.one_hot(batch.label, classes, dtype=jnp.float32)
-        if batch.second_label is None:
-            return soft
-        share = batch.share[:, None].astype(jnp.float32)
-        return share * soft + (1 - share) * jax.nn.one_hot(batch.second_label, classes, dtype=jnp.float32)

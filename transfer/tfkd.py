@@ -35,7 +35,7 @@ class TfKD(Alone):
     Paper: Yuan, Tay, Li, Wang, Feng. Revisiting Knowledge Distillation via Label Smoothing Regularization. CVPR 2020.
     arXiv:1909.11723
 
-        loss = (1 - alpha) * cross_entropy + alpha * weight * mean_b KL(softmax(u / T) || softmax(z / T))
+        loss = (1 - alpha) * label loss + alpha * weight * mean_b KL(softmax(u / T) || softmax(z / T))
 
     u is `confidence` at the label and (1 - confidence) / (K - 1) elsewhere (Tf-KD_reg, equation 9). T^2 is not in.
     The released code does not soften the student's side, takes the mean over the classes too, and multiplies that by a
@@ -68,11 +68,10 @@ class TfKD(Alone):
 
     def losses(self, params, state, batch, key):
         student, stats = self._student(params, state, batch)
-        entropy, counts = self._label_term(student.logits, batch)
+        labels, counts = self._label_terms({"student": student}, batch, 1 - self.alpha)
         logits = wide(student.logits)
         teacher = virtual_teacher(batch.label, logits.shape[1], self.confidence, self.temperature)
         said = jax.nn.log_softmax(logits / (self.temperature if self.soften_student else 1.0))
         rows = jnp.sum(teacher * (jnp.log(teacher) - said), axis=1)
         loss = self.alpha * self.weight * labelled_mean(rows, batch.label)
-        terms = {"cross_entropy": (1 - self.alpha) * entropy, "TfKD": loss}
-        return terms, ({"student": {"batch_stats": stats}}, counts)
+        return {**labels, "TfKD": loss}, ({"student": {"batch_stats": stats}}, counts)

@@ -52,7 +52,7 @@ class USKD(Alone):
     Paper: Yang, Zeng, Li, Zhang, Yuan, Li. From Knowledge Distillation to Self-Knowledge Distillation: A Unified
     Approach with Normalized Loss and Customized Soft Labels. ICCV 2023. arXiv:2303.13005
 
-        loss = cross_entropy - alpha * mean_b P_b log s_bt - beta * mean_b sum_{i != t} Z_bi log n_bi + mu * weak
+        loss = label loss - alpha * mean_b P_b log s_bt - beta * mean_b sum_{i != t} Z_bi log n_bi + mu * weak
         P = s_t^2 + 1 - mean_b s_t^2,   n = softmax of the other classes' logits,   weak = smoothed label loss of w
         Z_i proportional to 1 / rank_i, the rank of s_i / (1 - s_t) + w_i / (1 - w_t) among the other classes
 
@@ -79,7 +79,7 @@ class USKD(Alone):
 
     def losses(self, params, state, batch, key):
         student, stats = self._student(params, state, batch)
-        entropy, counts = self._label_term(student.logits, batch)
+        labels, counts = self._label_terms({"student": student}, batch)
         logits, label, fixed = wide(student.logits), batch.label, jax.lax.stop_gradient
         refuse_two_classes("USKD", logits)
         weak = self._heads(params, student)
@@ -91,7 +91,7 @@ class USKD(Alone):
         said = jax.nn.log_softmax(weak)
         rows_weak = -(1 - SMOOTHING) * split_target(said, label)[0][:, 0] - SMOOTHING * jnp.mean(said, axis=1)
         terms = {
-            "cross_entropy": entropy,
+            **labels,
             "USKD_target": self.alpha * labelled_mean(rows_target, label),
             "USKD_others": self.beta * labelled_mean(rows_others, label),
             "USKD_weak": self.mu * labelled_mean(rows_weak, label),

@@ -14,6 +14,7 @@ Nesterov. With delta 0 it is SGD with momentum. The released code moves a parame
 (connectors, or the classifier under a feature loss) with the plain momentum; `both` says which those are.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -131,3 +132,37 @@ def reached(function: Callable, tree: Any, *others: Any) -> Any:
             needed.update(v for v in operation.invars if not isinstance(v, Literal))
     structure = jax.tree.structure(tree)
     return structure.unflatten([v in needed for v in jaxpr.invars[: structure.num_leaves]])
+
+
+def reached_by_both(strategy: Any, state: Any, batch: Any, name: str) -> Any:
+    """Which parameters the label loss and the distillation loss both reach.
+
+    Args:
+        strategy: a `transfer.Strategy`.
+        state, batch: shapes of them.
+        name: of the method or strategy, for messages.
+
+    Returns:
+        A tree of bools like `state.params`.
+
+    Raises:
+        UserError: there is no label loss or no distillation loss.
+    """
+
+    def terms(params, state, batch):
+        return strategy.losses(params, state, batch, jax.random.key(0))[0]
+
+    names = jax.eval_shape(terms, state.params, state, batch)
+    on_labels = set(filter(strategy.is_label_term, names))
+    labels = on_labels and not (strategy.method and strategy.method.ce_weight == 0)
+    if not labels or len(names) == len(on_labels):
+        raise UserError(
+            "Optimizer 'dot' gives the label loss and the distillation loss a momentum each, and "
+            f"{name} has no {'distillation' if labels else 'label'} loss. Take --config.optimizer=sgd."
+        )
+
+    def side(wanted, *parts):
+        return {name: value for name, value in terms(*parts).items() if (name in on_labels) == wanted}
+
+    sides = [reached(functools.partial(side, wanted), state.params, state, batch) for wanted in (True, False)]
+    return jax.tree.map(lambda a, b: a and b, *sides)

@@ -1,0 +1,276 @@
+"""What the command lines share: argv to recipe, `--help`, errors of two lines, exit codes."""
+
+import argparse
+import ast
+import dataclasses
+import errno
+import importlib.util
+import os
+import pathlib
+import sys
+import traceback
+from collections.abc import Callable, Iterable
+
+from ml_collections import ConfigDict
+
+from configs.default import GROUPS, KEYS
+from registry import UserError, unknown
+
+STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)  # the user's to mend
+# On a GPU: no kernel that adds in the order in which threads happen to arrive, and no choice of kernels by the clock.
+REPEATABLE = "--xla_gpu_deterministic_ops=true"
+MACHINE = {"gpu_id": "GPUs to use, such as 2 or 0,1"}
+TRAINING = {
+    "config": "recipe, a FILE.py or FILE.py:ARGUMENT with get_config(); --config.KEY=VALUE changes any key",
+    "hosts": "one run of several processes: auto, or HOST:PORT,COUNT,ID",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """A parsed command line.
+
+    Attributes:
+        recipe: the keys that the recipe file and the command line set.
+        typed: the keys among them that the command line has.
+        flags: the flags that are no keys: name -> text; "" where the flag is not given.
+    """
+
+    recipe: dict
+    typed: tuple[str, ...]
+    flags: dict[str, str]
+
+
+def parse(
+    argv: Iterable[str], description: str, keys: Iterable[str] = tuple(KEYS), more: dict[str, str] = MACHINE
+) -> Command:
+    """Reads a command line; changes nothing.
+
+    Args:
+        argv: the arguments, without the program's name.
+        description: for `--help`.
+        keys: the keys of `configs/default.py` that are flags here.
+        more: flags that are no keys: name -> help. With "config" among them a recipe file is read.
+
+    Raises:
+        UserError: an unknown flag (with the nearest), a value of the wrong type, or a recipe that cannot be read.
+        SystemExit: `--help`, after printing it.
+    """
+    argv, keys = list(argv), [name for name in keys if KEYS[name].default_factory is dataclasses.MISSING]
+    if any(argument in ("--help", "-h", "-help") for argument in argv):
+        print(_help(description, keys, more))
+        sys.exit(0)
+    overrides, rest = _overrides(argv) if "config" in more else ([], argv)
+    parser = _Parser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    for name in keys:
+        switch = {"nargs": "?", "const": True} if isinstance(KEYS[name].default, bool) else {}
+        parser.add_argument(f"--{name}", type=_reader(name), **switch)
+    for name in more:
+        parser.add_argument(f"--{name}", default="")
+    found, left = parser.parse_known_args(rest)
+    if left:
+        flag = left[0].partition("=")[0]
+        if not flag.startswith("-"):
+            raise UserError(f"Unexpected argument '{flag}'. Flags begin with --; see --help.")
+        raise unknown("flag", flag, [f"--{name}" for name in (*keys, *more)])
+    values = vars(found)
+    flags = {name: values.pop(name) for name in more}
+    recipe = read_recipe(flags["config"]) if flags.get("config") else {}
+    for path, text in overrides:
+        _override(recipe, path, text)
+    typed = (*values, *(path[0] for path, _ in overrides))
+    return Command({**recipe, **values}, tuple(dict.fromkeys(typed)), flags)
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse whose errors are `UserError`s."""
+
+    def error(self, message: str):
+        raise UserError(message[:1].upper() + message[1:] + ".")
+
+
+def _overrides(argv: list[str]) -> tuple[list[tuple[list[str], str]], list[str]]:
+    """Takes `--config.KEY=VALUE` and `--config.KEY VALUE` out: ([(path, text)], the other arguments)."""
+    found, rest, waiting = [], [], iter(argv)
+    for argument in waiting:
+        if argument.startswith("--config."):
+            name, equals, text = argument.removeprefix("--config.").partition("=")
+            found.append((name.split("."), text if equals else next(waiting, "")))
+        else:
+            rest.append(argument)
+    return found, rest
+
+
+def _override(recipe: dict, path: list[str], text: str) -> None:
+    name, *inside = path
+    if name not in KEYS:
+        raise unknown("config key", name, KEYS)
+    if not inside:
+        recipe[name] = _literal(text) if KEYS[name].default_factory is dict else _reader(name)(text)
+        return
+    if KEYS[name].default_factory is not dict:
+        raise UserError(f"Cannot apply --config.{'.'.join(path)}: '{name}' has no keys of its own.")
+    place = recipe[name] = dict(recipe.get(name) or {})
+    for part in inside[:-1]:
+        place[part] = dict(place.get(part) or {})
+        place = place[part]
+    place[inside[-1]] = _literal(text)
+
+
+def _reader(name: str) -> Callable[[str], object]:
+    """Text -> a value of the type of the key's default."""
+    default = KEYS[name].default
+    if isinstance(default, bool):
+
+        def read(text):
+            if text.lower() not in ("true", "false"):
+                raise UserError(f"'{name}' must be True or False (default {default}); got '{text}'.")
+            return text.lower() == "true"
+
+        return read
+    if isinstance(default, (int, float)):
+
+        def read(text):
+            try:
+                return type(default)(text)
+            except ValueError:
+                kind = "a whole number" if isinstance(default, int) else "a number"
+                raise UserError(f"'{name}' must be {kind} (default {default}); got '{text}'.") from None
+
+        return read
+    return _literal if isinstance(default, tuple) else str
+
+
+def _literal(text: str) -> object:
+    """A number, a string, a tuple, ... as Python writes them; anything else is text."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def read_recipe(path: str) -> dict:
+    """The keys that a recipe sets.
+
+    Args:
+        path: "FILE.py", or "FILE.py:ARGUMENT" for `get_config(ARGUMENT)`.
+
+    Raises:
+        UserError: no such file, or one that does not give a ConfigDict.
+    """
+    file, _, argument = path.partition(":")
+    if not pathlib.Path(file).is_file():
+        raise UserError(f"--config: there is no file {file}. Give the path of a FILE.py with get_config().")
+    try:
+        spec = importlib.util.spec_from_file_location("recipe", file)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        found = module.get_config(*[argument] * bool(argument))
+    except UserError:
+        raise
+    except Exception as error:  # a recipe may raise anything
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"--config: {text[-400:]} (recipe: {path}).") from None
+    if not isinstance(found, (dict, ConfigDict)):
+        raise UserError(f"--config: get_config() of {file} must return a ConfigDict; got {type(found).__name__}.")
+    return dict(found)
+
+
+def _help(description: str, keys: list[str], more: dict[str, str]) -> str:
+    recipes = " [--config FILE.py]" if "config" in more else ""
+    lines = [description.strip(), "", f"usage: python {os.path.basename(sys.argv[0])}{recipes} [--flag value ...]"]
+    texts = {name: KEYS[name].metadata["text"] for name in keys}
+    for group in GROUPS:
+        names = [name for name in keys if KEYS[name].metadata["group"] == group]
+        if names:
+            lines += ["", f"{group}:", *(f"  --{name:<18} {texts[name]}" for name in names)]
+    return "\n".join([*lines, "", "this command:", *(f"  --{name:<18} {text}" for name, text in more.items())])
+
+
+def prepare(command: Command) -> None:
+    """Sets what JAX reads when it starts: the devices, the compiler's flags, the compilation cache; joins the hosts."""
+    gpus = command.flags.get("gpu_id", "")
+    if gpus:
+        if not all(part.strip().isdigit() for part in gpus.split(",")):
+            raise UserError(f"--gpu_id must be numbers such as 2 or 0,1; got '{gpus}'.")
+        os.environ["CUDA_VISIBLE_DEVICES"] = os.environ["HIP_VISIBLE_DEVICES"] = gpus
+    if command.recipe.get("deterministic"):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {REPEATABLE}".strip()
+        os.environ.setdefault("NCCL_ALGO", "Ring")  # one order of adding gradients over several GPUs
+    from training import cpu, devices, hosts
+
+    cpu.tune()
+    _use_compilation_cache()
+    if command.flags.get("hosts"):
+        hosts.connect(command.flags["hosts"])
+    if gpus and devices.here().platform == "cpu":
+        print(f"Warning: --gpu_id {gpus}: JAX sees no GPU here; running on the CPU.", file=sys.stderr)
+
+
+def _use_compilation_cache() -> None:
+    """Keeps compiled programs in the user's cache folder, unless `JAX_COMPILATION_CACHE_DIR` names another."""
+    import jax
+
+    from data import decoded
+
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        jax.config.update("jax_compilation_cache_dir", str(decoded.cache_folder("xla")))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def run(main: Callable[[list[str]], None]) -> None:
+    """Calls `main` with the arguments, and turns a user's mistake into its message and exit code."""
+    try:
+        try:
+            main(sys.argv[1:])
+        except OSError as error:
+            if error.errno not in STORAGE:
+                raise
+            raise UserError(f"{error.strerror}: {error.filename or 'while writing'}.") from None
+    except UserError as error:
+        if _first_process():
+            print(f"Error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception:
+        if not _several_processes():
+            raise
+        traceback.print_exc()
+        sys.stdout.flush()
+        os._exit(1)  # an orderly end would wait for the other processes, and these wait for this one
+
+
+def _several_processes() -> bool:
+    """Whether this process has joined others (`--hosts`)."""
+    jax = sys.modules.get("jax")
+    return jax is not None and jax.distributed.is_initialized()
+
+
+def _first_process() -> bool:
+    """Whether this process prints what all processes end with."""
+    return not _several_processes() or sys.modules["jax"].process_index() == 0
+
+
+def names_in(text: str) -> list[str]:
+    """The parts between commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def print_summary(summary: dict) -> None:
+    """The end of a run, in one line."""
+    if not _first_process():
+        return
+    last, best = summary["last"], summary["best"]
+
+    def percent(row, name):
+        value = row[name]
+        return f"{value['mean']:.2f} ± {value['std']:.2f} %" if isinstance(value, dict) else f"{value:.2f} %"
+
+    agreement = f", agreement with the teacher {percent(last, 'agreement')}" if "agreement" in last else ""
+    epoch = "" if isinstance(best["epoch"], dict) else f" (epoch {best['epoch']})"
+    over = f" over seeds {', '.join(map(str, summary['seeds']))}" if "seeds" in summary else ""
+    print(
+        f"Test top-1{over}: last {percent(last, 'top1')}, best {percent(best, 'top1')}{epoch}{agreement}; "
+        f"{summary['parameters']:,} parameters, {summary['seconds']:.0f} s of training."
+    )

@@ -1,0 +1,184 @@
+"""From a recipe to a config: keys known, values possible, defaults filled in. Nothing changes a config later."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict, FrozenConfigDict
+
+import data
+import distiller
+import models
+import options
+import pretrained
+import tasks
+import transfer
+from configs import digits
+from configs.command import names_in
+from configs.default import KEYS, Keys, get_config
+from registry import UserError
+
+SHIPPED = {"Digits": "pretrained/resnet20_digits"}  # the teacher of a dataset where the recipe names none
+TUNED = {"Digits": digits.tuned}  # method -> its options for a dataset where the recipe gives none
+
+
+def resolve(recipe: Mapping, typed: tuple[str, ...] = ()) -> tuple[FrozenConfigDict, list[str]]:
+    """The complete config of a run. Imports no network and compiles nothing; reads no more than a teacher's weights.
+
+    Args:
+        recipe: keys over the defaults.
+        typed: the keys among them that the user typed. One of these without effect is an error; another one without
+            effect is noted.
+
+    Returns:
+        (the config, which cannot be written to; one note for each key of the recipe that has no effect).
+
+    Raises:
+        UserError: what is wrong and the fix.
+    """
+    config = merge(recipe)
+    strategy = transfer.registry.get(config["transfer"])
+    transfer.check(config["transfer"], config["transfer_options"])
+    notes = _drop_what_has_no_effect(config, recipe, () if strategy.baseline else typed, strategy.reads)
+    for kind, names in ((data, config["dataset"]), (models, config["student_arch"]), (tasks, config["task"])):
+        kind.registry.check(names)
+    for arch in names_in(config["teacher_arch"]):
+        models.registry.check(arch)
+    if config["distiller"]:
+        distiller.create(config["distiller"], **config["distiller_options"])
+    _check_together(config)
+    _add_dataset(config, data.load(config["dataset"], config["data_dir"], config["image_size"]))
+    found = [pretrained.load(param).info["arch"] for param in names_in(config["teacher_param"])]
+    _check_teachers(config, found)
+    config["teacher_arch"] = config["teacher_arch"] or ",".join(found)
+    if "teacher_arch" in strategy.reads and "teacher_views" not in strategy.reads and not config["teacher_arch"]:
+        config["teacher_arch"] = config["student_arch"]  # networks that start untrained
+    config["train_path"] = config["train_path"] or default_train_path(config)
+    return FrozenConfigDict(config), notes
+
+
+def merge(recipe: Mapping) -> dict:
+    """The defaults with a recipe's keys over them, and what the strategy and the dataset add where a key is empty."""
+    recipe = plain(recipe)
+    options.check("config key", Keys, recipe)
+    config = plain(get_config())
+    for name, value in recipe.items():
+        if isinstance(config[name], dict) and not isinstance(value, dict):
+            raise UserError(f"Config key '{name}' must be a dict; got {value!r}.")
+        config[name] = float(value) if isinstance(config[name], float) else value
+    strategy = transfer.registry.get(config["transfer"])
+    if "distiller" in strategy.reads:
+        if not config["distiller"]:
+            config["distiller"], own = strategy.default_method
+            config["distiller_options"] = {**own, **config["distiller_options"]}
+        elif config["dataset"] in TUNED and "+" not in config["distiller"]:
+            own = TUNED[config["dataset"]](config["distiller"])
+            config["distiller_options"] = {**own, **config["distiller_options"]}
+    if "teacher_views" in strategy.reads and not config["teacher_param"]:  # a frozen teacher needs weights
+        config["teacher_param"] = SHIPPED.get(config["dataset"], "")
+    return config
+
+
+def default_train_path(config: Mapping) -> str:
+    """runs/<dataset>-<student>-<how>-s<seed>: the same command finds its run again."""
+    how, seed, seeds = config["transfer"], config["seed"], config["seeds"]
+    how += f"-{config['distiller']}" if config["distiller"] else ""
+    span = f"s{seed}" if seeds == 1 else f"s{seed}-{seed + seeds - 1}"
+    name = f"{config['dataset']}-{config['student_arch']}-{how}-{span}".lower()
+    return "runs/" + "".join(c if c.isascii() and (c.isalnum() or c in "+-") else "_" for c in name)
+
+
+def plain(value: Any) -> Any:
+    """ConfigDicts as dicts, lists as tuples: a recipe as Python, whoever made it."""
+    if isinstance(value, (Mapping, ConfigDict)):
+        return {name: plain(inside) for name, inside in value.items()}
+    return tuple(map(plain, value)) if isinstance(value, (list, tuple)) else value
+
+
+def differences(old: dict, new: dict) -> list[str]:
+    """One line per key that two configs differ in and that changes numbers.
+
+    A key that one of them does not know yet has its default there.
+    """
+    old, new = (json.loads(json.dumps({**plain(get_config()), **config})) for config in (old, new))
+    free = {name for name, key in KEYS.items() if key.metadata["free"]}
+    names = [name for name in {**old, **new} if name not in free and old.get(name) != new.get(name)]
+    return [f"{name}: {old.get(name)!r} there, {new.get(name)!r} now" for name in names]
+
+
+def _drop_what_has_no_effect(
+    config: dict, recipe: Mapping, typed: tuple[str, ...], reads: tuple[str, ...]
+) -> list[str]:
+    """Resets keys without effect; returns a note for each that the recipe has, raises `UserError` for a typed one."""
+    notes, defaults = [], plain(get_config())
+    for name, key in KEYS.items():
+        reason = next(filter(None, (why_not(config, reads) for why_not in key.metadata["needs"])), "")
+        if not reason:
+            continue
+        if name in typed:
+            raise UserError(f"--{_shown(name, recipe[name])} has no effect: {reason}. Leave it out.")
+        if name in recipe and plain(recipe[name]) != defaults[name]:
+            notes.append(f"{_shown(name, recipe[name])} has no effect: {reason}.")
+        config[name] = defaults[name]
+    return notes
+
+
+def _shown(name: str, value: Any) -> str:
+    if not isinstance(value, (Mapping, ConfigDict)):
+        return f"{name} {value}"
+    return f"config.{name}.{next(iter(value))}" if value else name
+
+
+def _check_together(config: dict) -> None:
+    """Raises `UserError` for values that exclude each other."""
+    marks = config["milestones"]
+    if list(marks) != sorted(marks):
+        raise UserError(f"'milestones' are rising shares of the training between 0 and 1; got {marks}.")
+    if config["seed"] + config["seeds"] > 2**31:
+        raise UserError(
+            f"'seed' and the 'seeds' after it must be below 2**31; got {config['seed']}, {config['seeds']}."
+        )
+    if config["resized_crop"] and config["crop_pad"] > 0:
+        raise UserError(
+            "'resized_crop' takes the place of 'crop_pad'; "
+            f"got {config['resized_crop']}, {config['crop_pad']}. Set one to 0."
+        )
+    if config["optimizer"] == "dot" and config["clip_norm"]:
+        raise UserError(
+            f"'clip_norm' {config['clip_norm']} clips the sum of the two gradients that optimizer 'dot' needs apart. "
+            "Set it to 0."
+        )
+    if config["ramp_epochs"] > config["train_epoch"]:
+        raise UserError(f"'ramp_epochs' {config['ramp_epochs']} is more than 'train_epoch' {config['train_epoch']}.")
+
+
+def _add_dataset(config: dict, dataset: data.Dataset) -> None:
+    """Fills in what the dataset decides; raises `UserError` for values that the dataset does not allow."""
+    own, count, classes = dataset.augmentation, len(dataset.train), dataset.num_classes
+    config["crop_pad"] = own.pad if config["crop_pad"] < 0 else config["crop_pad"]
+    config["crop_pad"] = 0 if config["resized_crop"] else config["crop_pad"]
+    config["flip"] = ("yes" if own.flip else "no") if config["flip"] == "auto" else config["flip"]
+    if config["crop_mode"] == "reflect" and config["crop_pad"] >= min(dataset.image_shape[:2]):
+        raise UserError(
+            f"'crop_pad' {config['crop_pad']} is too large to reflect images of {dataset.image_shape[:2]} pixels."
+        )
+    if config["batch_size"] > count:
+        raise UserError(f"--batch_size {config['batch_size']} is larger than {dataset.name}'s {count} training images.")
+    if 0 < config["num_labels"] < classes or config["num_labels"] > count:
+        raise UserError(
+            f"--num_labels {config['num_labels']} must be 0 (all) or from {classes} (one a class) to {count}."
+        )
+
+
+def _check_teachers(config: dict, found: list[str]) -> None:
+    """Raises `UserError` unless `--teacher_arch` agrees with the weights, whose architectures are `found`."""
+    archs, params = names_in(config["teacher_arch"]), names_in(config["teacher_param"])
+    if archs and params and len(archs) != len(params):
+        raise UserError(
+            f"--teacher_arch names {len(archs)} networks and --teacher_param {len(params)} weights: "
+            f"{config['teacher_arch']} and {config['teacher_param']}.\n"
+            "Give as many of both, or leave --teacher_arch out."
+        )
+    for asked, arch, param in zip(archs, found, params, strict=False):
+        if asked != arch:
+            raise UserError(f"--teacher_arch is {asked}, but the weights in {param} are of {arch}.")

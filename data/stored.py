@@ -1,0 +1,87 @@
+"""Arrays with a row for each example, on disk: a cache that is keyed by all that its numbers depend on.
+
+    FOLDER/stored.json   NAME.npy ...
+
+`stored.json` has the key and the SHA-256 of each array. A folder with another key, or a damaged one, counts as empty.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from files import sha256, whole_folder, write_json
+
+DESCRIPTION = "stored.json"
+Arrays = dict[str, tuple[tuple[int, ...], np.dtype]]  # name -> (shape, type)
+Blocks = Iterable[dict[str, np.ndarray]]  # some rows of every array after the other
+
+
+def write(folder: pathlib.Path, key: dict, arrays: Arrays, blocks: Blocks) -> None:
+    """Writes the arrays block by block, whole or not at all.
+
+    A mapped file would end the process where the disk is full. Therefore the blocks are appended to plain files.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    with whole_folder(folder) as part:
+        with contextlib.ExitStack() as stack:
+            files = {name: stack.enter_context((part / f"{name}.npy").open("wb")) for name in arrays}
+            for name, (shape, dtype) in arrays.items():
+                header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(files[name], header)
+            for block in blocks:
+                for name, value in block.items():
+                    files[name].write(value.tobytes())
+            for file in files.values():
+                file.flush()
+                os.fsync(file.fileno())
+        digests = {f"{name}.npy": sha256(part / f"{name}.npy") for name in arrays}
+        write_json(part / DESCRIPTION, {"key": key, "sha256": digests})
+
+
+def read(folder: pathlib.Path, key: dict, arrays: Arrays, warn: Callable) -> dict[str, np.ndarray] | None:
+    """Maps the arrays into memory.
+
+    Args:
+        folder: that `write` wrote.
+        key: all that the numbers depend on, plain.
+        arrays: what is expected.
+        warn: takes a line of text.
+
+    Returns:
+        name -> array; None where there is no folder, or, with a warning, a folder of another key or a damaged one.
+    """
+    file = folder / DESCRIPTION
+    if not folder.exists():
+        return None
+    try:
+        description = json.loads(file.read_text())
+        if description["key"] != key:
+            warn(f"{folder} is of another teacher or other views; it is computed again.")
+            return None
+        found = {}
+        for name, (shape, dtype) in arrays.items():
+            file = folder / f"{name}.npy"
+            if sha256(file) != description["sha256"][file.name]:
+                raise ValueError("its SHA-256 is not the one recorded")
+            found[name] = np.load(file, mmap_mode="r", allow_pickle=False)
+            if (found[name].shape, found[name].dtype) != (shape, dtype):
+                raise ValueError(f"it holds {found[name].shape} {found[name].dtype}, not {shape} {dtype}")
+        return found
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        warn(f"{file} is damaged or missing ({error}); it is computed again.")
+        return None
+
+
+def collect(arrays: Arrays, blocks: Blocks) -> dict[str, np.ndarray]:
+    """The blocks as arrays in host memory."""
+    rows = {name: [] for name in arrays}
+    for block in blocks:
+        for name, value in block.items():
+            rows[name].append(value)
+    return {name: np.concatenate(rows[name]).reshape(shape) for name, (shape, _) in arrays.items()}

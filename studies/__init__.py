@@ -1,0 +1,1 @@
+"""Several runs or several weights together: tables, pictures and measures of them."""

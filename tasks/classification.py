@@ -1,0 +1,138 @@
+"""Classification: a label is the number of a class."""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from registry import NonFiniteError
+
+CONFIDENCE_BINS = 15
+
+
+@dataclasses.dataclass(frozen=True)
+class Classification:
+    """One class an image; the loss on labels is the cross-entropy.
+
+    Source: cross-entropy
+
+    A batch's `label` is [B] int32, -1 where the label is withheld. In a mixed image `second_label` [B] is the label of
+    the smaller part and `share` [B] float32 in [0.5, 1] the share of the larger part.
+
+    Attributes:
+        term: the label loss's name among the terms of a step.
+        main: the metric that the best weights are chosen by; higher is better.
+    """
+
+    term: ClassVar[str] = "cross_entropy"
+    main: ClassVar[str] = "top1"
+
+    def loss(self, outputs, batch) -> tuple[jax.Array, dict]:
+        """The loss on labels.
+
+        Args:
+            outputs: has `logits` [B, K] float32.
+            batch: has `label`, and where images are mixed `second_label` and `share`.
+
+        Returns:
+            - scalar: the mean of the rows' losses over the labelled rows, weighted by the shares whose label is known;
+              0 where no label is known. Natural log.
+            - {"correct": share of the batch whose `label` is known and predicted, "labelled": share of the batch whose
+              `label` is known}.
+        """
+        logits, label = outputs.logits, batch.label
+        rows, weights = self.loss_rows(logits, batch), self.known(batch, logits.dtype)
+        labelled = (label >= 0).astype(logits.dtype)
+        correct = labelled * (jnp.argmax(logits, axis=-1) == label).astype(logits.dtype)
+        whole = jnp.sum(weights)
+        loss = jnp.sum(rows) / jnp.where(whole > 0, whole, 1.0)
+        return loss, {"correct": jnp.mean(correct), "labelled": jnp.mean(labelled)}
+
+    def loss_rows(self, logits: jax.Array, batch) -> jax.Array:
+        """Each row's loss, both labels by their shares: [..., B] from [..., B, K]; 0 where no label is known."""
+        first, second = _weights(batch, logits.dtype)
+        rows = first * _cross_entropy(logits, batch.label)
+        return rows if batch.second_label is None else rows + second * _cross_entropy(logits, batch.second_label)
+
+    def known(self, batch, dtype=jnp.float32) -> jax.Array:
+        """The share of each row whose label is known: [B]."""
+        first, second = _weights(batch, dtype)
+        return first + second
+
+    def soft_labels(self, batch, classes: int) -> jax.Array:
+        """The labels as probabilities [B, K] float32, mixed where the images are; rows without a label are 0."""
+        soft = jax.nn.one_hot(batch.label, classes, dtype=jnp.float32)
+        if batch.second_label is None:
+            return soft
+        share = batch.share[:, None].astype(jnp.float32)
+        return share * soft + (1 - share) * jax.nn.one_hot(batch.second_label, classes, dtype=jnp.float32)
+
+    def second_label(self, label: jax.Array) -> jax.Array:
+        """The labels [B] of the images that mixing adds: that of the row before (`data.mixing`)."""
+        return jnp.roll(label, 1, axis=0)
+
+    def metrics(self, logits: np.ndarray, labels: np.ndarray, teacher_logits: np.ndarray | None = None) -> dict:
+        """Measures of a split, in float64 on the host.
+
+        Args:
+            logits: [N, K].
+            labels: [N] int.
+            teacher_logits: [N, K] on the same examples, or None.
+
+        Returns:
+            top1, top5 (percent; top5 over min(5, K) classes), nll (nats), ece (expected calibration error, 15
+            equal-width bins of confidence, percent; Guo et al., ICML 2017); with a teacher also agreement (percent of
+            examples with the same prediction) and kl (KL(teacher || student), nats, T = 1). All are means over the
+            examples.
+
+        Raises:
+            NonFiniteError: logits that are not finite.
+        """
+        for who, values in (("network", logits), ("teacher", teacher_logits)):
+            if values is not None and not np.isfinite(values).all():
+                bad = int((~np.isfinite(values)).any(axis=1).sum())
+                raise NonFiniteError(f"The {who}'s logits are not finite on {bad} of {len(values)} images.")
+        log_p = log_softmax(logits)
+        prediction = log_p.argmax(axis=1)
+        correct = prediction == labels
+        own = np.take_along_axis(log_p, labels[:, None].astype(np.int64), axis=1)
+        earlier = (log_p == own) & (np.arange(log_p.shape[1]) < labels[:, None])  # ties rank as argmax ranks them
+        rank = ((log_p > own) | earlier).sum(axis=1)
+        confidence = np.exp(log_p.max(axis=1))
+        bins = np.minimum((confidence * CONFIDENCE_BINS).astype(int), CONFIDENCE_BINS - 1)
+        gap = np.bincount(bins, weights=confidence - correct, minlength=CONFIDENCE_BINS)
+        result = {
+            "top1": 100 * correct.mean(),
+            "top5": 100 * (rank < 5).mean(),
+            "nll": -own.mean(),
+            "ece": 100 * np.abs(gap).sum() / len(labels),
+        }
+        if teacher_logits is not None:
+            log_t = log_softmax(teacher_logits)
+            result["agreement"] = 100 * (log_t.argmax(axis=1) == prediction).mean()
+            result["kl"] = (np.exp(log_t) * (log_t - log_p)).sum(axis=1).mean()
+        return {name: float(value) for name, value in result.items()}
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """[N, K] -> [N, K] float64, natural log."""
+    logits = np.asarray(logits, np.float64)
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
+def _weights(batch, dtype) -> tuple[jax.Array, jax.Array]:
+    """How much each row's label and its second label count: [B] and [B]; 0 where they are withheld (-1)."""
+    first = (batch.label >= 0).astype(dtype)
+    if batch.second_label is None:
+        return first, jnp.zeros_like(first)
+    share = batch.share.astype(dtype)
+    return share * first, (1 - share) * (batch.second_label >= 0).astype(dtype)
+
+
+def _cross_entropy(logits: jax.Array, label: jax.Array) -> jax.Array:
+    label = jnp.broadcast_to(jnp.maximum(label, 0), logits.shape[:-1])
+    return optax.softmax_cross_entropy_with_integer_labels(logits, label)

@@ -1,0 +1,331 @@
+"""One seed of a run: its state, order, log, tests and weights. And what the seeds of a run share."""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import data
+import pretrained
+from files import write_json
+from registry import NonFiniteError
+from training import run_folder
+from training.answers import Answers
+from training.bank import DeviceBank
+from training.devices import Devices
+from training.run_folder import warn
+from training.schedule import Schedule
+from training.teachers import Teachers
+from training.update import DeviceSplit, Totals, Update
+from training.writers import MetricsLog
+from transfer import State, Strategy
+
+ADVICE = "Try a lower --learning_rate, or --on_nan skip."
+EXTREME, PATIENCE = (0.01, 0.99), 100  # share of the gradient, and the steps outside before a warning
+
+
+@dataclasses.dataclass(frozen=True)
+class Shared:
+    """What the seeds of a run have in common.
+
+    Attributes:
+        folder: of the run.
+        dataset: with both splits.
+        images, test_images: of the splits, on the devices.
+        strategy: who teaches whom, and what labels mean.
+        schedule: when something is due.
+        update: the compiled functions.
+        teachers: the trained networks that the tests compare the student with.
+        batch_size: examples of an update.
+        train_epoch: the recipe's epochs, without a method's first phase.
+        teacher_views: fixed views of each image; 0: fresh views.
+        log_shares: whether log lines have each loss term's share of the gradient.
+        info: what `model.json` says of the student, but for its accuracy.
+        others: what `model.json` says in addition of the learners beside the student, by name.
+    """
+
+    folder: pathlib.Path
+    dataset: data.Dataset
+    images: jax.Array
+    test_images: jax.Array
+    strategy: Strategy
+    schedule: Schedule
+    update: Update
+    teachers: Teachers
+    batch_size: int
+    train_epoch: int
+    teacher_views: int
+    log_shares: bool
+    info: dict
+    others: dict
+
+    @property
+    def devices(self) -> Devices:
+        """Where the arrays lie."""
+        return self.update.devices
+
+    @property
+    def task(self):
+        """What labels mean."""
+        return self.strategy.task
+
+    @functools.cached_property
+    def asked(self) -> dict[str, Answers]:
+        """Name of a learner -> its answers on the test split; filled when a learner is first tested."""
+        return {}
+
+    @functools.cached_property
+    def warned(self) -> set[str]:
+        """Loss terms of whose share of the gradient the user has been warned."""
+        return set()
+
+
+class Replica:
+    """One seed of a run, as if it were alone.
+
+    Args:
+        shared: what all seeds have in common.
+        seed: of everything random.
+        folder: for its log and weights: the run's, or one inside where there are several seeds.
+        pool: [P] int32, the examples to draw from.
+        labels: [N] int32, withheld ones -1.
+        bank: the teacher's logits (`training.bank.DeviceBank`); None where the step asks the teacher.
+
+    Attributes:
+        state, totals: of the training; the last update's.
+        tests: one row a test.
+        best: the student's variables at its best test so far.
+        log: its `metrics.jsonl`, in the process that writes; None in the others.
+    """
+
+    def __init__(
+        self,
+        shared: Shared,
+        seed: int,
+        folder: pathlib.Path,
+        pool: np.ndarray,
+        labels: np.ndarray,
+        bank: DeviceBank | None = None,
+    ):
+        self.shared, self.seed, self.folder = shared, seed, folder
+        self.pool = jnp.asarray(pool)
+        place = shared.devices.place
+        table = data.class_table(labels) if "partner" in shared.strategy.views else None
+        self._fixed = place((labels, np.asarray(seed, np.int32), table, bank))
+        self.tests: list[dict] = []
+        self.log: MetricsLog | None = None
+        self._extreme: dict[str, int] = {}  # loss term -> step since which its share of the gradient is extreme
+        self.split = self.epoch_at(0)
+        self.state, self.totals, self.best = self._start()
+
+    def epoch_at(self, step: int) -> DeviceSplit:
+        """What the updates of the epoch that holds `step` read."""
+        shared, (labels, seed, table, bank) = self.shared, self._fixed
+        steps, size = shared.schedule.steps_per_epoch, shared.batch_size
+        index, view = data.epoch_plan(self.seed, step // steps, self.pool, steps * size, size)
+        if bank is not None:
+            view = data.fixed_views(self.seed, index, view, shared.teacher_views)
+        rows = [np.asarray(x).reshape(1 + steps, size) for x in (index, view)]
+        return DeviceSplit(shared.images, labels, seed, *shared.devices.place(rows), table, bank)
+
+    def load_epoch(self, step: int) -> None:
+        """Takes the order of the epoch that holds `step`."""
+        self.split = self.epoch_at(step)
+
+    def _start(self) -> tuple[State, Totals, dict]:
+        """The first state, totals over no steps, and the first weights as the best so far."""
+        shared, examples = self.shared, len(self.shared.dataset.train)
+        state = shared.devices.place(shared.update.first_state(self.split), examples)
+        frozen = {name: shared.strategy.frozen[name] for name in state.frozen}
+        state = state.replace(frozen=copied(shared.devices.place(frozen)))
+        totals = shared.devices.place(Totals.empty(shared.update.metric_names(state, self.split)))
+        return state, totals, copied(shared.strategy.student_variables(state))
+
+    # The checkpoint: `saved` is what it holds, `restore` takes that back.
+
+    def saved(self) -> tuple[State, Totals, dict]:
+        """The arrays that the next update and the results depend on."""
+        return self.state.replace(frozen={}), self.totals, self.best
+
+    def restore(self, saved: tuple, tests: list[dict], step: int) -> None:
+        """Takes back what `saved` returned, and the tests until then."""
+        state, self.totals, self.best = self.shared.devices.place(saved, len(self.shared.dataset.train))
+        self.state, self.tests = state.replace(frozen=self.state.frozen), tests
+        if step < self.shared.schedule.total:
+            self.load_epoch(step)
+
+    @property
+    def log_file(self) -> str:
+        """The path of `metrics.jsonl` in the run folder."""
+        return str((self.folder / run_folder.METRICS).relative_to(self.shared.folder))
+
+    def check_finite(self, step: int) -> None:
+        """Raises `NonFiniteError` with the names of what is not finite in what a checkpoint would hold."""
+        state = self.state
+        leaves = jax.tree_util.tree_leaves_with_path((state.params, state.extra, state.opt_state))
+        bad = [jax.tree_util.keystr(path) for path, leaf in leaves if not _finite_here(leaf)]
+        if bad:
+            raise NonFiniteError(
+                f"{bad[0]} (of {len(bad)}) became non-finite before step {step}; nothing was saved.\n"
+                f"The last checkpoint in {self.shared.folder} is from before. {ADVICE}"
+            )
+
+    # The log line.
+
+    def check_terms(self, step: int) -> None:
+        """Raises `NonFiniteError` if a metric of an update was not finite: which metric, when, and why."""
+        bad = jax.device_get(self.totals.bad)
+        first = min(bad.values())
+        if self.shared.update.skip or first > step:
+            return
+        names = [name for name, when in bad.items() if when == first]
+        terms = [n for n in names if n not in ("loss", "gradient_norm")] or names
+        raise NonFiniteError(
+            f"{', '.join(terms)} became non-finite in step {first}{self._cause(first - 1)}.\n"
+            f"The last checkpoint in {self.shared.folder} is from before. {ADVICE}"
+        )
+
+    def _cause(self, step: int) -> str:
+        """The input of update `step` that was not finite: its batch is a function of its number alone."""
+        look = self.shared.update.inspect
+        read, index = jax.device_get(look(self.state, self.epoch_at(step), np.asarray(step, np.int32)))
+        for name, values in read.items():
+            rows = ~np.isfinite(values).reshape(len(values), -1).all(axis=1)
+            if rows.any():
+                index = index[rows]
+                return f": the {name} is not finite for training image {', '.join(map(str, index[:3]))}"
+        return ""
+
+    def write_log(self, step: int) -> dict[str, float]:
+        """Writes the means since the last log line, empties them, and returns them."""
+        totals = jax.device_get(self.totals)
+        values = {n: float(a.total / a.count) for n, a in totals.averages.items() if a.count}
+        correct, labelled = values.pop("correct", 0.0), values.pop("labelled", 0.0)
+        if labelled:
+            values["top1"] = 100 * correct / labelled
+        if self.shared.update.skip:
+            values["skipped"] = int(totals.skipped)
+        if self.shared.log_shares:
+            values.update(self._shares(step))
+        self.totals = self.shared.devices.place(Totals.empty(totals.averages, totals.skipped))
+        self._row("train", step, values)
+        return values
+
+    def _shares(self, step: int) -> dict[str, float]:
+        """Each loss term's share of the gradient at the last batch; warns where one stays extreme."""
+        shared, last = self.shared, np.asarray(step - 1, np.int32)
+        shares = jax.device_get(shared.update.shares(self.state, self.split, last))
+        phase = shared.strategy.method.first_phase_epochs * shared.schedule.steps_per_epoch
+        for name, share in shares.items() if step > phase else ():
+            if EXTREME[0] <= share <= EXTREME[1]:
+                self._extreme.pop(name, None)
+            elif self._extreme.setdefault(name, step) + PATIENCE <= step and name not in shared.warned:
+                shared.warned.add(name)
+                warn(
+                    f"{name} has had {100 * share:.2g} % of the gradient since step {self._extreme[name]}. "
+                    "Its weight in --config.distiller_options may not be what you want."
+                )
+        return {f"share/{name}": float(share) for name, share in shares.items()}
+
+    def board(self, name: str, value: float, step: int) -> None:
+        """Writes a number that depends on the clock, to TensorBoard alone."""
+        if self.log:
+            self.log.board(name, value, step)
+
+    def _row(self, kind: str, step: int, values: dict[str, float]) -> None:
+        if self.log:
+            self.log.write(kind, step, step / self.shared.schedule.steps_per_epoch, values)
+
+    # The test.
+
+    def answer(self, stop: Callable[[], bool]) -> dict[str, np.ndarray] | None:
+        """Name -> logits on the test split of all that is tested; None where `stop` became true."""
+        shared, logits = self.shared, {}
+        for name, (player, variables) in self._tested().items():
+            if name not in shared.asked:
+                shared.asked[name] = Answers(player, shared.test_images, shared.devices)
+            logits[name] = shared.asked[name](variables, stop=stop)
+            if logits[name] is None:
+                return None
+        return logits
+
+    def _tested(self) -> dict:
+        return {**self.shared.strategy.learners(self.state), **self.shared.strategy.tested(self.state)}
+
+    def write_test(self, step: int, logits: dict[str, np.ndarray], teacher_logits: np.ndarray | None) -> None:
+        """Writes what `answer` returned as a row, and keeps the student's weights if they are the best so far."""
+        shared, labels = self.shared, self.shared.dataset.test.labels
+        values = shared.task.metrics(logits["student"], labels, teacher_logits)
+        for name, theirs in {**logits, **shared.strategy.ensembles(logits)}.items():
+            if name != "student":
+                measured = shared.task.metrics(theirs, labels)
+                values[f"{name}/{shared.task.main}"], values[f"{name}/nll"] = (
+                    measured[shared.task.main],
+                    measured["nll"],
+                )
+        self.tests.append({"epoch": step // shared.schedule.steps_per_epoch, **values})
+        if self.best_test is self.tests[-1]:
+            self.best = copied(shared.strategy.student_variables(self.state))
+        self._row("test", step, values)
+
+    def tested_at(self, step: int) -> bool:
+        """Whether the test after `step` updates, an epoch's end, is made."""
+        return any(row["epoch"] == step // self.shared.schedule.steps_per_epoch for row in self.tests)
+
+    @property
+    def tested(self) -> dict[str, float]:
+        """The last and the best test accuracy so far, for the progress line."""
+        main = self.shared.task.main
+        return {main: self.tests[-1][main], "best": self.best_test[main]} if self.tests else {}
+
+    @property
+    def best_test(self) -> dict:
+        """The first test with the highest main metric, among those after `Strategy.best_after` where there are any."""
+        after = self.shared.strategy.best_after(self.shared.train_epoch)
+        rows = [row for row in self.tests if row["epoch"] > after] or self.tests
+        return max(rows, key=lambda row: row[self.shared.task.main])
+
+    # The weights.
+
+    def keep(self, step: int) -> None:
+        """Writes the weights of the epoch that ended to `epochs/`; made again after a resume, they are the same."""
+        epoch = step // self.shared.schedule.steps_per_epoch
+        tested = [row[self.shared.task.main] for row in self.tests if row["epoch"] == epoch]
+        facts = {"epoch": epoch, "test_top1": tested[0] if tested else None}
+        self._write(f"{run_folder.EPOCHS}/{epoch:04d}", self.shared.strategy.student_variables(self.state), **facts)
+
+    def finish(self, speed: dict) -> dict:
+        """Writes `last/`, `best/`, the other learners' weights and `summary.json`; returns the summary."""
+        last, best = self.tests[-1], self.best_test
+        learners = self.shared.strategy.learners(self.state)
+        student = learners.pop("student")[1]
+        for name, weights, row in (("last", student, last), ("best", self.best, best)):
+            self._write(name, weights, test_top1=row["top1"], test=row)
+        for name, (player, variables) in learners.items():
+            test = {key.partition("/")[2]: last[key] for key in last if key.startswith(f"{name}/")}
+            facts = {"mean": list(player.mean), "std": list(player.std), "test_top1": test["top1"], "test": test}
+            self._write(name, variables, **self.shared.others.get(name, {}), **facts)
+        parameters = int(sum(x.size for x in jax.tree.leaves(student["params"])))
+        summary = {"last": last, "best": best, "parameters": parameters, **speed}
+        if self.shared.update.skip:
+            summary["skipped"] = int(self.totals.skipped)
+        write_json(self.folder / run_folder.SUMMARY, summary)
+        return summary
+
+    def _write(self, name: str, variables: dict, **facts) -> None:
+        pretrained.save(self.folder / name, jax.device_get(variables), {**self.shared.info, "seed": self.seed, **facts})
+
+
+@jax.jit
+def copied(tree):
+    """The tree in buffers of its own: the state's buffers are donated to the next update."""
+    return jax.tree.map(jnp.copy, tree)
+
+
+def _finite_here(leaf) -> bool:
+    """Whether the parts of an array that lie with this process are finite; no part is moved to another device."""
+    return all(np.isfinite(np.asarray(shard.data)).all() for shard in leaf.addressable_shards)

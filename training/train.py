@@ -1,0 +1,280 @@
+"""One call for one run: the page that a run is read on."""
+
+import contextlib
+import pathlib
+import time
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+from clu import parameter_overview
+
+from configs.resolve import plain, resolve
+from files import write_json
+from models import profile
+from training import hosts, run_folder
+from training.builder import Builder
+from training.checkpoint import Checkpoints
+from training.replica import Replica, Shared, copied
+from training.run_folder import SaveError, open_run, warn
+from training.signals import Interrupted, asked_to_stop
+from training.writers import Clock, MetricsLog, Progress
+
+
+def train(recipe: Mapping, quiet: bool = False, typed: tuple[str, ...] = ()) -> dict:
+    """Trains a student as a recipe says, or continues where an earlier call stopped.
+
+    Args:
+        recipe: config keys over the defaults of `configs/default.py`.
+        quiet: print nothing but warnings.
+        typed: the keys that the user typed; one of them without effect is an error.
+
+    Returns:
+        The run's summary, as written to `summary.json`.
+
+    Raises:
+        UserError: a mistake in the recipe, data, weights or folder; found before anything compiles or is written.
+        training.signals.Interrupted: a signal arrived; everything is saved.
+    """
+    begun, quiet = time.monotonic(), quiet or not hosts.first()
+
+    def say(text):
+        if not quiet:
+            print(text, flush=True)
+
+    with contextlib.ExitStack() as stack:
+        stopping = stack.enter_context(asked_to_stop())
+
+        # 1. What is to be run. From here on the config does not change.
+        with hosts.agreed():
+            config, notes = resolve(recipe, typed)
+            for note in notes:
+                warn(note)
+            builder, folder = Builder(config, say), pathlib.Path(config.train_path).expanduser()
+            identity = {**plain(config), "data": builder.dataset.fingerprint}
+            identity["teacher_sha256"] = ",".join(builder.digests) or None
+        hosts.check_same("config, data and teacher", {k: v for k, v in identity.items() if k not in run_folder.OWN})
+
+        # 2. The folder: locked, and this run's. A finished run has nothing left to do.
+        summary = None
+        with hosts.agreed():
+            if hosts.first():
+                summary = stack.enter_context(open_run(folder, identity))
+        summary = hosts.share(summary)
+        if summary:
+            say(f"{folder} is finished already.")
+            return summary
+
+        # 3. The players: one object a seed, in its first state or as the latest checkpoint has it.
+        with hosts.agreed():
+            shared = builder.shared(folder)
+        shared.teachers.check()
+        replicas = builder.replicas(shared)
+        checkpoints = None
+        with hosts.agreed():
+            if hosts.first():
+                checkpoints = Checkpoints(folder)
+                stack.callback(checkpoints.close)
+        step, earlier = _restore(replicas, checkpoints, stack)
+        if not step:
+            _save(replicas, checkpoints, step, 0.0)  # so that rows without a checkpoint mean that one was lost
+        with hosts.agreed():
+            if hosts.first():
+                _describe(shared, replicas[0], say, step)
+
+        # 4. The loop. A test that a stop cut off is made first.
+        schedule, clock = shared.schedule, Clock(begun, config.batch_size * len(replicas), step, earlier)
+        progress, saved = Progress(folder.name, schedule.total, quiet), time.monotonic()
+        stack.callback(progress.end)
+        due = schedule.due(step)
+        if due.test and not replicas[0].tested_at(step):
+            if not _test(replicas, step, stopping):
+                raise _interrupted(folder, step)
+            if due.keep:
+                _write_by_first(_keep, replicas, step)
+        if stopping.is_set() and step < schedule.total and not hosts.several():
+            raise _interrupted(folder, step)
+        while step < schedule.total:
+            # One call makes all updates until the next one after which something is due.
+            count, due = schedule.next(step)
+            _update(replicas, count)
+            step += count
+
+            # Clocks and signals are a process's own: several processes look at them only where all stop anyway.
+            late = time.monotonic() - saved >= config.checkpoint_seconds
+            if not (clock.first or due.any or (not hosts.several() and (stopping.is_set() or late))):
+                continue  # the device is not waited for
+            jax.block_until_ready([replica.totals for replica in replicas])
+            clock.pause(step)
+            for replica in replicas:
+                replica.check_terms(step)
+            if due.log:
+                rows = [replica.write_log(step) for replica in replicas]
+                replicas[0].board("speed/images_per_second", clock.rate, step)
+            tested = due.test and _test(replicas, step, stopping)
+            if due.keep and (tested or not due.test):
+                _write_by_first(_keep, replicas, step)
+            if due.log:
+                progress.show(step, clock, rows[0], replicas[0].tested)
+            if due.epoch and not due.end:
+                for replica in replicas:
+                    replica.load_epoch(step)
+            stop, late = hosts.any_of(stopping.is_set(), late)
+            if stop and not (due.end and tested):
+                _save(replicas, checkpoints, step, clock.seconds)
+                raise _interrupted(folder, step)
+            if late and not due.end:
+                _save(replicas, checkpoints, step, clock.seconds, must=False)
+                saved = time.monotonic()
+            clock.resume(step)
+
+        # 5. The end: the last checkpoint, the weights, the summary.
+        _save(replicas, checkpoints, step, clock.seconds)
+        return hosts.share(_write_by_first(_finish, replicas, clock.summary(step)))
+
+
+def _update(replicas: list[Replica], count: int) -> None:
+    """Makes `count` updates of every replica."""
+    states, totals, splits = zip(*[(r.state, r.totals, r.split) for r in replicas], strict=True)
+    states, totals = replicas[0].shared.update(list(states), list(totals), list(splits), count)
+    for replica, state, total in zip(replicas, states, totals, strict=True):
+        replica.state, replica.totals = state, total
+
+
+def _test(replicas: list[Replica], step: int, stopping) -> bool:
+    """Tests every replica; False, and nothing is changed, where a signal arrived on the way."""
+
+    def stop():
+        return stopping.is_set() and not hosts.several()  # several processes cannot end one by one
+
+    teachers = replicas[0].shared.teachers
+    teacher_logits = teachers.logits(stop)
+    answers = [replica.answer(stop) for replica in replicas]
+    if None in answers or (teachers.loaded and teacher_logits is None):
+        return False
+    for replica, logits in zip(replicas, answers, strict=True):
+        replica.write_test(step, logits, teacher_logits)
+    return True
+
+
+def _restore(replicas: list[Replica], checkpoints: Checkpoints | None, stack) -> tuple[int, float]:
+    """Puts the replicas where the latest checkpoint has them, and opens their logs there.
+
+    Returns:
+        (the step, the seconds of training until then).
+    """
+    like, found = [replica.saved() for replica in replicas], None
+    with hosts.agreed():
+        if checkpoints:
+            found = checkpoints.restore(like, [replica.log_file for replica in replicas])
+    trees, notes = found or (None, None)
+    notes = hosts.share(notes)
+    if notes:
+        for i, saved in enumerate(hosts.share_arrays(trees, like)):
+            replicas[i].restore(saved, notes["tests"][i], notes["step"])
+    step = notes["step"] if notes else 0
+    positions = notes["positions"] if notes else [0] * len(replicas)
+    with hosts.agreed():
+        for replica, position in zip(replicas, positions, strict=True) if checkpoints else ():
+            replica.log = MetricsLog(replica.folder, position, step)
+            stack.callback(replica.log.close)
+    return step, notes["seconds"] if notes else 0.0
+
+
+def _save(
+    replicas: list[Replica], checkpoints: Checkpoints | None, step: int, seconds: float, must: bool = True
+) -> None:
+    """Saves; all processes call this together.
+
+    A save that `must` succeed is waited for. Another one is written by a thread while the training goes on, and where
+    it fails only warns, because a later save makes up for it.
+    """
+    with hosts.agreed():
+        for replica in replicas:
+            replica.check_finite(step)
+    trees = copied([replica.saved() for replica in replicas])  # the next update is given the state's own buffers
+    trees = jax.device_get(hosts.readable(trees)) if hosts.several() else trees
+    with hosts.agreed():
+        if not checkpoints:
+            return
+        notes = {"step": step, "seconds": seconds, "tests": [replica.tests for replica in replicas]}
+        notes["positions"] = [replica.log.position for replica in replicas]
+        logs = {replica.log_file: replica.log.position for replica in replicas}
+        try:
+            checkpoints.wait()
+        except SaveError as error:  # of the save before
+            warn(f"{error} The next save tries again.")
+        try:
+            for replica in replicas:
+                replica.log.sync()
+            checkpoints.save(step, trees, notes, logs, wait=must or hosts.several())
+        except SaveError as error:
+            if must:
+                raise
+            warn(f"{error} The next save tries again.")
+
+
+def _write_by_first(write, *arguments):
+    """Calls `write` in the process that writes and returns what it returns; a full disk is one line."""
+    with hosts.agreed():
+        if not hosts.first():
+            return None
+        try:
+            return write(*arguments)
+        except OSError as error:
+            raise SaveError(
+                f"Cannot write the results: {error.strerror}. The training is saved: mend that, and the same command "
+                "writes them."
+            ) from None
+
+
+def _keep(replicas: list[Replica], step: int) -> None:
+    """Writes the weights of the epoch that ended."""
+    for replica in replicas:
+        replica.keep(step)
+
+
+def _finish(replicas: list[Replica], speed: dict) -> dict:
+    """Writes the weights and `summary.json` of each replica, and of all of them; returns the last one."""
+    summaries = [replica.finish(speed) for replica in replicas]
+    if len(replicas) == 1:
+        return summaries[0]
+    seeds = [replica.seed for replica in replicas]
+    summary = {**over_seeds(summaries), "seeds": seeds, "parameters": summaries[0]["parameters"], **speed}
+    write_json(replicas[0].shared.folder / run_folder.SUMMARY, summary)
+    return summary
+
+
+def over_seeds(summaries: list[dict]) -> dict:
+    """{"last", "best": metric -> {"mean", "std"}} over several summaries; sample standard deviation."""
+
+    def spread(values):
+        return {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1))}
+
+    return {
+        which: {name: spread([s[which][name] for s in summaries]) for name in summaries[0][which]}
+        for which in ("last", "best")
+    }
+
+
+def _interrupted(folder: pathlib.Path, step: int) -> Interrupted:
+    return Interrupted(f"Interrupted at step {step}; saved in {folder}. The same command continues.")
+
+
+def _describe(shared: Shared, replica: Replica, say, step: int) -> None:
+    """Prints what is about to be trained; the full list of parameters goes to the run folder."""
+    params, count = replica.state.params, parameter_overview.count_parameters
+    overview = parameter_overview.get_parameter_overview(params, include_stats=False)
+    (shared.folder / "parameters.txt").write_text(overview + "\n")
+    counts = [f"{name} {count(own):,}" for name, own in params.items() if jax.tree.leaves(own)]
+    counts += [f"{name} {count(own['params']):,} frozen" for name, own in replica.state.frozen.items()]
+    devices = f"{shared.devices.count} x {shared.devices.devices[0].device_kind}"
+    say(f"Parameters: {', '.join(counts)}. Devices: {devices}. Run: {shared.folder}")
+    shape, student = shared.dataset.image_shape, shared.strategy.student.model
+    cost = profile.cost(student, shape, shared.strategy.student_variables(replica.state))
+    for weights, player, _ in shared.teachers.loaded:
+        say(profile.compare(profile.cost(player.model, shape, weights.variables), cost))
+    if not shared.teachers.loaded:
+        say(f"Cost: {cost}.")
+    if step:
+        say(f"Continuing at step {step} of {shared.schedule.total}.")

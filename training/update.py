@@ -1,0 +1,238 @@
+"""The compiled update: gather, augment, forward, losses, optimizer, metrics."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from clu.metrics import Average
+from flax import struct
+
+import data
+from training.devices import Devices
+from transfer import State, Strategy
+
+STEP_KEY, INIT_KEY = 2, 3  # the seed's streams for methods and for first weights (data.batch has 0, 1 and others)
+NEVER = np.iinfo(np.int32).max
+
+
+@struct.dataclass
+class DeviceSplit:
+    """What an update reads and never writes: the training images and the order of the epoch, on the devices.
+
+    Attributes:
+        images: [N, H, W, C] uint8.
+        labels: [N] int32, -1 where withheld.
+        seed: int32 scalar.
+        index, view: [1 + steps, B] int32, of the epoch (`data.epoch_plan`); row 0 is the last of the epoch before.
+        classes: the table for views "partner"; None where no such view is asked for.
+        bank: the teacher's logits on these views (`training.bank.DeviceBank`); None where the step asks the teacher.
+    """
+
+    images: jax.Array
+    labels: jax.Array
+    seed: jax.Array
+    index: jax.Array
+    view: jax.Array
+    classes: data.ClassTable | None = None
+    bank: Any = None
+
+
+@struct.dataclass
+class Totals:
+    """What is added up between two log lines.
+
+    Attributes:
+        averages: metric -> `clu` Average over the steps since the last log line, without skipped steps.
+        bad: metric -> int32, the first update of the run in which the metric was not finite; `NEVER` where none.
+        skipped: int32, updates left out since the start of the run (`on_nan="skip"`).
+    """
+
+    averages: dict[str, Average]
+    bad: dict[str, jax.Array]
+    skipped: jax.Array
+
+    @classmethod
+    def empty(cls, names, skipped: int = 0) -> "Totals":
+        """Over no steps."""
+        zero = np.zeros((), np.float32)
+        averages = {name: Average(total=zero, count=zero) for name in names}
+        return cls(averages, {name: np.asarray(NEVER, np.int32) for name in names}, np.asarray(skipped, np.int32))
+
+    def add(self, metrics: dict, step: jax.Array, keep: jax.Array | None = None) -> "Totals":
+        """With the metrics of update number `step`; an update with `keep` False is counted as skipped."""
+        counts = jnp.ones((), jnp.float32) if keep is None else keep.astype(jnp.float32)
+        averages = {}
+        for name, total in self.averages.items():
+            value = metrics[name].astype(jnp.float32)
+            value = value if keep is None else jnp.where(keep, value, 0.0)
+            averages[name] = total.merge(Average(total=value, count=counts))
+        bad = {n: jnp.minimum(b, jnp.where(jnp.isfinite(metrics[n]), NEVER, step)) for n, b in self.bad.items()}
+        skipped = self.skipped if keep is None else self.skipped + 1 - keep.astype(jnp.int32)
+        return Totals(averages, bad, skipped)
+
+
+STATE_AXES = State(step=0, params=0, extra=0, opt_state=0, frozen=None)  # of seeds stacked in one program
+SPLIT_AXES = DeviceSplit(images=None, labels=0, seed=0, index=0, view=0, classes=0, bank=0)
+
+
+class Update:
+    """The compiled functions of a run.
+
+    Args:
+        strategy: who teaches whom.
+        augmentation: of the images.
+        devices: where the programs run.
+        skip: an update with anything that is not finite is left out, and counted.
+        stacked: one program updates all seeds side by side (`vmap`) instead of one after the other.
+        many: all updates of a call run in one program.
+    """
+
+    def __init__(
+        self,
+        strategy: Strategy,
+        augmentation: data.Augmentation,
+        devices: Devices,
+        *,
+        skip=False,
+        stacked=False,
+        many=False,
+    ):
+        self.strategy, self.augmentation, self.devices = strategy, augmentation, devices
+        self.skip, self.stacked, self.many = skip, stacked, many
+        step = (
+            jax.vmap(self.one, in_axes=(STATE_AXES, 0, SPLIT_AXES), out_axes=(STATE_AXES, 0)) if stacked else self.one
+        )
+
+        def several(state: State, totals: Totals, split: DeviceSplit, count: jax.Array):
+            return jax.lax.fori_loop(0, count, lambda _, carry: step(*carry, split), (state, totals))
+
+        self.step = jax.jit(step, donate_argnums=(0, 1))
+        self._several = jax.jit(several, donate_argnums=(0, 1))
+
+    def one(self, state: State, totals: Totals, split: DeviceSplit) -> tuple[State, Totals]:
+        """One update of one seed."""
+        batch = self.batch(split, state.step)
+        new, metrics = self.strategy.traced_step(state, batch, step_key(split.seed, state.step))
+        keep = None
+        if self.skip:
+            keep = finite((metrics, new.params, new.extra))
+            new = jax.tree.map(functools.partial(jnp.where, keep), new, state.replace(step=new.step))
+        learned = self.devices.constrain(new.replace(frozen=None), split.images.shape[0])
+        return learned.replace(frozen=new.frozen), self.devices.constrain(totals.add(metrics, new.step, keep))
+
+    def batch(self, split: DeviceSplit, step: jax.Array) -> data.Batch:
+        """The batch of update number `step` with the strategy's views, its rows split over the devices."""
+        steps = split.index.shape[0] - 1
+        position = step % steps
+        batch = data.make_batch(
+            split.images,
+            split.labels,
+            split.seed,
+            split.index[position + 1],
+            split.view[position + 1],
+            (step // steps).astype(jnp.float32) + position.astype(jnp.float32) / steps,  # whole where an epoch begins
+            self.augmentation,
+            self.strategy.views,
+            split.classes,
+            (split.index[position], split.view[position]),
+            self.strategy.task.second_label,
+        )
+        if split.bank is not None:
+            batch = batch.replace(teacher_logits=split.bank.logits(split.view[position + 1], batch.index))
+        return self.devices.split_rows(batch)
+
+    def _first(self, split: DeviceSplit) -> State:
+        key = jax.random.fold_in(jax.random.key(split.seed), INIT_KEY)
+        state = self.strategy.traced_init(key, self.batch(split, jnp.zeros_like(split.seed)))
+        return self.devices.constrain(state.replace(frozen=dict.fromkeys(state.frozen)), split.images.shape[0])
+
+    def metric_names(self, state: State, split: DeviceSplit) -> list[str]:
+        """The names of an update's metrics, from shapes; nothing is computed."""
+
+        def metrics(state, split):
+            batch, key = self.batch(split, state.step), step_key(split.seed, state.step)
+            return self.strategy.traced_step(state, batch, key)[1]
+
+        return list(jax.eval_shape(metrics, state, split))
+
+    @functools.cached_property
+    def first_state(self):
+        """Split -> the first state of one seed, with None for the frozen variables: no weights in the program."""
+        return jax.jit(self._first)
+
+    @functools.cached_property
+    def shares(self):
+        """(state, split, step) -> each loss term's share of the gradient on the batch of update number `step`."""
+
+        def shares(state, split, step):
+            return self.devices.constrain(
+                self.strategy.shares(state, self.batch(split, step), step_key(split.seed, step))
+            )
+
+        return jax.jit(shares)
+
+    @functools.cached_property
+    def inspect(self):
+        """(state, split, step) -> what update number `step` reads by name, and the examples of its batch."""
+
+        def inspect(state, split, step):
+            batch = self.batch(split, step)
+            return self.devices.constrain((self.strategy.inspect(state, batch), batch.index))
+
+        return jax.jit(inspect)
+
+    def __call__(self, states: list[State], totals: list[Totals], splits: list[DeviceSplit], count: int = 1):
+        """`count` updates of every seed; the given states and totals are donated.
+
+        Returns:
+            (states, totals).
+        """
+        if self.stacked:
+            examples = splits[0].images.shape[0]
+            done = self._run(*self._stack(states, totals, splits), count)
+            return self._unstack(done, len(states), examples)
+        done = [self._run(*seed, count) for seed in zip(states, totals, splits, strict=True)]
+        return [state for state, _ in done], [total for _, total in done]
+
+    def _run(self, state, totals, split, count):
+        if self.many:
+            return self._several(state, totals, split, count)
+        for _ in range(count):
+            state, totals = self.step(state, totals, split)
+        return state, totals
+
+    def _stack(self, states, totals, splits):
+        """One tree of all seeds with a new first axis, but for what `STATE_AXES` and `SPLIT_AXES` share."""
+        frozen, images = states[0].frozen, splits[0].images
+        own = [
+            (s.replace(frozen=None), t, x.replace(images=None)) for s, t, x in zip(states, totals, splits, strict=True)
+        ]
+        state, total, split = _stacked(self.devices, own, images.shape[0])
+        return state.replace(frozen=frozen), total, split.replace(images=images)
+
+    def _unstack(self, stacked, count: int, examples: int):
+        state, total = stacked
+        members = _members(self.devices, (state.replace(frozen=None), total), count, examples)
+        return [s.replace(frozen=state.frozen) for s, _ in members], [t for _, t in members]
+
+
+@functools.partial(jax.jit, static_argnames=("devices", "examples"))
+def _stacked(devices, trees, examples):
+    return devices.constrain(jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees), examples, axis=1)
+
+
+@functools.partial(jax.jit, static_argnames=("devices", "count", "examples"))
+def _members(devices, tree, count, examples):
+    return [devices.constrain(jax.tree.map(lambda leaf, i=i: leaf[i], tree), examples) for i in range(count)]
+
+
+def finite(tree) -> jax.Array:
+    """Whether everything in the tree is finite: a bool scalar."""
+    return jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]).all()
+
+
+def step_key(seed: jax.Array, step: jax.Array) -> jax.Array:
+    """The key that update number `step` draws from."""
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), STEP_KEY), step)
