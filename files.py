@@ -1,4 +1,4 @@
-"""Files and folders that are written whole or not at all, SHA-256 digests, and sizes as text.
+"""Files and folders that are written whole or not at all, manifests, locks, and sizes as text.
 
 A kill, a full disk or a power cut can stop a write in the middle. A half-written file under its final name looks
 like a whole file. Therefore the content goes to a name that ends in `.part`, is forced to the disk, and is renamed
@@ -6,15 +6,23 @@ last. A reader sees the old content or the new content, never a mixture.
 """
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import pathlib
+import platform
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 
+from registry import UserError
+
 PART, OLD = ".part", ".old"  # end the names of what is not finished, and of what is just being replaced
+MANIFEST, LOCK = "MANIFEST", ".lock"
+DIGEST = 65  # bytes of a manifest's last line, the SHA-256 of the lines before it
+PATIENCE = 0.3  # seconds to wait for a lock: a process that only looks holds it for microseconds
 UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 Path = str | os.PathLike
@@ -126,3 +134,102 @@ def size_text(size: float | None) -> str:
         return "unknown"
     unit, name = next((u for u in UNITS if size >= u[0]), UNITS[-1])
     return f"{size / unit:,.1f} {name}"
+
+
+def write_manifest(folder: Path) -> None:
+    """Puts every file of a folder on the disk, then a `MANIFEST`: size and SHA-256 of every file, and of itself."""
+    folder = pathlib.Path(folder)
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    for path in files:
+        sync(path)
+    lines = [f"{sha256(path)} {path.stat().st_size} {path.relative_to(folder).as_posix()}\n" for path in files]
+    body = "".join(lines).encode()
+    (folder / MANIFEST).write_bytes(body + hashlib.sha256(body).hexdigest().encode() + b"\n")
+    for path in [folder / MANIFEST, *(path for path in folder.rglob("*") if path.is_dir()), folder]:
+        sync(path)
+
+
+def damage(folder: Path) -> str | None:
+    """The first file of a folder that is not as its `MANIFEST` says, and the fault; None where all is whole."""
+    folder = pathlib.Path(folder)
+    manifest = folder / MANIFEST
+    try:
+        content = manifest.read_bytes()
+    except OSError as error:
+        return f"{manifest} is damaged ({_reason(error)})"
+    body, digest = content[:-DIGEST], content[-DIGEST:]
+    if digest != hashlib.sha256(body).hexdigest().encode() + b"\n":
+        return f"{manifest} is damaged ({'altered or truncated' if content else 'empty'})"
+    for line in body.decode().splitlines():
+        expected, size, name = line.split(" ", 2)
+        path = folder / name
+        try:
+            if path.stat().st_size != int(size) or sha256(path) != expected:
+                return f"{path} is damaged ({difference(path.stat().st_size, int(size))})"
+        except OSError as error:
+            return f"{path} is damaged ({_reason(error)})"
+    return None
+
+
+def difference(size: int, expected: int) -> str:
+    """How a damaged file differs from what was written, by its size in bytes."""
+    if size == expected:
+        return "altered: its SHA-256 is another"
+    return f"truncated: {size} bytes of {expected}" if size < expected else f"{size} bytes instead of {expected}"
+
+
+def _reason(error: OSError) -> str:
+    return "missing" if isinstance(error, FileNotFoundError) else error.strerror or type(error).__name__
+
+
+def refuse_second(folder: Path) -> None:
+    """Raises `UserError` when another process is writing to a folder (`lock`). Makes nothing."""
+    folder = pathlib.Path(folder)
+    try:
+        file = (folder / LOCK).open("rb")
+    except OSError:
+        return  # no folder yet, or one that `lock` has a message for
+    with file:
+        if not _flock(file, fcntl.LOCK_SH):
+            raise _taken(folder, file)
+
+
+def lock(folder: Path):
+    """Makes a folder where needed and locks it, by a lock that the kernel takes back when the process ends.
+
+    Returns:
+        The open lock file; closing it gives the lock back.
+
+    Raises:
+        UserError: the folder cannot be written, or another process has the lock (with that process's number).
+    """
+    folder = pathlib.Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / LOCK).open("a+b")
+    except OSError as error:
+        raise UserError(f"Cannot write to --train_path {folder}: {error.strerror}. Choose another.") from None
+    end = time.monotonic() + PATIENCE
+    while not _flock(file, fcntl.LOCK_EX):
+        if time.monotonic() > end:
+            with file:
+                raise _taken(folder, file)
+        time.sleep(0.02)
+    file.truncate(0)  # what a dead process wrote
+    file.write(f"process {os.getpid()} on {platform.node()}\n".encode())
+    file.flush()
+    return file
+
+
+def _flock(file, how: int) -> bool:
+    try:
+        fcntl.flock(file, how | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _taken(folder: pathlib.Path, file) -> UserError:
+    file.seek(0)
+    process = file.read().decode(errors="replace").strip() or "another process"
+    return UserError(f"{folder} is being written by {process}. Wait for it, stop it, or choose another --train_path.")

@@ -7,6 +7,7 @@ import errno
 import importlib.util
 import os
 import pathlib
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable
@@ -19,6 +20,7 @@ from registry import UserError, unknown
 STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)  # the user's to mend
 # On a GPU: no kernel that adds in the order in which threads happen to arrive, and no choice of kernels by the clock.
 REPEATABLE = "--xla_gpu_deterministic_ops=true"
+PATIENCE = 300  # seconds that processes wait for each other at the start
 MACHINE = {"gpu_id": "GPUs to use, such as 2 or 0,1"}
 TRAINING = {
     "config": "recipe, a FILE.py or FILE.py:ARGUMENT with get_config(); --config.KEY=VALUE changes any key",
@@ -197,14 +199,46 @@ def prepare(command: Command) -> None:
     if command.recipe.get("deterministic"):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {REPEATABLE}".strip()
         os.environ.setdefault("NCCL_ALGO", "Ring")  # one order of adding gradients over several GPUs
-    from training import cpu, devices, hosts
+    from training import cpu, devices
 
     cpu.tune()
     _use_compilation_cache()
     if command.flags.get("hosts"):
-        hosts.connect(command.flags["hosts"])
+        _join_hosts(command.flags["hosts"])
     if gpus and devices.here().platform == "cpu":
         print(f"Warning: --gpu_id {gpus}: JAX sees no GPU here; running on the CPU.", file=sys.stderr)
+
+
+def _join_hosts(text: str) -> None:
+    """Makes this process one of several; before JAX looks for devices.
+
+    Args:
+        text: "auto" (JAX asks Slurm, Kubernetes, Open MPI or the TPU's host) or HOST:PORT,COUNT,ID: where process 0
+            listens, how many processes there are, and which one this is.
+
+    Raises:
+        UserError: another form, or the processes do not find each other.
+    """
+    import jax
+
+    options = {}
+    if text != "auto":
+        found = re.fullmatch(r"([^\s,]+:\d+),(\d+),(\d+)", text.replace(" ", ""))
+        if not found or int(found[3]) >= int(found[2]):
+            raise UserError(
+                f"--hosts must be auto, or HOST:PORT,COUNT,ID with ID from 0 to COUNT - 1; got '{text}'.\n"
+                "Such as --hosts node0:1234,2,0 on the first of two."
+            )
+        address, count, number = found.groups()
+        options = {"coordinator_address": address, "num_processes": int(count), "process_id": int(number)}
+    try:
+        jax.distributed.initialize(**options, initialization_timeout=PATIENCE)
+    except (ValueError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        advice = (
+            "JAX finds no cluster here: give HOST:PORT,COUNT,ID" if text == "auto" else "Is process 0 running there?"
+        )
+        raise UserError(f"--hosts {text}: {reason}.\n{advice}") from None
 
 
 def _use_compilation_cache() -> None:

@@ -179,6 +179,12 @@ def _check_teachers(config: dict, found: list[str]) -> None:
             f"{config['teacher_arch']} and {config['teacher_param']}.\n"
             "Give as many of both, or leave --teacher_arch out."
         )
+    for arch, param in zip(found, params, strict=True):
+        if ":" in arch and not archs:  # a file that came with weights shall not choose what is imported
+            raise UserError(
+                f"The weights in {param} are of '{arch}', code outside this library.\n"
+                f"If you trust it, say so: --teacher_arch {arch}"
+            )
     for asked, arch, param in zip(archs, found, params, strict=False):
         if asked != arch:
             raise UserError(f"--teacher_arch is {asked}, but the weights in {param} are of {arch}.")

@@ -11,7 +11,10 @@ import os
 import pathlib
 from collections.abc import Callable, Iterable
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from flax import struct
 
 from files import sha256, whole_folder, write_json
 
@@ -85,3 +88,29 @@ def collect(arrays: Arrays, blocks: Blocks) -> dict[str, np.ndarray]:
         for name, value in block.items():
             rows[name].append(value)
     return {name: np.concatenate(rows[name]).reshape(shape) for name, (shape, _) in arrays.items()}
+
+
+@struct.dataclass
+class DeviceBank:
+    """Logits of K views of every example, on the devices: a teacher bank.
+
+    Attributes:
+        values: [K, N, C], or [K, N, k] the highest; float16 or float32.
+        indices: [K, N, k] uint16 or int32, whose values those are; None where all classes are stored.
+        rest: [K, N], the logit of every other class; None where all classes are stored.
+        classes: C; static.
+    """
+
+    values: jax.Array
+    indices: jax.Array | None = None
+    rest: jax.Array | None = None
+    classes: int = struct.field(pytree_node=False, default=0)
+
+    def logits(self, view: jax.Array, index: jax.Array) -> jax.Array:
+        """Of the examples `index` [B] in their views `view` [B]: [B, C] float32."""
+        values = self.values[view, index].astype(jnp.float32)
+        if self.indices is None:
+            return values
+        rest = self.rest[view, index].astype(jnp.float32)
+        full = jnp.broadcast_to(rest[:, None], (len(index), self.classes))
+        return full.at[jnp.arange(len(index))[:, None], self.indices[view, index].astype(jnp.int32)].set(values)

@@ -18,10 +18,10 @@ from collections.abc import Callable, Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 
 import data
 from data import stored
+from data.stored import DeviceBank
 from files import free, size_text
 from registry import DamagedFileError, NonFiniteError, UserError
 from training import hosts
@@ -31,32 +31,6 @@ from transfer import Strategy
 
 FOLDER = "teacher_bank"
 FORMAT = 1  # to be raised where the same key would give other numbers
-
-
-@struct.dataclass
-class DeviceBank:
-    """A bank in device memory.
-
-    Attributes:
-        values: [K, N, C], or [K, N, k] the highest; float16 or float32.
-        indices: [K, N, k] uint16 or int32, whose values those are; None where all classes are stored.
-        rest: [K, N], the logit of every other class; None where all classes are stored.
-        classes: C; static.
-    """
-
-    values: jax.Array
-    indices: jax.Array | None = None
-    rest: jax.Array | None = None
-    classes: int = struct.field(pytree_node=False, default=0)
-
-    def logits(self, view: jax.Array, index: jax.Array) -> jax.Array:
-        """Of the examples `index` [B] in their views `view` [B]: [B, C] float32."""
-        values = self.values[view, index].astype(jnp.float32)
-        if self.indices is None:
-            return values
-        rest = self.rest[view, index].astype(jnp.float32)
-        full = jnp.broadcast_to(rest[:, None], (len(index), self.classes))
-        return full.at[jnp.arange(len(index))[:, None], self.indices[view, index].astype(jnp.int32)].set(values)
 
 
 @dataclasses.dataclass(frozen=True)

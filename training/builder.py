@@ -5,6 +5,7 @@ Besides `training.run_folder` and `training.train` nothing reads the config afte
 
 import contextlib
 import dataclasses
+import pathlib
 from collections.abc import Callable
 
 import jax
@@ -79,6 +80,7 @@ class Builder:
 
     def trained(self, name: str, frozen: bool = True) -> list[tuple[transfer.Player, dict]]:
         config, found = self.config, []
+        dtype = jnp.dtype(config.teacher_dtype or config.dtype)
         archs = names_in(config.teacher_arch) or [""]
         command = f"python train_teacher.py --arch {archs[0] or 'ResNet20'} --dataset {config.dataset}"
         command += "".join(f" --{key} {config[key]}" for key in ("data_dir", "image_size") if config[key])
@@ -89,7 +91,7 @@ class Builder:
             weights = pretrained.load(param)
             check_fits(weights, self.dataset, "teacher", advice)
             self.digests.append(weights.sha256)
-            player, variables = player_of(weights, name, config.teacher_dtype or config.dtype, arch, frozen)
+            player, variables = player_of(weights, name, dtype, arch, frozen)
             found.append((player, variables))
             if frozen:
                 self.teachers.append((weights, player, variables))
@@ -127,47 +129,30 @@ class Builder:
         self._check_fit(strategy)
         return strategy
 
-    def shared(self, folder) -> Shared:
+    def shared(self, folder: pathlib.Path) -> Shared:
         """What the seeds have in common; reads the images."""
         config, strategy, devices, dataset = self.config, self.strategy, self.devices, self.dataset
         stack = devices.loops if config.stack_seeds == "auto" else config.stack_seeds == "yes"
         most = (CALL if devices.loops else 1) if config.steps_per_call == "auto" else int(config.steps_per_call)
-        test_images = devices.place(dataset.test.images)
+        programs = {"skip": config.on_nan == "skip", "stacked": stack and config.seeds > 1, "many": most > 1}
+        epochs, steps = strategy.epochs(config.train_epoch), self.steps_per_epoch
+        images, test_images = devices.place((dataset.train.images, dataset.test.images))
+        info = {"arch": config.student_arch, "options": plain(config.student_options), **dataset.info}
+        info |= {"transfer": config.transfer, "distiller": config.distiller, "command": command_line()}
         return Shared(
             folder=folder,
             dataset=dataset,
-            images=devices.place(dataset.train.images),
+            images=images,
             test_images=test_images,
             strategy=strategy,
-            schedule=Schedule(
-                steps_per_epoch=self.steps_per_epoch,
-                epochs=strategy.epochs(config.train_epoch),
-                log_every=config.log_every,
-                eval_every=config.eval_every,
-                keep_epochs=config.keep_epochs,
-                most=most,
-            ),
-            update=Update(
-                strategy,
-                self.augmentation,
-                devices,
-                skip=config.on_nan == "skip",
-                stacked=stack and config.seeds > 1,
-                many=most > 1,
-            ),
+            schedule=Schedule(steps, epochs, config.log_every, config.eval_every, config.keep_epochs, most),
+            update=Update(strategy, self.augmentation, devices, **programs),
             teachers=Teachers(self.teachers, dataset, test_images, devices, self.task, self.say),
             batch_size=config.batch_size,
             train_epoch=config.train_epoch,
             teacher_views=config.teacher_views,
             log_shares=isinstance(strategy.method, distiller.Composition),
-            info={
-                "arch": config.student_arch,
-                "options": plain(config.student_options),
-                **dataset.info,
-                "transfer": config.transfer,
-                "distiller": config.distiller,
-                "command": command_line(),
-            },
+            info=info,
             others=self.others,
         )
 
@@ -204,33 +189,16 @@ class Builder:
 
     # Checks.
 
-    def abstract_split(self, strategy: transfer.Strategy) -> DeviceSplit:
-        """The shapes of what an update reads, without a bank."""
-        count, order = len(self.dataset.train), (1 + self.steps_per_epoch, self.config.batch_size)
-        shape = jax.ShapeDtypeStruct
-        labels = shape((count,), jnp.int32)
-        classes = (
-            jax.eval_shape(lambda: data.class_table(np.zeros(count, np.int32))) if "partner" in strategy.views else None
-        )
-        split = DeviceSplit(
-            images=shape((count, *self.dataset.image_shape), jnp.uint8),
-            labels=labels,
-            seed=shape((), jnp.int32),
-            index=shape(order, jnp.int32),
-            view=shape(order, jnp.int32),
-            classes=classes,
-        )
-        return self.devices.shapes(split)
-
     def _abstract(self, strategy: transfer.Strategy, banked: bool = False):
         """(state, batch, key) of a step as shapes; `banked`: the batch brings the teacher's logits."""
-        batch = jax.eval_shape(
-            Update(strategy, self.augmentation, self.devices).batch,
-            self.abstract_split(strategy),
-            jax.ShapeDtypeStruct((), jnp.int32),
-        )
+        shape, count = jax.ShapeDtypeStruct, len(self.dataset.train)
+        images, labels = shape((count, *self.dataset.image_shape), jnp.uint8), shape((count,), jnp.int32)
+        order, number = shape((1 + self.steps_per_epoch, self.config.batch_size), jnp.int32), shape((), jnp.int32)
+        classes = data.ClassTable(*[labels] * 4) if "partner" in strategy.views else None
+        split = self.devices.shapes(DeviceSplit(images, labels, number, order, order, classes))
+        batch = jax.eval_shape(Update(strategy, self.augmentation, self.devices).batch, split, number)
         if banked:
-            logits = jax.ShapeDtypeStruct((self.config.batch_size, self.dataset.num_classes), jnp.float32)
+            logits = shape((self.config.batch_size, self.dataset.num_classes), jnp.float32)
             batch = batch.replace(teacher_logits=logits)
         key = jax.eval_shape(lambda: jax.random.key(0))
         return jax.eval_shape(strategy.traced_init, key, batch), batch, key

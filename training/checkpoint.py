@@ -15,7 +15,6 @@ Several processes may share no disk. There the first process fetches all arrays 
 
 import concurrent.futures
 import errno
-import hashlib
 import json
 import logging
 import os
@@ -28,14 +27,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from files import PART, free, sha256, size_text, sync, write_whole
+from files import PART, damage, difference, free, size_text, sync, write_manifest, write_whole
 from registry import DamagedFileError
 from training.run_folder import SaveError, warn
 
 KEEP = 2
-MANIFEST, ARRAYS, NOTES, LOGS = "MANIFEST", "arrays", "notes.json", "logs"
+ARRAYS, NOTES, LOGS = "arrays", "notes.json", "logs"
 ASIDE = ".damaged"
-DIGEST = 65  # bytes of a manifest's last line, the SHA-256 of the lines before it
 PER_ARRAY, FIXED = 1024, 2**16  # bytes that Orbax needs besides the arrays' own, at most
 
 
@@ -107,7 +105,7 @@ class Checkpoints:
             for name, content in logs.items():
                 (part / LOGS / name).parent.mkdir(parents=True, exist_ok=True)
                 (part / LOGS / name).write_bytes(content)
-            _write_manifest(part)
+            write_manifest(part)
             if path.exists():  # damaged, or its steps would not have been made again
                 _move(path, self.folder / f"{step}{ASIDE}")
             part.replace(path)
@@ -184,7 +182,7 @@ class Checkpoints:
         saved = copy.read_bytes()
         now = _head(log, len(saved)) if log.exists() else None
         if now != saved:
-            reason = "missing" if now is None else _difference(len(now), len(saved))
+            reason = "missing" if now is None else difference(len(now), len(saved))
             warn(f"{log} is damaged ({reason}); written again as it was at step {step}.")
             log.parent.mkdir(exist_ok=True)
             write_whole(log, saved)
@@ -204,41 +202,6 @@ class Checkpoints:
         """Waits for the save that is under way, whether it fails or not, and lets Orbax go."""
         self._thread.shutdown()
         self._orbax.close()
-
-
-def damage(checkpoint: pathlib.Path) -> str | None:
-    """The first file of a checkpoint that is not as it was written, and its fault; None for a whole checkpoint."""
-    manifest = checkpoint / MANIFEST
-    try:
-        content = manifest.read_bytes()
-    except OSError as error:
-        return f"{manifest} is damaged ({_reason(error)})"
-    body, digest = content[:-DIGEST], content[-DIGEST:]
-    if digest != hashlib.sha256(body).hexdigest().encode() + b"\n":
-        return f"{manifest} is damaged ({'altered or truncated' if content else 'empty'})"
-    for line in body.decode().splitlines():
-        expected, size, name = line.split(" ", 2)
-        path = checkpoint / name
-        try:
-            if path.stat().st_size != int(size):
-                return f"{path} is damaged ({_difference(path.stat().st_size, int(size))})"
-            if sha256(path) != expected:
-                return f"{path} is damaged ({_difference(0, 0)})"
-        except OSError as error:
-            return f"{path} is damaged ({_reason(error)})"
-    return None
-
-
-def _write_manifest(checkpoint: pathlib.Path) -> None:
-    """Puts every file of a folder on the disk, then the list of them."""
-    files = sorted(path for path in checkpoint.rglob("*") if path.is_file())
-    for path in files:
-        sync(path)
-    lines = [f"{sha256(path)} {path.stat().st_size} {path.relative_to(checkpoint).as_posix()}\n" for path in files]
-    body = "".join(lines).encode()
-    (checkpoint / MANIFEST).write_bytes(body + hashlib.sha256(body).hexdigest().encode() + b"\n")
-    for path in [checkpoint / MANIFEST, *(path for path in checkpoint.rglob("*") if path.is_dir()), checkpoint]:
-        sync(path)
 
 
 def _reserve(place: pathlib.Path, size: int) -> None:
@@ -283,13 +246,3 @@ def _head(path: pathlib.Path, length: int) -> bytes:
 def _move(path: pathlib.Path, to: pathlib.Path) -> None:
     shutil.rmtree(to, ignore_errors=True)
     path.replace(to)
-
-
-def _difference(size: int, expected: int) -> str:
-    if size == expected:
-        return "altered: its SHA-256 is another"
-    return f"truncated: {size} bytes of {expected}" if size < expected else f"{size} bytes instead of {expected}"
-
-
-def _reason(error: OSError) -> str:
-    return "missing" if isinstance(error, FileNotFoundError) else error.strerror or type(error).__name__

@@ -1,14 +1,13 @@
-"""Several processes as one run: how they find each other, what they agree on, and that the first one alone writes.
+"""Several processes as one run: they agree on everything, and the first one alone writes.
 
-Every process runs the same program on the same numbers: a compiled step spans all devices, and what leaves it is
-readable everywhere. So processes can differ only in what comes from outside of the step: files, clocks and signals.
-Whatever depends on one of these goes through a function of this file, which all processes call at the same place.
+Every process runs the same program on the same numbers: a compiled update spans all devices, and its results are
+readable everywhere. So processes can differ only in files, clocks and signals. Whatever depends on one of these goes
+through a function of this file, which all processes call at the same place.
 """
 
 import contextlib
 import hashlib
 import json
-import re
 from typing import Any
 
 import jax
@@ -19,7 +18,6 @@ from registry import UserError
 
 MESSAGE = 2000  # bytes of an error that the others get to see
 CHUNK = 2**26  # bytes of an array that are shared at a time
-PATIENCE = 300  # seconds that processes wait for each other at the start
 
 
 class FailedElsewhere(UserError):
@@ -28,36 +26,6 @@ class FailedElsewhere(UserError):
     def __init__(self, text: str, exit_code: int):
         super().__init__(text)
         self.exit_code = exit_code
-
-
-def connect(text: str) -> None:
-    """Makes this process one of several; before JAX looks for devices.
-
-    Args:
-        text: "auto" (JAX asks Slurm, Kubernetes, Open MPI or the TPU's host) or HOST:PORT,COUNT,ID: where process 0
-            listens, how many processes there are, and which one this is.
-
-    Raises:
-        UserError: another form, or the processes do not find each other.
-    """
-    options = {}
-    if text != "auto":
-        found = re.fullmatch(r"([^\s,]+:\d+),(\d+),(\d+)", text.replace(" ", ""))
-        if not found or int(found[3]) >= int(found[2]):
-            raise UserError(
-                f"--hosts must be auto, or HOST:PORT,COUNT,ID with ID from 0 to COUNT - 1; got '{text}'.\n"
-                "Such as --hosts node0:1234,2,0 on the first of two."
-            )
-        address, count, number = found.groups()
-        options = {"coordinator_address": address, "num_processes": int(count), "process_id": int(number)}
-    try:
-        jax.distributed.initialize(**options, initialization_timeout=PATIENCE)
-    except (ValueError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        advice = (
-            "JAX finds no cluster here: give HOST:PORT,COUNT,ID" if text == "auto" else "Is process 0 running there?"
-        )
-        raise UserError(f"--hosts {text}: {reason}.\n{advice}") from None
 
 
 def several() -> bool:

@@ -11,11 +11,11 @@ import numpy as np
 
 import data
 import pretrained
+from data.stored import DeviceBank
 from files import write_json
 from registry import NonFiniteError
 from training import run_folder
 from training.answers import Answers
-from training.bank import DeviceBank
 from training.devices import Devices
 from training.run_folder import warn
 from training.schedule import Schedule
@@ -93,7 +93,7 @@ class Replica:
         folder: for its log and weights: the run's, or one inside where there are several seeds.
         pool: [P] int32, the examples to draw from.
         labels: [N] int32, withheld ones -1.
-        bank: the teacher's logits (`training.bank.DeviceBank`); None where the step asks the teacher.
+        bank: the teacher's logits (`data.stored.DeviceBank`); None where the step asks the teacher.
 
     Attributes:
         state, totals: of the training; the last update's.

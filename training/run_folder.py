@@ -1,23 +1,18 @@
 """A run is a folder: what is in it, who may write to it, and whether it is the same run."""
 
 import contextlib
-import fcntl
 import json
-import os
 import pathlib
-import platform
 import sys
-import time
 
 from configs import environment, resolve
-from files import PART, write_json
+from files import LOCK, PART, lock, refuse_second, write_json
 from registry import DamagedFileError, UserError
 from training import hosts
 
-CONFIG, ENV, METRICS, SUMMARY, LOCK = "config.json", "env.json", "metrics.jsonl", "summary.json", ".lock"
+CONFIG, ENV, METRICS, SUMMARY = "config.json", "env.json", "metrics.jsonl", "summary.json"
 EPOCHS = "epochs"  # the folder of weights that `keep_epochs` keeps
 OWN = ("train_path", "data_dir", "teacher_param")  # keys that may differ between the processes of a run
-PATIENCE = 0.3  # seconds to wait for the lock: a process that only looks holds it for microseconds
 FIXES = {  # what to do about a damaged file
     CONFIG: "Restore it, or choose another --train_path.",
     ENV: "Remove it: the same command writes it again.",
@@ -82,63 +77,12 @@ def open_run(folder: pathlib.Path, identity: dict):
         raise DamagedFileError(f"{known} is missing, but the rest of a run is there.\n{FIXES[CONFIG]}")
     elif folder.is_dir() and any(p.name not in (LOCK, CONFIG + PART) for p in folder.iterdir()):
         raise UserError(f"{folder} is not empty and holds no run. Choose another --train_path.")
-    with _locked(folder):
+    with lock(folder):
         write_json(known, identity)
         summary = read_json(finished) if finished.exists() else None
         if summary is None:
             _write_environment(folder / ENV)
         yield summary
-
-
-def refuse_second(folder: pathlib.Path) -> None:
-    """Raises `UserError` when another process is writing to a run folder. Makes nothing."""
-    try:
-        file = (folder / LOCK).open("rb")
-    except OSError:
-        return  # no run yet, or a folder that `_locked` has a message for
-    with file:
-        if not _flock(file, fcntl.LOCK_SH):
-            raise _taken(folder, file)
-
-
-def _locked(folder: pathlib.Path):
-    """Makes the folder where needed and locks it, by a lock that the kernel takes back when the process ends.
-
-    Returns:
-        The open lock file; closing it gives the lock back.
-
-    Raises:
-        UserError: the folder cannot be written, or another process has the lock (with that process's number).
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / LOCK).open("a+b")
-    except OSError as error:
-        raise UserError(f"Cannot write to --train_path {folder}: {error.strerror}. Choose another.") from None
-    end = time.monotonic() + PATIENCE
-    while not _flock(file, fcntl.LOCK_EX):
-        if time.monotonic() > end:
-            with file:
-                raise _taken(folder, file)
-        time.sleep(0.02)
-    file.truncate(0)  # what a dead process wrote
-    file.write(f"process {os.getpid()} on {platform.node()}\n".encode())
-    file.flush()
-    return file
-
-
-def _flock(file, how: int) -> bool:
-    try:
-        fcntl.flock(file, how | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
-
-
-def _taken(folder: pathlib.Path, file) -> UserError:
-    file.seek(0)
-    process = file.read().decode(errors="replace").strip() or "another process"
-    return UserError(f"{folder} is being written by {process}. Wait for it, stop it, or choose another --train_path.")
 
 
 def _write_environment(path: pathlib.Path) -> None:

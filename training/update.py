@@ -27,7 +27,7 @@ class DeviceSplit:
         seed: int32 scalar.
         index, view: [1 + steps, B] int32, of the epoch (`data.epoch_plan`); row 0 is the last of the epoch before.
         classes: the table for views "partner"; None where no such view is asked for.
-        bank: the teacher's logits on these views (`training.bank.DeviceBank`); None where the step asks the teacher.
+        bank: the teacher's logits on these views (`data.stored.DeviceBank`); None where the step asks the teacher.
     """
 
     images: jax.Array
@@ -87,6 +87,11 @@ class Update:
         skip: an update with anything that is not finite is left out, and counted.
         stacked: one program updates all seeds side by side (`vmap`) instead of one after the other.
         many: all updates of a call run in one program.
+
+    Attributes:
+        first_state: split -> the first state of one seed, with None for the frozen variables: no weights in the program.
+        shares: (state, split, step) -> each loss term's share of the gradient on the batch of update number `step`.
+        inspect: (state, split, step) -> what update number `step` reads, by name, and the examples of its batch.
     """
 
     def __init__(
@@ -110,6 +115,7 @@ class Update:
 
         self.step = jax.jit(step, donate_argnums=(0, 1))
         self._several = jax.jit(several, donate_argnums=(0, 1))
+        self.first_state, self.shares, self.inspect = map(jax.jit, (self._first, self._shares, self._inspect))
 
     def one(self, state: State, totals: Totals, split: DeviceSplit) -> tuple[State, Totals]:
         """One update of one seed."""
@@ -143,11 +149,6 @@ class Update:
             batch = batch.replace(teacher_logits=split.bank.logits(split.view[position + 1], batch.index))
         return self.devices.split_rows(batch)
 
-    def _first(self, split: DeviceSplit) -> State:
-        key = jax.random.fold_in(jax.random.key(split.seed), INIT_KEY)
-        state = self.strategy.traced_init(key, self.batch(split, jnp.zeros_like(split.seed)))
-        return self.devices.constrain(state.replace(frozen=dict.fromkeys(state.frozen)), split.images.shape[0])
-
     def metric_names(self, state: State, split: DeviceSplit) -> list[str]:
         """The names of an update's metrics, from shapes; nothing is computed."""
 
@@ -157,31 +158,18 @@ class Update:
 
         return list(jax.eval_shape(metrics, state, split))
 
-    @functools.cached_property
-    def first_state(self):
-        """Split -> the first state of one seed, with None for the frozen variables: no weights in the program."""
-        return jax.jit(self._first)
+    def _first(self, split):
+        key = jax.random.fold_in(jax.random.key(split.seed), INIT_KEY)
+        state = self.strategy.traced_init(key, self.batch(split, jnp.zeros_like(split.seed)))
+        return self.devices.constrain(state.replace(frozen=dict.fromkeys(state.frozen)), split.images.shape[0])
 
-    @functools.cached_property
-    def shares(self):
-        """(state, split, step) -> each loss term's share of the gradient on the batch of update number `step`."""
+    def _shares(self, state, split, step):
+        batch, key = self.batch(split, step), step_key(split.seed, step)
+        return self.devices.constrain(self.strategy.shares(state, batch, key))
 
-        def shares(state, split, step):
-            return self.devices.constrain(
-                self.strategy.shares(state, self.batch(split, step), step_key(split.seed, step))
-            )
-
-        return jax.jit(shares)
-
-    @functools.cached_property
-    def inspect(self):
-        """(state, split, step) -> what update number `step` reads by name, and the examples of its batch."""
-
-        def inspect(state, split, step):
-            batch = self.batch(split, step)
-            return self.devices.constrain((self.strategy.inspect(state, batch), batch.index))
-
-        return jax.jit(inspect)
+    def _inspect(self, state, split, step):
+        batch = self.batch(split, step)
+        return self.devices.constrain((self.strategy.inspect(state, batch), batch.index))
 
     def __call__(self, states: list[State], totals: list[Totals], splits: list[DeviceSplit], count: int = 1):
         """`count` updates of every seed; the given states and totals are donated.

@@ -11,8 +11,6 @@ import time
 from registry import DamagedFileError
 from training.run_folder import METRICS, SaveError, warn
 
-FLUSH_SECONDS = 10.0  # between two writings of TensorBoard's file to the disk
-
 
 class MetricsLog:
     """`metrics.jsonl`: one JSON object a line, nothing that depends on the clock, so equal runs write equal files.
@@ -78,11 +76,11 @@ class MetricsLog:
 
 
 class Board:
-    """TensorBoard's scalars. They are in `metrics.jsonl` too, so storage that fails ends the board and not the run.
+    """TensorBoard's scalars. `metrics.jsonl` has them too, so storage that fails ends the board and not the run.
 
     Args:
         folder: made where needed; every process writes a file of its own there.
-        step: the step that the run continues from; what earlier processes wrote after it is hidden.
+        step: the step that the run continues from; TensorBoard hides what earlier processes wrote after it.
     """
 
     def __init__(self, folder: pathlib.Path, step: int):
@@ -91,38 +89,31 @@ class Board:
             from tensorboardX.proto.summary_pb2 import Summary
             from tensorboardX.record_writer import RecordWriter
 
-        self._event, self._summary = Event, Summary
-        self._writer, self._flushed = None, time.monotonic()
+        self._event, self._summary, self._writer = Event, Summary, None
+        file = folder / f"events.out.tfevents.{int(time.time())}.{platform.node()}.{os.getpid()}"
 
         def begin():
             folder.mkdir(exist_ok=True)
-            now = time.time()
-            name = f"events.out.tfevents.{int(now)}.{platform.node()}.{os.getpid()}"
-            self._writer = RecordWriter(str(folder / name))
-            self._writer.write(Event(wall_time=now, file_version="brain.Event:2").SerializeToString())
+            self._writer = RecordWriter(str(file))
+            self._write(file_version="brain.Event:2")
             if step:
-                start = SessionLog(status=SessionLog.START)
-                self._writer.write(Event(wall_time=now, step=step, session_log=start).SerializeToString())
+                self._write(step=step, session_log=SessionLog(status=SessionLog.START))
 
         self._try(begin)
 
     def add(self, name: str, value: float, step: int) -> None:
         """A point of the curve `name`."""
-        value = self._summary.Value(tag=name, simple_value=value)
-        event = self._event(wall_time=time.time(), step=step, summary=self._summary(value=[value]))
-
-        def write():
-            self._writer.write(event.SerializeToString())
-            if time.monotonic() - self._flushed > FLUSH_SECONDS:
-                self._flushed = time.monotonic()
-                self._writer.flush()
-
+        summary = self._summary(value=[self._summary.Value(tag=name, simple_value=value)])
         if self._writer:
-            self._try(write)
+            self._try(lambda: self._write(step=step, summary=summary))
 
     def close(self) -> None:
         if self._writer:
             self._try(self._writer.close)
+
+    def _write(self, **event) -> None:
+        self._writer.write(self._event(wall_time=time.time(), **event).SerializeToString())
+        self._writer.flush()
 
     def _try(self, write) -> None:
         try:
