@@ -4,6 +4,7 @@ import functools
 
 from data.batch import VIEWS, Batch, balanced_subset, epoch_plan, fixed_views, make_batch
 from data.dataset import Augmentation, Dataset, Split
+from data.device_split import DeviceSplit
 from data.pairs import ClassTable, class_partners, class_table
 from registry import Registry, UserError
 
@@ -13,6 +14,7 @@ __all__ = [
     "Batch",
     "ClassTable",
     "Dataset",
+    "DeviceSplit",
     "Split",
     "balanced_subset",
     "class_partners",

@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import pathlib
+import time
 from collections.abc import Callable, Iterable
 
 import jax
@@ -16,11 +17,63 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from files import sha256, whole_folder, write_json
+from files import free, sha256, whole_folder, write_json
+from registry import DamagedFileError, UserError
 
 DESCRIPTION = "stored.json"
 Arrays = dict[str, tuple[tuple[int, ...], np.dtype]]  # name -> (shape, type)
 Blocks = Iterable[dict[str, np.ndarray]]  # some rows of every array after the other
+
+
+def obtain(
+    folder: pathlib.Path | None,
+    key: dict,
+    arrays: Arrays,
+    blocks: Callable[[], Blocks],
+    what: str,
+    advice: str,
+    say: Callable,
+    warn: Callable,
+) -> tuple[dict[str, np.ndarray], str]:
+    """The arrays: read from a folder, or computed and written where there are none that are whole and of this key.
+
+    Args:
+        folder: None: the arrays are computed and kept in memory.
+        key: all that the numbers depend on, plain.
+        arrays: name -> (shape, type).
+        blocks: starts computing.
+        what: the arrays in words.
+        advice: what to do where the arrays do not fit on the disk.
+        say, warn: take a line of text.
+
+    Returns:
+        (name -> array, mapped from its file; how the arrays were obtained, in words).
+
+    Raises:
+        UserError: the folder cannot be written. DamagedFileError: it does not read as it was just written.
+    """
+    found = read(folder, key, arrays, warn) if folder else None
+    if found is not None:
+        return found, "read"
+    say(f"{what}: computing ...")
+    start = time.monotonic()
+    if folder is None:
+        return collect(arrays, blocks()), "in memory alone"
+    try:
+        if (free(folder.parent) or size(arrays)) < size(arrays):
+            raise OSError(0, "too little space is left")
+        write(folder, key, arrays, blocks())
+    except OSError as error:
+        raise UserError(f"Cannot write to {folder}: {error.strerror}. {what}.\n{advice}") from None
+    found = read(folder, key, arrays, warn)
+    if found is None:
+        raise DamagedFileError(f"{folder} does not read as it was just written. Check the disk, or change its place.")
+    return found, f"computed in {time.monotonic() - start:.1f} s"
+
+
+def size(arrays: Arrays) -> int:
+    """Bytes of the arrays."""
+    return sum(np.dtype(dtype).itemsize * int(np.prod(shape)) for shape, dtype in arrays.values())
 
 
 def write(folder: pathlib.Path, key: dict, arrays: Arrays, blocks: Blocks) -> None:

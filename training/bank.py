@@ -12,7 +12,6 @@ import dataclasses
 import functools
 import json
 import pathlib
-import time
 from collections.abc import Callable, Iterator
 
 import jax
@@ -22,11 +21,10 @@ import numpy as np
 import data
 from data import stored
 from data.stored import DeviceBank
-from files import free, size_text
-from registry import DamagedFileError, NonFiniteError, UserError
+from files import size_text
+from registry import NonFiniteError, UserError
 from training import hosts
 from training.answers import BATCH
-from training.update import DeviceSplit
 from transfer import Strategy
 
 FOLDER = "teacher_bank"
@@ -91,37 +89,16 @@ def prepare(
     classes = shared.dataset.num_classes
     if settings.top_k >= classes:
         raise UserError(f"'teacher_bank_top_k' {settings.top_k} must be below the {classes} classes; 0 keeps them all.")
-    key = _key(settings, shared, *loaded)
-    arrays = _arrays(settings, len(shared.dataset.train), classes)
-    size = sum(dtype.itemsize * int(np.prod(shape)) for shape, dtype in arrays.values())
-    what = f"{settings.views} views of {len(shared.dataset.train):,} images, {size_text(size)}"
-    path, how, blocks = folder / FOLDER, "read", functools.partial(_views, settings, arrays, shared, *loaded[1:])
-    if hosts.several():
-        say(f"Teacher bank: computing {what} ...")
-        found, how = stored.collect(arrays, blocks()), "in memory alone"
-    else:
-        found = stored.read(path, key, arrays, warn)
-    if found is None:
-        say(f"Teacher bank: computing {what} ...")
-        start = time.monotonic()
-        try:
-            if (free(folder) or size) < size:
-                raise OSError(0, "too little space is left")
-            stored.write(path, key, arrays, blocks())
-        except OSError as error:
-            raise UserError(
-                f"Cannot write the teacher bank to {path}: {error.strerror}. It needs {size_text(size)}.\n"
-                "Make room, or lower --teacher_views, or keep fewer classes with --config.teacher_bank_top_k."
-            ) from None
-        found, how = stored.read(path, key, arrays, warn), f"computed in {time.monotonic() - start:.1f} s"
-        if found is None:
-            raise DamagedFileError(
-                f"{path} does not read as it was just written. Check the disk, or change --train_path."
-            )
+    key, arrays = _key(settings, shared, *loaded), _arrays(settings, len(shared.dataset.train), classes)
+    size, blocks = stored.size(arrays), functools.partial(_views, settings, arrays, shared, *loaded[1:])
+    what = f"Teacher bank: {settings.views} views of {len(shared.dataset.train):,} images, {size_text(size)}"
+    folder = None if hosts.several() else folder / FOLDER
+    advice = "Make room, or lower --teacher_views, or keep fewer classes with --config.teacher_bank_top_k."
+    found, how = stored.obtain(folder, key, arrays, blocks, what, advice, say, warn)
     advice = "Lower --teacher_views, or keep fewer classes with --config.teacher_bank_top_k."
     with hosts.agreed():
         shared.devices.check_memory(size, "The teacher bank", advice)
-    say(f"Teacher bank: {what} on the device, {how}. The teacher is in no step.")
+    say(f"{what} on the device, {how}. The teacher is in no step.")
     return DeviceBank(**found, classes=classes)
 
 
@@ -181,7 +158,7 @@ def _views(settings: Settings, arrays: dict, shared, player, variables) -> Itera
     order = np.concatenate([index[-1:], index])  # row 0 is that of the step before, which nothing here reads
     for number in range(settings.views):
         placed = devices.place((np.asarray(settings.seed, np.int32), order, np.full_like(order, number)))
-        split = DeviceSplit(shared.images, labels, *placed)
+        split = data.DeviceSplit(shared.images, labels, *placed)
         for step in range(len(index)):
             block = compute(variables, split, np.asarray(step, np.int32))
             rows = {name: np.asarray(x)[: count - step * size] for name, x in block.items()}

@@ -32,7 +32,7 @@ from training.replica import Replica, Shared
 from training.run_folder import warn
 from training.schedule import Schedule
 from training.teachers import Teachers
-from training.update import DeviceSplit, Update
+from training.update import Update
 
 CALL = 50  # updates in one call on a GPU or TPU, at most
 # What a network or method of the user's own can raise when it does not fit.
@@ -195,7 +195,7 @@ class Builder:
         images, labels = shape((count, *self.dataset.image_shape), jnp.uint8), shape((count,), jnp.int32)
         order, number = shape((1 + self.steps_per_epoch, self.config.batch_size), jnp.int32), shape((), jnp.int32)
         classes = data.ClassTable(*[labels] * 4) if "partner" in strategy.views else None
-        split = self.devices.shapes(DeviceSplit(images, labels, number, order, order, classes))
+        split = self.devices.shapes(data.DeviceSplit(images, labels, number, order, order, classes))
         batch = jax.eval_shape(Update(strategy, self.augmentation, self.devices).batch, split, number)
         if banked:
             logits = shape((self.config.batch_size, self.dataset.num_classes), jnp.float32)

@@ -20,7 +20,7 @@ from training.devices import Devices
 from training.run_folder import warn
 from training.schedule import Schedule
 from training.teachers import Teachers
-from training.update import DeviceSplit, Totals, Update
+from training.update import Totals, Update
 from training.writers import MetricsLog
 from transfer import State, Strategy
 
@@ -122,7 +122,7 @@ class Replica:
         self.split = self.epoch_at(0)
         self.state, self.totals, self.best = self._start()
 
-    def epoch_at(self, step: int) -> DeviceSplit:
+    def epoch_at(self, step: int) -> data.DeviceSplit:
         """What the updates of the epoch that holds `step` read."""
         shared, (labels, seed, table, bank) = self.shared, self._fixed
         steps, size = shared.schedule.steps_per_epoch, shared.batch_size
@@ -130,7 +130,7 @@ class Replica:
         if bank is not None:
             view = data.fixed_views(self.seed, index, view, shared.teacher_views)
         rows = [np.asarray(x).reshape(1 + steps, size) for x in (index, view)]
-        return DeviceSplit(shared.images, labels, seed, *shared.devices.place(rows), table, bank)
+        return data.DeviceSplit(shared.images, labels, seed, *shared.devices.place(rows), table, bank)
 
     def load_epoch(self, step: int) -> None:
         """Takes the order of the epoch that holds `step`."""

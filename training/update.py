@@ -1,8 +1,6 @@
 """The compiled update: gather, augment, forward, losses, optimizer, metrics."""
 
 import functools
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,28 +13,6 @@ from transfer import State, Strategy
 
 STEP_KEY, INIT_KEY = 2, 3  # the seed's streams for methods and for first weights (data.batch has 0, 1 and others)
 NEVER = np.iinfo(np.int32).max
-
-
-@struct.dataclass
-class DeviceSplit:
-    """What an update reads and never writes: the training images and the order of the epoch, on the devices.
-
-    Attributes:
-        images: [N, H, W, C] uint8.
-        labels: [N] int32, -1 where withheld.
-        seed: int32 scalar.
-        index, view: [1 + steps, B] int32, of the epoch (`data.epoch_plan`); row 0 is the last of the epoch before.
-        classes: the table for views "partner"; None where no such view is asked for.
-        bank: the teacher's logits on these views (`data.stored.DeviceBank`); None where the step asks the teacher.
-    """
-
-    images: jax.Array
-    labels: jax.Array
-    seed: jax.Array
-    index: jax.Array
-    view: jax.Array
-    classes: data.ClassTable | None = None
-    bank: Any = None
 
 
 @struct.dataclass
@@ -74,7 +50,7 @@ class Totals:
 
 
 STATE_AXES = State(step=0, params=0, extra=0, opt_state=0, frozen=None)  # of seeds stacked in one program
-SPLIT_AXES = DeviceSplit(images=None, labels=0, seed=0, index=0, view=0, classes=0, bank=0)
+SPLIT_AXES = data.DeviceSplit(images=None, labels=0, seed=0, index=0, view=0, classes=0, bank=0)
 
 
 class Update:
@@ -110,14 +86,14 @@ class Update:
             jax.vmap(self.one, in_axes=(STATE_AXES, 0, SPLIT_AXES), out_axes=(STATE_AXES, 0)) if stacked else self.one
         )
 
-        def several(state: State, totals: Totals, split: DeviceSplit, count: jax.Array):
+        def several(state: State, totals: Totals, split: data.DeviceSplit, count: jax.Array):
             return jax.lax.fori_loop(0, count, lambda _, carry: step(*carry, split), (state, totals))
 
         self.step = jax.jit(step, donate_argnums=(0, 1))
         self._several = jax.jit(several, donate_argnums=(0, 1))
         self.first_state, self.shares, self.inspect = map(jax.jit, (self._first, self._shares, self._inspect))
 
-    def one(self, state: State, totals: Totals, split: DeviceSplit) -> tuple[State, Totals]:
+    def one(self, state: State, totals: Totals, split: data.DeviceSplit) -> tuple[State, Totals]:
         """One update of one seed."""
         batch = self.batch(split, state.step)
         new, metrics = self.strategy.traced_step(state, batch, step_key(split.seed, state.step))
@@ -128,28 +104,13 @@ class Update:
         learned = self.devices.constrain(new.replace(frozen=None), split.images.shape[0])
         return learned.replace(frozen=new.frozen), self.devices.constrain(totals.add(metrics, new.step, keep))
 
-    def batch(self, split: DeviceSplit, step: jax.Array) -> data.Batch:
+    def batch(self, split: data.DeviceSplit, step: jax.Array) -> data.Batch:
         """The batch of update number `step` with the strategy's views, its rows split over the devices."""
-        steps = split.index.shape[0] - 1
-        position = step % steps
-        batch = data.make_batch(
-            split.images,
-            split.labels,
-            split.seed,
-            split.index[position + 1],
-            split.view[position + 1],
-            (step // steps).astype(jnp.float32) + position.astype(jnp.float32) / steps,  # whole where an epoch begins
-            self.augmentation,
-            self.strategy.views,
-            split.classes,
-            (split.index[position], split.view[position]),
-            self.strategy.task.second_label,
-        )
-        if split.bank is not None:
-            batch = batch.replace(teacher_logits=split.bank.logits(split.view[position + 1], batch.index))
+        strategy = self.strategy
+        batch = split.batch(step, self.augmentation, strategy.views, strategy.task.second_label)
         return self.devices.split_rows(batch)
 
-    def metric_names(self, state: State, split: DeviceSplit) -> list[str]:
+    def metric_names(self, state: State, split: data.DeviceSplit) -> list[str]:
         """The names of an update's metrics, from shapes; nothing is computed."""
 
         def metrics(state, split):
@@ -171,7 +132,7 @@ class Update:
         batch = self.batch(split, step)
         return self.devices.constrain((self.strategy.inspect(state, batch), batch.index))
 
-    def __call__(self, states: list[State], totals: list[Totals], splits: list[DeviceSplit], count: int = 1):
+    def __call__(self, states: list[State], totals: list[Totals], splits: list[data.DeviceSplit], count: int = 1):
         """`count` updates of every seed; the given states and totals are donated.
 
         Returns:

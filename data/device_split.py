@@ -1,0 +1,63 @@
+"""A training split on the devices, with the order of an epoch: what an update reads and never writes."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from data.batch import Batch, make_batch
+from data.dataset import Augmentation
+from data.mixing import other
+from data.pairs import ClassTable
+
+
+@struct.dataclass
+class DeviceSplit:
+    """The training images and the order of the epoch.
+
+    Attributes:
+        images: [N, H, W, C] uint8.
+        labels: [N] int32, -1 where withheld.
+        seed: int32 scalar.
+        index, view: [1 + steps, B] int32, of the epoch (`data.epoch_plan`); row 0 is the last of the epoch before.
+        classes: the table for views "partner"; None where no such view is asked for.
+        bank: the teacher's logits on these views (`data.stored.DeviceBank`); None where the step asks the teacher.
+    """
+
+    images: jax.Array
+    labels: jax.Array
+    seed: jax.Array
+    index: jax.Array
+    view: jax.Array
+    classes: ClassTable | None = None
+    bank: Any = None
+
+    def batch(
+        self, step: jax.Array, augmentation: Augmentation, views: tuple[str, ...], second_label: Callable = other
+    ) -> Batch:
+        """The batch of update number `step` of the run, which lies in this epoch.
+
+        Args:
+            step: int32 scalar.
+            augmentation, views, second_label: static, as `make_batch` takes them.
+        """
+        steps = self.index.shape[0] - 1
+        position = step % steps
+        batch = make_batch(
+            self.images,
+            self.labels,
+            self.seed,
+            self.index[position + 1],
+            self.view[position + 1],
+            (step // steps).astype(jnp.float32) + position.astype(jnp.float32) / steps,  # whole where an epoch begins
+            augmentation,
+            views,
+            self.classes,
+            (self.index[position], self.view[position]),
+            second_label,
+        )
+        if self.bank is None:
+            return batch
+        return batch.replace(teacher_logits=self.bank.logits(self.view[position + 1], batch.index))
