@@ -206,30 +206,25 @@ class Builder:
     def _check_fit(self, strategy: transfer.Strategy) -> None:
         """Traces a step; raises `UserError` where networks, method and views do not fit, or a bank cannot serve."""
         config = self.config
-        if config.teacher_views:
-            reason = bank.reason_against(strategy, self.augmentation, config.distiller)
-            if not reason:
-                try:
-                    state, *rest = self._abstract(strategy, banked=True)
-                    jax.eval_shape(strategy.traced_step, state, *rest)
-                    return
-                except MISFITS as error:
-                    reason = f"{config.distiller} needs more of the teacher than its logits ({str(error).rstrip('.')})"
-            self._trace(strategy)  # where the step fails without a bank, the bank is not to blame
+        reason = bank.reason_against(strategy, self.augmentation, config.distiller) if config.teacher_views else ""
+        if config.teacher_views and not reason:
+            try:
+                return self._trace(strategy, banked=True)
+            except MISFITS as error:
+                reason = f"{config.distiller} needs more of the teacher than its logits ({str(error).rstrip('.')})"
+        with self._misfits_explained():  # a step that fails without a bank, too, is not the bank's fault
+            self._trace(strategy)
+        if reason:
             raise UserError(
                 f"--teacher_views {config.teacher_views}: {reason}.\n"
                 "Leave --teacher_views out: then the teacher is asked in every step."
             )
-        self._trace(strategy)
 
-    def _trace(self, strategy: transfer.Strategy) -> None:
-        with self._misfits_explained():
-            state, *rest = self._abstract(strategy)
-            if unknown := state.frozen.keys() - strategy.frozen.keys():
-                raise ValueError(
-                    f"{type(strategy).__name__}.init freezes what its `frozen` lacks: {', '.join(unknown)}"
-                )
-            jax.eval_shape(strategy.traced_step, state, *rest)
+    def _trace(self, strategy: transfer.Strategy, banked: bool = False) -> None:
+        state, *rest = self._abstract(strategy, banked)
+        if unknown := state.frozen.keys() - strategy.frozen.keys():
+            raise ValueError(f"{type(strategy).__name__}.init freezes what its `frozen` lacks: {', '.join(unknown)}")
+        jax.eval_shape(strategy.traced_step, state, *rest)
 
     def _with_dot(self, strategy: transfer.Strategy) -> transfer.Strategy:
         """The strategy with an optimizer that knows which parameters both losses reach."""
