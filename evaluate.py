@@ -14,6 +14,7 @@ FLAGS = {
     "explain_images": "with --explain: at most so many test images; 0: all; default: 1000",
     **command.MACHINE,
 }
+APART = 10.0  # points between the best and the worst class from which on the classes are printed
 UNITS = {"top1": "%", "top5": "%", "ece": "%", "agreement": "%", "nll": "nats", "kl": "nats"}
 
 
@@ -39,27 +40,35 @@ def main(argv: list[str]) -> None:
     params, maps, baselines = (names_in(flags[name]) for name in ("param", "explain", "baseline"))
     command.prepare(given)
     import pretrained
+    import tasks
     from pretrained import players
     from studies import evaluation, explaining
+    from tasks.classification import per_class
 
     explaining.check_maps(maps)
     all_weights = [pretrained.load(param) for param in params]
     dataset = players.dataset_of(all_weights[0].info, options)
     name = dataset.name
     teacher, archs = options.get("teacher_param", ""), (flags["arch"], options.get("teacher_arch", ""))
-    other = pretrained.load(teacher) if teacher else None
-    against = f"-against-{other.info['arch']}-{other.sha256[:8]}" if other else ""  # one file a teacher
+    others = [pretrained.load(param) for param in names_in(teacher)]
+    against = "".join(f"-against-{other.info['arch']}-{other.sha256[:8]}" for other in others)  # one file a teacher
     facts = {**options, "dataset": name}
-    results = [evaluation.measure(param, dataset, teacher, *archs) for param in params]
+    all_logits = evaluation.answers(params, dataset, [flags["arch"]] * len(params), "network")
+    teacher_logits = evaluation.teacher_answers(teacher, dataset, archs[1]) if teacher else None
+    task, labels = tasks.create("classification"), dataset.test.labels
     explained = {}
     if maps:
         images = int(flags["explain_images"] or 1000)
         explained = explaining.measure(params, dataset, maps, teacher, baselines, images, *archs)
-    for i, (weights, result) in enumerate(zip(all_weights, results, strict=True)):
+    for i, (weights, logits) in enumerate(zip(all_weights, all_logits, strict=True)):
+        result, classes = task.metrics(logits, labels, teacher_logits), per_class(logits, labels, dataset.class_names)
         print(f"{weights.info['arch']} from {weights.folder} on {name} test ({len(dataset.test):,} images)")
         for key, value in result.items():
             print(f"{key:<10} {value:8.3f} {UNITS[key]}")
-        files = {f"evaluation-{name}{against}.json": {**facts, "images": len(dataset.test), **result}}
+        if max(classes.values()) - min(classes.values()) > APART:
+            print("per class  " + ", ".join(f"{label} {value:.1f}" for label, value in classes.items()) + " %")
+        facts_of_run = {**facts, "images": len(dataset.test), **result, "per_class": classes}
+        files = {f"evaluation-{name}{against}.json": facts_of_run}
         if maps:
             mine = {"images": explained["images"], "maps": explained["networks"][i]}
             if baselines:

@@ -167,6 +167,7 @@ class Keys:
     on_nan: str = key(
         one_of("stop", "skip"),
         "at a loss or gradient that is not finite: stop, or skip the update and count it",
+        free=True,
         group="run",
     )
     deterministic: bool = key(False, "repeatable kernels on GPU, slower", group="recipe")
@@ -175,8 +176,8 @@ class Keys:
     train_path: str = key(
         "", "the run's folder; the same command continues the run; empty: runs/<recipe>", free=True, group="run"
     )
-    log_every: int = key(positive(50), "steps between log lines", group="run")
-    eval_every: int = key(positive(1), "epochs between tests", group="run")
+    log_every: int = key(positive(50), "steps between log lines", free=True, group="run")
+    eval_every: int = key(positive(1), "epochs between tests", free=True, group="run")
     keep_epochs: int = key(
         not_negative(0), "keep the weights of every n-th epoch in epochs/; 0: none", free=True, group="run"
     )

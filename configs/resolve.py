@@ -1,5 +1,6 @@
 """From a recipe to a config: keys known, values possible, defaults filled in. Nothing changes a config later."""
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -103,7 +104,16 @@ def differences(old: dict, new: dict) -> list[str]:
     old, new = (json.loads(json.dumps({**plain(get_config()), **config})) for config in (old, new))
     free = {name for name, key in KEYS.items() if key.metadata["free"]}
     names = [name for name in {**old, **new} if name not in free and old.get(name) != new.get(name)]
+    if "train_epoch" in names and grows(old, new):
+        names.remove("train_epoch")
     return [f"{name}: {old.get(name)!r} there, {new.get(name)!r} now" for name in names]
+
+
+def grows(old: dict, new: dict) -> bool:
+    """Whether `new` only trains for longer: at a constant rate, and with a strategy that does not know the length."""
+    fields = {field.name for field in dataclasses.fields(transfer.registry.get(new["transfer"]))}
+    constant = new["schedule"] == "constant" and "train_epoch" not in fields
+    return constant and old["train_epoch"] < new["train_epoch"]
 
 
 def _drop_what_has_no_effect(

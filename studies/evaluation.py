@@ -1,9 +1,13 @@
 """Weights measured on a dataset: one call for `evaluate.py` and for tables."""
 
+import numpy as np
+
 import data
 import pretrained
 import tasks
+from configs.command import names_in
 from pretrained.players import check_fits, player_of
+from registry import UserError
 from training.answers import Answers
 from training.devices import here
 
@@ -11,17 +15,37 @@ from training.devices import here
 def measure(
     param: str, dataset: data.Dataset, teacher_param: str = "", arch: str = "", teacher_arch: str = ""
 ) -> dict[str, float]:
-    """The task's metrics of the weights in `param` on the test split; with a teacher, against the teacher too.
+    """The task's metrics of the weights in `param` on the test split; with teachers, against them too.
 
-    `arch` and `teacher_arch` as in `player_of`: needed for networks that are code outside the library. Both are checked
-    before either network runs.
+    Args:
+        param: a run folder, or a folder of weights.
+        dataset: whose test split is measured.
+        teacher_param: of one teacher, or of several joined by commas: the student is compared with their mean logits.
+        arch, teacher_arch: as in `pretrained.players.player_of`: needed for networks that are code outside the library.
+
+    Raises:
+        UserError: no weights, or weights that do not fit; found before any network runs.
     """
-    roles = [("network", param, arch)] + ([("teacher", teacher_param, teacher_arch)] if teacher_param else [])
+    logits, teacher = answers([param], dataset, [arch], "network")[0], None
+    if teacher_param:
+        teacher = teacher_answers(teacher_param, dataset, teacher_arch)
+    return tasks.create("classification").metrics(logits, dataset.test.labels, teacher)
+
+
+def teacher_answers(params: str, dataset: data.Dataset, archs: str = "") -> np.ndarray:
+    """Logits [N, K] of the teachers in `params` on the test split: their mean where there are several."""
+    names, types = names_in(params), names_in(archs)
+    if types and len(types) != len(names):
+        raise UserError(f"--teacher_arch names {len(types)} networks and --teacher_param {len(names)} weights.")
+    return np.mean(answers(names, dataset, types or [""] * len(names), "teacher"), axis=0)
+
+
+def answers(params: list[str], dataset: data.Dataset, archs: list[str], role: str) -> list[np.ndarray]:
+    """Logits [N, K] float32 on the test split of each folder of weights; teachers are folded as in training."""
     players = []
-    for role, path, its_arch in roles:
-        weights = pretrained.load(path)
+    for param, arch in zip(params, archs, strict=True):
+        weights = pretrained.load(param)
         check_fits(weights, dataset, role)
-        players.append(player_of(weights, role, arch=its_arch, frozen=role == "teacher"))  # as in training, to the bit
+        players.append(player_of(weights, role, arch=arch, frozen=role == "teacher"))
     images = here().place(dataset.test.images)
-    logits = [Answers(player, images, here())(variables) for player, variables in players]
-    return tasks.create("classification").metrics(logits[0], dataset.test.labels, *logits[1:])
+    return [Answers(player, images, here())(variables) for player, variables in players]

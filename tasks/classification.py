@@ -117,6 +117,13 @@ class Classification:
         return {name: float(value) for name, value in result.items()}
 
 
+def per_class(logits: np.ndarray, labels: np.ndarray, names: tuple[str, ...]) -> dict[str, float]:
+    """Name of a class -> share of its images that are predicted, percent; classes without images are left out."""
+    right = logits.argmax(axis=1) == labels
+    found = {name: right[labels == number] for number, name in enumerate(names)}
+    return {name: 100 * float(rows.mean()) for name, rows in found.items() if len(rows)}
+
+
 def log_softmax(logits: np.ndarray) -> np.ndarray:
     """[N, K] -> [N, K] float64, natural log."""
     logits = np.asarray(logits, np.float64)

@@ -151,7 +151,7 @@ class Builder:
             batch_size=config.batch_size,
             train_epoch=config.train_epoch,
             teacher_views=config.teacher_views,
-            log_shares=isinstance(strategy.method, distiller.Composition),
+            learning_rate=optimizer.learning_rate(config, self.steps_per_epoch),
             info=info,
             others=self.others,
         )

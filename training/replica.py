@@ -8,6 +8,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 import data
 import pretrained
@@ -24,8 +25,8 @@ from training.update import Totals, Update
 from training.writers import MetricsLog
 from transfer import State, Strategy
 
-ADVICE = "Try a lower --learning_rate, or --on_nan skip."
-EXTREME, PATIENCE = (0.01, 0.99), 100  # share of the gradient, and the steps outside before a warning
+ADVICE = "Continue with --on_nan skip, or start anew with a lower --learning_rate and another --train_path."
+EXTREME, PATIENCE = (0.001, 0.999), 100  # share of the gradient, and the steps outside before a warning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Shared:
         batch_size: examples of an update.
         train_epoch: the recipe's epochs, without a method's first phase.
         teacher_views: fixed views of each image; 0: fresh views.
-        log_shares: whether log lines have each loss term's share of the gradient.
+        learning_rate: updates done by the optimizer -> learning rate.
         info: what `model.json` says of the student, but for its accuracy.
         others: what `model.json` says in addition of the learners beside the student, by name.
     """
@@ -59,7 +60,7 @@ class Shared:
     batch_size: int
     train_epoch: int
     teacher_views: int
-    log_shares: bool
+    learning_rate: Callable
     info: dict
     others: dict
 
@@ -209,14 +210,27 @@ class Replica:
             values["top1"] = 100 * correct / labelled
         if self.shared.update.skip:
             values["skipped"] = int(totals.skipped)
-        if self.shared.log_shares:
+            if "loss" not in values:
+                warn(f"all updates since the last log line were skipped; {values['skipped']:,} in all. {ADVICE}")
+        values["learning_rate"] = float(self.shared.learning_rate(self._optimizer_steps() - 1))
+        if self.shared.strategy.method and self._first_of_epoch(step):
             values.update(self._shares(step))
         self.totals = self.shared.devices.place(Totals.empty(totals.averages, totals.skipped))
         self._row("train", step, values)
         return values
 
+    def _optimizer_steps(self) -> int:
+        """Updates of the optimizer; a strategy can start the optimizer afresh in the middle of a run."""
+        counts = optax.tree.get_all_with_path(self.state.opt_state, "count")
+        return int(counts[-1][1])
+
+    def _first_of_epoch(self, step: int) -> bool:
+        """Whether the log line after `step` updates is the first of its epoch."""
+        schedule = self.shared.schedule
+        return (step - 1) % schedule.steps_per_epoch < schedule.log_every
+
     def _shares(self, step: int) -> dict[str, float]:
-        """Each loss term's share of the gradient at the last batch; warns where one stays extreme."""
+        """Each loss term's share of the gradient at the last batch; warns where a share stays extreme."""
         shared, last = self.shared, np.asarray(step - 1, np.int32)
         shares = jax.device_get(shared.update.shares(self.state, self.split, last))
         phase = shared.strategy.method.first_phase_epochs * shared.schedule.steps_per_epoch

@@ -66,8 +66,10 @@ def open_run(folder: pathlib.Path, identity: dict):
     """
     known, finished = folder / CONFIG, folder / SUMMARY
     refuse_second(folder)
+    grows = False
     if known.exists():
-        different = resolve.differences(read_json(known), identity)
+        before = read_json(known)
+        different, grows = resolve.differences(before, identity), resolve.grows(before, identity)
         if different:
             raise UserError(
                 f"{folder} holds a run with another config: {'; '.join(different)}.\n"
@@ -79,6 +81,8 @@ def open_run(folder: pathlib.Path, identity: dict):
         raise UserError(f"{folder} is not empty and holds no run. Choose another --train_path.")
     with lock(folder):
         write_json(known, identity)
+        if grows:  # what the shorter training ended with is made again at the new end
+            finished.unlink(missing_ok=True)
         summary = read_json(finished) if finished.exists() else None
         if summary is None:
             _write_environment(folder / ENV)
