@@ -31,7 +31,7 @@ def main() -> None:
     from training import evaluation, run_folder
 
     if maps:
-        from training import explaining
+        from studies import explaining
 
         explaining.check_maps(maps)
     all_weights = [pretrained.load(param) for param in params]

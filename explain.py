@@ -26,7 +26,8 @@ def main() -> None:
     pictures.check_path(flags.FLAGS.out)
     cli.prepare_jax()
     import pretrained
-    from training import evaluation, explaining
+    from studies import explaining
+    from training import evaluation
 
     explaining.check_maps([flags.FLAGS.map])
     if flags.FLAGS["map"].present and flags.FLAGS.kind not in explaining.MAP_KINDS:

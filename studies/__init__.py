@@ -1,0 +1,1 @@
+"""Several runs: demo, leaderboards, search, and what trained networks look at."""
