@@ -45,7 +45,14 @@ def main(argv: list[str]) -> None:
     from studies import evaluation, explaining
     from tasks.classification import per_class
 
+<<<<<<< HEAD
     explaining.check_maps(maps)
+=======
+    if maps:
+        from studies import explaining
+
+        explaining.check_maps(maps)
+>>>>>>> refs/heads/explain
     all_weights = [pretrained.load(param) for param in params]
     dataset = players.dataset_of(all_weights[0].info, options)
     name = dataset.name

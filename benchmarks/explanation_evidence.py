@@ -16,7 +16,7 @@ import data
 from benchmarks import compare, leaderboard
 from configs import digits
 from explain import pictures
-from training import explaining
+from studies import explaining
 
 LABELS = "Labels alone"
 METHODS = {

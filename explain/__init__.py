@@ -1,4 +1,4 @@
-"""Explanation maps: which pixels speak for a class. One family a file, one line a map here."""
+"""Explanation maps: how much each pixel speaks for a class. One file a family of maps, one line here a map."""
 
 import dataclasses
 import math
@@ -29,20 +29,21 @@ names = registry.names
 
 
 def create(name: str, **options) -> Explanation:
-    """Builds a map.
+    """Build an explanation map by its name.
 
     Args:
         name: one of `names()`.
         **options: the map's fields, such as `tap`.
 
     Returns:
-        A small frozen dataclass, hashable: `map(model, variables, images, target)` gives [B, H, W] float32.
+        A frozen, hashable dataclass. Calling it with (model, variables, images, target) returns [B, H, W] float32.
 
     Raises:
-        UserError: an unknown name or option with the nearest known one, or a value of the wrong type or range.
+        UserError: an unknown name or option (the message has the nearest known one); a value of the wrong type or
+            range.
     """
     if not isinstance(name, str):
-        raise UserError(f"A map's name is text, one of {', '.join(names())}; got {name!r}.")
+        raise UserError(f"The name of a map is text, one of {', '.join(names())}; got {name!r}.")
     kind = registry.get(name)
     defaults = {field.name: field.default for field in dataclasses.fields(kind)}
     for key, value in options.items():
@@ -51,7 +52,7 @@ def create(name: str, **options) -> Explanation:
         default = defaults[key]
         fits = (int, float) if isinstance(default, float) else type(default)
         if not isinstance(value, fits) or (isinstance(value, bool) and not isinstance(default, bool)):
-            raise UserError(f"'{key}' of {name} is like its default, {default!r}; got {value!r}.")
+            raise UserError(f"'{key}' of {name} has the type of its default {default!r}; got {value!r}.")
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"'{key}' of {name} must be a finite number (default {default}); got {value}.")
     return kind(**options)

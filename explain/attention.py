@@ -1,12 +1,14 @@
-"""A transformer's own attention as a map: what the class token looks at. The same for every class.
+"""Maps of a transformer's own attention: how much the class token attends to each patch.
 
-    RawAttention      mean over heads of the last block's attention, the class token's row
+These maps are the same for every target class.
+
+    RawAttention      the class token's row of the last block's attention, mean over heads
     AttentionRollout  the class token's row of A_L ... A_2 A_1,   A_b = (I + mean over heads of attention_b) / 2
 
 Paper: Abnar, Zuidema. Quantifying Attention Flow in Transformers. ACL 2020. arXiv:2005.00928.
 
-The row is that of the tokens in front of the patches: the class token's, the mean of class and distillation token, or,
-in a network without either, the mean over all tokens. Only patches are in the map.
+With a class and a distillation token, the row is the mean of their two rows. Without either, the row is the mean over
+all tokens. The map holds the columns of the patches only.
 """
 
 import dataclasses
@@ -20,7 +22,7 @@ from models.vit import token_map
 
 
 def rollout(matrices: list[jax.Array]) -> jax.Array:
-    """The product of [B, tokens, tokens] matrices, the last block's first."""
+    """Return the product A_L ... A_2 A_1 of the matrices [A_1, A_2 ... A_L], [B, tokens, tokens] each."""
     joint = matrices[0]
     for matrix in matrices[1:]:
         joint = matrix @ joint
@@ -28,29 +30,28 @@ def rollout(matrices: list[jax.Array]) -> jax.Array:
 
 
 def read_out(matrix: jax.Array, outputs: Outputs) -> jax.Array:
-    """What the tokens that are classified take from each patch.
+    """Return the row of the classified tokens (see the module's docstring) as a map of the patches.
 
     Args:
-        matrix: [B, tokens, tokens], rows take from columns.
-        outputs: for the shape of the images.
+        matrix: [B, tokens, tokens]; row i says how much token i attends to each token.
+        outputs: the outputs that the matrix belongs to.
 
     Returns:
         [B, h, w].
     """
-    size = None if outputs.source is None else outputs.source.images.shape[1:3]
-    extra, grid = token_grid(matrix.shape[1], size)
+    extra, grid = token_grid(matrix.shape[1], outputs)
     row = jnp.mean(matrix[:, : extra or None], axis=1)
     return token_map(row[..., None], extra, grid)[..., 0]
 
 
 def mean_attention(outputs: Outputs) -> list[jax.Array]:
-    """Each block's attention [B, tokens, tokens], mean over heads, `wide`."""
+    """Return the attention of each block, mean over heads: [B, tokens, tokens], float32 or float64."""
     return [jnp.mean(wide(outputs.features[name]), axis=1) for name in resolve(outputs.features, ATTENTION)]
 
 
 @dataclasses.dataclass(frozen=True)
 class RawAttention(Explanation):
-    """The last block's attention from the class token to the patches; the target class plays no part.
+    """Attention from the class token to the patches in the last block; the target class has no effect.
 
     Paper: Abnar, Zuidema, ACL 2020, arXiv:2005.00928
     """
@@ -61,7 +62,7 @@ class RawAttention(Explanation):
 
 @dataclasses.dataclass(frozen=True)
 class AttentionRollout(Explanation):
-    """Attention followed through all blocks and their shortcuts; the target class plays no part.
+    """Attention followed through all blocks and their shortcuts; the target class has no effect.
 
     Paper: Abnar, Zuidema, ACL 2020, arXiv:2005.00928
     """

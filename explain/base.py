@@ -1,8 +1,10 @@
-"""What every explanation map is: a hashable rule that takes a network's answer to a map of evidence for a class.
+"""The base class of explanation maps: a hashable rule that computes a map of evidence for a class.
 
-A rule is used in two ways. `rule(model, variables, images, target)` is a compiled function for looking at networks.
-`rule.of(outputs, target)` is the same mathematics on `models.Outputs`, for losses that train a map: the caller declares
-`rule.gradient_taps` in its forward pass. Maps are not scaled to a range; whoever draws or compares them does that.
+A rule has two uses:
+    `rule(model, variables, images, target)` computes maps of a trained network and is compiled.
+    `rule.of(outputs, target)` is the same mathematics on `models.Outputs`, for losses that train a map. The loss passes
+        `rule.gradient_taps` to its forward pass.
+Maps are not scaled to a range. The code that draws or compares maps scales them.
 """
 
 import abc
@@ -21,45 +23,49 @@ from models.vit import token_map
 
 @dataclasses.dataclass(frozen=True)
 class Explanation(abc.ABC):
-    """A map of evidence. Subclasses define `of`, and `gradient_taps` where they read gradients."""
+    """A rule for a map of evidence. Subclasses define `of`, and `gradient_taps` if the rule reads gradients."""
 
     @property
     def gradient_taps(self) -> tuple[str, ...]:
-        """What `models.forward` is asked for, so that `of` finds its gradients."""
+        """The taps whose gradients `of` reads: the argument `gradient_taps` of `models.forward`."""
         return ()
 
     @abc.abstractmethod
     def of(self, outputs: Outputs, target: jax.Array) -> jax.Array:
-        """The map at its own resolution.
+        """Compute the map at its own resolution.
 
         Args:
             outputs: of `models.forward` with this map's `gradient_taps`.
             target: [B] int32, the class to explain for each image.
 
         Returns:
-            [B, h, w] float32 (float64 stays).
+            [B, h, w] float32; float64 for float64 outputs.
         """
 
     def __call__(self, model: nn.Module, variables: dict, images: jax.Array, target: jax.Array) -> jax.Array:
-        """The map at the images' resolution, in evaluation mode; compiled once a model and shape.
+        """Compute the map at the images' resolution, with the network in evaluation mode.
+
+        The program is compiled once for each model and shape.
 
         Args:
-            model: a network of `models`, or one's own with `deltas`.
+            model: a network of `models`, or a network of yours whose call takes `deltas`.
             variables: `{"params": ..., "batch_stats": ...}`.
-            images: [B, H, W, C] float32, normalised as the network wants them.
+            images: [B, H, W, C] float32, normalised with the network's mean and deviation.
             target: [B] int32, the class to explain for each image.
 
         Returns:
             [B, H, W] float32, resized bilinearly.
 
         Raises:
-            ValueError: images or targets of another shape, or a network that does not have what the map reads.
+            ValueError: images or targets of another shape, or a network without a tap that the map reads.
         """
         images, target = jnp.asarray(images), jnp.asarray(target)
         if images.ndim != 4:
-            raise ValueError(f"Images are [B, H, W, C]; got the shape {images.shape}.")
+            raise ValueError(f"Images have the shape [B, H, W, C]; got the shape {images.shape}.")
         if target.shape != images.shape[:1] or not jnp.issubdtype(target.dtype, jnp.integer):
-            raise ValueError(f"{len(images)} images want ({len(images)},) classes; got {target.shape} {target.dtype}.")
+            raise ValueError(
+                f"{len(images)} images need ({len(images)},) integer classes; got {target.shape} {target.dtype}."
+            )
         return _run(self, model, variables, images, target)
 
 
@@ -71,76 +77,92 @@ def _run(rule: Explanation, model: nn.Module, variables: dict, images: jax.Array
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
 def top_k(model: nn.Module, variables: dict, images: jax.Array, k: int) -> jax.Array:
-    """The `k` classes that the network finds most likely, best first: [B, k] int32, of images [B, H, W, C]."""
+    """Return the `k` most probable classes of each image.
+
+    Args:
+        model, variables: the network.
+        images: [B, H, W, C] float32, normalised.
+        k: at most the number of classes.
+
+    Returns:
+        [B, k] int32, the most probable class first.
+    """
     return jax.lax.top_k(forward(model, variables, images)[0].logits, k)[1].astype(jnp.int32)
 
 
 def predicted(model: nn.Module, variables: dict, images: jax.Array) -> jax.Array:
-    """The class that the network finds most likely: [B] int32, of images [B, H, W, C]."""
+    """Return the most probable class of each image [B, H, W, C]: [B] int32."""
     return top_k(model, variables, images, 1)[:, 0]
 
 
 def wide(x: jax.Array) -> jax.Array:
-    """`x` in float32, in which maps are computed; float64 stays."""
+    """Convert `x` to float32, the type in which maps are computed; float64 stays float64."""
     return x.astype(np.promote_types(x.dtype, np.float32))
 
 
 def resize(maps: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """Maps [B, h, w] bilinearly at another size: [B, H, W]. Where it shrinks, every position counts (antialiased)."""
+    """Resize maps [B, h, w] bilinearly to [B, H, W]. Shrinking is antialiased: every position counts."""
     return maps if maps.shape[1:] == tuple(size) else jax.image.resize(maps, (len(maps), *size), "bilinear")
 
 
 def class_gradients(outputs: Outputs, target: jax.Array) -> dict[str, jax.Array]:
-    """Gradients of each image's target logit at the gradient taps: tap -> the tap's shape."""
+    """Return the gradient of each image's target logit at every gradient tap: tap -> array of the tap's shape."""
     return outputs.gradients(jax.nn.one_hot(target, outputs.logits.shape[-1], dtype=wide(outputs.logits).dtype))
 
 
 def feature_and_gradient(outputs: Outputs, target: jax.Array, tap: str = "") -> tuple[jax.Array, jax.Array]:
-    """A tap's map and the gradient of the target logit there.
+    """Return the feature map at a tap and the gradient of the target logit at it.
 
     Args:
-        outputs: with gradients at the tap.
+        outputs: of `models.forward` with this gradient tap.
         target: [B] int32.
-        tap: a feature's name; "" means `models.LAST_MAP`.
+        tap: the name of a feature; "" means `models.LAST_MAP`.
 
     Returns:
-        Two arrays [B, h, w, C], `wide`; of a transformer the patches' tokens.
+        Two arrays [B, h, w, C], float32 or float64. For a transformer, position (h, w) is a patch.
 
     Raises:
-        ValueError: the network has no such tap, or it is no map.
+        ValueError: the network has no such tap, or the tap is no feature map.
     """
     (name,) = resolve(outputs.features, tap or LAST_MAP)
     if name not in outputs.features:
         raise ValueError(f"The network has no tap '{name}'; it has {sorted(outputs.features)}.")
     pair = outputs.features[name], class_gradients(outputs, target)[name]
     if pair[0].ndim not in (3, 4):
-        raise ValueError(f"The tap '{name}' is no map: its shape is {pair[0].shape}. Take a stage.")
+        raise ValueError(f"The tap '{name}' is no feature map: its shape is {pair[0].shape}. Choose a stage.")
     return tuple(wide(patches(x, outputs)) for x in pair)
 
 
 def patches(feature: jax.Array, outputs: Outputs) -> jax.Array:
-    """A feature map [B, h, w, C] as it is; a transformer's tokens [B, tokens, C] as the map of its patches."""
-    if feature.ndim == 4:
-        return feature
-    extra, grid = token_grid(feature.shape[1], None if outputs.source is None else outputs.source.images.shape[1:3])
-    return token_map(feature, extra, grid)
-
-
-def token_grid(tokens: int, size: tuple[int, int] | None = None) -> tuple[int, tuple[int, int]]:
-    """How many tokens stand in front of the patches, and the patches' (rows, columns).
+    """Return a feature as a map [B, h, w, C].
 
     Args:
-        tokens: patches and up to two tokens in front: class, distillation.
-        size: the image's (H, W), whose shape the patches have; None means a square.
+        feature: a feature map [B, h, w, C], which is returned unchanged, or a transformer's tokens [B, tokens, C].
+        outputs: the outputs that the feature belongs to.
+    """
+    if feature.ndim == 4:
+        return feature
+    return token_map(feature, *token_grid(feature.shape[1], outputs))
+
+
+def token_grid(tokens: int, outputs: Outputs) -> tuple[int, tuple[int, int]]:
+    """Find the grid of patches among a transformer's tokens.
+
+    Args:
+        tokens: the number of tokens: the patches and, before them, up to two others (class, distillation).
+        outputs: the grid has the proportions of their images; without images the grid is square.
+
+    Returns:
+        The number of tokens before the patches, and the grid's (rows, columns).
 
     Raises:
-        ValueError: the tokens make no such grid.
+        ValueError: no such grid has this number of tokens.
     """
-    height, width = size or (1, 1)
+    height, width = (1, 1) if outputs.source is None else outputs.source.images.shape[1:3]
     unit = math.gcd(height, width)
     shape = height // unit, width // unit
     for extra in (0, 1, 2):
         times = math.isqrt(max(tokens - extra, 0) // (shape[0] * shape[1]))
         if times and times * shape[0] * times * shape[1] == tokens - extra:
             return extra, (times * shape[0], times * shape[1])
-    raise ValueError(f"{tokens} tokens make no grid in the shape of {height} x {width} behind 0 to 2 others.")
+    raise ValueError(f"{tokens} tokens are no grid with the proportions {height} x {width} after 0 to 2 other tokens.")

@@ -1,6 +1,9 @@
-"""Class activation maps: the last map's channels, weighted by what they mean for a class.
+"""Class activation maps: a weighted sum of the channels of a feature map, with weights for the target class.
 
-    CAM        relu(sum_c w_kc A_c / HW)                       A: the map whose mean is the embedding, w: the classifier
+A: the feature map. w: the weights of the classifier. y_k: the logit of the target class. relu(...) is left out with
+`relu=False`.
+
+    CAM        relu(sum_c w_kc A_c / HW)                       for the A whose mean over positions is the embedding
     GradCAM    relu(sum_c A_c mean_hw dy_k/dA_c)
     GradCAM++  relu(sum_c A_c sum_hw a_c g_c),                 a_c = 1 / (2 + g_c sum_hw A_c),   g_c = relu(dy_k/dA_c)
     LayerCAM   relu(sum_c A_c relu(dy_k/dA_c)),                position by position
@@ -11,10 +14,10 @@ Chattopadhay et al. Grad-CAM++: Generalized Gradient-Based Visual Explanations f
 2018. arXiv:1710.11063. Jiang et al. LayerCAM: Exploring Hierarchical Class Activation Maps for Localization. IEEE TIP
 2021.
 
-CAM's paper divides by nothing and has no ReLU. Divided by the number of positions it is each position's share of the
-logit: without the ReLU (`relu=False`) the map sums to the logit less its bias, and GradCAM on the same map of the same
-network is equal to it. GradCAM++ is the closed form for exp(y), without the factor exp(y), which is one number an
-image; a sum of activations below 0, which no map after a ReLU has, counts as 0.
+Deviations: the paper of CAM has neither the division nor the ReLU. Divided by the number of positions HW, CAM is the
+contribution of each position to the logit: without the ReLU, the map sums to the logit minus its bias, and GradCAM of
+the same A equals CAM. GradCAM++ is the paper's closed form for exp(y), without the factor exp(y), which is one number
+for each image. GradCAM++ replaces a negative sum_hw A_c by 0; after a ReLU this sum is never negative.
 """
 
 import dataclasses
@@ -27,16 +30,16 @@ from models import LAST_MAP, Outputs
 
 
 def class_maps(outputs: Outputs) -> jax.Array:
-    """What each position of the last map says for each class: w_k . A(h, w).
+    """Return w_k . A(h, w): the contribution of each position of the last map to each class, times HW.
 
     Args:
-        outputs: of a network whose `embedding` is the mean over positions of its tap `final`.
+        outputs: of a network with a tap `final` whose mean over positions is the tap `embedding`.
 
     Returns:
-        [B, h, w, K], `wide`; the mean over positions is the logits less their bias.
+        [B, h, w, K], float32 or float64. The mean over positions equals the logits minus their bias.
 
     Raises:
-        ValueError: the network has no such tap.
+        ValueError: the network has no tap `final`.
     """
     if "final" not in outputs.features:
         raise ValueError(
@@ -50,30 +53,38 @@ def class_maps(outputs: Outputs) -> jax.Array:
 
 
 def grad_cam(feature: jax.Array, gradient: jax.Array) -> jax.Array:
-    """GradCAM before its ReLU: [B, h, w] of a feature map and the gradient of a logit there, [B, h, w, C] each."""
+    """Return GradCAM before its ReLU.
+
+    Args:
+        feature: [B, h, w, C].
+        gradient: the gradient of a logit at the feature, [B, h, w, C].
+
+    Returns:
+        [B, h, w].
+    """
     return jnp.sum(feature * jnp.mean(gradient, axis=(1, 2), keepdims=True), axis=-1)
 
 
 def grad_cam_plus_plus(feature: jax.Array, gradient: jax.Array) -> jax.Array:
-    """GradCAM++ before its last ReLU, arguments and result as in `grad_cam`."""
+    """Return GradCAM++ before its last ReLU; arguments and result as for `grad_cam`."""
     gradient, total = jax.nn.relu(gradient), jax.nn.relu(jnp.sum(feature, axis=(1, 2), keepdims=True))
     weight = jnp.sum(gradient / (2 + gradient * total), axis=(1, 2), keepdims=True)
     return jnp.sum(feature * weight, axis=-1)
 
 
 def layer_cam(feature: jax.Array, gradient: jax.Array) -> jax.Array:
-    """LayerCAM before its last ReLU, arguments and result as in `grad_cam`."""
+    """Return LayerCAM before its last ReLU; arguments and result as for `grad_cam`."""
     return jnp.sum(feature * jax.nn.relu(gradient), axis=-1)
 
 
 @dataclasses.dataclass(frozen=True)
 class CAM(Explanation):
-    """Class activation map: the classifier's weights on the map that is pooled before it.
+    """Class activation map: the last feature map, its channels weighted by the classifier's weights of the class.
 
     Paper: Zhou et al., CVPR 2016, arXiv:1512.04150
 
     Attributes:
-        relu: keep evidence for the class only; False keeps evidence against it as negative numbers.
+        relu: True keeps evidence for the class only; False keeps evidence against the class as negative numbers.
     """
 
     relu: bool = True
@@ -87,7 +98,13 @@ class CAM(Explanation):
 
 @dataclasses.dataclass(frozen=True)
 class _GradientCAM(Explanation):
-    """What the CAMs by gradients share: a tap and a ReLU."""
+    """A class activation map whose weights are gradients.
+
+    Attributes:
+        tap: the name of a feature; "" is the last stage, or, in a transformer, the last stage whose patches still
+            reach the classifier.
+        relu: True keeps evidence for the class only.
+    """
 
     tap: str = ""
     relu: bool = True
@@ -103,13 +120,9 @@ class _GradientCAM(Explanation):
 
 @dataclasses.dataclass(frozen=True)
 class GradCAM(_GradientCAM):
-    """Channels weighted by the mean of their gradients.
+    """The feature map, each channel weighted by the mean of its gradient.
 
     Paper: Selvaraju et al., ICCV 2017, arXiv:1610.02391
-
-    Attributes:
-        tap: a feature's name; "" is the last stage, of a transformer the last one whose patches are read.
-        relu: keep evidence for the class only.
     """
 
     rule = staticmethod(grad_cam)
@@ -117,13 +130,9 @@ class GradCAM(_GradientCAM):
 
 @dataclasses.dataclass(frozen=True)
 class GradCAMPlusPlus(_GradientCAM):
-    """Channels weighted by their positive gradients, so that small regions count like large ones.
+    """The feature map, each channel weighted by its positive gradients: small regions count like large ones.
 
     Paper: Chattopadhay et al., WACV 2018, arXiv:1710.11063
-
-    Attributes:
-        tap: a feature's name; "" is the last stage, of a transformer the last one whose patches are read.
-        relu: keep evidence for the class only.
     """
 
     rule = staticmethod(grad_cam_plus_plus)
@@ -131,13 +140,9 @@ class GradCAMPlusPlus(_GradientCAM):
 
 @dataclasses.dataclass(frozen=True)
 class LayerCAM(_GradientCAM):
-    """Each position weighted by its own positive gradients: sharp also at early stages.
+    """The feature map, each position weighted by its own positive gradient: sharp also at early stages.
 
     Paper: Jiang et al., IEEE TIP 2021
-
-    Attributes:
-        tap: a feature's name; "" is the last stage, of a transformer the last one whose patches are read.
-        relu: keep evidence for the class only.
     """
 
     rule = staticmethod(layer_cam)

@@ -1,7 +1,7 @@
-"""Charts of a teacher beside its students: embeddings, correlations of logits, confusions, reliability.
+"""Charts of a teacher beside its students: t-SNE, correlations of logits, confusion matrices, reliability diagrams.
 
-All read the networks' answers on the same images. Colours as in `pictures`; classes are told apart by colour, marker
-and their name on the spot.
+Every chart reads the networks' logits or embeddings of the same images. Colours are as in `pictures`. A class has a
+colour, a marker and, on its points, its name.
 """
 
 import numpy as np
@@ -9,38 +9,36 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
-from explain.pictures import DIFFERENCE, MAP, headed, shortened, wrapped
+from explain.pictures import DIFFERENCE, MAP, headed, probabilities, shortened, wrapped
 from registry import UserError
 
 BINS = 15
 INK = {"main": "#0072B2", "second": "#D55E00", "quiet": "#777777"}  # Okabe, Ito
-# Tol's muted scheme and black: ten colours that colour-blind eyes tell apart; more classes change the marker.
+# Tol's muted scheme and black: ten colours that colour-blind readers can tell apart. Above ten classes, classes of one
+# colour have different markers.
 CLASSES = ("#332288", "#88CCEE", "#44AA99", "#117733", "#999933", "#DDCC77", "#CC6677", "#882255", "#AA4499", "#000000")
 MARKERS = "osD^vPX<>*"
 
 
-def probabilities(logits: np.ndarray) -> np.ndarray:
-    """Softmax of [N, K] in float64."""
-    shifted = np.asarray(logits, np.float64)
-    powers = np.exp(shifted - shifted.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
-
-
 def layouts(embeddings: dict[str, np.ndarray], seed: int = 0) -> dict[str, np.ndarray]:
-    """t-SNE of several networks' embeddings of the same images, laid out alike.
+    """Compute comparable t-SNE layouts of several networks' embeddings of the same images.
 
-    The embeddings' dimensions differ, so there is no joint t-SNE. The first network (the teacher) starts from its
-    principal components. Each other one starts from the first one's finished layout, without the early exaggeration
-    that would scatter it, so that an image leaves its place only where its neighbours differ: t-SNE determines who is
-    near whom, not where a cluster lies. The result is turned, mirrored, moved and scaled onto the first (Procrustes),
-    which changes no neighbourhood.
+    Embeddings of different sizes D have no joint t-SNE, and t-SNE does not determine where a cluster lies, only which
+    points are near each other. So the layout of the first network (the teacher) starts from its principal components,
+    and every other layout starts from the finished first layout: an image moves only if its neighbours differ. Early
+    exaggeration is off in these other layouts, because early exaggeration would scatter the start. At the end, each of
+    these layouts is rotated, mirrored, shifted and scaled onto the first layout (Procrustes); Procrustes changes no
+    neighbourhood.
 
     Args:
-        embeddings: name -> [N, D], D of any size.
-        seed: of t-SNE.
+        embeddings: name -> [N, D].
+        seed: seed of t-SNE.
 
     Returns:
         name -> [N, 2] float64.
+
+    Raises:
+        UserError: embeddings that are equal for all images, or not finite.
 
     Paper: van der Maaten, Hinton. Visualizing Data using t-SNE. JMLR 2008.
     """
@@ -50,7 +48,7 @@ def layouts(embeddings: dict[str, np.ndarray], seed: int = 0) -> dict[str, np.nd
     for name, values in embeddings.items():
         values = np.asarray(values, np.float64)
         if not np.ptp(values, axis=0).max() > 0:  # also where it is NaN
-            raise UserError(f"{name}'s embeddings are the same for all images, or not finite: nothing to lay out.")
+            raise UserError(f"{name}'s embeddings are the same for all images, or not finite: t-SNE cannot place them.")
         options = {"perplexity": min(30.0, (len(values) - 1) / 3), "learning_rate": "auto", "random_state": seed}
         if found:
             first = next(iter(found.values()))
@@ -63,7 +61,7 @@ def layouts(embeddings: dict[str, np.ndarray], seed: int = 0) -> dict[str, np.nd
 
 
 def aligned(points: np.ndarray, onto: np.ndarray) -> np.ndarray:
-    """`points` [N, 2] rotated or mirrored, moved and scaled to lie near `onto` [N, 2] (Procrustes)."""
+    """Rotate or mirror, shift and scale `points` [N, 2] to the smallest distance from `onto` [N, 2] (Procrustes)."""
     a, b = points - points.mean(axis=0), onto - onto.mean(axis=0)
     left, values, right = np.linalg.svd(a.T @ b)
     return a @ (left @ right) * values.sum() / max((a**2).sum(), 1e-12) + onto.mean(axis=0)
@@ -72,7 +70,7 @@ def aligned(points: np.ndarray, onto: np.ndarray) -> np.ndarray:
 def tsne(
     embeddings: dict[str, np.ndarray], labels: np.ndarray, class_names: tuple[str, ...], title: str, seed: int = 0
 ) -> Figure:
-    """`layouts` side by side, the same colour and marker for a class everywhere, its name at its median."""
+    """Draw `layouts` side by side. A class has one colour and marker in all of them; its name is at its median."""
     found = layouts(embeddings, seed)
     wide, high = 1.1 * np.max([np.abs(points).max(axis=0) for points in found.values()], axis=0)
     height = 4.4 * min(max(high / wide, 0.5), 1.5)
@@ -94,10 +92,15 @@ def tsne(
 
 
 def correlation_difference(student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
-    """Student's minus teacher's correlations [K, K] between the logits [N, K] of every two classes over the images.
+    """Return the student's minus the teacher's correlations between the logits of every two classes over the images.
+
+    Args:
+        student, teacher: logits [N, K].
+
+    Returns:
+        [K, K] float64. A logit that is equal for all images has the correlation 0 with every other logit.
 
     Paper: Tian, Krishnan, Isola. Contrastive Representation Distillation. ICLR 2020. arXiv:1910.10699, figure 2.
-    A class whose logit never changes correlates with nothing.
     """
     both = []
     for logits in (student, teacher):
@@ -108,12 +111,10 @@ def correlation_difference(student: np.ndarray, teacher: np.ndarray) -> np.ndarr
     return both[0] - both[1]
 
 
-def correlation(
-    logits: dict[str, np.ndarray], reference: str, class_names: tuple[str, ...], title: str, limit: float = 0.0
-) -> Figure:
-    """`correlation_difference` of each student to `reference`, one scale for all (its bound is `limit`, if above 0)."""
+def correlation(logits: dict[str, np.ndarray], reference: str, class_names: tuple[str, ...], title: str) -> Figure:
+    """Draw `correlation_difference` of each student to `reference`, with one colour scale for all students."""
     found = {n: correlation_difference(x, logits[reference]) for n, x in logits.items() if n != reference}
-    bound = limit or max(1e-3, *(np.abs(x).max() for x in found.values()))
+    bound = max(1e-3, *(np.abs(x).max() for x in found.values()))
     figure, axes = _matrices(len(found), len(class_names), title)
     for cell, (name, matrix) in zip(axes, found.items(), strict=True):
         drawn = cell.imshow(matrix, cmap=DIFFERENCE, vmin=-bound, vmax=bound, interpolation="nearest")
@@ -125,19 +126,19 @@ def correlation(
 
 
 def confusion_matrix(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Counts [K, K]: row is the label, column what was predicted from logits [N, K]."""
+    """Count images [K, K] by label (row) and by the class predicted from logits [N, K] (column)."""
     classes = logits.shape[1]
     pairs = np.asarray(labels, np.int64) * classes + logits.argmax(axis=1)
     return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
 
 
 def confusion(logits: dict[str, np.ndarray], labels: np.ndarray, class_names: tuple[str, ...], title: str) -> Figure:
-    """Each network's confusion matrix, in percent of the label's images; numbers stand in it up to 12 classes."""
+    """Draw each network's confusion matrix, in percent of the label's images; up to 12 classes, with numbers."""
     figure, axes = _matrices(len(logits), len(class_names), title)
     for cell, (name, values) in zip(axes, logits.items(), strict=True):
         counts = confusion_matrix(values, labels)
         share = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-        # The root of the share: errors are few, and it is they who are looked for.
+        # Errors are small shares. A square-root colour scale makes small shares visible.
         drawn = cell.imshow(share, cmap=MAP, norm=PowerNorm(0.5, 0, 100), interpolation="nearest")
         right = 100 * np.trace(counts) / max(counts.sum(), 1)
         cell.set_title(f"{wrapped(name, 40)}\ntop-1 {right:.2f} %", fontsize=10)
@@ -153,6 +154,7 @@ def confusion(logits: dict[str, np.ndarray], labels: np.ndarray, class_names: tu
 
 
 def _matrices(count: int, classes: int, title: str):
+    """Make a figure with a row of `count` axes for matrices [classes, classes]."""
     side = 4.0 if classes <= 12 else 5.0
     figure = Figure(figsize=(count * (side + 0.9) + 1.0, side + 1.6), layout="compressed")
     headed(figure, title)
@@ -160,7 +162,7 @@ def _matrices(count: int, classes: int, title: str):
 
 
 def _ticks(cell, class_names: tuple[str, ...]) -> None:
-    """Names of the classes, or every tenth number where they are many."""
+    """Label both axes with the names of the classes, or, above 30 classes, with every tenth number."""
     if len(class_names) <= 30:
         names, places = [shortened(n) for n in class_names], range(len(class_names))
     else:
@@ -171,30 +173,30 @@ def _ticks(cell, class_names: tuple[str, ...]) -> None:
     cell.set_yticks(list(places), names, fontsize=8)
 
 
-def calibration(logits: np.ndarray, labels: np.ndarray, bins: int = BINS) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Equal-width bins of confidence.
+def calibration(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Count images and their accuracy in `BINS` bins of confidence of equal width.
 
     Args:
         logits: [N, K].
         labels: [N] int.
 
     Returns:
-        (count, mean confidence, accuracy) [bins] each; NaN where a bin is empty. The expected calibration error is
-        sum(count * |confidence - accuracy|) / N.
+        (count, mean confidence, accuracy), [BINS] each. Mean confidence and accuracy of an empty bin are NaN. The
+        expected calibration error is sum(count * |confidence - accuracy|) / N over the other bins.
 
     Paper: Guo, Pleiss, Sun, Weinberger. On Calibration of Modern Neural Networks. ICML 2017. arXiv:1706.04599.
     """
     p = probabilities(logits)
     confidence, right = p.max(axis=1), (p.argmax(axis=1) == labels).astype(np.float64)
-    place = np.minimum((confidence * bins).astype(int), bins - 1)
-    count = np.bincount(place, minlength=bins)
-    sums = (np.bincount(place, weights=w, minlength=bins) for w in (confidence, right))
+    place = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    count = np.bincount(place, minlength=BINS)
+    sums = (np.bincount(place, weights=w, minlength=BINS) for w in (confidence, right))
     empty = np.where(count > 0, count, np.nan)
     return (count, *(s / empty for s in sums))
 
 
 def reliability(logits: dict[str, np.ndarray], labels: np.ndarray, title: str) -> Figure:
-    """Accuracy against confidence for each network, its calibration error, and where its confidences lie."""
+    """Draw each network's accuracy over confidence, its calibration error, and the histogram of its confidence."""
     figure = Figure(figsize=(3.7 * len(logits) + 0.4, 5.4 + 0.4 * (len(logits) == 1)), layout="constrained")
     headed(figure, title)
     axes = figure.subplots(2, len(logits), squeeze=False, sharex=True, sharey="row", height_ratios=(3, 1))

@@ -1,4 +1,4 @@
-"""Everything that is measured of one network's maps over a split, and of a student's maps against a teacher's."""
+"""All measures of one network's maps on a split, and of the similarity of students' maps to a teacher's."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,33 +8,35 @@ from explain import metrics
 from explain.similarity import paired_interval, similarity
 from explain.subject import Subject
 
-SANITY_IMAGES = 100  # randomising repeats all maps once a module
+SANITY_IMAGES = 100  # `sanity` computes all maps once for each module
 
 
 def faithfulness(
     subject: Subject, explanation: Callable, images: np.ndarray, labels: np.ndarray, masks: np.ndarray | None = None
 ) -> dict[str, float | list | dict]:
-    """Measures of an explanation's maps of a network.
+    """Measure how faithful an explanation's maps are to a network.
 
     Args:
         subject: the network.
-        explanation: (model, variables, images, target) -> maps.
+        explanation: as for `Subject.maps`.
         images: [N, H, W, C] uint8.
         labels: [N] int.
-        masks: [N, H, W] bool, or None.
+        masks: [N, H, W] bool, the pixels of each image's object; or None.
 
     Returns:
-        Means over the images:
-        top1: percent, of the images as they are.
-        positive_predicted, negative_predicted: AUC (percent) of the accuracy while pixels become black, most important
-            first (lower is better) and last (higher is better), by maps of the predicted class; positive_target,
-            negative_target by maps of the label; random the same in random order, to compare with.
-        curves: the accuracies (percent) at 0, 10 ... 100 % behind the five.
-        deletion, insertion: AUC of the predicted class's probability (lower, higher is better).
-        sparsity: Gini index of the predicted class's maps.
+        Means over the images. AUC is the area under the curve over the share of pixels, in percent.
+        top1: accuracy on the unchanged images, percent.
+        positive_predicted, negative_predicted: AUC of the accuracy while pixels become black, the most important first
+            (positive; lower is better) or the least important first (negative; higher is better), by maps of the
+            predicted class.
+        positive_target, negative_target: the same by maps of the label.
+        random: the same in random order, as a baseline.
+        curves: name of each of these five -> accuracies (percent) at 0, 10 ... 100 % of the pixels.
+        deletion, insertion: AUC of the probability of the predicted class (lower, higher is better).
+        sparsity: Gini index of the maps of the predicted class.
         sanity: module -> rank correlation (`metrics.sanity`), on the first 100 images.
-        With masks, of the maps of the label: pointing (percent; tolerance 15/224 of the side), iou, map (mean average
-            precision), both percent.
+        With masks, by maps of the label, in percent: pointing (tolerance 15/224 of the shorter side), iou, and map
+            (mean average precision).
     """
     logits, _ = subject.answers(images)
     predicted = logits.argmax(axis=1)
@@ -66,10 +68,20 @@ def faithfulness(
     return result
 
 
-def likeness(
+def teacher_similarity(
     teacher: Subject, students: Sequence[Subject], explanation: Callable, images: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Similarity of each student's maps to the teacher's, of the class that the teacher predicts: measure -> [R, N]."""
+    """Compute the similarity of students' maps to the teacher's. All maps explain the class that the teacher predicts.
+
+    Args:
+        teacher: the teacher.
+        students: R networks.
+        explanation: as for `Subject.maps`.
+        images: [N, H, W, C] uint8.
+
+    Returns:
+        Name of the measure (`similarity.MEASURES`) -> [R, N].
+    """
     classes = teacher.answers(images)[0].argmax(axis=1)
     taught = teacher.maps(explanation, images, classes)
     found = [similarity(student.maps(explanation, images, classes), taught) for student in students]
@@ -77,5 +89,5 @@ def likeness(
 
 
 def compare(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> dict[str, dict]:
-    """`paired_interval` of every measure of two groups of students (`likeness`), such as by method and by labels."""
+    """Compute `paired_interval` of every measure of two groups of students, from their `teacher_similarity`."""
     return {name: paired_interval(first[name], second[name]) for name in first}

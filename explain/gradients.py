@@ -1,4 +1,4 @@
-"""Gradients at the input: how the class's logit answers to each pixel.
+"""Gradients at the input: how the logit of the target class changes with each pixel.
 
     InputGradient        max_c |dy_k/dx_c|
     GradientTimesInput   sum_c x_c dy_k/dx_c
@@ -9,9 +9,10 @@ Papers: Simonyan et al. Deep Inside Convolutional Networks. ICLR workshop 2014. 
 Just a Black Box. 2016. arXiv:1605.01713. Smilkov et al. SmoothGrad. 2017. arXiv:1706.03825. Sundararajan et al.
 Axiomatic Attribution for Deep Networks. ICML 2017. arXiv:1703.01365.
 
-x is the normalised image, so a baseline of 0 is the training set's mean colour. Integrated gradients are complete: the
-map sums to y_k(x) - y_k(b), up to the sum's distance from the integral (here by midpoints). SmoothGrad draws the same
-noise for every image and averages signed gradients, as its paper does, before the absolute value is taken for display.
+x is the normalised image, so a baseline b of 0 is the mean colour of the training set. IntegratedGradients is complete:
+the map sums to y_k(x) - y_k(b), up to the error of the midpoint rule with which the integral is computed. SmoothGrad
+draws the same noise for every image. As in the paper, SmoothGrad averages signed gradients; the absolute value is taken
+after the mean.
 """
 
 import dataclasses
@@ -31,13 +32,13 @@ REDUCTIONS = {
 
 
 def gradients_at(outputs: Outputs, images: jax.Array, target: jax.Array, per_pass: int) -> jax.Array:
-    """Mean over N variants of the input gradient at them.
+    """Return the mean over N variants of the batch of the gradient of the target logit at the input.
 
     Args:
-        outputs: of the network that is asked again.
-        images: [N, B, H, W, C], variants of the batch.
+        outputs: of the network and the batch.
+        images: [N, B, H, W, C], the variants.
         target: [B] int32.
-        per_pass: how many variants go through the network together: memory against programs to compile.
+        per_pass: variants in one forward and backward pass. More take more memory; fewer make a larger program.
 
     Returns:
         [B, H, W, C].
@@ -45,14 +46,14 @@ def gradients_at(outputs: Outputs, images: jax.Array, target: jax.Array, per_pas
     total = 0.0
     for start in range(0, len(images), per_pass):
         part = images[start : start + per_pass]
-        answer = outputs.again(part.reshape(-1, *part.shape[2:]), gradient_taps=("input",))
-        gradient = class_gradients(answer, jnp.tile(target, len(part)))["input"]
+        variant = outputs.again(part.reshape(-1, *part.shape[2:]), gradient_taps=("input",))
+        gradient = class_gradients(variant, jnp.tile(target, len(part)))["input"]
         total = total + jnp.sum(wide(gradient).reshape(part.shape), axis=0)
     return total / len(images)
 
 
 def positive(rule, *names: str) -> None:
-    """UserError unless these options of the map are above 0."""
+    """Raise `UserError` unless these options of the map are above 0."""
     for name in names:
         if getattr(rule, name) <= 0:
             raise UserError(f"'{name}' of {type(rule).__name__} must be above 0; got {getattr(rule, name)}.")
@@ -60,19 +61,19 @@ def positive(rule, *names: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class InputGradient(Explanation):
-    """The logit's gradient at each pixel, the largest channel's size.
+    """Gradient of the logit at each pixel: the largest absolute value over the channels.
 
     Paper: Simonyan et al., ICLR workshop 2014, arXiv:1312.6034
 
     Attributes:
-        reduce: over the channels: "max" or "sum" of absolute values, or "l2".
+        reduce: the reduction over the channels: "max" or "sum" of absolute values, or "l2", the L2 norm.
     """
 
     reduce: str = "max"
 
     def __post_init__(self):
         if self.reduce not in REDUCTIONS:
-            raise UserError(f"'reduce' is one of {', '.join(REDUCTIONS)}; got {self.reduce!r}.")
+            raise UserError(f"'reduce' must be one of {', '.join(REDUCTIONS)}; got {self.reduce!r}.")
 
     @property
     def gradient_taps(self):
@@ -84,7 +85,7 @@ class InputGradient(Explanation):
 
 @dataclasses.dataclass(frozen=True)
 class GradientTimesInput(Explanation):
-    """The logit's gradient times the pixel, summed over channels: signed.
+    """Gradient of the logit times the pixel, summed over the channels, with sign.
 
     Paper: Shrikumar et al., 2016, arXiv:1605.01713
     """
@@ -99,16 +100,16 @@ class GradientTimesInput(Explanation):
 
 @dataclasses.dataclass(frozen=True)
 class SmoothGrad(Explanation):
-    """The input gradient averaged over noisy copies of the image.
+    """The input gradient, averaged over noisy copies of the image.
 
     Paper: Smilkov et al., 2017, arXiv:1706.03825
 
     Attributes:
-        samples: noisy copies.
-        noise: deviation of the noise, as a share of the image's range.
-        reduce: over the channels, as in `InputGradient`.
-        seed: of the noise.
-        per_pass: copies that go through the network together.
+        samples: number of noisy copies.
+        noise: standard deviation of the noise, as a share of the image's range (max - min).
+        reduce: as in `InputGradient`.
+        seed: seed of the noise.
+        per_pass: copies in one pass through the network.
     """
 
     samples: int = 16
@@ -130,14 +131,14 @@ class SmoothGrad(Explanation):
 
 @dataclasses.dataclass(frozen=True)
 class IntegratedGradients(Explanation):
-    """The input gradient averaged on the way from a baseline to the image, times that way: it sums to the logit's rise.
+    """The input gradient, averaged on the line from a baseline to the image, times their difference.
 
     Paper: Sundararajan, Taly, Yan, ICML 2017, arXiv:1703.01365
 
     Attributes:
-        steps: places on the way.
-        baseline: the normalised value of every pixel of the baseline; 0 is the mean colour.
-        per_pass: places that go through the network together.
+        steps: number of points on the line.
+        baseline: normalised value of every pixel of the baseline; 0 is the mean colour.
+        per_pass: points in one pass through the network.
     """
 
     steps: int = 32
@@ -148,7 +149,7 @@ class IntegratedGradients(Explanation):
         positive(self, "steps", "per_pass")
 
     def of(self, outputs, target):
-        way = outputs.asked().images - self.baseline
-        places = (jnp.arange(self.steps, dtype=way.dtype) + 0.5) / self.steps
-        images = self.baseline + places[:, None, None, None, None] * way
-        return jnp.sum(wide(way) * gradients_at(outputs, images, target, self.per_pass), axis=-1)
+        difference = outputs.asked().images - self.baseline
+        points = (jnp.arange(self.steps, dtype=difference.dtype) + 0.5) / self.steps
+        images = self.baseline + points[:, None, None, None, None] * difference
+        return jnp.sum(wide(difference) * gradients_at(outputs, images, target, self.per_pass), axis=-1)

@@ -1,7 +1,7 @@
 """Pictures of explanation maps: networks side by side on the same images, and one network over its training.
 
-Matplotlib without global state. Colours can be told apart by colour-blind eyes: `viridis` for maps, `PuOr` for
-differences, and right and wrong are told by a sign as well.
+Matplotlib is used without its global state. Colour-blind readers can tell the colours apart: `viridis` for maps, `PuOr`
+for differences. A sign (✓ or ✗) marks right and wrong predictions.
 """
 
 import os
@@ -10,6 +10,7 @@ import textwrap
 
 import matplotlib
 import numpy as np
+import scipy.special
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
@@ -19,29 +20,31 @@ from registry import UserError
 
 MAP, DIFFERENCE = "viridis", "PuOr"
 OPACITY = 0.7  # of a map over its image
-CELL = 1.5  # inches of one image in a panel
+CELL = 1.5  # side of an image in a panel, inches
 FORMATS = (".png", ".svg")
 
 
 def check_path(path: str | os.PathLike) -> pathlib.Path:
-    """The path of a picture that can be written.
+    """Return the path of a picture after checking that the picture can be written.
 
     Raises:
-        UserError: another suffix than .png or .svg, or no such folder.
+        UserError: a suffix other than .png or .svg, or a folder that does not exist.
     """
     path = pathlib.Path(path).expanduser()
     if path.suffix.lower() not in FORMATS:
         raise UserError(f"--out must end in {' or '.join(FORMATS)}; got '{path}'.")
     if not path.parent.is_dir():
-        raise UserError(f"--out {path}: there is no folder {path.parent}. Make it first.")
+        raise UserError(f"--out {path}: the folder {path.parent} does not exist. Make it first.")
     return path
 
 
 def save(figure: Figure, path: str | os.PathLike) -> pathlib.Path:
-    """Writes a picture, .png or .svg, whole or not at all; the same picture gives the same bytes.
+    """Write a picture as .png or .svg.
+
+    A failed write leaves no part of the picture behind. The same picture has the same bytes.
 
     Raises:
-        UserError: another suffix, or a place that cannot be written.
+        UserError: another suffix, or a path that cannot be written.
     """
     path = check_path(path)
     part = path.with_name(path.name + ".part")
@@ -58,15 +61,19 @@ def save(figure: Figure, path: str | os.PathLike) -> pathlib.Path:
 
 
 def answer(logits: np.ndarray, names: tuple[str, ...], label: int) -> str:
-    """What stands under a map: the predicted class, its probability, and whether it is right."""
+    """Return the text under a map: ✓ or ✗, the predicted class and its probability."""
     predicted = int(np.argmax(logits))
-    shifted = np.asarray(logits, np.float64) - np.max(logits)
-    confidence = 100 * np.exp(shifted[predicted]) / np.exp(shifted).sum()
+    confidence = 100 * probabilities(logits)[predicted]
     return f"{'✓' if predicted == label else '✗'} {shortened(names[predicted])} ({confidence:.0f} %)"
 
 
+def probabilities(logits: np.ndarray) -> np.ndarray:
+    """Return the softmax over the last axis, in float64."""
+    return scipy.special.softmax(np.asarray(logits, np.float64), axis=-1)
+
+
 def shortened(name: str, length: int = 14) -> str:
-    """A class name that fits under an image."""
+    """Shorten a class name so that the name fits under an image."""
     return name if len(name) <= length else name[: length - 1] + "…"
 
 
@@ -79,26 +86,28 @@ def panel(
     title: str,
     reference: str = "",
 ) -> Figure:
-    """Rows of images; columns: the image, each network's map over it, and each student's difference to the teacher.
+    """Draw a grid with one row for each image.
+
+    The columns are the image, each network's map over the image, and each student's map minus the teacher's.
 
     Args:
         images: [N, H, W, C] uint8, C 1 or 3.
         labels: [N] int.
         class_names: K names.
-        maps: network's name -> [N, H, W], in the order of the columns; each map is stretched to [0, 1].
+        maps: network's name -> [N, H, W], in the order of the columns. `panel` scales each map to [0, 1].
         logits: network's name -> [N, K].
         title: of the picture.
-        reference: the name of the teacher among the networks; empty: no differences.
+        reference: the teacher's name in `maps`; empty: the picture has no differences.
 
     Raises:
-        ValueError: not one label an image.
+        ValueError: the numbers of labels and images differ.
     """
     if len(labels) != len(images):
-        raise ValueError(f"{len(images)} images have {len(labels)} labels: give each one.")
+        raise ValueError(f"{len(images)} images have {len(labels)} labels: give one label for each image.")
     shown = {name: stretched(m) for name, m in maps.items()}
     students = [name for name in maps if name != reference] if reference else []
     columns = 1 + len(maps) + len(students)
-    # The images' columns are as wide as high; names and answers need about 0.45 inches a row, the bars 1.1 in all.
+    # Images are square. Names and answers take about 0.45 inches a row, the colour bars 1.1 inches in all.
     figure = Figure(
         figsize=(columns * CELL * 1.04 + 1.3 + 0.9 * bool(students), len(images) * (CELL + 0.3) + 1.0),
         layout="compressed",
@@ -121,21 +130,21 @@ def panel(
     for cell, head in zip(axes[0], heads, strict=True):
         cell.set_title(wrapped(head), fontsize=10)
     _bare(axes)
-    if students:  # the bar that is made last stands first
+    if students:  # of two bars, the one made last is next to the images
         _bar(figure, axes, Normalize(-1, 1), DIFFERENCE, 1.0, "← more important to the teacher | to the student →")
-    _bar(figure, axes, Normalize(0, 1), MAP, OPACITY, "importance, each map stretched from 0 to 1")
+    _bar(figure, axes, Normalize(0, 1), MAP, OPACITY, "importance, each map scaled to 0 ... 1")
     return figure
 
 
 def _bar(figure: Figure, axes: np.ndarray, norm: Normalize, colours: str, opacity: float, text: str) -> None:
-    """A colour bar as high as the rows."""
+    """Add a colour bar as high as all rows."""
     look = {"shrink": 0.95, "aspect": 45, "pad": 0.01, "alpha": opacity, "ticks": [norm.vmin, norm.vmax]}
     bar = figure.colorbar(ScalarMappable(norm, colours), ax=axes, **look)
     bar.set_label(wrapped(text, int(9 * (figure.get_figheight() - 1))), fontsize=9, labelpad=-4)
 
 
 def _image(cell, image: np.ndarray, below: str) -> None:
-    """The image itself, its pixels unsmoothed, however small."""
+    """Draw the image with every pixel visible: no smoothing."""
     if image.shape[-1] == 1:
         cell.imshow(image[..., 0], cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     else:
@@ -144,7 +153,7 @@ def _image(cell, image: np.ndarray, below: str) -> None:
 
 
 def _overlay(cell, image: np.ndarray, shown: np.ndarray) -> None:
-    """A map in [0, 1] over the image in light greys, on which its colours stay nearly the colour bar's."""
+    """Draw a map in [0, 1] over the image. The image is light grey: the colours stay close to the colour bar's."""
     cell.imshow(image.mean(axis=-1), cmap="gray", vmin=-255, vmax=255, interpolation="nearest")
     cell.imshow(shown, cmap=MAP, vmin=0, vmax=1, alpha=OPACITY, interpolation="nearest")
 
@@ -157,10 +166,10 @@ def _bare(axes: np.ndarray) -> None:
 
 
 def wrapped(text: str, width: int = 18) -> str:
-    """A head on as many lines as it needs."""
+    """Break a text into lines of at most `width` letters."""
     return "\n".join(textwrap.wrap(text, width))
 
 
 def headed(figure: Figure, title: str) -> None:
-    """Sets the picture's title, on as many lines as its width needs (0.1 inches a letter)."""
+    """Set the picture's title, broken into lines that fit (0.1 inches a letter)."""
     figure.suptitle(wrapped(title, int(figure.get_figwidth() * 10)), fontsize=12)

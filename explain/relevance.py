@@ -1,20 +1,24 @@
-"""Transformer-Explainability: attention weighted by its gradient and by the relevance that is propagated to it.
+"""Transformer-Explainability: a transformer's attention, weighted by its gradient and by its relevance.
 
     map = the class token's row of (I + B_L) ... (I + B_1),   B_b = mean over heads of relu(dy_k/dA_b * R_b)
 
-R starts as 1 at the target logit and goes back layer by layer, its sum the same at every layer of every image:
-    linear   x_i -> sum_o R_o (x_i w_io)^+ / sum_j (x_j w_jo)^+          (the bias takes no part)
-    product  of attention and values, of queries and keys: R shared by contribution, half to either factor
-    sum      of a block's shortcut and branch: by contribution, each then scaled to |its sum| of both |sums|
-    GELU, layer norm, softmax: R passes as it is
+A_b is the attention of block b, R_b its relevance. Relevance R is 1 at the target logit and 0 at the other logits. R is
+propagated from the logits back to the input. Each rule below keeps the sum of R of each image:
+    linear   R_i = sum_o R_o (x_i w_io)^+ / sum_j (x_j w_jo)^+           (the bias has no share)
+    product  (attention times values, queries times keys)  each factor gets half of R, split by contribution
+    sum      (a block's shortcut plus its branch)  R is split by contribution; the two parts P_1 and P_2 are then scaled
+             so that their sums have the proportion |sum P_1| : |sum P_2|
+    GELU, layer norm, softmax   R is unchanged
 
 Paper: Chefer, Gur, Wolf. Transformer Interpretability Beyond Attention Visualization. CVPR 2021. arXiv:2012.09838.
 
-The reference code normalises the sum over the whole batch (it explains one image at a time); here it is each image's
-own. For the networks of `models.vit`, of any depth, with or without the distillation token.
+Deviation: the reference code scales the parts of a sum by sums over the whole batch, and explains one image at a time;
+here each image has its own sums. The rules are for the networks of `models.vit`, of any depth, with or without the
+distillation token.
 """
 
 import dataclasses
+import functools
 
 import flax.linen as nn
 import jax
@@ -27,30 +31,49 @@ from models.vit import ViT
 
 
 def divide(a: jax.Array, b: jax.Array) -> jax.Array:
-    """a / b; 0 where b is, and where b is next to it, bounded."""
+    """Return a / b: 0 where b is 0, and bounded where b is near 0."""
     return jnp.where(b == 0, 0.0, a / jnp.where(b == 0, 1.0, b + 1e-9 * jnp.sign(b)))
 
 
 def through_linear(x: jax.Array, kernel: jax.Array, relevance: jax.Array) -> jax.Array:
-    """Relevance of a linear layer's inputs x [..., I], given that of its outputs [..., O]; kernel [I, O]."""
+    """Propagate relevance through a linear layer.
+
+    Args:
+        x: the inputs [..., I].
+        kernel: [I, O].
+        relevance: of the outputs, [..., O].
+
+    Returns:
+        The relevance of the inputs, [..., I].
+    """
     up, down, w_up, w_down = jax.nn.relu(x), -jax.nn.relu(-x), jax.nn.relu(kernel), -jax.nn.relu(-kernel)
     share = divide(relevance, up @ w_up + down @ w_down)
     return up * (share @ w_up.T) + down * (share @ w_down.T)
 
 
 def through_product(subscripts: str, a: jax.Array, b: jax.Array, relevance: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Relevance of the two factors of an einsum, half of the whole for each."""
+    """Propagate relevance through an einsum of two factors.
+
+    Args:
+        subscripts: of the einsum.
+        a, b: the factors.
+        relevance: of the product.
+
+    Returns:
+        The relevance of each factor; each has half of the sum.
+    """
     product, pull = jax.vjp(lambda a, b: jnp.einsum(subscripts, a, b), a, b)
     to_a, to_b = pull(divide(relevance, product))
     return a * to_a / 2, b * to_b / 2
 
 
 def through_sum(a: jax.Array, b: jax.Array, relevance: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Relevance of two summands [B, tokens, D]; together each image's whole."""
+    """Propagate relevance through the sum of `a` and `b`, [B, tokens, D].
 
-    def total(x):
-        return jnp.sum(x, axis=(1, 2), keepdims=True)
-
+    Returns:
+        The relevance of each summand, [B, tokens, D]. The two have the sum of `relevance`, image by image.
+    """
+    total = functools.partial(jnp.sum, axis=(1, 2), keepdims=True)
     share = divide(relevance, a + b)
     parts = a * share, b * share
     sizes = [jnp.abs(total(part)) for part in parts]
@@ -59,15 +82,16 @@ def through_sum(a: jax.Array, b: jax.Array, relevance: jax.Array) -> tuple[jax.A
 
 
 def propagate(model: ViT, variables: dict, images: jax.Array, target: jax.Array) -> tuple[list, list]:
-    """Layer-wise relevance through a vision transformer.
+    """Propagate relevance through a vision transformer, from the target logit to the first block.
 
     Args:
-        model, variables, images: [B, H, W, C].
+        model, variables: the network.
+        images: [B, H, W, C].
         target: [B] int32.
 
     Returns:
-        The relevance of each block's attention [B, heads, tokens, tokens], and of the tokens [B, tokens, D] that enter
-        each block, first block first.
+        Two lists, with an item for each block from the first to the last: the relevance of the block's attention
+        [B, heads, tokens, tokens], and the relevance of the tokens that enter the block [B, tokens, D].
     """
     seen = {}
 
@@ -87,7 +111,8 @@ def propagate(model: ViT, variables: dict, images: jax.Array, target: jax.Array)
             scope = scope[part]
         return through_linear(seen[name][0], wide(scope["kernel"]), relevance)
 
-    kernel = jnp.concatenate([wide(params[name]["kernel"]) for name in heads])  # of the two heads' mean, but for a half
+    # The logits are the heads' mean. The rule divides by the sum over inputs, so the mean's factor 1/2 has no effect.
+    kernel = jnp.concatenate([wide(params[name]["kernel"]) for name in heads])
     one = jax.nn.one_hot(target, kernel.shape[1], dtype=kernel.dtype)
     relevance = through_linear(wide(outputs.features["embedding"]), kernel, one)
     relevance = relevance.reshape(len(images), len(heads), -1)
@@ -116,7 +141,7 @@ def propagate(model: ViT, variables: dict, images: jax.Array, target: jax.Array)
 
 @dataclasses.dataclass(frozen=True)
 class RelevancePropagation(Explanation):
-    """Attention, weighted by its gradient and its propagated relevance, followed through all blocks.
+    """Attention, weighted by its gradient and its relevance, followed through all blocks.
 
     Paper: Chefer, Gur, Wolf, CVPR 2021, arXiv:2012.09838
     """
@@ -129,7 +154,9 @@ class RelevancePropagation(Explanation):
         source = outputs.asked()
         if not isinstance(source.model, ViT):
             kind = type(source.model).__name__
-            raise ValueError(f"RelevancePropagation knows the layers of models.vit only, not {kind}'s. Take GradCAM.")
+            raise ValueError(
+                f"RelevancePropagation has rules for the networks of models.vit only, not for {kind}. Take GradCAM."
+            )
         relevances, _ = propagate(source.model, source.variables, source.images, target)
         gradients = class_gradients(outputs, target)
         matrices = []

@@ -1,13 +1,16 @@
-"""RISE: the class's probability where random parts of the image are hidden; the network is a black box.
+"""RISE: the probability of the target class while random parts of the image are hidden.
+
+RISE reads the network's logits only: no features and no gradients.
 
     map(h, w) = sum_n p_k(x * m_n) m_n(h, w) / (N keep)
 
 Paper: Petsiuk, Das, Saenko. RISE: Randomized Input Sampling for Explanation of Black-box Models. BMVC 2018.
 arXiv:1806.07421.
 
-m_n: a grid x grid pattern of which each cell is open with probability `keep`, enlarged bilinearly and shifted at random
-by up to a cell. All images see the same masks. x is normalised, so what is hidden becomes the mean colour.
-The paper takes 4,000 to 8,000 masks at 224 pixels; the default here is for small images.
+m_n is a grid x grid pattern. Each cell is open with probability `keep`. The pattern is enlarged bilinearly and shifted
+at random by less than a cell. All images have the same masks. x is normalised, so hidden pixels have the mean colour.
+
+Deviation: the paper uses 4,000 to 8,000 masks at 224 pixels; the default here, 512, is for small images.
 """
 
 import dataclasses
@@ -21,10 +24,21 @@ from registry import UserError
 
 
 def random_masks(key: jax.Array, count: int, size: tuple[int, int], grid: int, keep: float) -> jax.Array:
-    """[count, H, W] float32 in [0, 1], `keep` in the mean."""
+    """Draw masks.
+
+    Args:
+        key: a JAX key.
+        count: number of masks.
+        size: (H, W).
+        grid: cells a side.
+        keep: probability that a cell is open.
+
+    Returns:
+        [count, H, W] float32 in [0, 1] with expectation `keep`.
+    """
     cell = tuple(-(-side // grid) for side in size)
     open_key, shift_key = jax.random.split(key)
-    # one cell more than the image has, so that every shift leaves it covered
+    # One cell more than the image has: the image lies inside the pattern after every shift.
     cells = jax.random.bernoulli(open_key, keep, (count, grid + 1, grid + 1)).astype(jnp.float32)
     large = jax.image.resize(cells, (count, (grid + 1) * cell[0], (grid + 1) * cell[1]), "bilinear")
     shift = jax.random.randint(shift_key, (count, 2), 0, jnp.asarray(cell, jnp.int32), jnp.int32)
@@ -33,16 +47,16 @@ def random_masks(key: jax.Array, count: int, size: tuple[int, int], grid: int, k
 
 @dataclasses.dataclass(frozen=True)
 class RISE(Explanation):
-    """How likely the class is when this pixel is seen, over randomly masked images.
+    """Mean probability of the class over randomly masked images in which this pixel is visible.
 
     Paper: Petsiuk, Das, Saenko, BMVC 2018, arXiv:1806.07421
 
     Attributes:
-        samples: masks.
+        samples: number of masks.
         grid: cells a side.
-        keep: the probability that a cell is seen.
-        seed: of the masks.
-        per_pass: masks that go through the network together.
+        keep: probability that a cell is open.
+        seed: seed of the masks.
+        per_pass: masks in one pass through the network.
     """
 
     samples: int = 512
@@ -54,7 +68,7 @@ class RISE(Explanation):
     def __post_init__(self):
         positive(self, "samples", "grid", "per_pass")
         if not 0 < self.keep < 1:
-            raise UserError(f"'keep' of RISE is a probability between 0 and 1; got {self.keep}.")
+            raise UserError(f"'keep' of RISE must be a probability between 0 and 1; got {self.keep}.")
 
     def of(self, outputs, target):
         images = outputs.asked().images

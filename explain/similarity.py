@@ -1,6 +1,7 @@
-"""How alike two networks' maps are, image by image, and whether one student's are more like the teacher's.
+"""Similarity of two networks' maps, image by image, and confidence intervals for differences of similarity.
 
-Maps are [N, H, W] float; every measure gives [N] float64, 1 where the maps are equal. NumPy, in float64.
+Maps are [N, H, W] float. Every measure computes in float64 with NumPy and returns [N] float64: 1 where the two maps are
+equal.
 
 Paper: Wang, Bovik, Sheikh, Simoncelli. Image Quality Assessment: From Error Visibility to Structural Similarity. IEEE
 TIP 2004 (SSIM).
@@ -9,7 +10,7 @@ TIP 2004 (SSIM).
 import numpy as np
 from scipy import stats
 
-TOP = 0.2  # share of the pixels in `top_overlap`
+TOP = 0.2  # share of the pixels that `top_overlap` compares
 
 
 def _flat(first, second):
@@ -20,7 +21,7 @@ def _flat(first, second):
 
 
 def cosine(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Cosine of the angle between the maps; 0 where exactly one is all zeros, 1 where both are."""
+    """Return the cosine of the angle between two maps; 0 where one map is all zeros, 1 where both are."""
     a, b = _flat(first, second)
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     equal = (a == b).all(axis=1).astype(np.float64)
@@ -28,7 +29,7 @@ def cosine(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def spearman(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Correlation of the pixels' ranks, equals sharing a mean rank; 0 where one map is constant, 1 where both are."""
+    """Return Spearman's rank correlation; ties have their mean rank; 0 where one map is constant, 1 where both are."""
     a, b = (stats.rankdata(x, axis=1) for x in _flat(first, second))
     a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
@@ -37,17 +38,17 @@ def spearman(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def stretched(maps: np.ndarray) -> np.ndarray:
-    """Each map [N, H, W] moved and scaled to [0, 1]; a constant one becomes zeros."""
+    """Shift and scale each map [N, H, W] to [0, 1]; a constant map becomes zeros."""
     maps = np.asarray(maps, np.float64)
     low, high = maps.min(axis=(1, 2), keepdims=True), maps.max(axis=(1, 2), keepdims=True)
     return np.divide(maps - low, high - low, out=np.zeros_like(maps), where=high > low)
 
 
 def ssim(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Structural similarity of the stretched maps, mean over the windows that lie inside.
+    """Return the structural similarity of the stretched maps, mean over all windows inside the map.
 
-    The paper's window, 11x11 Gaussian of deviation 1.5, and constants K1 = 0.01, K2 = 0.03 with L = 1. A side of less
-    than 11 pixels has the largest odd window that fits.
+    Window and constants are the paper's: 11x11 Gaussian of standard deviation 1.5, K1 = 0.01, K2 = 0.03, L = 1.
+    Deviation: along a side of less than 11 pixels, the window has the largest odd size that fits.
     """
     _flat(first, second)
     a, b = stretched(first), stretched(second)
@@ -60,7 +61,7 @@ def ssim(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def _window(maps: np.ndarray) -> np.ndarray:
-    """Gaussian means of [N, H, W] over all windows that lie inside."""
+    """Return Gaussian-weighted means over all windows inside maps [N, H, W]."""
     for axis in (1, 2):
         size = min(11, maps.shape[axis] - 1 + maps.shape[axis] % 2)
         offsets = np.arange(size) - size // 2
@@ -71,20 +72,24 @@ def _window(maps: np.ndarray) -> np.ndarray:
 
 
 def top_overlap(first: np.ndarray, second: np.ndarray, top: float = TOP) -> np.ndarray:
-    """Share of the `top` most important pixels that the maps have in common.
+    """Return the share of the most important pixels that two maps have in common.
 
-    Pixels that tie for the last places are in with an equal fraction each; the overlap of a pixel is the lesser of its
-    two fractions.
+    Pixels that tie for the last places belong to the most important ones with an equal fraction each. The overlap of a
+    pixel is the smaller one of its fractions in the two maps.
+
+    Args:
+        first, second: [N, H, W].
+        top: the share of the pixels that count as most important, above 0 and at most 1.
     """
     if not 0 < top <= 1:
-        raise ValueError(f"'top' is a share of the pixels above 0 and at most 1; got {top}.")
+        raise ValueError(f"'top' must be a share of the pixels, above 0 and at most 1; got {top}.")
     a, b = _flat(first, second)
     count = max(1, round(top * a.shape[1]))
     return np.minimum(_members(a, count), _members(b, count)).sum(axis=1) / count
 
 
 def _members(values: np.ndarray, count: int) -> np.ndarray:
-    """[N, P] -> how much each pixel is among its map's `count` largest, in [0, 1], with sum `count`."""
+    """Return the fraction [N, P] with which each pixel is among the `count` largest of its row; rows sum to `count`."""
     last = np.sort(values, axis=1)[:, -count][:, None]
     above, tied = values > last, values == last
     left = count - above.sum(axis=1, keepdims=True)
@@ -95,29 +100,27 @@ MEASURES = {"cosine": cosine, "spearman": spearman, "ssim": ssim, "top_overlap":
 
 
 def similarity(first: np.ndarray, second: np.ndarray) -> dict[str, np.ndarray]:
-    """Every measure of two networks' maps [N, H, W]: name -> [N]."""
+    """Compute every measure of two networks' maps [N, H, W]: name -> [N]."""
     return {name: measure(first, second) for name, measure in MEASURES.items()}
 
 
-def paired_interval(first: np.ndarray, second: np.ndarray, confidence: float = 0.95) -> dict[str, float | str]:
-    """How much more `first` has than `second`, with a t interval of the paired differences.
+def paired_interval(first: np.ndarray, second: np.ndarray) -> dict[str, float | str]:
+    """Return the mean of `first - second` with the 95 % t interval of the paired differences.
 
     Args:
-        first, second: [R, N], a measure of R runs (seeds) on the same N images; row r of one belongs to row r of the
-            other.
-        confidence: of the interval.
+        first, second: [R, N], a measure of R runs (seeds) on the same N images. Row r of `first` is paired with row r
+            of `second`.
 
     Returns:
-        mean, low, high, and over: "runs" where R > 1: the interval is of the R differences of the means over images,
-        so it speaks of other seeds too. "images" for R = 1: of the N differences, so it speaks of these two networks
-        alone.
+        "mean", "low" and "high", and in "over" the values that the interval is computed from:
+        "runs" for R > 1: the R differences of the means over images. The interval is valid for other seeds.
+        "images" for R = 1: the N differences of the images. The interval is valid for these two networks only.
     """
     first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
     if first.shape != second.shape or first.ndim != 2 or first.size < 2:
-        raise ValueError(f"Pairs need [R, N] of one shape with two values at least; got {first.shape}, {second.shape}.")
+        raise ValueError(f"Pairs need one shape [R, N] with two values or more; got {first.shape} and {second.shape}.")
     difference = first - second
     over, values = ("runs", difference.mean(axis=1)) if len(first) > 1 else ("images", difference[0])
-    half = stats.t.ppf((1 + confidence) / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-    return {"mean": float(values.mean()), "low": float(values.mean() - half), "high": float(values.mean() + half)} | {
-        "over": over
-    }
+    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    mean = float(values.mean())
+    return {"mean": mean, "low": mean - float(half), "high": mean + float(half), "over": over}

@@ -1,8 +1,9 @@
-"""A trained network as explanations look at it: its answers and maps on many images, batch by batch."""
+"""A trained network that is explained, and programs that run on many images of it, batch by batch."""
 
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -16,13 +17,13 @@ BATCH = 100
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Subject:
-    """A trained network with its input statistics.
+    """A trained network with the statistics of its input.
 
     Attributes:
-        name: what tables and pictures call it.
+        name: the network's name in tables and pictures.
         model: a linen Module.
         variables: `{"params", "batch_stats"}`.
-        mean, std: per channel, of pixels in [0, 1].
+        mean, std: of each channel, for pixels in [0, 1].
     """
 
     name: str
@@ -32,54 +33,71 @@ class Subject:
     std: tuple[float, ...]
 
     def normalised(self, images: np.ndarray) -> jax.Array:
-        """Images [B, H, W, C] uint8 -> float32, as this network reads them."""
+        """Convert images [..., C] uint8 to the network's input, float32."""
         return (jnp.asarray(images, jnp.float32) / 255.0 - jnp.asarray(self.mean)) / jnp.asarray(self.std)
 
-    def answers(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Logits [N, K] and embeddings [N, D] (the logits again, where a network has no `embedding`) of images [N, H,
-        W, C] uint8."""
-        parts = [_answer(self.model, self.variables, x) for (x,) in self.batches(images)]
-        return tuple(np.concatenate([np.asarray(part[i]) for part in parts])[: len(images)] for i in (0, 1))
+    def collect(self, program: Callable, images: np.ndarray, *rows: np.ndarray) -> Any:
+        """Run a program on all images, batch by batch, and join the results.
 
-    def maps(self, explanation: Callable, images: np.ndarray, classes: np.ndarray) -> np.ndarray:
-        """Maps [N, H, W] float32 of `explanation` (model, variables, images, target) -> [B, H, W].
+        All batches have one size, so a compiled program is compiled once: the last batch is filled up with its last
+        image, and the results of the filling are cut off.
 
         Args:
-            explanation: hashable and equal for equal settings, so that it is compiled once.
+            program: (model, variables, images [B, H, W, C] float32 normalised, *rows [B, ...] int32) -> a pytree of
+                arrays [B, ...].
             images: [N, H, W, C] uint8.
-            classes: [N] int, the class that is explained on each image.
+            *rows: arrays [N, ...] of integers.
+
+        Returns:
+            The program's pytree with NumPy arrays [N, ...].
 
         Raises:
-            ValueError: maps that are not finite or not of the images' size.
+            ValueError: no images, or an array without one row for each image.
         """
-        parts = [_explain(explanation, self.model, self.variables, x, c) for x, c in self.batches(images, classes)]
-        maps = np.concatenate([np.asarray(part, np.float32) for part in parts])[: len(images)]
+        if len(images) == 0 or any(len(row) != len(images) for row in rows):
+            raise ValueError(f"Images and one row for each image are needed; got {[len(images), *map(len, rows)]}.")
+        size, parts = min(BATCH, len(images)), []
+        for start in range(0, len(images), size):
+            index = np.minimum(np.arange(start, start + size), len(images) - 1)
+            batch = self.normalised(images[index]), *(jnp.asarray(row[index], jnp.int32) for row in rows)
+            parts.append(program(self.model, self.variables, *batch))
+        return jax.tree.map(lambda *found: np.concatenate(found)[: len(images)], *parts)
+
+    def answers(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Compute the network's outputs for images [N, H, W, C] uint8.
+
+        Returns:
+            Logits [N, K] and embeddings [N, D], float32. The logits stand for the embeddings of a network that has no
+            tap `embedding`.
+        """
+        return self.collect(_answer, images)
+
+    def maps(self, explanation: Callable, images: np.ndarray, classes: np.ndarray) -> np.ndarray:
+        """Compute explanation maps.
+
+        Args:
+            explanation: (model, variables, images, target) -> [B, H, W]. Hashable; equal explanations share one
+                compiled program.
+            images: [N, H, W, C] uint8.
+            classes: [N] int, the class to explain for each image.
+
+        Returns:
+            [N, H, W] float32.
+
+        Raises:
+            ValueError: maps that are not finite or do not have the images' size.
+        """
+        maps = self.collect(functools.partial(_explain, explanation), images, classes).astype(np.float32, copy=False)
         if maps.shape != images.shape[:3]:
             raise ValueError(f"The maps are {maps.shape[1:]}, the images {images.shape[1:3]}: resize the maps.")
-        if not np.isfinite(maps).all():
-            raise ValueError(f"The maps of {self.name} are not finite on {_count_bad(maps)} of {len(maps)} images.")
+        bad = int((~np.isfinite(maps)).any(axis=(1, 2)).sum())
+        if bad:
+            raise ValueError(f"The maps of {self.name} are not finite on {bad} of {len(maps)} images.")
         return maps
 
-    def batches(self, images: np.ndarray, *others: np.ndarray):
-        """(normalised images, rows of each other array as int32) per batch, all batches of one size.
-
-        The last batch repeats the last row to be full, so that one compiled function serves all; who collects the
-        results cuts them at N.
-        """
-        if len(images) == 0 or any(len(other) != len(images) for other in others):
-            raise ValueError(f"There must be images and one row for each; got {[len(images), *map(len, others)]}.")
-        size = min(BATCH, len(images))
-        for start in range(0, len(images), size):
-            rows = np.minimum(np.arange(start, start + size), len(images) - 1)
-            yield (self.normalised(images[rows]), *(jnp.asarray(other[rows], jnp.int32) for other in others))
-
     def replaced(self, variables: dict) -> "Subject":
-        """The same network with other weights."""
+        """Return the same network with other weights."""
         return dataclasses.replace(self, variables=variables)
-
-
-def _count_bad(maps: np.ndarray) -> int:
-    return int((~np.isfinite(maps)).any(axis=(1, 2)).sum())
 
 
 @functools.partial(jax.jit, static_argnums=0)

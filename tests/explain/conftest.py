@@ -1,5 +1,6 @@
 """Tiny networks with weights large enough for their maps to differ, and subjects whose evidence is known."""
 
+import functools
 import types
 
 import flax.linen as nn
@@ -11,28 +12,37 @@ from drawn import drawn
 
 import data
 import models
+import pretrained
 from explain.subject import Subject
 from models import forward
-from training.explaining import subject_of
 
 
 @pytest.fixture(scope="session")
 def network():
-    """Name -> model, variables, images and targets: "ViT" of three blocks at 16x16x3, others at 8x8x3."""
-    cache = {}
+    """Name -> model, variables, images and targets at 8x8x3; "ViT" has two blocks.
 
+    `outputs` has the network's outputs with gradients at the attention or at the stages; a program runs once for all
+    tests that read its outputs.
+    """
+
+    @functools.cache
     def build(name):
-        if name not in cache:
-            if name.startswith("ViT"):
-                shape = {"width": 16, "heads": 2, "depth": 3, "stages": 3, "patch_size": 4}
-                model, side, scale = models.create("ViT_Ti", 5, distilled=name == "ViT distilled", **shape), 16, 1.5
-            else:
-                model, side, scale = models.create(name, 5), 8, 1.0
-            images = np.random.RandomState(3).standard_normal((3, side, side, 3)).astype(np.float32)
-            variables = drawn(model, images, 4, scale, biases=True)
-            target = np.array([1, 4, 2], np.int32)
-            cache[name] = types.SimpleNamespace(model=model, variables=variables, images=images, target=target)
-        return cache[name]
+        transformer, scale = name.startswith("ViT"), 1.0
+        if transformer:
+            shape = {"width": 16, "heads": 2, "depth": 2, "stages": 2, "patch_size": 2}
+            model, scale = models.create("ViT_Ti", 5, distilled=name == "ViT distilled", **shape), 1.5
+        else:
+            model = models.create(name, 5)
+        images = np.random.RandomState(3).standard_normal((3, 8, 8, 3)).astype(np.float32)
+        variables = drawn(model, images, 4, scale, biases=True)
+        taps = (models.ATTENTION,) if transformer else ("stage1", "stage3")
+
+        @functools.cache
+        def outputs():
+            return jax.jit(lambda v, x: forward(model, v, x, gradient_taps=taps)[0])(variables, images)
+
+        target = np.array([1, 4, 2], np.int32)
+        return types.SimpleNamespace(model=model, variables=variables, images=images, target=target, outputs=outputs)
 
     return build
 
@@ -80,8 +90,9 @@ def halves():
 @pytest.fixture(scope="session")
 def trained():
     """A trained network for Digits as a `Subject`, with 40 test images and their labels."""
-    digits = data.load("Digits")
-    subject, test = subject_of("tests/teacher", digits, "teacher"), digits.test
+    weights, test = pretrained.load("tests/teacher"), data.load("Digits").test
+    model = models.create(weights.info["arch"], weights.info["num_classes"])
+    subject = Subject("teacher", model, pretrained.check(weights, model), weights.info["mean"], weights.info["std"])
     return types.SimpleNamespace(subject=subject, images=test.images[:40], labels=test.labels[:40])
 
 

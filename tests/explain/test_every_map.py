@@ -97,8 +97,8 @@ def test_the_docstring_says_what_and_where_from(name):
 
 
 def test_predicted_is_the_first_of_the_likeliest(network):
-    thing = network("ResNet8")
-    logits = models.forward(thing.model, thing.variables, thing.images)[0].logits
+    thing = network("CNN")
+    logits = thing.outputs().logits
     best = explain.top_k(thing.model, thing.variables, thing.images, 3)
     np.testing.assert_array_equal(best, np.argsort(-logits, axis=1)[:, :3])
     first = explain.predicted(thing.model, thing.variables, thing.images)
@@ -110,16 +110,16 @@ def test_predicted_is_the_first_of_the_likeliest(network):
     ("name", "options", "message"),
     [
         ("GradCam", {}, "Did you mean 'GradCAM'"),
-        (3, {}, "name is text"),
+        (3, {}, "name of a map is text"),
         ("GradCAM", {"tab": "stage1"}, "Did you mean 'tap'"),
         ("CAM", {"tap": "stage1"}, "Unknown option of CAM 'tap'"),
-        ("GradCAM", {"tap": 3}, "'tap' of GradCAM is like its default, ''; got 3"),
+        ("GradCAM", {"tap": 3}, "'tap' of GradCAM has the type of its default ''; got 3"),
         ("GradCAM", {"relu": 1}, "'relu' of GradCAM"),
         ("SmoothGrad", {"samples": 2.5}, "'samples' of SmoothGrad"),
         ("SmoothGrad", {"samples": True}, "'samples' of SmoothGrad"),
         ("SmoothGrad", {"samples": 0}, "'samples' of SmoothGrad must be above 0; got 0"),
         ("SmoothGrad", {"noise": float("nan")}, "finite"),
-        ("SmoothGrad", {"reduce": "mean"}, "'reduce' is one of max, sum, l2"),
+        ("SmoothGrad", {"reduce": "mean"}, "'reduce' must be one of max, sum, l2"),
         ("IntegratedGradients", {"steps": -1}, "above 0"),
         ("RISE", {"keep": 1.0}, "between 0 and 1; got 1.0"),
     ],
@@ -131,11 +131,11 @@ def test_mistakes_are_refused_with_the_fix(name, options, message):
 
 def test_inputs_of_another_shape_are_refused(network):
     thing, shown = network("ResNet8"), explain.create("GradCAM")
-    with pytest.raises(ValueError, match=r"3 images want \(3,\) classes; got \(2,\) int32"):
+    with pytest.raises(ValueError, match=r"3 images need \(3,\) integer classes; got \(2,\) int32"):
         shown(thing.model, thing.variables, thing.images, thing.target[:2])
     with pytest.raises(ValueError, match=r"got .*float32"):
         shown(thing.model, thing.variables, thing.images, thing.target.astype(np.float32))
-    with pytest.raises(ValueError, match=r"\[B, H, W, C\]; got the shape \(8, 8, 3\)"):
+    with pytest.raises(ValueError, match=r"the shape \[B, H, W, C\]; got the shape \(8, 8, 3\)"):
         shown(thing.model, thing.variables, thing.images[0], thing.target)
 
 
@@ -146,7 +146,7 @@ def test_inputs_of_another_shape_are_refused(network):
         ("RawAttention", "ResNet8", {}, "no attention"),
         ("RelevancePropagation", "ResNet8", {}, "no attention"),
         ("GradCAM", "ResNet8", {"tap": "stage7"}, "no tap .*stage7"),
-        ("GradCAM", "ResNet8", {"tap": "embedding"}, "'embedding' is no map"),
+        ("GradCAM", "ResNet8", {"tap": "embedding"}, "'embedding' is no feature map"),
     ],
 )
 def test_a_network_without_what_a_map_reads_is_refused(name, kind, options, message, network):

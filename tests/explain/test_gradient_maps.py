@@ -47,7 +47,7 @@ def test_maps_of_a_linear_network_are_its_weights(linear):
 
 
 def test_the_input_gradient_is_jax_grads(network):
-    thing = network("ResNet8")
+    thing = network("CNN")
 
     @jax.jit
     def gradient(images):
@@ -66,14 +66,14 @@ def test_integrated_gradients_are_complete(name, tolerance, network):
     logits = jax.jit(lambda x: thing.model.apply(thing.variables, x).logits[jnp.arange(3), thing.target])
     for baseline in (0.0, 1.0):
         rise = logits(thing.images) - logits(jnp.full_like(thing.images, baseline))
-        shown = explain.create("IntegratedGradients", steps=48, baseline=baseline)
+        shown = explain.create("IntegratedGradients", steps=48, per_pass=48, baseline=baseline)
         total = jnp.sum(shown(thing.model, thing.variables, thing.images, thing.target), axis=(1, 2))
         assert np.abs(rise).max() > 0.1
         np.testing.assert_allclose(total, rise, atol=tolerance * np.abs(rise).max())
 
 
 def test_smoothgrad_without_noise_is_the_input_gradient_and_with_it_is_smoother(network):
-    thing = network("ResNet8")
+    thing = network("CNN")
     arguments = thing.model, thing.variables, thing.images, thing.target
     plain = np.asarray(explain.create("InputGradient")(*arguments))
     still = explain.create("SmoothGrad", noise=0.0, samples=3)(*arguments)
@@ -86,7 +86,7 @@ def test_smoothgrad_without_noise_is_the_input_gradient_and_with_it_is_smoother(
 
 @pytest.mark.parametrize("name", ["SmoothGrad", "IntegratedGradients"])
 def test_how_many_go_through_together_changes_nothing(name, network):
-    thing = network("ResNet8")
+    thing = network("CNN")
     arguments = thing.model, thing.variables, thing.images, thing.target
     count = {"SmoothGrad": {"samples": 5}, "IntegratedGradients": {"steps": 5}}[name]
     whole, parts = (explain.create(name, per_pass=n, **count)(*arguments) for n in (5, 2))

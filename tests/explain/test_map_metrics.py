@@ -4,10 +4,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-import data
 from explain import faithfulness, metrics
 from explain import subject as room
-from training.explaining import subject_of
 
 
 def accuracy_auc(halves, maps, last_first=False):
@@ -159,9 +157,9 @@ def test_masks_that_do_not_fit_are_told(measure):
         measure(maps, masks)
 
 
-def test_modules_are_drawn_anew_from_the_classifier_down():
-    """Of the shipped ResNet20, whose blocks have modules of their own."""
-    subject = subject_of("pretrained/resnet20_digits", data.load("Digits"), "teacher")
+def test_modules_are_drawn_anew_from_the_classifier_down(tiny):
+    """Of a ResNet, whose blocks have modules of their own."""
+    subject = room.Subject("tiny", tiny.model, tiny.teacher_variables, (0.3,), (0.4,))
     names = metrics.modules(subject, (8, 8, 1))
     assert (names[0], names[-1]) == ("stem_conv", "classifier")
     assert set(names) == set(subject.variables["params"])

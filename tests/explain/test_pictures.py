@@ -132,5 +132,5 @@ def test_a_picture_that_fails_leaves_the_old_one(tmp_path, monkeypatch):
 def test_where_no_picture_can_be_is_told(tmp_path):
     with pytest.raises(UserError, match=r"\.png or \.svg; got 'a\.jpg'"):
         pictures.check_path("a.jpg")
-    with pytest.raises(UserError, match="there is no folder"):
+    with pytest.raises(UserError, match="does not exist"):
         pictures.check_path(tmp_path / "nowhere" / "a.png")

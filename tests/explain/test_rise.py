@@ -39,7 +39,7 @@ def test_what_the_black_box_looks_at_is_found():
 
 
 def test_the_map_is_the_mean_of_the_masks_by_probability(network):
-    thing = network("ResNet8")
+    thing = network("CNN")
     shown = explain.create("RISE", samples=6, grid=3, per_pass=4, keep=0.4, seed=2)
     masks = np.asarray(random_masks(jax.random.key(2), 6, (8, 8), 3, 0.4))
     expected = np.zeros((3, 8, 8))

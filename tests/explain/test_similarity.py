@@ -129,7 +129,7 @@ def test_intervals_turn_round_with_the_pair(seed):
     assert there["low"] <= there["mean"] <= there["high"]
 
 
-def test_likeness_is_1_to_oneself_and_a_student_like_the_teacher_is_found_out(trained, stand_ins):
+def test_similarity_is_1_to_oneself_and_a_student_like_the_teacher_is_found_out(trained, stand_ins):
     teacher, images = trained.subject, trained.images[:12]
     noise = np.random.RandomState(0)
 
@@ -139,8 +139,9 @@ def test_likeness_is_1_to_oneself_and_a_student_like_the_teacher_is_found_out(tr
         params = {**teacher.variables["params"], "classifier": moved}
         return teacher.replaced({**teacher.variables, "params": params})
 
-    near = faithfulness.likeness(teacher, [teacher, disturbed(0.05)], stand_ins.input_gradient, images)
-    far = faithfulness.likeness(teacher, [disturbed(3.0), disturbed(3.0)], stand_ins.input_gradient, images)
+    near = faithfulness.teacher_similarity(teacher, [teacher, disturbed(0.05)], stand_ins.input_gradient, images)
+    others = [disturbed(3.0), disturbed(3.0)]
+    far = faithfulness.teacher_similarity(teacher, others, stand_ins.input_gradient, images)
     assert set(near) == set(similarity.MEASURES)
     for name, values in near.items():
         assert values.shape == (2, 12)

@@ -49,7 +49,7 @@ def test_maps_of_another_size_or_not_finite_are_refused(halves):
         halves.subject.maps(of_nothing, halves.images, halves.labels)
     with pytest.raises(ValueError, match=r"\[24, 3\]"):
         halves.subject.maps(of_nothing, halves.images, halves.labels[:3])
-    with pytest.raises(ValueError, match=r"There must be images"):
+    with pytest.raises(ValueError, match=r"Images and one row for each image"):
         halves.subject.answers(halves.images[:0])
 
 

@@ -1,4 +1,4 @@
-"""Explanation maps of trained weights: one call for the pictures of `explain.py`, one for `evaluate.py --explain`."""
+"""Explanation maps of trained weights: `draw` for `explain.py`, `measure` for `evaluate.py --explain`."""
 
 import dataclasses
 import pathlib
@@ -11,62 +11,76 @@ import data
 import explain
 import pretrained
 from explain import charts, pictures
-from explain.faithfulness import compare, faithfulness, likeness
+from explain.faithfulness import compare, faithfulness, teacher_similarity
 from explain.subject import Subject
+
+# From the engine; used by `subject_of` and `epochs_of` only.
+from pretrained.players import check_fits, player_of
 from registry import UserError, unknown
-from training import run_folder
-from training.evaluation import check_fits, player_of
+from training.run_folder import EPOCHS
 
 KINDS = ("panel", "training", "tsne", "correlation", "confusion", "reliability")
-IMAGES = {"panel": 6, "training": 4, "tsne": 1000}  # how many where the user says nothing; else all
+IMAGES = {"panel": 6, "training": 4, "tsne": 1000}  # default number of images; the other kinds use all
 MAP_KINDS = ("panel", "training")
-LEAST = {"tsne": 10, "correlation": 2}  # fewest different images that there is something to see of
-EPOCHS = 8  # most columns of the strip over the training
+LEAST = {"tsne": 10, "correlation": 2}  # smallest number of different images
+COLUMNS = 8  # largest number of epochs in a picture of the training
 
 
 def subject_of(path: str, dataset: data.Dataset, role: str, arch: str = "") -> Subject:
-    """The network in `path`, checked against the data and named after its run; the teacher after its architecture.
+    """Load a network and check that the network fits the data.
+
+    Args:
+        path: a folder of weights, or a run folder.
+        dataset: the data to explain.
+        role: "teacher" or "network", for messages. The name of a teacher is its architecture; the name of another
+            network is that of its run.
+        arch: as in `pretrained.players.player_of`.
 
     Raises:
-        UserError: no weights there, or they do not fit the data.
+        UserError: a folder without weights, or weights that do not fit the data.
     """
     weights = pretrained.load(path)
     check_fits(weights, dataset, role)
     player, variables = player_of(weights, role, arch=arch)
     folder = weights.folder.resolve()
     run = {"last": folder.parent.name, "best": f"{folder.parent.name} best"}.get(folder.name, folder.name)
-    if folder.parent.name == run_folder.EPOCHS:
+    if folder.parent.name == EPOCHS:
         run = f"epoch {weights.info['epoch']}"
     name = f"teacher {weights.info['arch']}" if role == "teacher" else run
     return Subject(name, player.model, variables, player.mean, player.std)
 
 
 def check_maps(names: Sequence[str]) -> list:
-    """The maps of these names; `UserError` with the nearest for an unknown one."""
+    """Return the maps of these names; an unknown name raises `UserError` with the nearest known one."""
     return [explain.create(name) for name in names]
 
 
 def chosen(images: str, count: int, otherwise: int) -> np.ndarray:
-    """Which of `count` images `--images` means: evenly spaced ones for a number, or the listed positions.
+    """Return the positions of the images that `--images` selects.
 
     Args:
-        images: "12", or positions "3,17,25" (a single one: "3,"); empty: `otherwise` images (0: all).
-        count: how many there are.
+        images: a number of images, "12": evenly spaced positions; or positions, "3,17,25" (one position: "3,"); or
+            empty: `otherwise` images.
+        count: the number of images in the split.
+        otherwise: the default number of images; 0: all. More than `count` means all.
+
+    Returns:
+        [M] int.
 
     Raises:
-        UserError: no such images.
+        UserError: no number or positions, or images that the split does not have.
     """
     try:
         listed = [int(part) for part in images.split(",") if part.strip()]
     except ValueError:
-        raise UserError(f"--images is a number of images or positions such as 3,17,25; got '{images}'.") from None
+        raise UserError(f"--images must be a number of images, or positions such as 3,17,25; got '{images}'.") from None
     if "," in images:
         if not listed or min(listed) < 0 or max(listed) >= count:
             raise UserError(f"--images {images}: the test split has the positions 0 to {count - 1}.")
         return np.asarray(listed)
     wanted = listed[0] if listed else otherwise or count
     if wanted < 1 or (listed and wanted > count):
-        raise UserError(f"--images {wanted}: the test split has 1 to {count} images to choose.")
+        raise UserError(f"--images {wanted}: the number of images must be 1 to {count}, the size of the test split.")
     return np.linspace(0, count - 1, min(wanted, count)).round().astype(int)
 
 
@@ -80,19 +94,19 @@ def draw(
     arch: str = "",
     teacher_arch: str = "",
 ) -> Figure:
-    """A picture of networks on a dataset's test split.
+    """Draw a picture of networks on a dataset's test split.
 
     Args:
         kind: one of `KINDS`.
-        params: folders of the students' weights, or runs.
-        dataset: to look at.
-        teacher_param: the teacher's; correlation needs one.
-        map_name: of `explain.names()`, for panel and training.
-        images: `chosen`.
-        arch, teacher_arch: as in `evaluation.player_of`.
+        params: the students: folders of weights, or run folders. One run folder for the kind "training".
+        dataset: the data.
+        teacher_param: the teacher's folder; the kind "correlation" needs a teacher.
+        map_name: one of `explain.names()`, for the kinds in `MAP_KINDS`.
+        images: as in `chosen`.
+        arch, teacher_arch: as in `pretrained.players.player_of`.
 
     Raises:
-        UserError: what is missing or does not fit.
+        UserError: an unknown name, a missing teacher or missing weights, or networks that do not fit the data.
     """
     if kind not in KINDS:
         raise unknown("kind of picture", kind, KINDS)
@@ -123,13 +137,13 @@ def draw(
 
 
 def _maps(kind, subjects, teachers, rule, map_name, pixels, labels, logits, dataset) -> Figure:
-    """Maps side by side. All explain one class an image: the teacher's, without a teacher the true one."""
+    """Draw maps side by side. All maps of an image explain one class: the teacher's prediction, or else the label."""
     classes, of = labels, "the true class"
     if teachers:
         classes, of = logits[teachers[0].name].argmax(axis=1), "the class that the teacher predicts"
     try:
         maps = {s.name: s.maps(rule, pixels, classes) for s in subjects}
-    except ValueError as error:  # a network without what the map reads
+    except ValueError as error:  # a network without a tap that the map reads
         raise UserError(f"{map_name} cannot explain this network: {error}") from None
     over = " over the training" if kind == "training" else ""
     title = f"{map_name} of {of}{over}, {dataset.name} test"
@@ -138,7 +152,7 @@ def _maps(kind, subjects, teachers, rule, map_name, pixels, labels, logits, data
 
 
 def _apart(subjects: list[Subject]) -> list[Subject]:
-    """The same networks with names that differ."""
+    """Return the same networks with unique names: a name that stands twice gets a number."""
     found: dict[str, Subject] = {}
     for subject in subjects:
         name, number = subject.name, 2
@@ -149,19 +163,31 @@ def _apart(subjects: list[Subject]) -> list[Subject]:
 
 
 def epochs_of(params: Sequence[str]) -> list[str]:
-    """Folders of the weights that a run kept of its epochs, at most `EPOCHS` of them, evenly spaced."""
+    """Return the folders of weights of a run's epochs.
+
+    Args:
+        params: one run folder.
+
+    Returns:
+        At most `COLUMNS` folders, evenly spaced over the epochs that the run kept.
+
+    Raises:
+        UserError: several runs, a run of several seeds, or a run that kept no epochs.
+    """
     if len(params) != 1:
         raise UserError(f"--kind training shows one run; --param has {len(params)}.")
-    found = [p.parent for p in pathlib.Path(params[0]).expanduser().glob(f"{run_folder.EPOCHS}/*/model.json")]
-    folders = sorted((p for p in found if p.name.isdigit()), key=lambda p: int(p.name))  # not what a stop left half
+    found = [p.parent for p in pathlib.Path(params[0]).expanduser().glob(f"{EPOCHS}/*/model.json")]
+    folders = sorted(
+        (p for p in found if p.name.isdigit()), key=lambda p: int(p.name)
+    )  # a stopped run may leave others
     if not folders:
-        seeds = sorted(p.parent for p in pathlib.Path(params[0]).expanduser().glob(f"s*/{run_folder.EPOCHS}"))
+        seeds = sorted(p.parent for p in pathlib.Path(params[0]).expanduser().glob(f"s*/{EPOCHS}"))
         if seeds:
             raise UserError(f"{params[0]} is a run of several seeds. Show one of them: --param {seeds[0]}")
         raise UserError(
-            f"{params[0]} has no weights of its epochs. Train it with --config.keep_epochs=1 (of every epoch)."
+            f"{params[0]} has no weights of its epochs. Train with --config.keep_epochs=1 to keep those of every epoch."
         )
-    index = np.linspace(0, len(folders) - 1, min(EPOCHS, len(folders))).round().astype(int)
+    index = np.linspace(0, len(folders) - 1, min(COLUMNS, len(folders))).round().astype(int)
     return [str(folders[i]) for i in index]
 
 
@@ -175,31 +201,37 @@ def measure(
     arch: str = "",
     teacher_arch: str = "",
 ) -> dict:
-    """Faithfulness of maps on the test split, and with a teacher how alike the maps are.
+    """Measure the faithfulness of maps on the test split and, with a teacher, their similarity to the teacher's maps.
 
     Args:
-        params: folders of weights or runs; several are seeds of one method where they are compared with `baselines`.
-        dataset: its test split is used, evenly spaced images of it.
+        params: the students: folders of weights, or run folders. With `baselines`: seeds of one method.
+        dataset: the data.
         maps: names of `explain.names()`.
-        teacher_param: the teacher's weights.
-        baselines: as many as `params`: the students to compare with, such as the ones by labels of the same seeds.
-        images: at most this many; 0: all.
-        arch, teacher_arch: as in `evaluation.player_of`.
+        teacher_param: the teacher's folder.
+        baselines: other students, one for each of `params`, such as students trained on labels with the same seeds.
+        images: the largest number of test images, evenly spaced; 0: all.
+        arch, teacher_arch: as in `pretrained.players.player_of`.
 
     Returns:
-        {"images": N, "networks": [one a param: {map: `faithfulness` and, with a teacher, "similarity" {measure:
-        mean}}], and with baselines "comparison": {map: {measure: `paired_interval`}}}.
+        A dictionary with
+        "images": the number of images.
+        "networks": a list with one dictionary for each of `params`: map -> the result of `faithfulness`, and with a
+            teacher "similarity": measure -> mean over the images.
+        "comparison", with baselines only: map -> measure -> `paired_interval` of the similarity to the teacher.
 
     Raises:
-        UserError: what is missing or does not fit, before anything is computed.
+        UserError: an unknown name, a missing teacher or missing weights, or networks that do not fit the data. All
+            but a network without a tap that a map reads is checked before the first measurement.
     """
     rules = dict(zip(maps, check_maps(maps), strict=True))
     if baselines and not teacher_param:
-        raise UserError("--baseline compares likeness to a teacher: add --teacher_param.")
+        raise UserError("--baseline compares the similarity to a teacher: add --teacher_param.")
     if baselines and len(baselines) != len(params):
-        raise UserError(f"--baseline has {len(baselines)} runs, --param {len(params)}: each is paired with one.")
+        raise UserError(
+            f"--baseline has {len(baselines)} runs, --param {len(params)}: each run of --param needs one baseline."
+        )
     if images < 0:
-        raise UserError(f"--explain_images must be 0 (all) or more; got {images}.")
+        raise UserError(f"--explain_images must be 0 (all images) or more; got {images}.")
     subjects = [subject_of(path, dataset, "network", arch) for path in params]
     others = [subject_of(path, dataset, "network", arch) for path in baselines]
     teacher = subject_of(teacher_param, dataset, "teacher", teacher_arch) if teacher_param else None
@@ -216,37 +248,18 @@ def measure(
                 row[name] = faithfulness(subject, rule, pixels, labels, masks)
             if not teacher:
                 continue
-            alike = likeness(teacher, subjects, rule, pixels)
-            against = likeness(teacher, others, rule, pixels) if others else {}
-        except ValueError as error:  # a network without what the map reads
+            similar = teacher_similarity(teacher, subjects, rule, pixels)
+            baseline = teacher_similarity(teacher, others, rule, pixels) if others else {}
+        except ValueError as error:  # a network without a tap that the map reads
             raise UserError(f"{name} cannot explain this network: {error}") from None
         for i, row in enumerate(result["networks"]):
-            row[name]["similarity"] = {measure: float(values[i].mean()) for measure, values in alike.items()}
+            row[name]["similarity"] = {measure: float(values[i].mean()) for measure, values in similar.items()}
         if others:
-            result.setdefault("comparison", {})[name] = compare(alike, against)
+            result.setdefault("comparison", {})[name] = compare(similar, baseline)
     return result
 
 
-def lines(measured: dict) -> list[str]:
-    """What `measure` found of one network, as text: {"images", "maps", "comparison" or nothing}."""
-    found = []
-    for name, values in measured["maps"].items():
-        found.append(f"{name} on {measured['images']:,} images")
-        for key, (text, unit) in LINES.items():
-            if key in values:
-                found.append(f"  {text:<68} {values[key]:7.2f} {unit}".rstrip())
-        drawn = list(values["sanity"].items())
-        for module, value in (drawn[0], drawn[-1]):
-            found.append(f"  {f'rank correlation after drawing anew the weights down to {module}':<68} {value:7.2f}")
-        for key, value in values.get("similarity", {}).items():
-            found.append(f"  {f'likeness to the teacher: {key}':<68} {value:7.3f}")
-        for key, row in measured.get("comparison", {}).get(name, {}).items():
-            text = f"more than the baseline, 95 % t interval over {row['over']}: {key}"
-            found.append(f"  {text:<68} {row['mean']:+7.3f} [{row['low']:+.3f}, {row['high']:+.3f}]")
-    return found
-
-
-LINES = {
+LINES = {  # measure -> text, unit
     "positive_predicted": ("most important first, predicted class: AUC of accuracy, lower", "%"),
     "positive_target": ("most important first, true class: AUC of accuracy, lower", "%"),
     "random": ("random order: AUC of accuracy", "%"),
@@ -256,6 +269,30 @@ LINES = {
     "insertion": ("insertion: AUC of the predicted class's probability, higher", "%"),
     "sparsity": ("sparsity (Gini index)", ""),
     "pointing": ("pointing game", "%"),
-    "iou": ("IoU of the mask with what is above the map's mean", "%"),
+    "iou": ("IoU of the mask and the pixels above the map's mean", "%"),
     "map": ("mAP of the map as a score for the mask", "%"),
 }
+
+
+def lines(measured: dict) -> list[str]:
+    """Return the measurements of one network as lines of text.
+
+    Args:
+        measured: {"images": as in the result of `measure`, "maps": an item of its "networks", and if there are
+            baselines "comparison"}.
+    """
+    found = []
+    for name, values in measured["maps"].items():
+        found.append(f"{name} on {measured['images']:,} images")
+        for key, (text, unit) in LINES.items():
+            if key in values:
+                found.append(f"  {text:<68} {values[key]:7.2f} {unit}".rstrip())
+        sanity = list(values["sanity"].items())
+        for module, value in (sanity[0], sanity[-1]):
+            found.append(f"  {f'rank correlation after re-initialising the weights down to {module}':<68} {value:7.2f}")
+        for key, value in values.get("similarity", {}).items():
+            found.append(f"  {f'similarity to the teacher: {key}':<68} {value:7.3f}")
+        for key, row in measured.get("comparison", {}).get(name, {}).items():
+            text = f"similarity minus the baseline's, 95 % t interval over {row['over']}: {key}"
+            found.append(f"  {text:<68} {row['mean']:+7.3f} [{row['low']:+.3f}, {row['high']:+.3f}]")
+    return found
