@@ -13,7 +13,7 @@ import models
 import transfer
 from registry import UserError
 from training import evaluation
-from training.run import train
+from training.train import train
 
 ROOT = pages.ROOT
 PAGE = pages.PAGES["models.md"]

@@ -10,7 +10,7 @@ import pages
 import distiller
 import models
 import transfer
-from training.run import train
+from training.train import train
 
 TEXT = pages.PAGES["README.md"]
 

@@ -47,7 +47,7 @@ def create(config: FrozenConfigDict, steps_per_epoch: int, both=None) -> optax.G
     multiplied by the rate; betas 0.9 and 0.999, epsilon 1e-8. With `clip_norm` the gradient, of all parameters
     together and before any decay, is scaled down to that norm where it is longer.
 
-    "dot" (`training.dot`) is "sgd" with `dot_delta` less momentum for the label loss and as much more for the
+    "dot" (`distiller.dot`) is "sgd" with `dot_delta` less momentum for the label loss and as much more for the
     distillation loss; `both` is a tree of bools like the parameters, True for those that both losses reach.
     """
     mask = kernels if config.decay_kernels_only else None

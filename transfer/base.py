@@ -82,7 +82,7 @@ class Strategy(abc.ABC):
         optimizer: an optax transformation.
         method: a distiller; None for a strategy that needs none.
         task: what labels mean (`tasks`).
-        split_gradients: the optimizer wants the gradient of the label losses by itself too (`training.dot`).
+        split_gradients: the optimizer wants the gradient of the label losses by itself too (`distiller.dot`).
         reads: keys of the recipe that matter to this strategy and not to all: "distiller", `TEACHER_KEYS`, ...
         default_method: the distiller and its options where the user names none.
         baseline: stands in tables beside the others, so the same command line with another `--transfer` is allowed:

@@ -6,7 +6,7 @@ from sklearn.metrics import confusion_matrix
 
 from explain import charts
 from registry import UserError
-from training.metrics import evaluate
+from tasks.classification import Classification
 
 RANDOM = np.random.RandomState(0)
 LABELS = RANDOM.randint(0, 4, 90)
@@ -22,7 +22,7 @@ def test_calibration_gives_the_evaluations_error():
     count, confidence, accuracy = charts.calibration(LOGITS, LABELS)
     filled = count > 0
     error = (count * np.abs(confidence - accuracy))[filled].sum() / 90
-    assert 100 * error == pytest.approx(evaluate(LOGITS, LABELS)["ece"])
+    assert 100 * error == pytest.approx(Classification().metrics(LOGITS, LABELS)["ece"])
     assert count.sum() == 90
     assert np.isnan(accuracy[~filled]).all()
     assert (~filled).any()

@@ -11,7 +11,7 @@ import data
 import pretrained
 from registry import UserError
 from training import explaining
-from training.run import train
+from training.train import train
 
 TEACHER = "tests/teacher"
 RUN = {"student_arch": "CNN", "train_epoch": 3, "batch_size": 400, "teacher_param": TEACHER, "checkpoint_seconds": 1e9}
