@@ -1,13 +1,18 @@
 """`explain.py` and `evaluate.py --explain` as a user types them."""
 
+import contextlib
 import importlib.util
+import io
 import json
 import pathlib
+import runpy
 import shutil
 import subprocess
 import sys
+import types
 
 import pytest
+from absl import flags
 
 import pretrained
 
@@ -15,14 +20,34 @@ ROOT = pathlib.Path(__file__).parent.parent
 TEACHER = "tests/teacher"
 
 
-def command(*arguments, cwd=ROOT):
-    call = [sys.executable, *map(str, arguments)]
-    return subprocess.run(call, cwd=cwd, capture_output=True, text=True, timeout=300)
+@pytest.fixture
+def typed(monkeypatch):
+    """Run a command line in this process: (script, *arguments) -> its `returncode`, `stdout` and `stderr`."""
+
+    def run(script, *arguments):
+        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+        before, out, err = set(flags.FLAGS), io.StringIO(), io.StringIO()
+        code = 0
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                runpy.run_path(str(ROOT / script), run_name="__main__")
+            except SystemExit as end:
+                code = end.code or 0
+            finally:
+                flags.FLAGS.unparse_flags()
+                for name in set(flags.FLAGS) - before:
+                    delattr(flags.FLAGS, name)
+        return types.SimpleNamespace(returncode=code, stdout=out.getvalue(), stderr=err.getvalue())
+
+    monkeypatch.setattr("training.cpu.tune", lambda: None)  # a setting of the process
+    return run
 
 
 def test_panel_is_drawn(tmp_path):
-    flags = ["--param", TEACHER, "--teacher_param", TEACHER, "--images", "2", "--out", tmp_path / "panel.svg"]
-    result = command("explain.py", *flags, "--map", "CAM")
+    """In a process of its own: nothing on stderr, and the package `explain` is found beside `explain.py`."""
+    arguments = ["--param", TEACHER, "--teacher_param", TEACHER, "--images", "2", "--out", tmp_path / "panel.svg"]
+    call = [sys.executable, "explain.py", *map(str, arguments), "--map", "CAM"]
+    result = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
     assert result.stdout == f"Written to {tmp_path / 'panel.svg'}\n"
@@ -31,10 +56,10 @@ def test_panel_is_drawn(tmp_path):
         assert text in picture
 
 
-def test_explanations_are_measured_and_written_beside_the_evaluation(tmp_path):
+def test_explanations_are_measured_and_written_beside_the_evaluation(typed, tmp_path):
     shutil.copytree(ROOT / TEACHER, tmp_path / "weights")
-    flags = ["--param", tmp_path / "weights", "--teacher_param", TEACHER, "--explain", "GradCAM"]
-    result = command("evaluate.py", *flags, "--explain_images", "20")
+    arguments = ["--param", tmp_path / "weights", "--teacher_param", TEACHER, "--explain", "GradCAM"]
+    result = typed("evaluate.py", *arguments, "--explain_images", "20")
     assert result.returncode == 0, result.stderr
     teacher = f"CNN-{pretrained.load(ROOT / TEACHER).sha256[:8]}"
     usual = json.loads((tmp_path / "weights" / f"evaluation-Digits-against-{teacher}.json").read_text())
@@ -63,9 +88,9 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_mistake_is_told_in_two_lines_and_nothing_is_written(mistake, tmp_path):
-    script, flags, expected = MISTAKES[mistake]
-    result = command(script, *(flag.format(tmp=tmp_path) for flag in flags))
+def test_a_mistake_has_a_message_of_two_lines_and_nothing_is_written(mistake, typed, tmp_path):
+    script, arguments, expected = MISTAKES[mistake]
+    result = typed(script, *(argument.format(tmp=tmp_path) for argument in arguments))
     assert result.returncode == 2, result.stderr
     assert result.stderr.startswith("Error: ")
     assert len(result.stderr.strip().splitlines()) <= 2, result.stderr
@@ -74,8 +99,8 @@ def test_mistake_is_told_in_two_lines_and_nothing_is_written(mistake, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_help_is_one_screen_and_names_its_flags():
-    result = command("explain.py", "--help")
+def test_help_is_one_screen_and_names_its_flags(typed):
+    result = typed("explain.py", "--help")
     assert result.returncode == 0
     assert len(result.stdout.splitlines()) <= 45
     for flag in ("--param", "--teacher_param", "--dataset", "--map", "--images", "--out", "--kind"):
@@ -84,5 +109,3 @@ def test_help_is_one_screen_and_names_its_flags():
 
 def test_the_package_is_found_before_the_command_line_of_the_same_name():
     assert pathlib.Path(importlib.util.find_spec("explain").origin) == ROOT / "explain" / "__init__.py"
-    code = "import explain, registry; print(explain.__file__)"
-    assert command("-c", code).stdout.strip() == str(ROOT / "explain" / "__init__.py")

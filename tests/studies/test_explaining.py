@@ -1,64 +1,42 @@
 """From folders of weights to measures and pictures."""
 
-import json
 import pathlib
 import shutil
 
+import jax
 import numpy as np
 import pytest
+from drawn import drawn
 
 import data
+import models
 import pretrained
 from registry import UserError
-from training import explaining
-from training.train import train
+from studies import explaining
 
 TEACHER = "tests/teacher"
-RUN = {"student_arch": "CNN", "train_epoch": 3, "batch_size": 400, "teacher_param": TEACHER, "checkpoint_seconds": 1e9}
+
+
+def disturbed(folder, size, seed, **info):
+    """Save the shipped network with noise of deviation `size`, relative to each tensor's, on its parameters."""
+    weights, random = pretrained.load(TEACHER), np.random.RandomState(seed)
+
+    def noisy(x):
+        return x + size * x.std() * random.standard_normal(x.shape).astype(x.dtype)
+
+    params = jax.tree.map(noisy, weights.variables["params"])
+    pretrained.save(folder, {**weights.variables, "params": params}, {**weights.info, **info})
 
 
 @pytest.fixture(scope="module")
 def students(tmp_path_factory):
-    """Two seeds by a method, with the weights of every epoch, and two by labels."""
+    """Two runs near the teacher, one with the weights of an epoch, and two runs farther from the teacher."""
     root = tmp_path_factory.mktemp("runs")
     for seed in (0, 1):
-        run = {**RUN, "seed": seed, "keep_epochs": 2}
-        train({**run, "train_path": str(root / f"soft-s{seed}")}, quiet=True)
-        train({**run, "transfer": "Labels", "train_path": str(root / f"labels-s{seed}")}, quiet=True)
+        disturbed(root / f"soft-s{seed}" / "last", 0.05, seed)
+        disturbed(root / f"labels-s{seed}" / "last", 0.5, 2 + seed)
+    disturbed(root / "soft-s0" / "epochs" / "0002", 0.5, 5, epoch=2)
     return root
-
-
-def test_weights_of_every_second_epoch_are_kept(students):
-    assert [p.name for p in (students / "soft-s0" / "epochs").iterdir()] == ["0002"]
-    kept = pretrained.load(students / "soft-s0" / "epochs" / "0002")
-    lines = map(json.loads, (students / "soft-s0" / "metrics.jsonl").read_text().splitlines())
-    (tested,) = [row for row in lines if row["kind"] == "test" and row["epoch"] == 2]
-    assert kept.info["test_top1"] == tested["top1"]
-    subject = explaining.subject_of(str(kept.folder), data.load("Digits"), "network")
-    test = data.load("Digits").test
-    assert 100 * (subject.answers(test.images)[0].argmax(axis=1) == test.labels).mean() == pytest.approx(tested["top1"])
-    assert subject.name == "epoch 2"
-
-
-@pytest.mark.parametrize("step", [5, 6, 7])
-def test_a_resumed_run_keeps_the_same_weights(step, students, tmp_path, stopped_at):
-    """Interrupted before, at and after the end of the second epoch (3 steps each)."""
-    run = {**RUN, "keep_epochs": 2, "train_path": str(tmp_path / "run")}
-    with stopped_at(step):
-        train(run, quiet=True)
-    assert (tmp_path / "run" / "epochs").exists() == (step > 6)  # an epoch that was not tested yet is kept later
-    train(run, quiet=True)
-    for file in ("epochs/0002/weights.safetensors", "last/weights.safetensors", "metrics.jsonl"):
-        assert (tmp_path / "run" / file).read_bytes() == (students / "soft-s0" / file).read_bytes()
-
-
-def test_keeping_epochs_is_no_other_run(students, tmp_path):
-    """A run that was begun without goes on with it."""
-    shutil.copytree(students / "soft-s0", tmp_path / "run")
-    summary = train({**RUN, "keep_epochs": 1, "train_path": str(tmp_path / "run")}, quiet=True)
-    assert summary["steps"] == 9
-    with pytest.raises(UserError, match="'keep_epochs' must not be negative; got -1"):
-        train({**RUN, "keep_epochs": -1, "train_path": str(tmp_path / "other")}, quiet=True)
 
 
 def test_images_are_chosen_by_number_or_position():
@@ -130,18 +108,24 @@ def test_a_student_by_a_method_is_compared_with_one_by_labels_over_seeds(student
     others = [row["GradCAM"]["similarity"]["spearman"] for row in back["networks"]]
     assert row["mean"] == pytest.approx(np.mean(means) - np.mean(others))
     assert row["over"] == "runs"
+    assert row["mean"] > 0  # the first group is nearer to the teacher
     assert "comparison" not in back
     one = explaining.measure(soft[:1], data.load("Digits"), ["GradCAM"], TEACHER, labels[:1], images=30)
     assert one["comparison"]["GradCAM"]["spearman"]["over"] == "images"
     assert one["networks"][0] == found["networks"][0]
 
 
-@pytest.mark.slow
 def test_masks_of_the_data_are_used(tmp_path):
-    """A network of two steps on Shapes: the measures of the masks are there and possible."""
-    run = {"dataset": "Shapes", "student_arch": "CNN", "transfer": "Labels", "train_epoch": 1, "batch_size": 1200}
-    train({**run, "train_path": str(tmp_path / "run")}, quiet=True)
-    found = explaining.measure([str(tmp_path / "run")], data.load("Shapes"), ["GradCAM"], images=12)
+    """An untrained network on Shapes: the measures of the masks are there and possible."""
+    shapes = data.load("Shapes")
+    model = models.create("CNN", shapes.num_classes, widths=(4, 4, 4, 4))
+    channels = shapes.image_shape[-1]
+    info = {"arch": "CNN", "options": {"widths": (4, 4, 4, 4)}, "num_classes": shapes.num_classes, "dataset": "Shapes"}
+    info |= {"class_names": list(shapes.class_names), "image_shape": list(shapes.image_shape)}
+    info |= {"mean": [0.5] * channels, "std": [0.25] * channels}
+    variables = drawn(model, np.zeros((1, *shapes.image_shape), np.float32), 0)
+    pretrained.save(tmp_path / "weights", variables, info)
+    found = explaining.measure([str(tmp_path / "weights")], shapes, ["GradCAM"], images=12)
     values = found["networks"][0]["GradCAM"]
     assert 0 <= values["pointing"] <= 100
     assert 2 < values["iou"] < 60
