@@ -11,7 +11,7 @@ TRAIN = 1200
 FILE = pathlib.Path(__file__).with_name("digits.npz")
 
 
-def load(data_dir: str = "", image_size: int = 0) -> Dataset:
+def load(data_dir: str = "") -> Dataset:
     """1,797 handwritten digits, 8x8, 1 channel; 1,200 to train on, 597 to test on. Needs no download.
 
     Source: Alpaydin, Kaynak, Optical Recognition of Handwritten Digits, UCI 1998 (CC BY 4.0), the part that

@@ -10,7 +10,7 @@ SIDE, TRAIN, TEST = 32, 2400, 600
 CONTRAST = 90.0  # least distance in RGB between a shape's colour and the mean of what it covers
 
 
-def load(data_dir: str = "", image_size: int = 0) -> Dataset:
+def load(data_dir: str = "") -> Dataset:
     """3,000 drawings of six shapes, 32x32, 3 channels, with masks; 2,400 to train on, 600 to test on. No download.
 
     Source: drawn by this code from a fixed seed

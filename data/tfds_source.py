@@ -15,7 +15,7 @@ from data.dataset import Augmentation, Dataset, Split
 from registry import DamagedFileError, UserError
 
 
-def load_mnist(data_dir: str = "", image_size: int = 0) -> Dataset:
+def load_mnist(data_dir: str = "") -> Dataset:
     """70,000 handwritten digits, 28x28, 1 channel, 10 classes.
 
     Source: LeCun, Bottou, Bengio, Haffner, Proc. IEEE 1998
@@ -23,7 +23,7 @@ def load_mnist(data_dir: str = "", image_size: int = 0) -> Dataset:
     return _load("MNIST", "mnist", data_dir, (0.1307,), (0.3081,), Augmentation(pad=2))
 
 
-def load_fashion_mnist(data_dir: str = "", image_size: int = 0) -> Dataset:
+def load_fashion_mnist(data_dir: str = "") -> Dataset:
     """70,000 pictures of clothes, 28x28, 1 channel, 10 classes.
 
     Source: Xiao, Rasul, Vollgraf, arXiv:1708.07747
@@ -31,7 +31,7 @@ def load_fashion_mnist(data_dir: str = "", image_size: int = 0) -> Dataset:
     return _load("FashionMNIST", "fashion_mnist", data_dir, (0.2860,), (0.3530,), Augmentation(pad=2, flip=True))
 
 
-def load_cifar10(data_dir: str = "", image_size: int = 0) -> Dataset:
+def load_cifar10(data_dir: str = "") -> Dataset:
     """60,000 photographs, 32x32, 3 channels, 10 classes.
 
     Source: Krizhevsky, 2009
@@ -40,7 +40,7 @@ def load_cifar10(data_dir: str = "", image_size: int = 0) -> Dataset:
     return _load("CIFAR10", "cifar10", data_dir, mean, std, Augmentation(pad=4, flip=True))
 
 
-def load_cifar100(data_dir: str = "", image_size: int = 0) -> Dataset:
+def load_cifar100(data_dir: str = "") -> Dataset:
     """60,000 photographs, 32x32, 3 channels, 100 classes.
 
     Source: Krizhevsky, 2009
