@@ -38,7 +38,7 @@ def read(folder: pathlib.Path, split: str) -> tuple[np.ndarray, np.ndarray]:
 
     def fill(first: int) -> None:
         if not threading.main_thread().is_alive():
-            return  # the process is ending and waits for this pool
+            raise RuntimeError("the process is ending")  # and waits for this pool; half a split must not be kept
         rows = range(first, min(first + CHUNK, count))
         for i, record in zip(rows, source.__getitems__(rows), strict=True):
             features = tf_example_pb2.Example.FromString(record).features.feature
