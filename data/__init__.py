@@ -1,6 +1,7 @@
 """Datasets: images as uint8 arrays with everything a run needs to know about them."""
 
 import functools
+import inspect
 
 from data.batch import VIEWS, Batch, balanced_subset, epoch_plan, fixed_views, make_batch
 from data.dataset import Augmentation, Dataset, Split
@@ -43,19 +44,24 @@ names = registry.names
 
 
 @functools.lru_cache(maxsize=2)
-def load(name: str, data_dir: str = "", image_size: int = 0) -> Dataset:
+def load(name: str, data_dir: str = "", image_size: int = 0, channels: int = 0, skip_damaged: bool = False) -> Dataset:
     """Reads a dataset into host memory (kept for the next call with the same arguments).
 
     Args:
         name: one of `names()`.
-        data_dir: where it lies; empty means the source's default place.
+        data_dir: its folder; empty means the source's default folder.
         image_size: side in pixels that ImageFolder resizes to; 0 means 32. The other datasets keep their own size.
+        channels: of ImageFolder's images, 1 (grey) or 3 (RGB); 0 means 3.
+        skip_damaged: ImageFolder leaves out, and counts, the images that cannot be read. Otherwise they are an error.
 
     Raises:
-        UserError: unknown name, or no such data there, with what to do.
+        UserError: unknown name, an option that the dataset has no use for, or no such data, with what to do.
     """
-    if image_size and name != "ImageFolder":
-        raise UserError(
-            f"--image_size {image_size} is for --dataset ImageFolder; {name} has a size of its own. Leave it out."
-        )
-    return registry.get(name)(data_dir=data_dir, image_size=image_size)
+    loader = registry.get(name)
+    options = {"image_size": image_size, "channels": channels, "skip_damaged": skip_damaged}
+    taken = inspect.signature(loader).parameters
+    for key, value in options.items():
+        if value and key not in taken:
+            flag = f"--{key}" if value is True else f"--{key} {value}"
+            raise UserError(f"{flag} is for --dataset ImageFolder; {name} has no use for it. Leave it out.")
+    return loader(data_dir=data_dir, **{key: value for key, value in options.items() if key in taken})

@@ -7,14 +7,16 @@ from concurrent.futures import Future
 
 import numpy as np
 
+BLOCK = 2**18  # values that are counted at once
+
 
 class Split:
-    """Some examples; read into memory when first looked at, or from `begin` on in another thread.
+    """Some examples, read into memory at their first use, or from `begin` on in another thread.
 
     Args:
         count: N.
         image_shape: (H, W, C).
-        read: () -> (images [N, H, W, C] uint8, labels [N] int32), and where the data have them, as a third,
+        read: () -> (images [N, H, W, C] uint8, labels [N] int32). Data with masks return a third array,
             masks [N, H, W] bool: the pixels that the label is about.
     """
 
@@ -28,7 +30,7 @@ class Split:
         return cls(len(images), images.shape[1:], lambda: (images, labels, masks))
 
     def begin(self) -> None:
-        """Starts reading, once; who looks at the examples waits for them, and is told what is wrong with them."""
+        """Starts reading in another thread, once. `images`, `labels` and `masks` wait for it and raise its errors."""
         if self._coming:
             return
         self._coming = Future()
@@ -39,7 +41,7 @@ class Split:
             except BaseException as error:
                 self._coming.set_exception(error)
 
-        threading.Thread(target=read, daemon=True).start()  # a process that ends has no use for them
+        threading.Thread(target=read, daemon=True).start()  # a process that ends does not wait for it
 
     @property
     def _arrays(self) -> tuple[np.ndarray, ...]:
@@ -64,22 +66,22 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """What happens to every training image, for teacher and student alike; nothing unless asked for.
+    """What happens to every training image, for teacher and student alike. The defaults change nothing.
 
-    In this order: a random crop, a random horizontal flip, RandAugment, and mixing with another image of the batch.
+    The order is: a random crop, a random horizontal flip, RandAugment, and mixing with another image of the batch.
 
     Attributes:
         pad: pixels of padding on each side of the image that the crop is cut from; 0 means no crop.
         mode: "zero" (the CIFAR benchmarks) or "reflect".
         flip: mirror half of the views.
-        resized_crop: the least share of the image's area in a crop that is resized to the whole (the largest is 1, the
-            aspect is 3/4 to 4/3), in the place of `pad`; 0 means none.
+        resized_crop: the least share of the image's area in a crop that is resized to the whole image (the largest
+            share is 1, the aspect is 3/4 to 4/3). Such a crop replaces the one of `pad`; 0 means none.
         randaugment: operations of RandAugment for each image; 0 means none.
         magnitude: of RandAugment, 0 to 30.
-        strong: what a "strong" view has on top of crop and flip: "randaugment" (2 operations of magnitude 10) or
-            "fixmatch" (2 of random strengths and a square cut out, which is what MLKD's code has).
+        strong: what a "strong" view adds to crop and flip: "randaugment" (2 operations of magnitude 10) or "fixmatch"
+            (2 operations of random strengths, and a square cut out, as in MLKD's code).
         mixup: alpha of mixup's Beta(alpha, alpha); 1 is the uniform distribution, 0 means none.
-        cutmix: alpha of CutMix; with both, each image gets one of the two.
+        cutmix: alpha of CutMix; with mixup and cutmix, each image gets one of the two.
     """
 
     pad: int = 0
@@ -102,8 +104,10 @@ class Dataset:
         train, test: the splits.
         class_names: K names, in label order.
         mean, std: per channel, of pixels scaled to [0, 1].
-        augmentation: what training on it usually does.
+        augmentation: the usual augmentation of its training images.
         fingerprint: differs where the examples differ, so that a run does not go on with other data.
+        val: a third split to choose weights on, or None.
+        notes: lines on what was left out or changed when the data were read, and why.
     """
 
     name: str
@@ -114,6 +118,16 @@ class Dataset:
     std: tuple[float, ...]
     augmentation: Augmentation
     fingerprint: str = ""
+    val: Split | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def report(self) -> tuple[str, ...]:
+        """The lines that a run prints and keeps: how many images and classes there are, then the notes."""
+        named = {"training": self.train, "validation": self.val, "test": self.test}
+        counts = ", ".join(f"{len(split):,} {name}" for name, split in named.items() if split)
+        shape = "x".join(map(str, self.image_shape))
+        return (f"{self.name}: {counts} images of {self.num_classes} classes, {shape}.", *self.notes)
 
     @property
     def num_classes(self) -> int:
@@ -125,7 +139,7 @@ class Dataset:
 
     @property
     def info(self) -> dict:
-        """What `model.json` says of the data that weights were trained on."""
+        """The facts of the data in `model.json`, beside the weights that were trained on them."""
         return {
             "num_classes": self.num_classes,
             "class_names": list(self.class_names),
@@ -139,12 +153,18 @@ class Dataset:
 def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Per-channel mean and deviation of images [N, H, W, C] uint8, in units of [0, 1], rounded to four digits.
 
-    Computed from each channel's histogram: exact, and no float copy of the images. A constant channel has deviation 1.
+    A histogram of each channel makes them exact without a float copy of the images. The images are counted in blocks,
+    because NumPy counts a copy of 8 bytes a pixel. A constant channel has deviation 1.
     """
     levels = np.arange(256) / 255.0
+    counts = np.zeros((images.shape[-1], 256), np.int64)
+    step = max(1, BLOCK // max(1, images[:1].size))
+    for first in range(0, len(images), step):
+        for c, count in enumerate(counts):
+            count += np.bincount(images[first : first + step, ..., c].reshape(-1), minlength=256)
     means, stds = [], []
-    for c in range(images.shape[-1]):
-        share = np.bincount(images[..., c].reshape(-1), minlength=256) / images[..., c].size
+    for count in counts:
+        share = count / count.sum()
         mean = float(share @ levels)
         std = float(np.sqrt(share @ (levels - mean) ** 2))
         means.append(round(mean, 4))

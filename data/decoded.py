@@ -1,6 +1,6 @@
-"""Decoded splits in the user's cache folder: reading 60,000 small images takes seconds, reading their bytes none.
+"""A cache of decoded images in the user's cache folder: decoding takes seconds to minutes, reading takes none.
 
-A cache: whatever is wrong with it, the images are decoded from their source again.
+Whatever is wrong with the cache, the images are decoded from their source again.
 """
 
 import contextlib
@@ -12,79 +12,93 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import cv2
 import numpy as np
-import safetensors.numpy
+import PIL
 
-LEFT = 3600  # seconds after which nobody is writing any more
+ABANDONED = 3600  # seconds after which a file that is still being written belongs to a process that was killed
 
 
 def cache_folder(name: str) -> pathlib.Path:
-    """Where the library keeps what can be made again."""
+    """The folder of things that the library can make again."""
     return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "kd-cookbook" / name
 
 
-def kept(name: str, sources: list[pathlib.Path], decode: Callable) -> tuple[np.ndarray, np.ndarray]:
-    """What `decode` gave once, as long as its sources stay as they are.
+def kept(name: str, sources: Iterable[str | os.PathLike], decode: Callable) -> list[np.ndarray]:
+    """The arrays that `decode` returns, from the cache where they are there already.
+
+    The arrays are written to the cache and read from it without a copy in memory. Older arrays of the same name are
+    removed from the cache.
 
     Args:
-        name: of the split; part of the file's name.
-        sources: the files that `decode` reads. Another path, size or time of change is another split, and so is
-            another version of OpenCV.
-        decode: () -> (images [N, H, W, C] uint8, labels [N] int32).
+        name: the first part of the file's name.
+        sources: the files that `decode` reads. Another path, size or time of change means other arrays, and so does
+            another version of OpenCV or Pillow.
+        decode: () -> a sequence of arrays, of a type that needs no pickle.
     """
     try:
-        facts = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(sources)]
+        facts = [
+            (os.path.abspath(p), (s := os.stat(p)).st_size, s.st_mtime_ns) for p in sorted(map(os.fspath, sources))
+        ]
     except OSError:
-        return decode()  # knows what to say of a missing file
-    key = hashlib.sha256(json.dumps([facts, cv2.__version__]).encode()).hexdigest()[:16]
-    path = cache_folder("decoded") / f"{name}-{key}.safetensors"
+        return list(decode())  # raises the error for the missing file
+    key = hashlib.sha256(json.dumps([facts, cv2.__version__, PIL.__version__]).encode()).hexdigest()[:16]
+    path = cache_folder("decoded") / f"{name}-{key}.npys"
     with contextlib.suppress(OSError):
         found = _read(path)
         if found:
             return found
         _warn(f"{path} is damaged; the images are decoded anew.")
-    images, labels = decode()
+    arrays = list(decode())
     try:
-        _write(path, images, labels)
+        _write(path, arrays)
     except OSError as error:
-        _warn(f"the decoded images cannot be kept in {path.parent} ({error.strerror}); every start decodes them anew.")
-    return images, labels
+        reason = error.strerror or error
+        _warn(f"the decoded images cannot be kept in {path.parent} ({reason}); every start decodes them anew.")
+    return arrays
 
 
-def _read(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray] | None:
-    """The arrays, or None where they are not what was written."""
-    try:
-        # not load_file: an error in a mapped file ends the process, and so does an exit while a thread is in that
-        arrays = safetensors.numpy.load(path.read_bytes())
-        images, labels, digest = arrays["images"], arrays["labels"], arrays["sha256"]
-    except OSError:  # what cannot be read is not damaged
-        raise
-    except Exception:  # safetensors raises its own kinds
-        return None
-    return (images, labels) if digest.tobytes() == _digest(images, labels) else None
+def _read(path: pathlib.Path) -> list[np.ndarray] | None:
+    """The arrays, or None where the file does not hold what was written."""
+    # np.fromfile, which np.load calls, and no mapped file: an error in a mapped file ends the process
+    with path.open("rb") as file:
+        try:
+            count = int(np.load(file))
+            arrays = [np.load(file, allow_pickle=False) for _ in range(count)]
+            digest = np.load(file).tobytes()
+        except Exception as error:  # NumPy raises many kinds for a damaged file
+            if isinstance(error, OSError) and error.errno:  # a file that cannot be read is not damaged
+                raise
+            return None
+    return arrays if digest == _digest(arrays) else None
 
 
-def _write(path: pathlib.Path, images: np.ndarray, labels: np.ndarray) -> None:
+def _write(path: pathlib.Path, arrays: list[np.ndarray]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob("tmp*"):  # by a process that was killed while it wrote
+    for left in path.parent.glob("tmp*"):
         with contextlib.suppress(OSError):
-            if time.time() - left.lstat().st_mtime > LEFT:
+            if time.time() - left.lstat().st_mtime > ABANDONED:
                 shutil.rmtree(left)
-    digest = np.frombuffer(_digest(images, labels), np.uint8)
-    content = safetensors.numpy.save({"images": images, "labels": labels, "sha256": digest})
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # of its own: another process may write it, too
+    size, free = sum(array.nbytes for array in arrays), shutil.disk_usage(path.parent).free
+    if size > free / 2:
+        raise OSError(None, f"{size / 1e9:.1f} GB, more than half of the free space")
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # another process may write the same file
         part = pathlib.Path(folder) / path.name
-        part.write_bytes(content)
+        with part.open("wb") as file:
+            for array in (np.asarray(len(arrays)), *arrays, np.frombuffer(_digest(arrays), np.uint8)):
+                np.save(file, array, allow_pickle=False)
         os.replace(part, path)
+    for old in path.parent.glob(f"{path.stem.rpartition('-')[0]}-*"):
+        if old != path:
+            old.unlink(missing_ok=True)
 
 
-def _digest(images: np.ndarray, labels: np.ndarray) -> bytes:
-    digest = hashlib.sha256(json.dumps([images.shape, labels.shape]).encode())
-    for array in (images, labels):
-        digest.update(np.ascontiguousarray(array))
+def _digest(arrays: list[np.ndarray]) -> bytes:
+    digest = hashlib.sha256(json.dumps([(array.shape, array.dtype.str) for array in arrays]).encode())
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array))  # itself, where it is contiguous
     return digest.digest()
 
 

@@ -7,17 +7,19 @@ import numpy as np
 from data.dataset import Augmentation, Dataset, Split, channel_statistics
 
 TRAIN = 1200
-# images [1797, 8, 8] uint8, 0 to 16, and labels [1797] uint8: scikit-learn's `load_digits()`, without its slow import
+# images [1797, 8, 8] uint8, 0 to 16, and labels [1797] uint8: a copy of scikit-learn's `load_digits()`, whose import is
+# slow
 FILE = pathlib.Path(__file__).with_name("digits.npz")
 
 
-def load(data_dir: str = "", image_size: int = 0) -> Dataset:
+def load(data_dir: str = "") -> Dataset:
     """1,797 handwritten digits, 8x8, 1 channel; 1,200 to train on, 597 to test on. Needs no download.
 
-    Source: Alpaydin, Kaynak, Optical Recognition of Handwritten Digits, UCI 1998 (CC BY 4.0), the part that
-    scikit-learn has
+    Source: Alpaydin, Kaynak, Optical Recognition of Handwritten Digits, UCI 1998 (CC BY 4.0), the part in
+    scikit-learn
 
-    The split is one fixed shuffle: the file is ordered by writer, and its end alone would test on other hands.
+    The split is one fixed shuffle. The file is ordered by writer, so a test split from its end would have other writers
+    than the training split.
     """
     with np.load(FILE) as file:
         images = np.round(file["images"][..., None] * (255 / 16)).astype(np.uint8)

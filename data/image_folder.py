@@ -1,86 +1,315 @@
-"""ImageFolder: your own images, `train/CLASS/*.png|jpg` and `test/CLASS/*`."""
+"""ImageFolder: your own images, `train/CLASS/...` and `test/CLASS/...` (docs/your_data.md)."""
 
+import collections
 import concurrent.futures
+import dataclasses
+import functools
 import hashlib
+import os
 import pathlib
+import sys
+import time
+import unicodedata
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from data import decoded, picture
 from data.dataset import Augmentation, Dataset, Split, channel_statistics
-from registry import UserError
+from registry import DamagedFileError, UserError
 
-SUFFIXES = {".png", ".jpg", ".jpeg"}
+VALIDATION = ("val", "valid", "validation")  # names of the folder
+SYSTEM = ("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin")  # lower case
+BLOCK = 16  # pictures that a thread reads before it takes the next ones
+KEPT = 2000  # pictures: a larger folder is decoded once and kept (data/decoded.py)
+EVERY = 10.0  # seconds between two lines of progress
+EXAMPLES = 5  # names in a line of the report
 
 
-def load(data_dir: str = "", image_size: int = 0) -> Dataset:
-    """Your own images: DATA_DIR/train/CLASS/*.png|jpg and DATA_DIR/test/CLASS/*, resized to --image_size.
+def load(data_dir: str = "", image_size: int = 0, channels: int = 0, skip_damaged: bool = False) -> Dataset:
+    """Your own images: DATA_DIR/train/CLASS/* and DATA_DIR/test/CLASS/*, resized to --image_size.
 
     Source: --data_dir
 
-    Images are turned as their EXIF says, become RGB (16-bit grey is scaled to 8 bits, transparency becomes white) and
-    are resized to a square (bilinear, aspect not kept). Classes are the folder names, sorted; names with a leading dot
-    are left out.
-    Normalisation statistics are those of the training images.
+    The classes are the folders of `train`, sorted as text. Normalisation statistics are those of the training images.
+    docs/your_data.md has the layout, the formats and what is left out. Every picture that is left out is counted in
+    `Dataset.notes`.
+
+    Args:
+        data_dir: the folder with `train` and at least one of `val` (or `valid`) and `test`. Without `test`, `val` is
+            the test split.
+        image_size: side in pixels; 0 means 32.
+        channels: 3 for RGB, 1 for grey; 0 means 3.
+        skip_damaged: leave pictures out that cannot be read.
+
+    Raises:
+        UserError: the folders are not as they must be.
+        DamagedFileError: pictures that cannot be read; all of them with the reason.
     """
-    size = image_size or 32
+    if channels not in (0, 1, 3):
+        raise UserError(f"--channels must be 1 (grey) or 3 (RGB); got {channels}.")
+    size, channels = image_size or 32, channels or 3
     root = pathlib.Path(data_dir).expanduser()
     if not data_dir or not root.is_dir():
         raise UserError(
             f"ImageFolder needs --data_dir, a folder with train/CLASS/*.png and test/CLASS/*; got '{data_dir}'."
         )
-    files = {split: _list(root / split) for split in ("train", "test")}
-    classes = sorted(files["train"])
-    if classes != sorted(files["test"]):
-        odd = sorted(set(files["train"]) ^ set(files["test"]))
-        where = "train" if odd[0] in files["train"] else "test"
-        raise UserError(
-            f"The classes of {root}/train and {root}/test differ: '{odd[0]}' is only in {where}.\n"
-            "Both need the same class folders."
-        )
+    listing = _list(root)
+    decode = functools.partial(_decode, str(root), listing.files, size, channels, skip_damaged)
+    if len(listing.files) > KEPT:
+        place = hashlib.sha256(f"{root.resolve()} {size} {channels} {skip_damaged}".encode()).hexdigest()[:8]
+        paths = (os.path.join(root, file) for file in listing.files)
+        images, present, said = decoded.kept(f"ImageFolder-{place}", paths, decode)
+    else:
+        images, present, said = decode()
+    splits = _splits(root, listing, images, present)
+    digest = hashlib.sha256()
+    for split in splits.values():
+        digest.update(split.images)
+        digest.update(split.labels)
+    mean, std = channel_statistics(splits["train"].images)
+    return Dataset(
+        name="ImageFolder",
+        **splits,
+        class_names=listing.classes,
+        mean=mean,
+        std=std,
+        augmentation=Augmentation(pad=max(1, size // 8), flip=True),
+        fingerprint=digest.hexdigest(),
+        notes=(*listing.notes, *_coverage(listing, splits), *said.tolist()),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Listing:
+    """The files of the folder, before any picture is read.
+
+    Attributes:
+        folders: split -> its folder's name, in the order of `files`.
+        files: names relative to the root, sorted within each class of each split.
+        labels: [N] int32.
+        sizes: files of each split.
+        classes: names in label order.
+        notes: lines of the report.
+    """
+
+    folders: dict[str, str]
+    files: list[str]
+    labels: np.ndarray
+    sizes: tuple[int, ...]
+    classes: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def _list(root: pathlib.Path) -> _Listing:
+    left, notes = collections.defaultdict(list), []
+    folders = _split_folders(root, left, notes)
+    with picture.reading():
+        found = {split: _class_files(root, folder, left) for split, folder in folders.items()}
+    classes = sorted(found["train"])
+    for split, folder in folders.items():
+        if odd := sorted(set(found[split]) - set(classes)):
+            raise UserError(
+                f"The classes of {root}/train and {root}/{folder} differ: {_names(odd)} is only in {folder}.\n"
+                f"Give it training images in {root}/train, or remove it."
+            )
     if len(classes) < 2:
         raise UserError(f"{root}/train has one class, '{classes[0]}'; at least two class folders are needed.")
-    splits = {}
-    for split, by_class in files.items():
-        paths = [p for c in classes for p in by_class[c]]
-        labels = np.repeat(np.arange(len(classes), dtype=np.int32), [len(by_class[c]) for c in classes])
-        with concurrent.futures.ThreadPoolExecutor() as pool:
-            images = np.stack(list(pool.map(lambda path: _read(path, size), paths)))
-        splits[split] = Split.of(images, labels)
-    digest = hashlib.sha256(b"".join([s.images.tobytes() + s.labels.tobytes() for s in splits.values()])).hexdigest()
-    mean, std = channel_statistics(splits["train"].images)
-    augmentation = Augmentation(pad=max(1, size // 8), flip=True)
-    return Dataset("ImageFolder", splits["train"], splits["test"], tuple(classes), mean, std, augmentation, digest)
+    if all(name.isdecimal() for name in classes) and classes != sorted(classes, key=int):
+        notes.append(f"The classes are sorted as text: {', '.join(classes[:EXAMPLES])}, ...")
+    files, labels, sizes = [], [], []
+    for by_class in found.values():
+        before = len(files)
+        for label, name in enumerate(classes):
+            files += by_class.get(name, [])
+            labels += [label] * len(by_class.get(name, []))
+        sizes.append(len(files) - before)
+    notes += [f"Left out, {reason}: {len(names):,} ({_names(names)})." for reason, names in left.items() if names]
+    return _Listing(folders, files, np.asarray(labels, np.int32), tuple(sizes), tuple(classes), tuple(notes))
 
 
-def _list(folder: pathlib.Path) -> dict[str, list[pathlib.Path]]:
-    """class name -> its image files, sorted."""
-    if not folder.is_dir():
-        raise UserError(f"ImageFolder: {folder} is not there. Put images in {folder}/CLASS/.")
-    found = {}
-    for sub in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
-        images = sorted(p for p in sub.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
-        if not images:
-            raise UserError(f"ImageFolder: {sub} has no .png, .jpg or .jpeg files. Fill it or remove it.")
-        found[sub.name] = images
-    if not found:
-        raise UserError(f"ImageFolder: {folder} has no class folders. Put images in {folder}/CLASS/.")
-    return found
+def _split_folders(root: pathlib.Path, left: dict[str, list[str]], notes: list[str]) -> dict[str, str]:
+    """Split -> folder name: train, test and, where there is one, val. Without `test`, `val` is the test split."""
+    there = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not _is_litter(entry.name))
+    validation = [name for name in VALIDATION if name in there]
+    if len(validation) > 1:
+        raise UserError(f"ImageFolder: {root} has {' and '.join(validation)}; keep one of them.")
+    if "train" not in there:
+        raise UserError(f"ImageFolder: {root}/train is not there. Put images in {root}/train/CLASS/.")
+    folders = {"train": "train"}
+    if "test" in there:
+        folders["test"] = "test"
+        if validation:
+            folders["val"] = validation[0]
+    elif validation:
+        folders["test"] = validation[0]
+        notes.append(f"{root.name}/{validation[0]} serves as the test split: no folder 'test' is there.")
+    else:
+        raise UserError(f"ImageFolder: {root}/test is not there, nor val or valid. Put images in {root}/test/CLASS/.")
+    left["folders beside the splits"] += [name for name in there if name not in folders.values()]
+    left["files outside class folders"] += sorted(p.name for p in root.iterdir() if p.suffix.lower() in picture.ENDINGS)
+    return folders
 
 
-def _read(path: pathlib.Path, size: int) -> np.ndarray:
-    from PIL import Image, ImageOps
+def _class_files(root: pathlib.Path, split: str, left: dict[str, list[str]]) -> dict[str, list[str]]:
+    """Class name -> its pictures, relative to the root and sorted. One name in two Unicode forms is one class."""
+    found = collections.defaultdict(list)
+    for file in _walk(str(root), split, left):
+        _, folder, *rest = file.split("/")
+        if not rest:
+            left["files outside class folders"].append(file)
+        elif picture.is_picture(os.path.join(root, file)):
+            found[_composed(folder)].append(file)
+        else:
+            left["files of no picture format that is read"].append(file)
+    folders = sorted(e.name for e in os.scandir(root / split) if e.is_dir() and not _is_litter(e.name))
+    if not folders:
+        raise UserError(f"ImageFolder: {root / split} has no class folders. Put images in {root / split}/CLASS/.")
+    empty = [name for name in folders if _composed(name) not in found]
+    if empty and (split == "train" or len(empty) == len(folders)):
+        raise UserError(f"ImageFolder: {root / split / empty[0]} has no pictures. Fill it or remove it.")
+    return {name: sorted(files, key=lambda file: (_composed(file), file)) for name, files in found.items()}
 
-    try:
-        with Image.open(path) as image:
-            image = ImageOps.exif_transpose(image)
-            if image.mode.startswith("I;16"):
-                image = Image.fromarray((np.asarray(image, np.uint32) // 257).astype(np.uint8))
-            elif image.mode in ("I", "F"):
-                raise ValueError(f"mode {image.mode}: save it with 8 bits a channel")
-            if image.has_transparency_data:
-                image = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-            return np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR), np.uint8)
-    except Exception as error:  # pillow raises many kinds for a damaged file
-        reason = error if isinstance(error, ValueError) else type(error).__name__
-        raise UserError(f"ImageFolder: cannot read {path} ({reason}). Replace or remove it.") from None
+
+def _walk(root: str, folder: str, left: dict[str, list[str]], above: tuple[str, ...] = ()) -> Iterator[str]:
+    """The files under a folder and its sub-folders, relative to the root with "/", without hidden and system files."""
+    above = (*above, os.path.realpath(os.path.join(root, folder)))
+    for entry in sorted(os.scandir(os.path.join(root, folder)), key=lambda entry: entry.name):
+        name = f"{folder}/{entry.name}"
+        if _is_litter(entry.name):
+            inside = (
+                [f"{name}/{file}" for _, _, files in os.walk(entry) for file in files] if entry.is_dir() else [name]
+            )
+            left["hidden files and files of the system"] += inside
+        elif entry.is_dir():
+            if os.path.realpath(entry) in above:
+                left["links to a folder above"].append(name)
+            else:
+                yield from _walk(root, name, left, above)
+        elif entry.is_file():
+            yield name
+        else:
+            left["broken links"].append(name)
+
+
+def _is_litter(name: str) -> bool:
+    return name.startswith(".") or name.lower() in SYSTEM
+
+
+def _composed(name: str) -> str:
+    """The name with each accented letter as one character; macOS may store a letter and its accent as two."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _names(names: list[str]) -> str:
+    more = f" and {len(names) - EXAMPLES:,} more" if len(names) > EXAMPLES else ""
+    return ", ".join(f"'{name}'" for name in names[:EXAMPLES]) + more
+
+
+def _decode(root: str, files: list[str], size: int, channels: int, skip_damaged: bool) -> tuple[np.ndarray, ...]:
+    """Reads all pictures into one array.
+
+    A picture of 16-bit grey that does not say its depth is read again, once the largest value of all is known. A
+    picture that ends early is read again by a reader that accepts this.
+
+    Returns:
+        images [M, size, size, channels] uint8 of the pictures that can be read, present [N] bool (which they are), and
+        the lines of the report, an array of text.
+    """
+    images = np.empty((len(files), size, size, channels), np.uint8)
+    facts, damaged, maxima, early = collections.defaultdict(list), {}, {}, []
+
+    def fill(rows: Iterable[int], top: int | None) -> list[tuple]:
+        """(row, facts or None, kind of the problem, its argument) of each row."""
+        results = []
+        for row in rows:
+            try:
+                images[row], found = picture.read(os.path.join(root, files[row]), size, channels, top)
+                results.append((row, found, None, None))
+            except (picture.Unreadable, picture.Unscaled) as error:  # kept without its frames and their arrays
+                results.append((row, (), type(error), error.args[0]))
+        return results
+
+    def read(rows: list[int] | range, top: int | None) -> None:
+        for row, found, problem, argument in _in_threads(fill, rows, top):
+            for fact in found:
+                facts[fact].append(row)
+            if problem is picture.Unscaled:
+                maxima[row] = argument
+            elif problem is picture.EndsEarly:
+                early.append(row)
+            elif problem:
+                damaged[row] = argument
+
+    with picture.reading():
+        read(range(len(files)), None)
+        top = max(maxima.values(), default=0) or 65535
+        read(sorted(maxima), top)
+    with picture.reading(truncated=True):
+        read(sorted(early), top)
+    early = [row for row in early if row not in damaged]
+    if damaged and not skip_damaged:
+        lines = [f"  {os.path.join(root, files[row])} ({damaged[row]})" for row in sorted(damaged)]
+        raise DamagedFileError(
+            "\n".join([f"ImageFolder: {len(lines):,} of {len(files):,} pictures cannot be read:", *lines])
+            + "\nReplace or remove them; --skip_damaged leaves them out."
+        )
+    notes = []
+
+    def note(rows: list[int], text: str, named=lambda row: files[row]) -> None:
+        if rows:
+            notes.append(f"{text}: {len(rows):,} ({_names([named(row) for row in rows])}).")
+
+    note(sorted(damaged), "Left out, damaged (--skip_damaged)", lambda row: f"{files[row]}: {damaged[row]}")
+    note(early, "Warning: pictures that end early and are read all the same, their last pixels grey or black")
+    note(facts["reduced"], "Very large pictures, decoded at a reduced scale")
+    note(facts["frames"], "Pictures of several frames or pages, of which the first is read")
+    note(sorted(maxima), f"Grey of 16 bits that does not say its depth; 0 to {top}, the largest value, became 0 to 255")
+    grey = len(facts["grey"])
+    if channels == 1 and grey < len(files) - len(damaged):
+        notes.append(f"Pictures in colour, turned grey: {len(files) - len(damaged) - grey:,}.")
+    elif channels == 3 and grey == len(files) - len(damaged):
+        notes.append("All pictures are grey; --channels 1 reads them with one channel.")
+    present = np.ones(len(files), bool)
+    present[list(damaged)] = False
+    for to, row in enumerate(np.flatnonzero(present) if damaged else ()):  # in place: a copy would double the memory
+        images[to] = images[row]
+    return images[: present.sum()], present, np.asarray(notes, np.str_)
+
+
+def _in_threads(fill, rows: list[int] | range, top: int | None) -> Iterator[tuple]:
+    """The results of `fill` for all rows, in their order; prints how far it is, where it takes long."""
+    blocks = [rows[first : first + BLOCK] for first in range(0, len(rows), BLOCK)]
+    said = time.monotonic()
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        for done, results in enumerate(pool.map(functools.partial(fill, top=top), blocks)):
+            yield from results
+            if time.monotonic() - said >= EVERY:
+                said = time.monotonic()
+                print(
+                    f"Reading pictures: {done * BLOCK + len(results):,} of {len(rows):,}", file=sys.stderr, flush=True
+                )
+
+
+def _splits(root: pathlib.Path, listing: _Listing, images: np.ndarray, present: np.ndarray) -> dict[str, Split]:
+    """Split -> its part of the images. Adds no copy."""
+    splits, row, end = {}, 0, 0
+    for (split, folder), size in zip(listing.folders.items(), listing.sizes, strict=True):
+        labels = listing.labels[end : end + size][present[end : end + size]]
+        splits[split] = Split.of(images[row : row + len(labels)], labels)
+        row, end = row + len(labels), end + size
+        lost = np.setdiff1d(listing.labels if split == "train" else labels[:0], labels)
+        if len(lost) or not len(labels):
+            folder += f"/{listing.classes[lost[0]]}" if len(lost) else ""
+            raise DamagedFileError(f"ImageFolder: all pictures of {root}/{folder} are damaged. Replace them.")
+    return splits
+
+
+def _coverage(listing: _Listing, splits: dict[str, Split]) -> Iterator[str]:
+    """A line for each split that lacks classes of the training split."""
+    for split, folder in listing.folders.items():
+        count = len(listing.classes)
+        lacking = np.setdiff1d(np.arange(count), splits[split].labels)
+        if len(lacking):
+            names = _names([listing.classes[label] for label in lacking])
+            yield f"{folder} has images of {count - len(lacking)} of the {count} classes; none of: {names}."

@@ -7,10 +7,10 @@ import numpy as np
 from data.dataset import Augmentation, Dataset, Split, channel_statistics
 
 SIDE, TRAIN, TEST = 32, 2400, 600
-CONTRAST = 90.0  # least distance in RGB between a shape's colour and the mean of what it covers
+CONTRAST = 90.0  # least distance in RGB between a shape's colour and the mean of the background under it
 
 
-def load(data_dir: str = "", image_size: int = 0) -> Dataset:
+def load(data_dir: str = "") -> Dataset:
     """3,000 drawings of six shapes, 32x32, 3 channels, with masks; 2,400 to train on, 600 to test on. No download.
 
     Source: drawn by this code from a fixed seed
@@ -25,7 +25,7 @@ def load(data_dir: str = "", image_size: int = 0) -> Dataset:
     return Dataset("Shapes", *splits, tuple(SHAPES), mean, std, Augmentation(pad=2, flip=True), digest)
 
 
-# (x, y) [H, W], relative to the shape's centre in units of its radius -> what it covers
+# (x, y) [H, W], relative to the shape's centre in units of its radius -> bool [H, W], the pixels of the shape
 SHAPES = {
     "disc": lambda x, y: x**2 + y**2 <= 1,
     "ring": lambda x, y: (x**2 + y**2 <= 1) & (x**2 + y**2 >= 0.3),

@@ -1,7 +1,7 @@
 """MNIST, FashionMNIST, CIFAR-10 and CIFAR-100 through TensorFlow Datasets, read without TensorFlow.
 
-A dataset prepared as array_record is read by `tfds.data_source`. One that is not there is prepared in a process of
-its own when TensorFlow is installed (the extra `prepare`), because preparing, unlike reading, may need it.
+A dataset prepared as array_record is read by `tfds.data_source`. A dataset that is not prepared yet is prepared in
+another process, where TensorFlow is installed (the extra `prepare`). Preparing may need TensorFlow; reading does not.
 """
 
 import importlib.util
@@ -15,7 +15,7 @@ from data.dataset import Augmentation, Dataset, Split
 from registry import DamagedFileError, UserError
 
 
-def load_mnist(data_dir: str = "", image_size: int = 0) -> Dataset:
+def load_mnist(data_dir: str = "") -> Dataset:
     """70,000 handwritten digits, 28x28, 1 channel, 10 classes.
 
     Source: LeCun, Bottou, Bengio, Haffner, Proc. IEEE 1998
@@ -23,7 +23,7 @@ def load_mnist(data_dir: str = "", image_size: int = 0) -> Dataset:
     return _load("MNIST", "mnist", data_dir, (0.1307,), (0.3081,), Augmentation(pad=2))
 
 
-def load_fashion_mnist(data_dir: str = "", image_size: int = 0) -> Dataset:
+def load_fashion_mnist(data_dir: str = "") -> Dataset:
     """70,000 pictures of clothes, 28x28, 1 channel, 10 classes.
 
     Source: Xiao, Rasul, Vollgraf, arXiv:1708.07747
@@ -31,7 +31,7 @@ def load_fashion_mnist(data_dir: str = "", image_size: int = 0) -> Dataset:
     return _load("FashionMNIST", "fashion_mnist", data_dir, (0.2860,), (0.3530,), Augmentation(pad=2, flip=True))
 
 
-def load_cifar10(data_dir: str = "", image_size: int = 0) -> Dataset:
+def load_cifar10(data_dir: str = "") -> Dataset:
     """60,000 photographs, 32x32, 3 channels, 10 classes.
 
     Source: Krizhevsky, 2009
@@ -40,7 +40,7 @@ def load_cifar10(data_dir: str = "", image_size: int = 0) -> Dataset:
     return _load("CIFAR10", "cifar10", data_dir, mean, std, Augmentation(pad=4, flip=True))
 
 
-def load_cifar100(data_dir: str = "", image_size: int = 0) -> Dataset:
+def load_cifar100(data_dir: str = "") -> Dataset:
     """60,000 photographs, 32x32, 3 channels, 100 classes.
 
     Source: Krizhevsky, 2009
@@ -52,7 +52,7 @@ def load_cifar100(data_dir: str = "", image_size: int = 0) -> Dataset:
 def _load(name, builder_name, data_dir, mean, std, augmentation) -> Dataset:
     from absl import logging
 
-    logging.set_verbosity(logging.ERROR)  # tfds tells where it reads
+    logging.set_verbosity(logging.ERROR)  # tfds logs where it reads
     import tensorflow_datasets as tfds
 
     folder = str(pathlib.Path(data_dir).expanduser().resolve()) if data_dir else None
@@ -75,17 +75,17 @@ def _load(name, builder_name, data_dir, mean, std, augmentation) -> Dataset:
 
 
 def _prepared(tfds, builder_name: str, folder: str | None):
-    """The builder of a prepared dataset, or None. Looks at files only; no network."""
+    """The builder of a prepared dataset, or None. Looks at files alone and opens no connection."""
     root = pathlib.Path(folder or tfds.core.constants.DATA_DIR).expanduser()
     found = [p.parent for p in root.glob(f"{builder_name}/*/dataset_info.json")]
-    found = [v for v in found if re.fullmatch(r"\d+(\.\d+)*", v.name)]  # not what a stopped preparation left
+    found = [v for v in found if re.fullmatch(r"\d+(\.\d+)*", v.name)]  # a stopped preparation leaves other names
     versions = sorted(found, key=lambda v: [int(part) for part in v.name.split(".")])
     records = [v for v in versions if all(any(v.glob(f"*-{split}.array_record-*")) for split in ("train", "test"))]
     return tfds.builder_from_directory(str(records[-1])) if records else None
 
 
 def _prepare(name: str, builder_name: str, folder: str | None) -> None:
-    """Prepares a dataset as array_record in another process; raises the two commands where that cannot work."""
+    """Prepares a dataset as array_record in another process. Raises the two commands where this cannot work."""
     if importlib.util.find_spec("tensorflow") is None:
         raise _advice(name, builder_name, folder)
     print(f"Preparing {name} (once) ...", file=sys.stderr, flush=True)
@@ -117,7 +117,7 @@ def _split(builder, split: str) -> Split:
     def decode():
         try:
             return records.read(folder, split)
-        except Exception as error:  # riegeli, protobuf and OpenCV each have their own
+        except Exception as error:  # riegeli, protobuf and OpenCV raise their own kinds
             reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
             raise DamagedFileError(
                 f"{folder}: the {split} split cannot be read ({reason}).\n"

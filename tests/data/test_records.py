@@ -1,7 +1,7 @@
-"""Records decoded by several processes are what one process decodes."""
+"""Records decoded by threads are what was written; images that are not as the dataset says are refused."""
 
 import io
-import os
+import pathlib
 import subprocess
 import sys
 
@@ -11,116 +11,58 @@ from PIL import Image
 
 from data import records
 
-
-@pytest.fixture
-def started(monkeypatch):
-    """The commands of the helpers; as on a machine of three cores with a split that is large enough for all."""
-    commands = []
-
-    class Popen(subprocess.Popen):
-        def __init__(self, command, **streams):
-            commands.append(command)
-            super().__init__(command, **streams)
-
-    monkeypatch.setattr(records.subprocess, "Popen", Popen)
-    monkeypatch.setattr(records.os, "sched_getaffinity", lambda _: range(3), raising=False)
-    monkeypatch.setattr(records, "SHARE", 2)
-    monkeypatch.setattr(records, "CHUNK", 2)
-    return commands
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def version(prepared):
     return next(prepared[0].glob("cifar10/*"))
 
 
-def check(prepared, split):
-    images, labels = records.read(version(prepared), split)
-    np.testing.assert_array_equal(images, prepared[1][split][0])
-    np.testing.assert_array_equal(labels, prepared[1][split][1])
-    assert (images.dtype, labels.dtype) == (np.uint8, np.int32)
+@pytest.mark.parametrize("chunk", [1, 2, 1000])
+def test_threads_read_every_record_once_and_in_order(chunk, prepared, monkeypatch):
+    monkeypatch.setattr(records, "CHUNK", chunk)
+    for split in ("train", "test"):
+        images, labels = records.read(version(prepared), split)
+        np.testing.assert_array_equal(images, prepared[1][split][0])
+        np.testing.assert_array_equal(labels, prepared[1][split][1])
+        assert (images.dtype, labels.dtype) == (np.uint8, np.int32)
 
 
-@pytest.mark.parametrize(("split", "shares"), [("train", ["0-2", "2-4", "4-7"]), ("test", ["0-2", "2-4"])])
-def test_helpers_read_their_shares(split, shares, prepared, started, monkeypatch):
-    monkeypatch.setattr(records, "_decode", None)  # nothing is decoded in their place
-    check(prepared, split)
-    assert ["-".join(command[-2:]) for command in started] == shares
-
-
-@pytest.mark.parametrize(("share", "cores"), [(100, 3), (2, 1)])
-def test_small_split_or_single_core_has_no_helper(share, cores, prepared, started, monkeypatch):
-    monkeypatch.setattr(records, "SHARE", share)
-    monkeypatch.setattr(records.os, "sched_getaffinity", lambda _: range(cores), raising=False)
-    check(prepared, "train")
-    assert started == []
-
-
-def instead(extra="", code=0):
-    """What a helper runs instead: it writes `extra` before zeros of the right size, and ends with `code`."""
-    rows = "int(sys.argv[-1]) - int(sys.argv[-2])"
-    size = f"({rows}) * (32 * 32 * 3 + 4)"
-    return f"import sys; sys.stdout.write({extra!r} + {size} * chr(0)); sys.exit({code})"
-
-
-FAILURES = {
-    "writes nothing": "",
-    "says something of its own": instead(extra="Hello."),
-    "has an error": instead(code=1),
-    "does not start": None,
-}
-
-
-@pytest.mark.parametrize("failure", FAILURES)
-def test_failing_helpers_share_is_read_all_the_same(failure, prepared, started, monkeypatch):
-    class Popen(records.subprocess.Popen):
-        def __init__(self, command, **streams):
-            if FAILURES[failure] is None:
-                raise FileNotFoundError(command[0])
-            super().__init__([sys.executable, "-c", FAILURES[failure], *command[-2:]], **streams)
-
-    monkeypatch.setattr(records.subprocess, "Popen", Popen)
-    check(prepared, "train")
-    assert len(started) == (0 if FAILURES[failure] is None else 3)
-
-
-def test_without_room_for_a_helpers_file_all_is_read_here(prepared, started, monkeypatch):
-    def refuse(*args, **kwargs):
-        raise FileNotFoundError("no usable temporary directory")
-
-    monkeypatch.setattr(records.tempfile, "TemporaryFile", refuse)
-    check(prepared, "train")
-    assert started == []
-
-
-def test_helpers_are_gone_when_reading_fails(prepared, started, monkeypatch):
-    helpers = []
-
-    class Popen(records.subprocess.Popen):
-        def __init__(self, command, **streams):
-            still = "import time; time.sleep(60)" if helpers else "import sys; sys.exit(1)"
-            super().__init__([sys.executable, "-c", still], **streams)
-            helpers.append(self)
-
+def test_the_first_error_of_a_thread_is_raised(prepared, monkeypatch):
     def damaged(*args):
         raise ValueError("damaged")
 
-    monkeypatch.setattr(records.subprocess, "Popen", Popen)
-    monkeypatch.setattr(records, "_decode", damaged)
+    monkeypatch.setattr(records, "CHUNK", 1)
+    monkeypatch.setattr(records, "_image", damaged)
     with pytest.raises(ValueError, match="damaged"):
         records.read(version(prepared), "train")
-    assert [helper.returncode for helper in helpers] == [1, -9, -9]
 
 
-@pytest.mark.parametrize("alive", [True, False])
-def test_helper_ends_early_without_its_parent(alive, prepared):
-    """What started it has been killed: it does not decode to the end for nobody."""
-    parent = os.getpid() if alive else os.getppid()  # it is this process that starts it
-    files = records._files(records._source(version(prepared), "train"))
-    command = [sys.executable, "-P", records.__file__, str(parent), "32x32x3", *files, "0", "7"]
-    done = subprocess.run(command, capture_output=True, text=False)
-    assert done.returncode == 1 - alive
-    assert len(done.stdout) == alive * 7 * (32 * 32 * 3 + 4)
-    assert b"Traceback" not in done.stderr
+def test_a_process_that_ends_does_not_wait_for_the_rest(prepared):
+    """A thread of the pool finishes the image that it has begun, and begins no other."""
+    program = f"""
+import concurrent.futures, pathlib, sys, threading, time
+from data import records
+begun, image, pool = threading.Event(), records._image, concurrent.futures.ThreadPoolExecutor
+def slow(*args):
+    begun.set()
+    print("image")
+    time.sleep(0.3)
+    return image(*args)
+records.CHUNK, records._image = 1, slow
+concurrent.futures.ThreadPoolExecutor = lambda max_workers=1: pool(max_workers)
+def read():
+    try:
+        records.read(pathlib.Path({str(version(prepared))!r}), "train")
+        print("read")
+    except RuntimeError:
+        sys.exit()
+threading.Thread(target=read, daemon=True).start()
+begun.wait(60)
+sys.exit(2)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=100)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "image\n", "")
 
 
 def encoded(kind, shape, dtype=np.uint8):

@@ -8,10 +8,9 @@ import time
 
 import numpy as np
 import pytest
-from PIL import Image
 
 import data
-from data import image_folder, tfds_source
+from data import tfds_source
 from data.dataset import channel_statistics
 from registry import DamagedFileError, UserError
 
@@ -34,10 +33,15 @@ def test_digits_sizes_and_types():
         assert (split.images.min(), split.images.max()) == (0, 255)
 
 
-def test_digits_are_scikit_learns_and_in_one_split_only():
-    from sklearn.datasets import load_digits
+def scikit_learns_digits():
+    """(pixels [1797, 64], classes [1797]) of the file behind `load_digits`, whose import takes seconds."""
+    package = pathlib.Path(importlib.util.find_spec("sklearn").origin).parent
+    rows = np.loadtxt(package / "datasets/data/digits.csv.gz", delimiter=",")
+    return rows[:, :-1], rows[:, -1].astype(int)
 
-    source = load_digits()
+
+def test_digits_are_scikit_learns_and_in_one_split_only():
+    source, classes = scikit_learns_digits()
     digits = data.load("Digits")
     images = np.concatenate([digits.train.images, digits.test.images])
     labels = np.concatenate([digits.train.labels, digits.test.labels])
@@ -45,15 +49,13 @@ def test_digits_are_scikit_learns_and_in_one_split_only():
     def multiset(pixels, classes):
         return sorted((tuple(p), int(c)) for p, c in zip(pixels.reshape(1797, -1).tolist(), classes, strict=True))
 
-    assert multiset(images, labels) == multiset(np.round(source.images * 255 / 16).astype(int), source.target)
+    assert multiset(images, labels) == multiset(np.round(source * 255 / 16).astype(int), classes)
 
 
 def test_digits_split_is_fixed():
     """NumPy promises RandomState's stream for ever; the first ten of its shuffle are written down here."""
-    from sklearn.datasets import load_digits
-
     positions = [1081, 1707, 927, 713, 262, 182, 303, 895, 933, 1266]
-    assert data.load("Digits").train.labels[:10].tolist() == load_digits().target[positions].tolist()
+    assert data.load("Digits").train.labels[:10].tolist() == scikit_learns_digits()[1][positions].tolist()
 
 
 def test_digits_statistics_are_those_of_the_training_images():
@@ -73,106 +75,27 @@ def test_channel_statistics_are_numpys_and_a_constant_channel_divides_by_one():
     assert std[1] == 1.0
 
 
+@pytest.mark.parametrize(
+    ("option", "flag"),
+    [
+        ({"image_size": 16}, "--image_size 16"),
+        ({"channels": 1}, "--channels 1"),
+        ({"skip_damaged": True}, "--skip_damaged"),
+    ],
+)
+def test_an_option_that_a_dataset_has_no_use_for_is_refused(option, flag):
+    with pytest.raises(UserError, match=f"^{flag} is for --dataset ImageFolder; Digits has no use for it"):
+        data.load("Digits", **option)
+
+
+def test_report_of_a_dataset_of_the_library_is_one_line():
+    assert data.load("Digits").report == ("Digits: 1,200 training, 597 test images of 10 classes, 8x8x1.",)
+    assert data.load("Digits").val is None
+
+
 def test_unknown_dataset_gives_the_nearest():
     with pytest.raises(UserError, match="Did you mean 'CIFAR10'"):
         data.load("CIFAR-10")
-
-
-# ImageFolder
-
-
-def write(path: pathlib.Path, mode: str = "RGB", size: tuple[int, int] = (12, 9), color=None):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new(mode, size, color or {"RGB": (255, 0, 51), "L": 102, "RGBA": (0, 255, 0, 128)}[mode]).save(path)
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """Two classes; the training images of `ant` are RGB, grey, RGBA."""
-    write(tmp_path / "train/ant/a.png")
-    write(tmp_path / "train/ant/b.PNG", "L")
-    write(tmp_path / "train/ant/c.png", "RGBA", (30, 40))
-    write(tmp_path / "train/Bee/x.jpg", "RGB", color=(0, 0, 255))
-    (tmp_path / "train/Bee/notes.txt").write_text("not an image")
-    (tmp_path / "train/.cache").mkdir()
-    write(tmp_path / "test/ant/t.jpeg", "L")
-    write(tmp_path / "test/Bee/t.png")
-    return tmp_path
-
-
-def read(folder, size=8):
-    return image_folder.load(str(folder), size)
-
-
-def test_image_folder_reads_sorts_resizes_and_converts(folder):
-    found = read(folder)
-    assert found.class_names == ("Bee", "ant")
-    assert found.train.labels.tolist() == [0, 1, 1, 1]
-    assert found.test.labels.tolist() == [0, 1]
-    assert found.train.images.shape == (4, 8, 8, 3)
-    assert found.train.images.dtype == np.uint8
-    assert found.train.labels.dtype == np.int32
-    np.testing.assert_array_equal(found.train.images[1], np.broadcast_to([255, 0, 51], (8, 8, 3)))
-    np.testing.assert_array_equal(found.train.images[2], 102)
-    np.testing.assert_array_equal(found.train.images[3], np.broadcast_to([127, 255, 127], (8, 8, 3)))
-    assert np.abs(found.train.images[0].astype(int) - [0, 0, 255]).max() <= 3  # JPEG
-    assert found.mean == channel_statistics(found.train.images)[0]
-
-
-def test_image_folder_is_32_pixels_unless_told(folder):
-    assert read(folder, 0).image_shape == (32, 32, 3)
-
-
-def test_image_folder_resizes_as_pillow_does(folder):
-    from PIL import Image
-
-    random = np.random.RandomState(0).randint(0, 256, (13, 11, 3)).astype(np.uint8)
-    Image.fromarray(random).save(folder / "train/Bee/x.png")
-    expected = Image.fromarray(random).resize((8, 8), Image.Resampling.BILINEAR)
-    np.testing.assert_array_equal(read(folder).train.images[1], np.asarray(expected))
-
-
-def remove(path: pathlib.Path):
-    for inner in sorted(path.rglob("*"), reverse=True):
-        inner.rmdir() if inner.is_dir() else inner.unlink()
-    path.rmdir()
-
-
-def cut(path: pathlib.Path):
-    from PIL import Image
-
-    noise = np.random.RandomState(0).randint(0, 256, (32, 32, 3)).astype(np.uint8)
-    Image.fromarray(noise).save(path)
-    path.write_bytes(path.read_bytes()[:1500])
-
-
-BREAKAGES = {
-    "no split": (lambda f: remove(f / "test"), "test is not there"),
-    "no classes": (lambda f: [remove(f / "test/ant"), remove(f / "test/Bee")], "test has no class folders"),
-    "empty class": (lambda f: (f / "train/Bee/x.jpg").unlink(), "train/Bee has no .png"),
-    "other classes": (lambda f: (f / "test/ant").rename(f / "test/wasp"), r"'ant' is only in train"),
-    "extra test class": (lambda f: write(f / "test/wasp/a.png"), r"'wasp' is only in test"),
-    "one class": (lambda f: [remove(f / "train/Bee"), remove(f / "test/Bee")], "has one class, 'ant'"),
-    "not an image": (lambda f: (f / "train/ant/a.png").write_text("hello"), r"train/ant/a.png"),
-    "cut image": (lambda f: cut(f / "train/ant/a.png"), r"train/ant/a.png"),
-}
-
-
-@pytest.mark.parametrize("case", BREAKAGES)
-def test_image_folder_names_the_path_that_is_wrong(case, folder):
-    damage, message = BREAKAGES[case]
-    damage(folder)
-    with pytest.raises(UserError, match=message) as caught:
-        read(folder)
-    assert str(folder) in str(caught.value)
-    assert caught.value.__cause__ is None
-    assert caught.value.__suppress_context__ or caught.value.__context__ is None
-
-
-@pytest.mark.parametrize("path", ["", "/no/such/folder"])
-def test_image_folder_without_a_folder_says_what_it_needs(path):
-    with pytest.raises(UserError, match=rf"--data_dir.*train/CLASS.*'{path}'"):
-        read(path)
 
 
 # TensorFlow Datasets
@@ -281,32 +204,3 @@ def test_real_cifar10_is_read(tmp_path, monkeypatch):
     mean, std = channel_statistics(cifar.test.images)
     np.testing.assert_allclose(mean, cifar.mean, atol=0.01)
     np.testing.assert_allclose(std, cifar.std, atol=0.01)
-
-
-def test_image_folder_reads_what_cameras_and_scanners_write(tmp_path):
-    def dataset_of(save):
-        root = tmp_path / save.__name__
-        for split in ("train", "test"):
-            for name in ("a", "b"):
-                (root / split / name).mkdir(parents=True)
-                save(root / split / name / "1")
-                (root / split / name / "._1.png").write_bytes(b"not an image: a Mac's note")
-        return data.load("ImageFolder", str(root), 8).train.images[0]
-
-    def sixteen_bit(path):
-        ramp = np.tile(np.linspace(0, 65535, 8).astype(np.uint16), (8, 1))
-        Image.fromarray(ramp).save(path.with_suffix(".png"))
-
-    def turned(path):
-        image = Image.new("RGB", (8, 8), "black")
-        image.paste("white", (0, 0, 8, 4))  # the upper half
-        exif = Image.Exif()
-        exif[0x0112] = 3  # taken upside down
-        image.save(path.with_suffix(".png"), exif=exif)
-
-    def transparent(path):
-        Image.new("RGBA", (8, 8), (255, 0, 0, 0)).save(path.with_suffix(".png"))
-
-    assert dataset_of(sixteen_bit)[0, :, 0].tolist() == (np.linspace(0, 65535, 8).astype(np.uint16) // 257).tolist()
-    assert dataset_of(turned)[:, 0, 0].tolist() == [0] * 4 + [255] * 4
-    assert (dataset_of(transparent) == 255).all()

@@ -1,0 +1,216 @@
+"""One picture file read as a square of uint8 pixels, whatever its format, orientation, depth and transparency."""
+
+import contextlib
+import importlib.util
+import struct
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+
+# The content decides what a file is. The ending decides what a file was meant to be: a file with one of these endings
+# that cannot be read is damaged, any other file that cannot be read is no picture.
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "AVIF", "HEIF", "JPEG2000", "PPM", "QOI")
+ENDINGS = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
+    *(".avif", ".heic", ".heif", ".hif", ".jp2", ".j2k", ".j2c", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".qoi"),
+)
+HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
+LARGE = 89_478_485  # pixels: Pillow's own limit, above which a JPEG is decoded at a reduced scale
+LARGEST = 2**30  # pixels of a picture of another format, which has to be decoded whole
+MISSING = 1 / 20  # the largest share of lines that a picture may lack at its end
+
+
+class Picture(NamedTuple):
+    """What `read` returns.
+
+    Attributes:
+        pixels: [size, size, channels] uint8.
+        facts: some of "grey" (the three channels are equal), "frames" (the first of several), "reduced" (decoded at a
+            reduced scale).
+    """
+
+    pixels: np.ndarray
+    facts: frozenset[str]
+
+
+class Unreadable(Exception):
+    """The file cannot be read; the text is the reason."""
+
+
+class EndsEarly(Unreadable):
+    """The file ends before its last pixel. `reading(truncated=True)` reads what is there."""
+
+
+class Unscaled(Exception):
+    """A picture of 16-bit grey that does not say how many of its bits are used; `maximum` is its largest value."""
+
+    def __init__(self, maximum: int):
+        super().__init__(maximum)
+        self.maximum = maximum
+
+
+@contextlib.contextmanager
+def reading(truncated: bool = False):
+    """The context that `read` needs: Pillow refuses no large picture and, if asked to, no picture that ends early.
+
+    Pillow keeps both as settings of its modules, so every thread has them. They are restored at the end.
+    """
+    Image.init()
+    if importlib.util.find_spec("pillow_heif") and "HEIF" not in Image.OPEN:
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+    before = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES
+    Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = None, truncated
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = before
+
+
+def is_picture(path: str) -> bool:
+    """Whether the ending or else the content is a picture's. Called within `reading`."""
+    if path.lower().endswith(ENDINGS):
+        return True
+    try:
+        with _open(path):
+            return True
+    except Exception:  # Pillow raises many kinds for a file that is no picture
+        with contextlib.suppress(OSError), open(path, "rb") as file:
+            return _is_heif(file.read(12))
+        return False
+
+
+def read(path: str, size: int, channels: int, top: int | None = None) -> Picture:
+    """Reads a picture and resizes it to a square (bilinear, aspect not kept). Called within `reading`.
+
+    The picture is turned as its EXIF says. Transparency becomes white. Grey of 16 bits becomes grey of 8 bits.
+
+    Args:
+        path: of the file.
+        size: side in pixels.
+        channels: 3 for RGB, 1 for grey (a colour picture becomes its luminance).
+        top: the value of 16-bit grey that becomes 255, for a file that does not say how many of its bits are used.
+
+    Raises:
+        Unscaled: `top` is None, and the picture needs one.
+        EndsEarly: the file ends before its last pixel, and the context is not `reading(truncated=True)`.
+        Unreadable: the file cannot be read.
+    """
+    image = None
+    try:
+        with _open(path) as image:
+            return _read(image, path, size, channels, top)
+    except (Unscaled, Unreadable):
+        raise
+    except Exception as error:  # Pillow raises many kinds for a damaged file
+        if image is not None and "truncated" in str(error) and _lines_are_in_order(image):
+            raise EndsEarly(_reason(error)) from None
+        reason = _unknown(path) if isinstance(error, UnidentifiedImageError) else _reason(error)
+        raise Unreadable(reason) from None
+
+
+def _open(path: str) -> Image.Image:
+    return Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN])
+
+
+def _read(image: Image.Image, path: str, size: int, channels: int, top: int | None) -> Picture:
+    facts, jpeg = set(), image.format in ("JPEG", "MPO")
+    if image.format != "MPO" and getattr(
+        image, "is_animated", False
+    ):  # an MPO's further frames are a camera's previews
+        facts.add("frames")
+    if image.width * image.height > LARGE and jpeg:
+        image.draft(None, (2 * size, 2 * size))
+        facts.add("reduced")
+    elif image.width * image.height > LARGEST:
+        raise Unreadable(f"{image.width} x {image.height} pixels, more than {LARGEST:,}")
+    ImageOps.exif_transpose(image, in_place=True)
+    if ImageFile.LOAD_TRUNCATED_IMAGES:
+        _check_end(image)
+    if image.mode[0] in "IF":
+        image = _eight_bits(image, path, top)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    image = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
+    pixels = np.asarray(image, np.uint8)
+    if (pixels == pixels[..., :1]).all():
+        facts.add("grey")
+    if channels == 1:
+        pixels = pixels[..., :1] if "grey" in facts else np.asarray(image.convert("L"))[..., None]
+    return Picture(pixels, frozenset(facts))
+
+
+def _eight_bits(image: Image.Image, path: str, top: int | None) -> Image.Image:
+    """Grey of 16 bits as grey of 8 bits: 0 stays 0, and the largest value that the file's bit depth allows becomes 255.
+
+    Cameras and scanners write 10, 12 or 14 bits into 16. Divided by 257 such a picture would be nearly black.
+    """
+    if image.mode == "I" and image.format == "PPM":
+        declared = 65535  # Pillow has scaled the file's own maximum to this
+    elif image.mode.startswith("I;16"):
+        declared = _declared_top(image, path)
+    else:
+        raise Unreadable(f"pixels of type {image.mode}; 8 or 16 bits a channel are read")
+    values = np.asarray(image).astype(np.uint32)
+    if not (declared or top):
+        raise Unscaled(int(values.max()))
+    top = declared or top
+    return Image.fromarray((np.minimum(values, top) * 255 // top).astype(np.uint8))
+
+
+def _declared_top(image: Image.Image, path: str) -> int | None:
+    """The largest value that the file allows: from PNG's sBIT, TIFF's MaxSampleValue or BitsPerSample. Else None."""
+    bits = 16
+    if image.format == "TIFF":
+        maximum, bits = image.tag_v2.get(281), image.tag_v2.get(258, (16,))[0]
+        if maximum:
+            return int(maximum if isinstance(maximum, int) else maximum[0])
+    elif image.format == "PNG":
+        with open(path, "rb") as file:
+            file.seek(8)
+            while len(head := file.read(8)) == 8 and head[4:] != b"IDAT":
+                length = struct.unpack(">I", head[:4])[0]
+                if head[4:] == b"sBIT":
+                    bits = file.read(1)[0]
+                    break
+                file.seek(length + 4, 1)
+    return 2**bits - 1 if bits < 16 else None
+
+
+def _lines_are_in_order(image: Image.Image) -> bool:
+    """Whether a file that ends early lacks the last lines of its picture and nothing else."""
+    return image.format in ("JPEG", "MPO") or (image.format == "PNG" and not image.info.get("interlace"))
+
+
+def _check_end(image: Image.Image) -> None:
+    """Raises `Unreadable` where more than a few lines are missing: Pillow leaves them black, and libjpeg grey (128)."""
+    lines = np.asarray(image).reshape(image.height, -1)
+    missing = np.cumprod(((lines == 0).all(1) | (lines == 128).all(1))[::-1]).sum()
+    if missing > MISSING * image.height:
+        raise Unreadable(f"ends early: {missing / image.height:.0%} of its lines are missing")
+
+
+def _is_heif(head: bytes) -> bool:
+    return head[4:8] == b"ftyp" and head[8:12] in HEIF_BRANDS
+
+
+def _unknown(path: str) -> str:
+    """Why Pillow knows no format for the content."""
+    with open(path, "rb") as file:
+        head = file.read(16)
+    if not head:
+        return "empty file"
+    if _is_heif(head):
+        return "HEIC; pip install pillow-heif, and it is read"
+    if head[4:12] in (b"ftypavif", b"ftypavis") and "AVIF" not in Image.OPEN:
+        return "AVIF; pip install -U pillow, and it is read"
+    return f"no picture format that is read; begins with {head!r}"
+
+
+def _reason(error: Exception) -> str:
+    """The reader's own reason, on one line."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return text.splitlines()[0][:150]
