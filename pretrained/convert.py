@@ -193,7 +193,8 @@ def convert(args: argparse.Namespace) -> pretrained.Pretrained:
     if args.data_dir is None:
         print("Note: names and shapes agree. Whether the network computes the same, only --data_dir shows.")
     else:
-        _measure(player, variables, info, args)
+        named = bool(args.class_names) or tuple(info["class_names"]) == card.class_names
+        _measure(player, variables, info, args, named)
     check_out(out, args.force)
     out.parent.mkdir(parents=True, exist_ok=True)
     pretrained.save(out, variables, info)
@@ -201,8 +202,14 @@ def convert(args: argparse.Namespace) -> pretrained.Pretrained:
     return pretrained.load(out)
 
 
-def _measure(player, variables: dict, info: dict, args: argparse.Namespace) -> None:
+def _measure(player, variables: dict, info: dict, args: argparse.Namespace, named: bool) -> None:
     """Puts the accuracy on the dataset's test split, and the class names in the network's order, into `info`.
+
+    Args:
+        player, variables: the network.
+        info: see `pretrained.Pretrained.info`; changed.
+        args: the flags.
+        named: whether `info` has real class names. Else the network's order is taken to be the dataset's.
 
     Raises:
         UserError: the dataset has other classes, another order of its classes would be right far more often, or the
@@ -213,7 +220,7 @@ def _measure(player, variables: dict, info: dict, args: argparse.Namespace) -> N
     if dataset.num_classes != info["num_classes"]:
         raise UserError(f"{args.source} has {info['num_classes']} classes, {dataset.name} {dataset.num_classes}.")
     names, labels = list(dataset.class_names), dataset.test.labels
-    if set(info["class_names"]) == set(names):  # both name the same classes, in orders of their own
+    if named and set(info["class_names"]) == set(names):  # the same classes, maybe in another order
         names = info["class_names"]
         labels = np.array([names.index(name) for name in dataset.class_names])[labels]
     elif args.class_names:

@@ -144,8 +144,9 @@ def _groups(names: list[str], prefix: str = "") -> dict[str, dict[str, str]]:
     firsts = dict.fromkeys(first for first, dot, _ in parts.values() if dot)
     wrappers = [first for first in firsts if WRAPPER.match(first)]
     if not wrappers and len(firsts) == 1 and BACKBONE not in firsts and all(dot for _, dot, _ in parts.values()):
-        seconds = {rest.partition(".")[0] for _, _, rest in parts.values()}
-        wrappers = list(firsts) if len(seconds) > 1 and not any(second.isdigit() for second in seconds) else []
+        # One word before all names is a wrapper if modules follow it. A module of a network has parameters or numbers.
+        inside = {rest.partition(".")[0] for _, _, rest in parts.values() if "." in rest}
+        wrappers = list(firsts) if len(inside) > 1 and not any(part.isdigit() for part in inside) else []
     groups = {}
     for wrapper in wrappers:
         groups |= _groups([name for name in names if parts[name][0] == wrapper], f"{prefix}{wrapper}.")

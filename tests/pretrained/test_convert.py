@@ -19,6 +19,7 @@ from data import tfds_source
 from models.resnet import padded_as_xla
 from pretrained import convert, naming
 from pretrained.foreign_names import translate
+from registry import DamagedFileError
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 RESNET8 = ["--arch", "ResNet8", "--dataset", "Digits"]
@@ -333,3 +334,65 @@ def test_a_resnets_stem_follows_from_its_first_kernel():
         state = {"conv1.weight": np.zeros((64, 3, size, size))}
         assert naming.guess_options("ResNet18", state) == {"stem": stem}
         assert naming.guess_options("ResNet20", state) == {}
+
+
+def test_weights_that_are_not_finite_leave_the_good_ones(source, state, tmp_path, tiny, capsys):
+    bad = state | {"fc.bias": np.full_like(state["fc.bias"], np.nan)}
+    safetensors.numpy.save_file(bad, tmp_path / "nan")
+    assert run(source, *RESNET8, "--out", tmp_path / "ours") == 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / "ours").iterdir()}
+    assert run(tmp_path / "nan", *RESNET8, "--out", tmp_path / "ours", "--force") == 3
+    error = capsys.readouterr().err
+    assert "'fc.bias' has values that are not finite (1 of 47 tensors have some)" in error
+    assert len(error.splitlines()) == 2
+    assert {path.name: path.read_bytes() for path in (tmp_path / "ours").iterdir()} == before
+    same(tmp_path / "ours", tiny)
+    variables = pretrained.from_torch(tiny.model, bad, (8, 8, 1))
+    with pytest.raises(DamagedFileError, match="is not finite float32"):
+        pretrained.save(tmp_path / "ours", variables, pretrained.load(tmp_path / "ours").info)
+    same(tmp_path / "ours", tiny)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["nan", "ours", "theirs.safetensors"]
+
+
+def test_a_config_beside_the_file_is_compared_with_the_network(source, tmp_path, tiny, capsys):
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "resnetaa8"}))
+    assert run(source, *RESNET8, "--out", tmp_path / "ours") == 2
+    error = capsys.readouterr().err
+    assert "says that the weights are of 'resnetaa8'; --arch is ResNet8" in error
+    assert len(error.splitlines()) == 2
+    card = {"architecture": "resnet8", "pretrained_cfg": {"mean": [0.5], "std": [0.25]}}
+    (tmp_path / "config.json").write_text(json.dumps(card | {"label_names": list("abcdefghij")}))
+    assert run(source, *RESNET8, "--out", tmp_path / "ours") == 0
+    assert "Input: mean [0.5] and std [0.25], by" in capsys.readouterr().out
+    info = pretrained.load(tmp_path / "ours").info
+    assert (info["mean"], info["std"], info["class_names"]) == ([0.5], [0.25], list("abcdefghij"))
+
+
+def test_the_hubs_shards_are_fetched_one_by_one(state, tmp_path, tiny, monkeypatch):
+    names = sorted(state)
+    shards = {"a.safetensors": names[:20], "b.safetensors": names[20:]}
+    for shard, inside in shards.items():
+        safetensors.numpy.save_file({name: state[name] for name in inside}, tmp_path / shard)
+    where = {name: shard for shard, inside in shards.items() for name in inside}
+    (tmp_path / "index").write_text(json.dumps({"weight_map": where}))
+    files = {"model.safetensors.index.json": tmp_path / "index"} | {shard: tmp_path / shard for shard in shards}
+    asked = fake_hub(monkeypatch, files)
+    assert run("--hub", "timm/net", *RESNET8, "--out", tmp_path / "ours") == 0
+    same(tmp_path / "ours", tiny)
+    assert {name for _, name in asked} >= set(shards)
+
+
+def test_the_flags_choose_among_the_networks_of_a_file(state, tmp_path, tiny, capsys):
+    both = {f"module.student.{name}": value for name, value in state.items()}
+    both |= {f"module.ema.{name}": value + 1 for name, value in state.items()}
+    safetensors.numpy.save_file(both, tmp_path / "best")
+    assert run(tmp_path / "best", *RESNET8, "--out", tmp_path / "ours") == 0
+    same(tmp_path / "ours", tiny)
+    out = capsys.readouterr().out
+    assert "Names: 'module.student.' is left off" in out
+    assert "--weights ema takes those under 'module.ema.'" in out
+    assert pretrained.load(tmp_path / "ours").info["source"] == "best (module.student)"
+    for flags in (["--weights", "ema"], ["--prefix", "module.ema"]):
+        assert run(tmp_path / "best", *RESNET8, "--out", tmp_path / "ours", "--force", *flags) == 0
+        found = pretrained.load(tmp_path / "ours").variables["params"]["classifier"]["bias"]
+        np.testing.assert_array_equal(found, state["fc.bias"] + 1)

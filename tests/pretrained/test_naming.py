@@ -244,7 +244,10 @@ LOOKS = {
         "transformers' names",
     ),
     "squeeze": (bottlenecks, "a ResNet with squeeze-and-excitation"),
-    "unknown": (lambda _: {"stem.a": np.ones(1), "trunk.b": np.ones(1)}, "no network that is known here; its modules are stem, trunk"),
+    "unknown": (
+        lambda _: {"stem.a": np.ones(1), "trunk.b": np.ones(1)},
+        "no network that is known here; its modules are stem, trunk",
+    ),
 }
 
 
