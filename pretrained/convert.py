@@ -231,12 +231,12 @@ def _measure(player, variables: dict, info: dict, args: argparse.Namespace, name
         )
     logits = Predictor(player, dataset.test.images)(variables)
     result = evaluate(logits, labels)
-    _check_order(np.argmax(logits, axis=1), labels, names, result["top1"], args)
+    _check_order(np.argmax(logits, axis=1), labels, names, result["top1"])
     info.update(class_names=names, test_top1=result["top1"], test=result)
     print(f"Test top-1 on {dataset.name} ({len(dataset.test):,} images): {result['top1']:.2f} %")
 
 
-def _check_order(prediction: np.ndarray, labels: np.ndarray, names: list[str], top1: float, args) -> None:
+def _check_order(prediction: np.ndarray, labels: np.ndarray, names: list[str], top1: float) -> None:
     found = orders.better(prediction, labels, names)
     if found:
         how, order, accuracy = found

@@ -63,7 +63,7 @@ def select(path, tensors: dict[str, np.ndarray], prefix: str | None = None, weig
 
     Raises:
         UserError: nothing has this prefix, the file lacks the weights asked for, or it holds several networks.
-            DamagedFileError: a tensor is not finite.
+        DamagedFileError: a tensor is not finite.
     """
     if is_cookbook(tensors):
         chosen = Selection(path, tensors)

@@ -85,11 +85,12 @@ def kind(path: pathlib.Path) -> str:
         raise UserError(f"Cannot read {path}: {error.strerror}.") from None
     if not head:
         raise DamagedFileError(f"{path} is empty. Fetch it again.")
+    # safetensors comes first: the 8 bytes of the header's length can look like the start of any other kind
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= max(size, 10**8):
+        return "safetensors"
     for start, what, fix in STRANGERS:
         if head.lstrip().lower().startswith(start):
             raise UserError(f"{path} is {what}.\n{fix.replace('FILE', str(path))}")
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= max(size, 10**8):
-        return "safetensors"
     if head.startswith(b"PK"):
         return _kind_of_zip(path)
     if head.startswith(LEGACY):

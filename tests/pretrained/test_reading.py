@@ -90,6 +90,19 @@ def test_the_ending_of_a_name_decides_nothing(name, tmp_path):
     assert list(reading.read(tmp_path / name)) == ["params/a"]
 
 
+def test_safetensors_are_known_whatever_the_length_of_their_header_looks_like(tmp_path):
+    content = safetensors.numpy.save(WEIGHTS, {"note": "x" * 35000})
+    header = int.from_bytes(content[:8], "little")
+    padding = 0x8B1F - header  # gzip's first two bytes
+    assert padding > 0
+    content = (
+        (header + padding).to_bytes(8, "little") + content[8 : 8 + header] + b" " * padding + content[8 + header :]
+    )
+    assert content.startswith(b"\x1f\x8b")
+    (tmp_path / "a").write_bytes(content)
+    assert reading.read(tmp_path / "a").keys() == WEIGHTS.keys()
+
+
 def test_other_float_formats_become_float32_and_integers_stay(tmp_path):
     tensors = {"a": np.ones(2, ml_dtypes.bfloat16), "b": np.ones(2, np.float64), "c": np.ones(2, np.int64)}
     safetensors.numpy.save_file(tensors, tmp_path / "a")
