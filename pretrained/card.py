@@ -20,6 +20,8 @@ TIMM = {  # --arch -> timm's names of the same network, where they are not the l
     "ConvNeXt_T": "convnext_tiny",
     "MobileNetV2": "mobilenetv2_100|mobilenet_v2",
 }
+# timm's arguments that change nothing which the shapes of the weights do not show
+SAFE = {"num_classes", "in_chans", "img_size", "drop_rate", "drop_path_rate"}
 ACTIVATIONS = ("gelu",)  # of transformers' ViT and ConvNeXt, the one that this project's have
 
 
@@ -32,7 +34,7 @@ class Card:
         architectures: names of the network.
         mean, std: of its input, pixels in [0, 1].
         class_names: in the order of the outputs.
-        arguments: timm's `model_args`, changes to the named network.
+        arguments: timm's `model_args`, "name=value", which change the named network.
         activation: transformers' `hidden_act`.
     """
 
@@ -69,7 +71,7 @@ def read(path: pathlib.Path) -> Card:
         mean=_numbers(timm.get("mean")),
         std=_numbers(timm.get("std")),
         class_names=classes,
-        arguments=tuple(arguments) if isinstance(arguments, dict) else (),
+        arguments=tuple(f"{key}={x}" for key, x in arguments.items()) if isinstance(arguments, dict) else (),
         activation=str(content.get("hidden_act") or ""),
     )
 
@@ -99,7 +101,9 @@ def check(card: Card, arch: str) -> None:
             "although the two compute different things.\n"
             "Give the --arch of that network, or convert the weights without this config.json if it is mistaken."
         )
-    changes = [f"model_args {', '.join(card.arguments)}"] if card.arguments else []
+    standard = "global_pool=token" if arch.startswith("ViT") else "global_pool=avg"
+    others = [x for x in card.arguments if x.partition("=")[0] not in SAFE and x != standard]
+    changes = [f"model_args {', '.join(others)}"] if others else []
     changes += [f"hidden_act {card.activation}"] if card.activation not in ("", *ACTIVATIONS) else []
     if changes:
         raise UserError(

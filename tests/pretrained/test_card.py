@@ -13,6 +13,7 @@ def written(folder, **content):
 
 SAME = [
     ("ResNet50", {"architecture": "resnet50"}),
+    ("ResNet50", {"architecture": "resnet50", "model_args": {"num_classes": 10, "in_chans": 3, "global_pool": "avg"}}),
     ("ResNet56", {"architecture": "cifar100_resnet56"}),
     ("ViT_Ti", {"architecture": "vit_tiny_patch16_224"}),
     ("ViT_Ti", {"architecture": "deit_tiny_distilled_patch16_224"}),
@@ -41,7 +42,8 @@ OTHERS = [
     ("VGG16", {"architecture": "vgg16_bn"}, "'vgg16_bn'"),
     ("ConvNeXt_T", {"architecture": "convnextv2_tiny"}, "'convnextv2_tiny'"),
     ("ViT_B", {"architectures": ["ViTForImageClassification"], "hidden_act": "relu"}, "hidden_act relu"),
-    ("ResNet50", {"architecture": "resnet50", "model_args": {"act_layer": "silu"}}, "model_args act_layer"),
+    ("ResNet50", {"architecture": "resnet50", "model_args": {"act_layer": "silu"}}, "model_args act_layer=silu"),
+    ("ViT_B", {"architecture": "vit_base_patch16_224", "model_args": {"global_pool": "avg"}}, "global_pool=avg"),
 ]
 
 
