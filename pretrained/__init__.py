@@ -1,7 +1,8 @@
 """Weights as files: `weights.safetensors` with `model.json` beside it, read without pickle.
 
-A folder in this form is what a finished run's `last/` and `best/` are, what is shipped here, and what
-`--teacher_param` takes (a run folder means its `last/`).
+A folder of weights is a folder with these two files. A finished run has two of them, `last/` and `best/`; some are
+shipped in `pretrained/`; `python -m pretrained.convert` makes one from other people's files. `--teacher_param` and
+`--param` take such a folder, or a run folder, which stands for its `last/`.
 """
 
 import dataclasses
@@ -9,7 +10,6 @@ import hashlib
 import json
 import os
 import pathlib
-import shutil
 
 import flax.linen as nn
 import jax
@@ -18,6 +18,7 @@ import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
+import files
 from pretrained.torch_format import differences, from_torch, to_torch
 from registry import DamagedFileError, UserError
 
@@ -30,14 +31,15 @@ REQUIRED |= {"mean": list, "std": list, "test_top1": (int, float, type(None))}
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-    """Weights and what is known about them.
+    """Weights and their description.
 
     Attributes:
-        folder: where they lie.
-        variables: `{"params", "batch_stats"}`, nested dicts of NumPy arrays.
+        folder: the folder they were read from.
+        variables: `{"params", "batch_stats"}`, nested dicts of NumPy arrays, float32.
         info: `model.json`: arch, num_classes, class_names, dataset, image_shape [H, W, C], mean, std (of pixels in
-            [0, 1]), test_top1 (percent), options (of the network, for `models.create`; may be missing), command, ...
-        sha256: of the weights' file.
+            [0, 1]), test_top1 (percent, or None), options (the network's, for `models.create`; may be missing),
+            command, ...
+        sha256: of the file `weights.safetensors`.
     """
 
     folder: pathlib.Path
@@ -47,38 +49,32 @@ class Pretrained:
 
 
 def save(folder: str | os.PathLike, variables: dict, info: dict) -> None:
-    """Writes weights and their description, whole or not at all; what was in `folder` before is replaced.
+    """Writes a folder of weights whole or not at all; replaces a folder of that name.
+
+    The new weights are read back and checked before anything is replaced.
 
     Args:
         folder: made if needed.
-        variables: `{"params", "batch_stats"}`.
+        variables: `{"params", "batch_stats"}`, arrays of finite float32.
         info: see `Pretrained.info`.
+
+    Raises:
+        OSError: the folder cannot be written. DamagedFileError: the weights are not finite float32, the description
+            lacks an entry, or the disk gives back other bytes. The old folder is as it was.
     """
-    folder = pathlib.Path(folder)
     flat = {n: np.asarray(x) for n, x in traverse_util.flatten_dict(variables, sep="/").items()}
-    part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
     content = safetensors.numpy.save({n: np.ascontiguousarray(x) for n, x in flat.items()})
-    (part / WEIGHTS).write_bytes(content)
-    digest = hashlib.sha256(content).hexdigest()
-    (part / DESCRIPTION).write_text(json.dumps({**info, "sha256": digest}, indent=2) + "\n")
-    for name in (WEIGHTS, DESCRIPTION):  # on the disk before they replace anything
-        with (part / name).open("rb") as file:
-            os.fsync(file.fileno())
-    old = folder.with_name(folder.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.replace(old)
-    part.replace(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    with files.whole_folder(folder) as part:
+        (part / WEIGHTS).write_bytes(content)
+        files.write_json(part / DESCRIPTION, {**info, "sha256": hashlib.sha256(content).hexdigest()})
+        load(part)
 
 
 def find(path: str | os.PathLike) -> pathlib.Path:
-    """The folder of weights that `path` means: itself, or a run folder's `last/`.
+    """The folder of weights that `path` stands for: `path` itself, or the `last/` of the run folder `path`.
 
     Raises:
-        UserError: there is none, with what to run.
+        UserError: `path` is neither; the message has a command that makes one.
     """
     root = pathlib.Path(path).expanduser()
     here = pathlib.Path(__file__).parent.parent
@@ -95,13 +91,13 @@ def find(path: str | os.PathLike) -> pathlib.Path:
 
 
 def load(path: str | os.PathLike) -> Pretrained:
-    """Reads weights.
+    """Reads a folder of weights and checks it.
 
     Args:
         path: a folder of weights, or a finished run's folder.
 
     Raises:
-        UserError: nothing there. DamagedFileError: unreadable, or not what was written.
+        UserError: there is no folder of weights. DamagedFileError: a file cannot be read, or is not as it was written.
     """
     folder = find(path)
     try:
@@ -135,7 +131,7 @@ def _no_constant(text: str):
 
 
 def check_info(info: dict) -> None:
-    """Raises `ValueError` that names the first entry which is missing or makes no sense."""
+    """Raises `ValueError` with the name of the first entry that is missing or has an impossible value."""
     for key, kind in REQUIRED.items():
         if not isinstance(info.get(key), kind):
             raise ValueError(f"'{key}' is missing or of the wrong type")
@@ -151,10 +147,13 @@ def check_info(info: dict) -> None:
 
 
 def check(weights: Pretrained, model: nn.Module) -> dict:
-    """The weights as variables of `model`.
+    """Checks that weights fit a network.
+
+    Returns:
+        `{"params", "batch_stats"}`, variables of `model`.
 
     Raises:
-        UserError: names or shapes differ: the missing and unexpected names and the first wrong shape.
+        UserError: names or shapes differ; the message lists missing and unexpected names and the first wrong shape.
     """
     image = jax.ShapeDtypeStruct((1, *weights.info["image_shape"]), jnp.float32)
     expected = jax.eval_shape(lambda image: model.init(jax.random.key(0), image), image)

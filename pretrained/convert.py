@@ -1,39 +1,37 @@
-"""Weights that somebody else trained, as this project's weights.safetensors + model.json.
+"""Converts weights that somebody else trained to this project's weights.safetensors + model.json.
 
     python -m pretrained.convert resnet56.pth --arch ResNet56 --num_classes 100 --dataset CIFAR100 \\
         --out pretrained/resnet56_c100
     python -m pretrained.convert --hub timm/deit_tiny_patch16_224.fb_in1k --arch ViT_Ti --dataset ImageNet \\
         --out pretrained/deit_ti
 
-SOURCE is a .pth/.pt (needs the extra `torch`; read with weights_only=True, so no code in it runs), a .safetensors
-(torchvision's or timm's names, no PyTorch needed), or a msgpack of the older Flax distillation cookbook.
+SOURCE is a PyTorch file (needs the extra `torch`; read with weights_only=True, so no code in it runs), a safetensors
+file or an index of several (no PyTorch needed), or a msgpack of the older Flax distillation cookbook. The contents
+decide, not the ending. The names of torchvision, timm, transformers' ViT and the distillation benchmarks are known.
 """
 
 import argparse
-import inspect
 import json
-import math
 import pathlib
 import sys
+from collections.abc import Callable
 
 import numpy as np
 from clu import parameter_overview
 
 import models
 import pretrained
-from pretrained.foreign_names import COOKBOOK, rename, translate
-from pretrained.torch_format import from_torch
-from registry import DamagedFileError, UserError, unknown
+from pretrained import card as cards
+from pretrained import naming, orders, reading
+from registry import UserError, unknown
 from training import cli, cpu
 from training.evaluation import dataset_of, player_of
 from training.metrics import evaluate
 from training.step import Predictor
 
-TORCH_FILES = (".pth", ".pt", ".bin", ".tar", ".ckpt")
-WRAPPERS = ("model", "state_dict", "net", "model_state_dict")  # mdistiller and RepDistiller write "model"
-HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+HUB_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-# what is known without the images: (classes, image shape, mean, deviation of pixels in [0, 1])
+# facts that need no images: (classes, image shape, mean, deviation of pixels in [0, 1])
 DATASETS = {
     "Digits": (10, (8, 8, 1), (0.3058,), (0.3755,)),
     "MNIST": (10, (28, 28, 1), (0.1307,), (0.3081,)),
@@ -43,150 +41,20 @@ DATASETS = {
     "ImageNet": (1000, (224, 224, 3), *IMAGENET),
     "ImageFolder": (0, (224, 224, 3), *IMAGENET),
 }
-# the older cookbook subtracted BGR statistics from RGB pixels; its weights are right with exactly that input
+# The older cookbook subtracted BGR statistics from RGB pixels. Its weights need exactly that input.
 COOKBOOK_MEAN = tuple(x / 255 for x in (113.9, 123.0, 125.3))
 COOKBOOK_STD = tuple(x / 255 for x in (66.7, 62.1, 63.0))
 
 
-def read(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """The tensors of a file, under the names it gives them; nothing in it is executed.
-
-    Returns:
-        name -> array. PyTorch layout and dotted names, or the older cookbook's: `params/...` and `batch_stats/...`.
-
-    Raises:
-        UserError: no such file, no weights in it, or the extra is missing. DamagedFileError: unreadable.
-    """
-    if not path.is_file():
-        raise UserError(f"There is no file '{path}' to convert.")
-    if path.suffix == ".safetensors":
-        return _plain(_safetensors(path))
-    if path.suffix in TORCH_FILES:
-        return _plain(_torch(path))
-    return _cookbook(path)
-
-
-def _safetensors(path: pathlib.Path) -> dict:
-    import safetensors.numpy
-
-    try:
-        return safetensors.numpy.load_file(path)
-    except Exception as error:  # safetensors raises its own kinds
-        raise DamagedFileError(f"{path} is damaged: {error}. Fetch it again.") from None
-
-
-def _torch(path: pathlib.Path) -> dict:
-    try:
-        import torch
-    except ImportError:
-        raise UserError(
-            f"{path} is a PyTorch file, and PyTorch is not installed: pip install 'kd-cookbook[torch]'\n"
-            "Or convert it where PyTorch is, with safetensors.torch.save_file(state_dict, 'weights.safetensors')."
-        ) from None
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle's, zip's and torch's own kinds
-        reason = str(error).strip().splitlines()
-        raise DamagedFileError(
-            f"{path} cannot be read as tensors only: {reason[0][:200] if reason else type(error).__name__}\n"
-            "A file with other objects in it could run code, and is refused: save its state_dict alone."
-        ) from None
-    return _unwrapped(content, path)
-
-
-def _unwrapped(content, path: pathlib.Path) -> dict:
-    """The state_dict in what a training script saved around it."""
-    while isinstance(content, dict):
-        inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), dict)), None)
-        if inner is None:
-            break
-        content = inner
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds a {type(content).__name__}, not a state_dict.")
-    tensors = {name: x.detach() for name, x in content.items() if hasattr(x, "detach")}
-    return {name: (x.float() if x.is_floating_point() else x).cpu().numpy() for name, x in tensors.items()}
-
-
-def _plain(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Without the prefixes of wrappers and the counters of batch norms; floats are float32."""
-    for prefix in ("module.", "_orig_mod."):
-        if state and all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): value for name, value in state.items()}
-    state = {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
-    if not state:
-        raise UserError("The file holds no tensors.")
-    floats = {n for n, x in state.items() if x.dtype.kind == "f" or x.dtype.name == "bfloat16"}
-    return {name: x.astype(np.float32) if name in floats else x for name, x in state.items()}
-
-
-def _cookbook(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """The older Flax cookbook's file: msgpack of step, params, batch_stats and opt_state."""
-    from flax import serialization, traverse_util
-
-    try:
-        content = serialization.msgpack_restore(path.read_bytes())
-        state = {name: content[name] for name in ("params", "batch_stats")}
-        return {n: np.asarray(x) for n, x in traverse_util.flatten_dict(state, sep="/").items()}
-    except Exception as error:  # msgpack raises many kinds
-        raise DamagedFileError(
-            f"{path} is no weights' file that is known here ({type(error).__name__}: {str(error)[:100]}).\n"
-            f"Known: .safetensors, {', '.join(TORCH_FILES)}, and msgpack with 'params' and 'batch_stats'."
-        ) from None
-
-
-def is_cookbook(state: dict[str, np.ndarray]) -> bool:
-    """Whether `state` is the older Flax cookbook's."""
-    return any(name.startswith("params/") for name in state)
-
-
-def guess_options(arch: str, state: dict[str, np.ndarray]) -> dict:
-    """The network's options that the shapes themselves tell."""
-    network = models.registry.get(arch)
-    if is_cookbook(state):
-        return {"padding": "SAME"}
-    options = {}
-    if arch.startswith("ViT"):
-        state = translate("ViT", state)
-        if "patch_embed.proj.weight" in state and "pos_embed" in state:
-            extra = 1 + ("dist_token" in state)
-            patch = state["patch_embed.proj.weight"].shape[-1]
-            options["patch_size"] = patch
-            options["image_size"] = patch * math.isqrt(state["pos_embed"].shape[1] - extra)
-        if "dist_token" in state:
-            options["distilled"] = True
-    elif arch.startswith("ConvNeXt"):
-        state = translate("ConvNeXt", state)
-        if "stem.0.weight" in state:
-            options["patch_size"] = state["stem.0.weight"].shape[-1]
-    elif "stem" in _fields(network):
-        if "conv1.weight" in state:
-            options["stem"] = "imagenet" if state["conv1.weight"].shape[-1] == 7 else "cifar"
-        elif "features.0.0.weight" in state or "conv_stem.weight" in state:
-            options["stem"] = "imagenet"
-    return options
-
-
-def _fields(network) -> set[str]:
-    """The options of a registry's entry, a class or a function that builds one."""
-    built = network(num_classes=2) if not inspect.isclass(network) else network
-    return set(getattr(built, "__dataclass_fields__", {}))
-
-
-def to_variables(model, state: dict[str, np.ndarray], image_shape: tuple[int, int, int]) -> dict:
-    """`{"params", "batch_stats"}` of `model`, for images [H, W, C], from the tensors of a file, whoever wrote them."""
-    from flax import traverse_util
-
-    if is_cookbook(state):
-        return traverse_util.unflatten_dict({rename(n, COOKBOOK): x for n, x in state.items()}, sep="/")
-    return from_torch(model, translate(type(model).__name__, state), image_shape)
-
-
-def fetch(repo: str, file: str = "") -> tuple[pathlib.Path, dict]:
-    """A file of the Hugging Face hub, and what the repository's config.json says of the input.
+def fetch(repo: str, file: str = "") -> tuple[pathlib.Path, cards.Card, Callable[[str], pathlib.Path]]:
+    """Downloads weights and their config.json from the Hugging Face hub.
 
     Args:
         repo: "owner/name".
         file: its name there; empty means the first of `HUB_FILES` that is there.
+
+    Returns:
+        (the file, the card, a function that downloads another file of the repository).
 
     Raises:
         UserError: the extra is missing, or nothing can be fetched.
@@ -196,21 +64,26 @@ def fetch(repo: str, file: str = "") -> tuple[pathlib.Path, dict]:
     except ImportError:
         raise UserError("--hub needs an extra: pip install 'kd-cookbook[hub]'") from None
 
-    path, reason = None, ""
+    def download(name):
+        try:
+            return pathlib.Path(huggingface_hub.hf_hub_download(repo_id=repo, filename=name))
+        except Exception as error:  # no network, no such repository, no such file: each its own kind
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+            raise UserError(f"Cannot fetch {name} of '{repo}': {reason}") from None
+
+    path, errors = None, []
     for name in [file] if file else HUB_FILES:
         try:
-            path = pathlib.Path(huggingface_hub.hf_hub_download(repo_id=repo, filename=name))
+            path = download(name)
             break
-        except Exception as error:  # no network, no such repository, no such file: each its own kind
-            reason = reason or (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        except UserError as error:
+            errors.append(error)
     if path is None:
-        raise UserError(f"Cannot fetch {file or ' or '.join(HUB_FILES)} of '{repo}': {reason}")
+        raise errors[0]
     try:
-        config = json.loads(pathlib.Path(huggingface_hub.hf_hub_download(repo, "config.json")).read_text())
-        config = config.get("pretrained_cfg", {})
-        return path, {key: config[key] for key in ("mean", "std") if key in config}
-    except Exception:  # the description is welcome, not needed
-        return path, {}
+        return path, cards.read(download(cards.NAME)), download
+    except UserError:  # not every repository has one
+        return path, cards.Card(), download
 
 
 def check_out(out: pathlib.Path, force: bool) -> None:
@@ -226,42 +99,70 @@ def check_out(out: pathlib.Path, force: bool) -> None:
         raise UserError(f"--out {out} exists already; choose another, or replace it with --force.")
 
 
-def describe(args: argparse.Namespace, state: dict, hub: dict) -> dict:
-    """`model.json` but for the accuracy: flags first, then what the source says, then what is known of the dataset."""
+def class_names(path: str) -> list[str]:
+    """The names in a file, one a line or as a JSON list, in the order of the network's outputs.
+
+    Raises:
+        UserError: the file cannot be read, or the names are not different texts.
+    """
+    try:
+        text = pathlib.Path(path).expanduser().read_text("utf-8-sig")
+        listed = text.lstrip().startswith("[")
+        names = json.loads(text) if listed else [line.strip() for line in text.splitlines() if line.strip()]
+    except OSError as error:
+        raise UserError(f"Cannot read --class_names {path}: {error.strerror}.") from None
+    except ValueError as error:
+        raise UserError(f"--class_names {path} is neither lines of text nor a JSON list: {error}.") from None
+    if not all(isinstance(name, str) for name in names):
+        raise UserError(f'--class_names {path}: every name must be a text, such as "0".')
+    twice = [name for i, name in enumerate(names) if name in names[:i]]
+    if twice:
+        raise UserError(f"--class_names {path} has '{twice[0]}' twice; every class needs a name of its own.")
+    return names
+
+
+def describe(args: argparse.Namespace, chosen: naming.Selection, card: cards.Card) -> dict:
+    """`model.json` without the accuracy: from the flags, else from config.json, else from the dataset's known facts."""
     if args.dataset not in DATASETS:
         raise unknown("dataset", args.dataset, DATASETS)
     classes, shape, mean, std = DATASETS[args.dataset]
-    if is_cookbook(state):
+    if naming.is_cookbook(chosen.tensors):
         mean, std = COOKBOOK_MEAN, COOKBOOK_STD
-    mean, std = args.mean or hub.get("mean") or mean, args.std or hub.get("std") or std
-    classes = args.num_classes or classes
-    if classes < 2:
+    mean, std = args.mean or card.mean or mean, args.std or card.std or std
+    names = class_names(args.class_names) if args.class_names else []
+    classes = args.num_classes or len(names) or classes
+    if classes < 1:
         raise UserError("--num_classes is needed: how many classes the last layer tells apart.")
-    options = {**guess_options(args.arch, state), **args.option}
+    classes = max(classes, 2)  # one output is two classes (naming.variables_of)
+    if names and len(names) != classes:
+        raise UserError(f"--class_names {args.class_names} has {len(names)} names for {classes} classes.")
+    known = card.class_names if len(set(card.class_names)) == classes else map(str, range(classes))
+    options = {**naming.guess_options(args.arch, chosen.tensors), **args.option}
     size = args.image_size or options.get("image_size") or shape[0]
+    name = f"{args.hub}: {args.source or 'weights'}" if args.hub else pathlib.Path(args.source).name
     return {
         "arch": args.arch,
         "options": options,
         "num_classes": classes,
-        "class_names": [str(i) for i in range(classes)],
+        "class_names": names or list(known),
         "dataset": args.dataset,
         "image_shape": [size, size, len(mean)],
         "mean": list(mean),
         "std": list(std),
         "test_top1": None,
-        "source": f"{args.hub}: {args.source or 'weights'}" if args.hub else pathlib.Path(args.source).name,
+        "source": f"{name} ({chosen.prefix.rstrip('.')})" if chosen.prefix else name,
         "command": " ".join(["python -m pretrained.convert", *args.arguments]),
     }
 
 
 def convert(args: argparse.Namespace) -> pretrained.Pretrained:
-    """Reads, renames, checks, measures where there is data, and writes; nothing is written before all else is done.
+    """Reads, renames, checks, measures where there is data, and writes. Nothing is written before all else is done.
 
     Args:
-        args: what `parser` gives.
+        args: what `parser` returned.
 
     Returns:
-        What was written.
+        The weights that were written.
 
     Raises:
         UserError: what is wrong and the fix.
@@ -269,19 +170,31 @@ def convert(args: argparse.Namespace) -> pretrained.Pretrained:
     models.registry.check(args.arch)
     out = pathlib.Path(args.out).expanduser()
     check_out(out, args.force)
-    path, hub = fetch(args.hub, args.source) if args.hub else (pathlib.Path(args.source or "").expanduser(), {})
-    state = read(path)
-    info = describe(args, state, hub)
+    path, shard = pathlib.Path(args.source or "").expanduser(), None
+    if args.hub:
+        path, card, shard = fetch(args.hub, args.source)
+    else:
+        card = cards.read(path.with_name(cards.NAME)) if path.name else cards.Card()
+    cards.check(card, args.arch)
+    chosen = naming.select(path, reading.read(path, shard), args.prefix, args.weights)
+    info = describe(args, chosen, card)
     try:
         pretrained.check_info(info)
     except ValueError as error:
         raise UserError(f"{error}.") from None
     model = models.create(info["arch"], info["num_classes"], **info["options"])
-    weights = pretrained.Pretrained(path, to_variables(model, state, tuple(info["image_shape"])), info, "")
+    variables = naming.variables_of(model, chosen, tuple(info["image_shape"]), args.arch)
+    weights = pretrained.Pretrained(path, variables, info, "")
     player, variables = player_of(weights, "network", arch=args.arch)
     print(parameter_overview.get_parameter_overview(variables["params"], include_stats=False))
-    if args.data_dir is not None:
-        _measure(player, variables, info, args)
+    if (card.mean and not args.mean) or (card.std and not args.std):
+        chosen.notes.append(f"Input: mean {info['mean']} and std {info['std']}, by {card.path}.")
+    print("\n".join([f"Read: {path}", *chosen.notes]))
+    if args.data_dir is None:
+        print("Note: names and shapes agree. Whether the network computes the same, only --data_dir shows.")
+    else:
+        named = bool(args.class_names) or tuple(info["class_names"]) == card.class_names
+        _measure(player, variables, info, args, named)
     check_out(out, args.force)
     out.parent.mkdir(parents=True, exist_ok=True)
     pretrained.save(out, variables, info)
@@ -289,15 +202,58 @@ def convert(args: argparse.Namespace) -> pretrained.Pretrained:
     return pretrained.load(out)
 
 
-def _measure(player, variables: dict, info: dict, args: argparse.Namespace) -> None:
-    """Accuracy on the dataset's test split, and its class names, into `info`."""
+def _measure(player, variables: dict, info: dict, args: argparse.Namespace, named: bool) -> None:
+    """Puts the accuracy on the dataset's test split, and the class names in the network's order, into `info`.
+
+    Args:
+        player, variables: the network.
+        info: see `pretrained.Pretrained.info`; changed.
+        args: the flags.
+        named: whether `info` has real class names. Else the network's order is taken to be the dataset's.
+
+    Raises:
+        UserError: the dataset has other classes, another order of its classes would be right far more often, or the
+            accuracy is that of a guess.
+    """
     cli.use_compilation_cache()
     dataset = dataset_of(info, {"data_dir": args.data_dir})
     if dataset.num_classes != info["num_classes"]:
         raise UserError(f"{args.source} has {info['num_classes']} classes, {dataset.name} {dataset.num_classes}.")
-    result = evaluate(Predictor(player, dataset.test.images)(variables), dataset.test.labels)
-    info.update(class_names=list(dataset.class_names), test_top1=result["top1"], test=result)
+    names, labels = list(dataset.class_names), dataset.test.labels
+    if named and set(info["class_names"]) == set(names):  # the same classes, maybe in another order
+        names = info["class_names"]
+        labels = np.array([names.index(name) for name in dataset.class_names])[labels]
+    elif args.class_names:
+        strange = next(name for name in info["class_names"] if name not in names)
+        raise UserError(
+            f"--class_names {args.class_names}: {dataset.name} has no class '{strange}'.\n"
+            f"Its classes are {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}."
+        )
+    logits = Predictor(player, dataset.test.images)(variables)
+    result = evaluate(logits, labels)
+    _check_order(np.argmax(logits, axis=1), labels, names, result["top1"])
+    info.update(class_names=names, test_top1=result["top1"], test=result)
     print(f"Test top-1 on {dataset.name} ({len(dataset.test):,} images): {result['top1']:.2f} %")
+
+
+def _check_order(prediction: np.ndarray, labels: np.ndarray, names: list[str], top1: float) -> None:
+    found = orders.better(prediction, labels, names)
+    if found:
+        how, order, accuracy = found
+        listed = [", ".join(some[:12]) + (" ..." if len(some) > 12 else "") for some in (names, order)]
+        raise UserError(
+            f"Test top-1 is {top1:.2f} % with the classes in the order {listed[0]}, and {accuracy:.2f} % in the order "
+            f"{listed[1]} ({how}).\nGive the network's order: --class_names FILE, one name a line."
+        )
+    guess = orders.no_better_than_chance(prediction, labels)
+    if guess:
+        raise UserError(
+            f"Test top-1 is {top1:.2f} % on {len(labels):,} images; guessing reaches {100 * orders.chance(labels):.2f} "
+            f"%.\nCheck --arch, --mean, --std, --image_size and the order of the classes (--class_names). "
+            "Without --data_dir nothing is measured."
+        )
+    if guess is None:
+        print(f"Note: {len(labels)} test images are too few to tell a good network from a guess.")
 
 
 def _numbers(text: str) -> tuple[float, ...]:
@@ -315,26 +271,33 @@ def _option(text: str) -> tuple[str, object]:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The flags."""
+    """Defines the flags."""
     form = argparse.RawDescriptionHelpFormatter
     p = argparse.ArgumentParser(prog="python -m pretrained.convert", description=__doc__, formatter_class=form)
     p.add_argument("source", nargs="?", default="", metavar="SOURCE", help="the file; with --hub, its name there")
     p.add_argument("--arch", required=True, help="the network, as in train_w_kd.py --list models")
-    p.add_argument("--num_classes", type=int, default=0, help="default: the dataset's")
+    p.add_argument(
+        "--num_classes", type=int, default=0, help="default: the dataset's; 1: one output becomes two logits"
+    )
+    p.add_argument(
+        "--class_names", default="", metavar="FILE", help="in the outputs' order: one a line, or a JSON list"
+    )
     p.add_argument("--dataset", required=True, help=f"what it was trained on: {', '.join(DATASETS)}")
     p.add_argument("--out", required=True, help="the folder to write")
-    p.add_argument("--force", action="store_true", help="replace weights that are there")
+    p.add_argument("--force", action="store_true", help="replace the weights in --out")
     p.add_argument("--hub", default="", metavar="REPO", help="fetch from the Hugging Face hub (extra hub)")
-    p.add_argument("--data_dir", help="where the dataset lies, to measure the accuracy; '' is the default place")
-    p.add_argument("--mean", type=_numbers, help="of its input, pixels in [0, 1], such as 0.5,0.5,0.5")
-    p.add_argument("--std", type=_numbers, help="likewise")
+    p.add_argument("--data_dir", help="folder of the dataset; measures the accuracy; '' is the default place")
+    p.add_argument("--mean", type=_numbers, help="of the input, pixels in [0, 1], such as 0.5,0.5,0.5")
+    p.add_argument("--std", type=_numbers, help="deviation of the input, likewise")
     p.add_argument("--image_size", type=int, default=0, help="side in pixels; default: the dataset's")
+    p.add_argument("--prefix", help="what stands before the names to take, such as module.student; default: found")
+    p.add_argument("--weights", choices=("raw", "ema"), default="", help="where a file has both; default: raw")
     p.add_argument("--option", type=_option, action="append", default=[], help="of the network: NAME=VALUE; repeatable")
     return p
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Flags to one call; returns the exit code."""
+    """Parses flags and converts. Returns the exit code."""
     cpu.tune()
     args = parser().parse_args(arguments)
     args.option, args.arguments = dict(args.option), sys.argv[1:] if arguments is None else arguments

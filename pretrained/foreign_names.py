@@ -1,8 +1,9 @@
-"""Other projects' names for the same weights: torchvision's, the papers' own and an older Flax cookbook's.
+"""Other projects' names for the same weights: torchvision's, transformers', the papers' own, an older Flax cookbook's.
 
 `models/*` name their variables after one project's state_dict (`torch_name`). Where several projects trained the same
-network, the tables here bring the others' names to that one. Names only: the arrays stay as they are, but for
-torchvision's ConvNeXt layer scale, which carries two axes of length 1.
+network, the tables here turn the others' names into that project's. The arrays stay as they are, with two exceptions:
+torchvision's ConvNeXt layer scale has two more axes of length 1, and transformers keeps the query, key and value of a
+ViT's attention in three tensors.
 """
 
 import re
@@ -41,6 +42,29 @@ DIALECTS: dict[str, list[tuple[str, Rules]]] = {
                 (r"\.mlp\.(0|linear_1)\.", ".mlp.fc1."),
                 (r"\.mlp\.(3|linear_2)\.", ".mlp.fc2."),
             ],
+        ),
+        *(
+            (
+                f"{model}.embeddings.cls_token",  # transformers
+                [
+                    (rf"^{model}\.(layernorm\.|embeddings\.|encoder\.)", r"\1"),
+                    (r"^embeddings\.(cls_token)$", r"\1"),
+                    (r"^embeddings\.distillation_token$", "dist_token"),
+                    (r"^embeddings\.position_embeddings$", "pos_embed"),
+                    (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
+                    (r"^layernorm\.", "norm."),
+                    (r"^(cls_)?classifier\.", "head."),
+                    (r"^distillation_classifier\.", "head_dist."),
+                    (r"^encoder\.layer\.(\d+)\.", r"blocks.\1."),
+                    (r"\.attention\.attention\.", ".attn."),
+                    (r"\.attention\.output\.dense\.", ".attn.proj."),
+                    (r"\.intermediate\.dense\.", ".mlp.fc1."),
+                    (r"\.output\.dense\.", ".mlp.fc2."),
+                    (r"\.layernorm_before\.", ".norm1."),
+                    (r"\.layernorm_after\.", ".norm2."),
+                ],
+            )
+            for model in ("vit", "deit")
         ),
     ],
     "ConvNeXt": [
@@ -115,15 +139,28 @@ def rename(name: str, rules: Rules) -> str:
     return name
 
 
-def translate(network: str, state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """A state_dict under the names that the network's `torch_name` gives.
+QKV = ("query", "key", "value")
+
+
+def translate(network: str, state: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Turns the names of a state_dict into those that the network's `torch_name` returns.
 
     Args:
         network: the class of the linen Module: "ViT", "ConvNeXt", ...
-        state: name -> array in PyTorch's layout, in any of the dialects above; another one stays as it is.
+        state: name -> array in PyTorch's layout, in one of the dialects above or in the network's own names.
+
+    Returns:
+        (name -> array, new name -> the name in `state`). The second is empty where no dialect was found.
     """
     for telltale, rules in DIALECTS.get(network, []):
         if telltale in state:
-            state = {rename(name, rules): value for name, value in state.items()}
-            return {n: x.reshape(-1) if n.endswith(".gamma") else x for n, x in state.items()}
-    return state
+            origin = {rename(name, rules): name for name in state}
+            state = {name: state[old] for name, old in origin.items()}
+            for first in [name for name in state if ".attn.query." in name]:
+                parts = [first.replace(".query.", f".{part}.") for part in QKV]
+                if all(part in state for part in parts):
+                    fused = first.replace(".query.", ".qkv.")
+                    state[fused] = np.concatenate([state.pop(part) for part in parts])
+                    origin[fused] = origin[first]
+            return {n: x.reshape(-1) if n.endswith(".gamma") else x for n, x in state.items()}, origin
+    return state, {}

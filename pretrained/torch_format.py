@@ -1,9 +1,9 @@
-"""Weights as a PyTorch state_dict: what the references call their tensors, and how these are laid out.
+"""Weights as a PyTorch state_dict: the references' names and layouts of the tensors. PyTorch is not needed.
 
-A network answers `torch_name(path)`: the reference's name of a variable. One that leaves a choice open until it sees an
-image (stem=None) also answers `settle(shape_of)`: itself with the choice that given weights were made for.
-A convolution is OIHW there and HWIO here, a linear layer [out, in] there and [in, out] here; all else is the same.
-PyTorch is not needed.
+A network has a method `torch_name(path)`, which returns the reference's name of a variable. A network that leaves a
+choice open until the first image comes (stem=None) also has `settle(shape_of)`, which returns the same network with
+the choice that fits given weights. A convolution's kernel is OIHW in PyTorch and HWIO here; a linear layer's is
+[out, in] in PyTorch and [in, out] here; all other arrays are the same.
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ def _shape(axes: dict, path: tuple[str, ...], shape: tuple[int, ...]) -> tuple[i
 
 
 def _paths(model: nn.Module, image_shape: tuple[int, ...]) -> dict[tuple[str, ...], tuple[int, ...]]:
-    """Every variable's path and shape; nothing is computed."""
+    """Path -> shape of every variable; nothing is computed."""
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     variables = jax.eval_shape(lambda key, x: model.init(key, x), jax.random.key(0), image)
     return {path: x.shape for path, x in traverse_util.flatten_dict(dict(variables)).items()}
@@ -42,7 +42,11 @@ def _torch_name(model: nn.Module):
 
 
 def differences(want: dict[str, tuple[int, ...]], have: dict[str, tuple[int, ...]]) -> list[str]:
-    """What keeps `have` from being `want` (name -> shape): missing and unexpected names, the first wrong shape."""
+    """Differences between two dicts of name -> shape.
+
+    Returns:
+        Up to three phrases: the missing names, the unexpected names, the first wrong shape. Empty: no difference.
+    """
     problems = []
     for title, names in (("missing", want.keys() - have.keys()), ("unexpected", have.keys() - want.keys())):
         if names:
@@ -54,27 +58,21 @@ def differences(want: dict[str, tuple[int, ...]], have: dict[str, tuple[int, ...
     return problems
 
 
-def from_torch(
-    model: nn.Module, state_dict: Mapping[str, np.ndarray], image_shape: tuple[int, int, int] | None = None
-) -> dict:
-    """Variables of `model` from a state_dict.
+def expected(
+    model: nn.Module, tensors: Mapping[str, np.ndarray], image_shape: tuple[int, int, int] | None = None
+) -> tuple[dict[tuple[str, ...], str], dict[str, tuple[int, ...]]]:
+    """What a state_dict of `model` contains.
 
     Args:
-        model: a network of this library, or any with a method `torch_name`.
-        state_dict: the reference's name -> array, in PyTorch's layout. A leading `module.` (of DataParallel) and
-            `num_batches_tracked` are ignored.
-        image_shape: [H, W, C] of the images, where the parameters' shapes depend on it (a ViT's positions); by default
-            the network's `image_size` or 224 pixels, of as many channels as the weights have.
+        model: see `from_torch`.
+        tensors: the state_dict at hand. It decides choices that the network leaves open (`settle`), and the number of
+            image channels where `image_shape` is None.
+        image_shape: see `from_torch`.
 
     Returns:
-        `{"params", "batch_stats"}`, nested dicts of NumPy arrays, float32.
-
-    Raises:
-        UserError: names or shapes differ: the missing and unexpected names and the first wrong shape.
+        (variable path -> name, name -> shape in PyTorch's layout).
     """
     name_of = _torch_name(model)
-    tensors = {name.removeprefix("module."): np.asarray(value) for name, value in state_dict.items()}
-    tensors = {name: value for name, value in tensors.items() if name.rpartition(".")[2] != "num_batches_tracked"}
 
     def shape_of(path):
         value = tensors.get(name_of(path))
@@ -85,13 +83,36 @@ def from_torch(
         name_of = model.torch_name
     side = getattr(model, "image_size", None) or 224
     paths = _paths(model, tuple(image_shape or (side, side, 3)))
-    if image_shape is None:  # the kernel that reads the image knows better how many channels there are
+    if image_shape is None:  # the first kernel has as many input channels as the images
         found = [shape_of(path) for path, shape in paths.items() if len(shape) == 4 and shape[2] == 3]
         channels = {shape[2] for shape in found if shape and len(shape) == 4}
         if len(channels) == 1 and channels != {3}:
             paths = _paths(model, (side, side, channels.pop()))
     names = {path: name_of(path) for path in paths}
-    want = {names[path]: _shape(TO_TORCH, path, shape) for path, shape in paths.items()}
+    return names, {names[path]: _shape(TO_TORCH, path, shape) for path, shape in paths.items()}
+
+
+def from_torch(
+    model: nn.Module, state_dict: Mapping[str, np.ndarray], image_shape: tuple[int, int, int] | None = None
+) -> dict:
+    """Variables of `model` from a state_dict.
+
+    Args:
+        model: a network of this library, or any network with a method `torch_name`.
+        state_dict: the reference's name -> array, in PyTorch's layout. A leading `module.` (of DataParallel) and
+            `num_batches_tracked` are ignored.
+        image_shape: [H, W, C] of the images, where the parameters' shapes depend on it (a ViT's positions); by default
+            the network's `image_size` or 224 pixels, of as many channels as the weights have.
+
+    Returns:
+        `{"params", "batch_stats"}`, nested dicts of NumPy arrays, float32.
+
+    Raises:
+        UserError: names or shapes differ; the message lists missing and unexpected names and the first wrong shape.
+    """
+    tensors = {name.removeprefix("module."): np.asarray(value) for name, value in state_dict.items()}
+    tensors = {name: value for name, value in tensors.items() if name.rpartition(".")[2] != "num_batches_tracked"}
+    names, want = expected(model, tensors, image_shape)
     problems = differences(want, {name: value.shape for name, value in tensors.items()})
     if problems:
         raise UserError(f"The state_dict does not fit {type(model).__name__}: {'; '.join(problems)}.")
@@ -104,15 +125,15 @@ def from_torch(
 
 
 def to_torch(model: nn.Module, variables: Mapping) -> dict[str, np.ndarray]:
-    """A state_dict of `variables`; `from_torch` gives them back bit for bit.
+    """A state_dict of `variables`; `from_torch` turns it back into the same bits.
 
     Args:
-        model: the network they are of.
+        model: the network of the variables.
         variables: `{"params", "batch_stats"}`.
 
     Returns:
-        The reference's name -> array in PyTorch's layout. `load_state_dict` takes them once they are tensors; the
-        absent `num_batches_tracked` is none of what it insists on.
+        The reference's name -> array in PyTorch's layout. `load_state_dict` accepts the arrays as tensors;
+        `num_batches_tracked` is absent, and `load_state_dict` does not require it.
     """
     flat = traverse_util.flatten_dict({name: dict(variables.get(name, {})) for name in ("params", "batch_stats")})
     name_of = _torch_name(model)

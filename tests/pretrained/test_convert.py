@@ -2,6 +2,7 @@ import json
 import pathlib
 import sys
 import types
+import zipfile
 
 import flax.linen as nn
 import jax
@@ -16,8 +17,9 @@ import models
 import pretrained
 from data import tfds_source
 from models.resnet import padded_as_xla
-from pretrained import convert
+from pretrained import convert, naming
 from pretrained.foreign_names import translate
+from registry import DamagedFileError
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 RESNET8 = ["--arch", "ResNet8", "--dataset", "Digits"]
@@ -78,7 +80,8 @@ def test_pytorch_files_in_the_wrappers_of_the_field(wrapped, suffix, state, tmp_
 
 def test_a_pytorch_file_without_the_extra_says_what_to_install(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "torch", None)
-    (tmp_path / "theirs.pth").write_bytes(b"PK")
+    with zipfile.ZipFile(tmp_path / "theirs.pth", "w") as archive:
+        archive.writestr("theirs/data.pkl", b"\x80\x02}.")
     assert run(tmp_path / "theirs.pth", *RESNET8, "--out", tmp_path / "ours") == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
@@ -157,16 +160,6 @@ def test_padding_same_is_xlas(size):
     np.testing.assert_allclose(found, same.apply(variables, x), rtol=1e-5, atol=1e-5)
     if size == (8, 8):
         assert np.abs(ours.apply(variables, x) - found).max() > 0.1
-
-
-def test_a_file_that_is_none_of_these_says_what_is_known(tmp_path, capsys):
-    (tmp_path / "theirs").write_bytes(b"\x93\x01\x02\x03")
-    assert run(tmp_path / "theirs", *RESNET8, "--out", tmp_path / "ours") == 3
-    assert "Known: .safetensors, .pth" in capsys.readouterr().err
-    (tmp_path / "theirs.safetensors").write_bytes(b"no tensors")
-    assert run(tmp_path / "theirs.safetensors", *RESNET8, "--out", tmp_path / "ours") == 3
-    assert "is damaged" in capsys.readouterr().err
-    assert not (tmp_path / "ours").exists()
 
 
 def test_wrong_names_are_listed_and_nothing_is_written(source, tmp_path, capsys):
@@ -296,7 +289,7 @@ def test_a_vision_transformers_shapes_tell_its_options(tmp_path):
     variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 24, 24, 3)))
     state = pretrained.to_torch(model, variables)
     theirs = torchvision_vit(state)
-    assert translate("ViT", theirs).keys() == state.keys()
+    assert translate("ViT", theirs)[0].keys() == state.keys()
     safetensors.numpy.save_file(theirs, tmp_path / "theirs.safetensors")
     given = [f"--option={name}={options[name]}" for name in ("width", "heads", "depth", "stages")]
     arguments = ["--arch", "ViT_Ti", "--dataset", "ImageNet", "--num_classes", "5", *given]
@@ -306,7 +299,7 @@ def test_a_vision_transformers_shapes_tell_its_options(tmp_path):
     assert found.info["image_shape"] == [24, 24, 3]
     jax.tree.map(np.testing.assert_array_equal, found.variables["params"], dict(variables["params"]))
     distilled = {**state, "dist_token": np.zeros((1, 1, 16)), "pos_embed": np.zeros((1, 11, 16))}
-    assert convert.guess_options("ViT_Ti", distilled) == {"patch_size": 8, "image_size": 24, "distilled": True}
+    assert naming.guess_options("ViT_Ti", distilled) == {"patch_size": 8, "image_size": 24, "distilled": True}
 
 
 def timm_mobilenet(name):
@@ -332,12 +325,74 @@ def test_timms_mobilenet_becomes_torchvisions():
     names = [model.torch_name(path) for path in traverse_util.flatten_dict(dict(variables))]
     theirs = {timm_mobilenet(name): np.asarray(i) for i, name in enumerate(names)}
     assert len(theirs) == len(names) == 262
-    assert convert.guess_options("MobileNetV2", theirs) == {"stem": "imagenet"}
-    assert list(translate("MobileNetV2", theirs)) == names
+    assert naming.guess_options("MobileNetV2", theirs) == {"stem": "imagenet"}
+    assert list(translate("MobileNetV2", theirs)[0]) == names
 
 
 def test_a_resnets_stem_follows_from_its_first_kernel():
     for size, stem in ((7, "imagenet"), (3, "cifar")):
         state = {"conv1.weight": np.zeros((64, 3, size, size))}
-        assert convert.guess_options("ResNet18", state) == {"stem": stem}
-        assert convert.guess_options("ResNet20", state) == {}
+        assert naming.guess_options("ResNet18", state) == {"stem": stem}
+        assert naming.guess_options("ResNet20", state) == {}
+
+
+def test_weights_that_are_not_finite_leave_the_good_ones(source, state, tmp_path, tiny, capsys):
+    bad = state | {"fc.bias": np.full_like(state["fc.bias"], np.nan)}
+    safetensors.numpy.save_file(bad, tmp_path / "nan")
+    assert run(source, *RESNET8, "--out", tmp_path / "ours") == 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / "ours").iterdir()}
+    assert run(tmp_path / "nan", *RESNET8, "--out", tmp_path / "ours", "--force") == 3
+    error = capsys.readouterr().err
+    assert "'fc.bias' has values that are not finite (1 of 47 tensors have some)" in error
+    assert len(error.splitlines()) == 2
+    assert {path.name: path.read_bytes() for path in (tmp_path / "ours").iterdir()} == before
+    same(tmp_path / "ours", tiny)
+    variables = pretrained.from_torch(tiny.model, bad, (8, 8, 1))
+    with pytest.raises(DamagedFileError, match="is not finite float32"):
+        pretrained.save(tmp_path / "ours", variables, pretrained.load(tmp_path / "ours").info)
+    same(tmp_path / "ours", tiny)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["nan", "ours", "theirs.safetensors"]
+
+
+def test_a_config_beside_the_file_is_compared_with_the_network(source, tmp_path, tiny, capsys):
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "resnetaa8"}))
+    assert run(source, *RESNET8, "--out", tmp_path / "ours") == 2
+    error = capsys.readouterr().err
+    assert "says that the weights are of 'resnetaa8'; --arch is ResNet8" in error
+    assert len(error.splitlines()) == 2
+    card = {"architecture": "resnet8", "pretrained_cfg": {"mean": [0.5], "std": [0.25]}}
+    (tmp_path / "config.json").write_text(json.dumps(card | {"label_names": list("abcdefghij")}))
+    assert run(source, *RESNET8, "--out", tmp_path / "ours") == 0
+    assert "Input: mean [0.5] and std [0.25], by" in capsys.readouterr().out
+    info = pretrained.load(tmp_path / "ours").info
+    assert (info["mean"], info["std"], info["class_names"]) == ([0.5], [0.25], list("abcdefghij"))
+
+
+def test_the_hubs_shards_are_fetched_one_by_one(state, tmp_path, tiny, monkeypatch):
+    names = sorted(state)
+    shards = {"a.safetensors": names[:20], "b.safetensors": names[20:]}
+    for shard, inside in shards.items():
+        safetensors.numpy.save_file({name: state[name] for name in inside}, tmp_path / shard)
+    where = {name: shard for shard, inside in shards.items() for name in inside}
+    (tmp_path / "index").write_text(json.dumps({"weight_map": where}))
+    files = {"model.safetensors.index.json": tmp_path / "index"} | {shard: tmp_path / shard for shard in shards}
+    asked = fake_hub(monkeypatch, files)
+    assert run("--hub", "timm/net", *RESNET8, "--out", tmp_path / "ours") == 0
+    same(tmp_path / "ours", tiny)
+    assert {name for _, name in asked} >= set(shards)
+
+
+def test_the_flags_choose_among_the_networks_of_a_file(state, tmp_path, tiny, capsys):
+    both = {f"module.student.{name}": value for name, value in state.items()}
+    both |= {f"module.ema.{name}": value + 1 for name, value in state.items()}
+    safetensors.numpy.save_file(both, tmp_path / "best")
+    assert run(tmp_path / "best", *RESNET8, "--out", tmp_path / "ours") == 0
+    same(tmp_path / "ours", tiny)
+    out = capsys.readouterr().out
+    assert "Names: 'module.student.' is left off" in out
+    assert "--weights ema takes those under 'module.ema.'" in out
+    assert pretrained.load(tmp_path / "ours").info["source"] == "best (module.student)"
+    for flags in (["--weights", "ema"], ["--prefix", "module.ema"]):
+        assert run(tmp_path / "best", *RESNET8, "--out", tmp_path / "ours", "--force", *flags) == 0
+        found = pretrained.load(tmp_path / "ours").variables["params"]["classifier"]["bias"]
+        np.testing.assert_array_equal(found, state["fc.bias"] + 1)
