@@ -10,7 +10,6 @@ have random weights, which take as long as trained ones. Medians; each run is en
 - programs anew: the images are there, the programs are not, as for another method or network.
 """
 
-import argparse
 import os
 import pathlib
 import pty
@@ -28,9 +27,8 @@ import numpy as np
 import data
 import models
 import pretrained
-from benchmarks import compare
-from benchmarks.step import positive
 from registry import UserError
+from studies import command
 
 FIRST_UPDATE = re.compile(rb"\b1/\d+ +ETA")
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -92,7 +90,7 @@ def main(repeats: int, data_dir: str) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=positive, default=3)
+    parser = command.parser(__doc__)
+    parser.add_argument("--repeats", type=command.positive, default=3)
     parser.add_argument("--data_dir", default="", help="where tensorflow-datasets keeps CIFAR-10")
-    compare.call(parser, main)
+    command.call(parser, main)

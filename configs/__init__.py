@@ -1,1 +1,1 @@
-"""Recipes: one file each, with paper, command and measured result."""
+"""Recipes: one file a setting, with source, command and measured result; `default.py` has every key."""

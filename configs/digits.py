@@ -1,6 +1,6 @@
 """Digits with 100 labels: the setting of the demo, in which distillation has something to give.
 
-The label loss sees 100 class-balanced labelled images; the distillation loss sees all 1,200 training images, which
+The label loss sees 100 class-balanced labelled images. The distillation loss sees all 1,200 training images, which
 the teacher was trained on with their labels.
 
     python train_teacher.py --config configs/digits.py --config.num_labels=0 --train_path runs/digits/teacher
@@ -10,6 +10,25 @@ Measured: the demo's table in README.md.
 """
 
 from ml_collections import ConfigDict
+
+# Options for 8x8 images, of the methods whose defaults are for larger ones.
+TUNED: dict[str, dict] = {
+    "AT": {"weight": 100.0},
+}
+
+
+def tuned(distiller: str) -> dict:
+    """Options of a method on Digits, where a run names none.
+
+    Args:
+        distiller: a method, or a sum "SoftLogits+AT".
+
+    Returns:
+        What `distiller_options` takes: of a method its options; of a sum, part -> options. Empty: the defaults.
+    """
+    parts = [part.strip() for part in distiller.split("+")]
+    found = {part: dict(TUNED[part]) for part in parts if part in TUNED}
+    return found if len(parts) > 1 else found.get(distiller, {})
 
 
 def get_config() -> ConfigDict:

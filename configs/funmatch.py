@@ -10,7 +10,7 @@ datasets batch 512 and rate 0.003: the latter are here. The paper's decay is not
 3e-4 / 0.003 = 0.1 is the same, on kernels alone. Ours: crops of at least a quarter of the area (the paper's 5 % are 7x7
 pixels here), a ramp of 10 epochs.
 
-    python train_teacher.py --config configs/cifar100/base.py --train_path runs/teacher
+    python train_teacher.py --config configs/cifar100.py --train_path runs/teacher
     python train_w_kd.py --config configs/funmatch.py --teacher_param runs/teacher
 
 Measured here: not yet.

@@ -1,0 +1,1 @@
+"""Several runs side by side: the demo, leaderboards, and the tables of the documentation."""

@@ -1,0 +1,59 @@
+"""Every strategy on Digits with 100 labels: the student ResNet-8, 3 seeds, a leaderboard against labels alone.
+
+    python -m studies.all_transfers [--root runs/transfers] [--peer ResNet8] [--only EMA,PSKD]
+    python -m studies.all_transfers --num_labels 0 --train_epoch 6 --root runs/transfers_all     # all labels
+
+A strategy that takes a method has its default one. The teacher of `Offline` is a ResNet-20, trained first on all
+labels; peers are of `--peer`. The generations of `BornAgain` have `--train_epoch` epochs each: the column `epochs` has
+the epochs of the whole run. Finished runs are kept: the same command continues.
+"""
+
+import pathlib
+
+import transfer
+from configs import digits
+from studies import command, compare, leaderboard
+
+STUDENT, TEACHER, PEER = "ResNet8", "ResNet20", "ResNet8"
+SEEDS = 3
+# Of 396 updates the usual mean with decay 0.999 is one over the whole training; this one is over its last epoch.
+VARIANTS = {"EMA": {"EMA, decay 0.95": {"decay": 0.95}}}
+
+
+def entries(strategies: list[str], trained: dict, peer: str) -> dict[str, dict]:
+    """Labels alone, then each strategy: name -> the config keys that it changes."""
+    players = {"": {}, "trained": trained, "peers": {"teacher_arch": peer}}
+    found = {leaderboard.LABELS: {"transfer": "Labels"}}
+    for name in strategies:
+        if name != "Labels":
+            changes = {"transfer": name, **players[transfer.registry.get(name).teachers]}
+            found[name] = changes
+            for variant, options in VARIANTS.get(name, {}).items():
+                found[variant] = {**changes, "transfer_options": options}
+    return found
+
+
+def main(root: pathlib.Path, only: list[str], peer: str, train_epoch: int, num_labels: int) -> int:
+    """Runs what is missing under `root`; returns the number of strategies that failed."""
+    strategies = [transfer.registry.check(name) for name in only] or transfer.names()
+    standard = digits.get_config()
+    recipe = {**standard, "train_epoch": train_epoch, "eval_every": max(train_epoch // 2, 1), "num_labels": num_labels}
+    trained = {}
+    if any(transfer.registry.get(name).teachers == "trained" for name in strategies):
+        taught, _ = compare.teach(root, {**recipe, "teacher_arch": TEACHER}, train_epoch=standard.train_epoch)
+        trained = {key: taught[key] for key in ("teacher_arch", "teacher_param")}
+    recipe |= {"student_arch": STUDENT, "teacher_arch": "", "distiller": "", "seeds": SEEDS}
+    rows, failed = leaderboard.run(root, recipe, entries(strategies, trained, peer))
+    players = f"{STUDENT}, teacher {TEACHER}, peers {peer}"
+    title = f"Digits, {num_labels or 'all'} labels, {players}, {train_epoch} epochs, {SEEDS} seeds"
+    leaderboard.write(root, title, rows, failed, unit="Offline")
+    return len(failed)
+
+
+if __name__ == "__main__":
+    parser = command.parser(__doc__, "runs/transfers")
+    parser.add_argument("--only", type=command.names, default=[], help="strategies, separated by commas; default: all")
+    parser.add_argument("--peer", default=PEER, help="the peers' network")
+    parser.add_argument("--train_epoch", type=command.positive, default=digits.get_config().train_epoch)
+    parser.add_argument("--num_labels", type=int, default=digits.get_config().num_labels, help="0: all")
+    command.call(parser, main)
