@@ -2,14 +2,14 @@
 
     python -m benchmarks.accelerator [--batches 128,512] [--dtypes float32,bfloat16] [--seeds 1,2,4,8]
 
-The step of `benchmarks/step.py`. PyTorch is eager, with channels_last, and by `torch.compile` (its default mode); for
-bfloat16 under autocast (AMP), with channels_last, and both together with `torch.compile`. Each side has a process of
-its own, and all sides of a batch size and type take turns on the first GPU. Several seeds are one program here and
-their images count together, so eight at 8x train in the time of one run of the best PyTorch.
+The step is that of `benchmarks/step.py`. PyTorch has several sides: eager, with channels_last, and by `torch.compile`
+in its default mode; for bfloat16 under autocast (AMP) with channels_last, without and with `torch.compile`. Each side
+has a process of its own. All sides of a batch size and type take turns on the first GPU. Several seeds are one program
+here, and their images count together: eight seeds at 8x train in the time of one run of the best PyTorch.
 
-The roofline is what one update would take at the device's peak, by its FLOPs (convolutions and matrix products, from
-the networks' multiply-adds) or by the bytes that XLA counts for the compiled step, whichever is longer; "of the
-roofline" is that time over the measured one. For float32 both sides use TF32 where they do by default: PyTorch in
+The roofline is the time of one update at the device's peak, the longer of two times: by the FLOPs of convolutions and
+matrix products (from the networks' multiply-adds), and by the bytes that XLA counts for the compiled step. "of the
+roofline" is this time over the measured one. For float32 each side uses TF32 where it does by default: PyTorch in
 convolutions, JAX in products as well.
 """
 

@@ -2,12 +2,13 @@
 
     python -m benchmarks.start [--repeats 3] [--data_dir FOLDER_WITH_CIFAR10]
 
-`make demo`'s networks on Digits, and with prepared CIFAR-10 ResNet-56 to ResNet-20, SoftLogits, batch 64; the teachers
-have random weights, which take as long as trained ones. Medians; each run is ended as soon as its line appears.
+The networks of `make demo` on Digits and, with prepared CIFAR-10, ResNet-56 to ResNet-20: SoftLogits, batch 64. The
+teachers have random weights, which take as long as trained ones. Each run is ended as soon as its first log line
+appears. The numbers are medians.
 
-- cold: nothing is in the user's cache folder; compiles the programs, and decodes CIFAR-10's images.
-- warm: both are there.
-- programs anew: the images are there, the programs are not, as for another method or network.
+- cold: the user's cache folder is empty. The run compiles the programs and decodes CIFAR-10's images.
+- warm: programs and decoded images are in the cache folder.
+- programs anew: the decoded images are in the cache folder, the programs are not, as for another method or network.
 """
 
 import os

@@ -11,7 +11,11 @@ Measured: the demo's table in README.md.
 
 from ml_collections import ConfigDict
 
-# Options for 8x8 images, of the methods whose defaults are for larger ones.
+# Options on Digits, of the methods whose defaults, made for 32x32 images, are no better there than labels alone. The
+# weights were chosen on seeds 10 to 12, in the setting of `get_config` with the teacher pretrained/resnet20_digits;
+# tables have seeds from 0 up. Last top-1, mean and deviation, commit f282a58: labels alone 89.84 ± 1.52; AT with weight
+# 1000 (its default) 89.73 ± 1.63, 300 93.75 ± 0.79, 100 94.08 ± 0.77, 30 93.30 ± 0.44, 10 91.96 ± 1.02. With their
+# defaults SoftLogits has 99.33 ± 0.29, CATKD 95.98 ± 0.87, FSP 96.76 ± 0.51.
 TUNED: dict[str, dict] = {
     "AT": {"weight": 100.0},
 }

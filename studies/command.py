@@ -4,7 +4,6 @@ import argparse
 import pathlib
 
 from registry import UserError
-from training import cli, cpu
 
 
 def parser(doc: str, root: str = "") -> argparse.ArgumentParser:
@@ -43,6 +42,8 @@ def numbers(text: str) -> list[int]:
 
 def prepare() -> None:
     """Tunes the process for a CPU, before JAX starts, and keeps compiled programs in the user's cache folder."""
+    from training import cli, cpu  # PyTorch's sides of benchmarks import this module, too
+
     cpu.tune()
     cli.use_compilation_cache()
 
