@@ -6,7 +6,7 @@ JOBS ?= 2
 .PHONY: demo test soak lint lock clean
 
 demo: .venv/.installed  ## train a teacher and nine students on the embedded digits, and print the table
-	$(BIN)/python -m benchmarks.demo
+	$(BIN)/python -m studies.demo
 
 test: .venv/.installed lint  ## the whole suite; the tests of a file share a process, and what it has compiled
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests

@@ -5,7 +5,7 @@ from configs.command import names_in
 from files import write_json
 from registry import UserError
 
-KEYS = ("teacher_arch", "teacher_param", "dataset", "data_dir", "image_size")
+KEYS = ("teacher_arch", "teacher_param", "dataset", "data_dir", "image_size", "channels", "skip_damaged")
 FLAGS = {
     "param": "what to measure: a run folder, or one with weights.safetensors + model.json",
     "arch": "its network, where that is a module:attribute of your own",
@@ -45,14 +45,7 @@ def main(argv: list[str]) -> None:
     from studies import evaluation, explaining
     from tasks.classification import per_class
 
-<<<<<<< HEAD
     explaining.check_maps(maps)
-=======
-    if maps:
-        from studies import explaining
-
-        explaining.check_maps(maps)
->>>>>>> refs/heads/explain
     all_weights = [pretrained.load(param) for param in params]
     dataset = players.dataset_of(all_weights[0].info, options)
     name = dataset.name

@@ -4,7 +4,7 @@ from configs import command
 from configs.command import names_in
 from registry import UserError
 
-KEYS = ("teacher_arch", "teacher_param", "dataset", "data_dir", "image_size")
+KEYS = ("teacher_arch", "teacher_param", "dataset", "data_dir", "image_size", "channels", "skip_damaged")
 FLAGS = {
     "param": "the students: run folders or folders of weights, joined by commas",
     "out": "the picture, .png or .svg",

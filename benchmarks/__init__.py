@@ -1,1 +1,1 @@
-"""Measurements that the documentation quotes: comparisons of methods, and speed."""
+"""Speed: the step that training runs, its parts, and the start of a run."""

@@ -2,18 +2,17 @@
 
     python -m benchmarks.accelerator [--batches 128,512] [--dtypes float32,bfloat16] [--seeds 1,2,4,8]
 
-The step of `benchmarks/step.py`. PyTorch is eager, with channels_last, and by `torch.compile` (its default mode); for
-bfloat16 under autocast (AMP), with channels_last, and both together with `torch.compile`. Each side has a process of
-its own, and all sides of a batch size and type take turns on the first GPU. Several seeds are one program here and
-their images count together, so eight at 8x train in the time of one run of the best PyTorch.
+The step is that of `benchmarks/step.py`. PyTorch has several sides: eager, with channels_last, and by `torch.compile`
+in its default mode; for bfloat16 under autocast (AMP) with channels_last, without and with `torch.compile`. Each side
+has a process of its own. All sides of a batch size and type take turns on the first GPU. Several seeds are one program
+here, and their images count together: eight seeds at 8x train in the time of one run of the best PyTorch.
 
-The roofline is what one update would take at the device's peak, by its FLOPs (convolutions and matrix products, from
-the networks' multiply-adds) or by the bytes that XLA counts for the compiled step, whichever is longer; "of the
-roofline" is that time over the measured one. For float32 both sides use TF32 where they do by default: PyTorch in
+The roofline is the time of one update at the device's peak, the longer of two times: by the FLOPs of convolutions and
+matrix products (from the networks' multiply-adds), and by the bytes that XLA counts for the compiled step. "of the
+roofline" is this time over the measured one. For float32 each side uses TF32 where it does by default: PyTorch in
 convolutions, JAX in products as well.
 """
 
-import argparse
 import contextlib
 import itertools
 import os
@@ -21,9 +20,9 @@ import sys
 
 import numpy as np
 
-from benchmarks import compare
-from benchmarks.step import IMAGES, OURS, Side, positive, torch_is_here
+from benchmarks.step import IMAGES, OURS, Side, torch_is_here
 from registry import UserError, unknown
+from studies import command
 
 RIVALS = {
     "float32": {
@@ -90,7 +89,7 @@ def measure(batch: int, dtype: str, seeds: list[int], rivals: dict[str, dict], r
         devices = {name: side.ask("devices") for name, side in sides.items()}
         first = next((sides[name] for name in ours if name in sides), None)
         if not first:
-            raise UserError("None of this library's sides ran; what they said is above.")
+            raise UserError("None of this library's sides ran; their output is above.")
         device, work = first.ask("devices"), first.ask("work")
     finally:
         for side in sides.values():
@@ -109,7 +108,7 @@ def _left_out(name: str, sides: dict[str, Side]):
     """Goes on without a side that ends, as one that finds too little memory does."""
     try:
         yield
-    except SystemExit as error:
+    except UserError as error:
         print(f"{name} is left out: {error}", file=sys.stderr)
         if name in sides:
             sides.pop(name).end()
@@ -134,10 +133,10 @@ def main(batches: list[int], dtypes: list[str], seeds: list[int], rounds: int, u
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batches", type=compare.numbers, default="128,512", help="images a step")
-    parser.add_argument("--dtypes", type=compare.names, default="float32,bfloat16", help="compute types")
-    parser.add_argument("--seeds", type=compare.numbers, default="1,2,4,8", help="replicas in one program")
-    parser.add_argument("--rounds", type=positive, default=5)
-    parser.add_argument("--updates", type=positive, default=50, help="in a call, as training does")
-    compare.call(parser, main)
+    parser = command.parser(__doc__)
+    parser.add_argument("--batches", type=command.numbers, default="128,512", help="images a step")
+    parser.add_argument("--dtypes", type=command.names, default="float32,bfloat16", help="compute types")
+    parser.add_argument("--seeds", type=command.numbers, default="1,2,4,8", help="replicas in one program")
+    parser.add_argument("--rounds", type=command.positive, default=5)
+    parser.add_argument("--updates", type=command.positive, default=50, help="in a call, as training does")
+    command.call(parser, main)

@@ -1,94 +1,94 @@
-"""The library's distillation step, as training runs it, for `benchmarks/step.py`."""
+"""The library's training step, as training runs it. All that benchmarks need of the engine is in this file."""
 
-import pathlib
-import tempfile
+import functools
 import time
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from training import cpu
-
-cpu.tune()
-
-import jax  # noqa: E402  # after the flags
-import jax.numpy as jnp  # noqa: E402
-
-import data  # noqa: E402
-import distiller  # noqa: E402
-import models  # noqa: E402
-import transfer  # noqa: E402
-from models import profile  # noqa: E402
-from models.folding import fold  # noqa: E402
-from training import config as configs  # noqa: E402
-from training import loop, optimizer  # noqa: E402
-from training.bank import DeviceBank  # noqa: E402
-from training.replicas import Replica  # noqa: E402
-from training.step import DeviceSplit, Totals, Trainer, batch_of, replicate  # noqa: E402
-from transfer.base import label_loss  # noqa: E402
+import data
+import distiller
+import models
+import transfer
+from configs import command
+from configs.default import get_config
+from data.stored import DeviceBank
+from models import profile
+from models.folding import fold
+from training import optimizer
+from training.devices import here
+from training.update import Totals, Update
 
 VIEWS = 4
 AUGMENTATION = data.Augmentation(pad=4, flip=True)
+MEAN, STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
+
+
+def alone(*arguments, **options) -> "OurStep":
+    """An `OurStep` in a process of its own, which is tuned for a CPU as a training process is."""
+    command.tune()
+    return OurStep(*arguments, **options)
 
 
 class OurStep:
-    """The library's step on a split of random images.
+    """The library's step on a split of random images. Whatever is asked for is built when it is first asked for.
 
     Args:
         images: [N, 32, 32, 3] uint8; labels: [N] int32.
         batch: images a step.
+        teacher: its network, with random weights; empty: the student learns from labels alone.
+        student: its network.
+        method: with a teacher, the distillation method; options: its fields.
         dtype: compute type of both networks.
         seeds: replicas that `updates` trains, as a run with `--seeds` does.
     """
 
-    def __init__(self, images, labels, batch: int, *, dtype: str = "float32", seeds: int = 1):
-        classes, dtype = int(labels.max()) + 1, jnp.dtype(dtype)
-        mean, std = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
-        student = transfer.Player("student", models.create("ResNet20", classes, dtype=dtype), mean, std)
-        teacher = transfer.Player("teacher", models.create("ResNet56", classes, dtype=dtype), mean, std)
-        steps = len(labels) // batch
-        index, view = data.epoch_plan(0, 0, jnp.arange(len(labels), dtype=jnp.int32), steps * batch, batch)
-        shape = (1 + steps, batch)
-        split = (jnp.asarray(images), jnp.asarray(labels), jnp.asarray(0), index.reshape(shape), view.reshape(shape))
-        self.arrays, self.batch, self.mean, self.std = (images, labels), batch, mean, std
-        self.split = replicate(DeviceSplit(*split))
-        sample = jax.jit(batch_of, static_argnums=2)
+    def __init__(
+        self,
+        images,
+        labels,
+        batch: int,
+        *,
+        teacher: str = "ResNet56",
+        student: str = "ResNet20",
+        method: str = "SoftLogits",
+        options: dict | None = None,
+        dtype: str = "float32",
+        seeds: int = 1,
+    ):
+        self.arrays, self.batch, self.seeds = (images, labels), batch, seeds
+        self.classes, self.steps = int(labels.max()) + 1, len(labels) // batch
+        self._sample = jax.jit(lambda split, step: split.batch(step, AUGMENTATION, ("weak",)))
+        self._order = self._order_of(0)
+        arrays = (jnp.asarray(images), jnp.asarray(labels), jnp.asarray(0))
+        self.split = here().place(data.DeviceSplit(*arrays, *self._order))
+        self._first = self._sample(self.split, jnp.asarray(0))
+
+        def player(role, arch):
+            return transfer.Player(role, models.create(arch, self.classes, dtype=jnp.dtype(dtype)), MEAN, STD)
+
+        parts = {"student": player("student", student), "optimizer": optimizer.create(get_config(), self.steps)}
+        if teacher:
+            parts["teacher"] = player("teacher", teacher)
+            weights = jax.jit(parts["teacher"].init)(jax.random.key(0), self._first.image)
+            parts["teacher_variables"] = fold(parts["teacher"].model, jax.device_get(weights), (32, 32, 3))
+            parts["method"] = distiller.create(method, **(options or {}))
+        self.strategy = transfer.create("Offline" if teacher else "Labels", **parts)
+        self._step = Update(self.strategy, AUGMENTATION, here()).step
+        self.state, self.totals = self._start(self._first)
+
+    def _order_of(self, seed: int):
+        everything = jnp.arange(len(self.arrays[1]), dtype=jnp.int32)
+        index, view = data.epoch_plan(seed, 0, everything, self.steps * self.batch, self.batch)
+        return index.reshape(-1, self.batch), view.reshape(-1, self.batch)
+
+    def _start(self, batch: data.Batch):
+        """The first state, and empty sums of its metrics."""
         key = jax.random.key(0)
-        batch_0 = sample(self.split, jnp.asarray(0), AUGMENTATION)
-        weights = cpu.jit_once(teacher.init)(key, batch_0.image)
-        self.strategy = strategy = transfer.create(
-            "Offline",
-            student=student,
-            teacher=teacher,
-            teacher_variables=fold(teacher.model, jax.device_get(weights), (32, 32, 3)),
-            method=distiller.create("SoftLogits"),
-            optimizer=optimizer.create(configs.defaults(), steps),
-        )
-        self.state = replicate(cpu.jit_once(strategy.init)(key, batch_0))
-        names = jax.eval_shape(strategy.traced_step, self.state, batch_0, key)[1]
-        self.totals = replicate(Totals.empty(names))
-        self._step = Trainer(strategy, AUGMENTATION).step
-        accelerated = jax.default_backend() != "cpu"
-        self._train = Trainer(strategy, AUGMENTATION, stacked=accelerated and seeds > 1, many=accelerated)
-        self.seeds, self._replicas = seeds, None  # states, totals and splits, by the first call of `updates`
-        logits = np.random.RandomState(1).standard_normal((VIEWS, len(labels), classes)).astype(np.float16)
-        fixed = data.fixed_views(0, index, view, VIEWS).reshape(shape)
-        bank = DeviceBank(jnp.asarray(logits), classes=classes)
-        self.banked_split = self.split.replace(bank=replicate(bank), view=replicate(fixed))
-        batch_0_banked = sample(self.banked_split, jnp.asarray(0), AUGMENTATION)
-        self.banked_state = replicate(cpu.jit_once(strategy.init)(key, batch_0_banked))
-        self.banked_totals = replicate(Totals.empty(names))
-        variables = jax.tree.map(jnp.copy, strategy.student_variables(self.state))
-        frozen = jax.tree.map(jnp.copy, self.state.frozen["teacher"])
-
-        def student_loss(params):
-            outputs, stats = student.forward({**variables, "params": params}, batch_0.image, train=True)
-            return label_loss(outputs.logits, batch_0.label)[0], stats
-
-        gradient = jax.jit(jax.grad(student_loss, has_aux=True))
-        predict = jax.jit(lambda v, image: teacher.forward(v, image)[0].logits)
-        self.student = lambda: jax.block_until_ready(gradient(variables["params"]))
-        self.teacher = lambda: jax.block_until_ready(predict(frozen, batch_0.image))
-        self.augmentation = lambda: jax.block_until_ready(sample(self.split, jnp.asarray(1), AUGMENTATION))
+        state = here().place(jax.jit(self.strategy.init)(key, batch))
+        names = jax.eval_shape(self.strategy.traced_step, state, batch, key)[1]
+        return state, here().place(Totals.empty(names))
 
     def step(self):
         """One update."""
@@ -97,27 +97,76 @@ class OurStep:
 
     def banked(self):
         """One update with the teacher's logits out of a bank."""
-        update = self._step(self.banked_state, self.banked_totals, self.banked_split)
-        self.banked_state, self.banked_totals = update
-        jax.block_until_ready(self.banked_totals)
+        split, *update = self._bank
+        self._bank = split, *jax.block_until_ready(self._step(*update, split))
+
+    @functools.cached_property
+    def _bank(self):
+        """Split with a bank, state and sums."""
+        index, view = self._order
+        logits = np.random.RandomState(1).standard_normal((VIEWS, len(self.arrays[1]), self.classes))
+        bank = DeviceBank(jnp.asarray(logits.astype(np.float16)), classes=self.classes)
+        fixed = data.fixed_views(0, index.ravel(), view.ravel(), VIEWS).reshape(view.shape)
+        bank, fixed = here().place((bank, fixed))
+        split = self.split.replace(bank=bank, view=fixed)
+        return split, *self._start(self._sample(split, jnp.asarray(0)))
+
+    def teacher(self):
+        """The teacher's forward pass."""
+        program, *arguments = self._teacher
+        jax.block_until_ready(program(*arguments))
+
+    @functools.cached_property
+    def _teacher(self):
+        teacher, frozen = self.strategy.teacher, jax.tree.map(jnp.copy, self.state.frozen["teacher"])
+        return jax.jit(lambda v, image: teacher.forward(v, image)[0].logits), frozen, self._first.image
+
+    def student(self):
+        """The student's forward and backward pass on labels."""
+        program, *arguments = self._student
+        jax.block_until_ready(program(*arguments))
+
+    @functools.cached_property
+    def _student(self):
+        student, batch = self.strategy.student, self._first
+        variables = jax.tree.map(jnp.copy, self.strategy.student_variables(self.state))
+
+        def loss(params):
+            outputs, stats = student.forward({**variables, "params": params}, batch.image, train=True)
+            return self.strategy.task.loss(outputs, batch)[0], stats
+
+        return jax.jit(jax.grad(loss, has_aux=True)), variables["params"]
+
+    def augmentation(self):
+        """A random batch."""
+        jax.block_until_ready(self._sample(self.split, jnp.asarray(1)))
 
     def updates(self, count: int) -> float:
         """Seconds of so many updates of all seeds, in one call where training does so."""
-        if not self._replicas:
-            own = [jax.tree.map(jnp.copy, (self.state, self.totals)) for _ in range(self.seeds)]
-            splits = [self.split.replace(seed=replicate(np.asarray(s, np.int32))) for s in range(self.seeds)]
-            self._replicas = [state for state, _ in own], [totals for _, totals in own], splits
-        states, totals, splits = self._replicas
+        update, *before = self._replicas
         start = time.perf_counter()
-        states, totals = jax.block_until_ready(self._train(states, totals, splits, count))
+        after = jax.block_until_ready(update(*before, count))
         seconds = time.perf_counter() - start
-        self._replicas = states, totals, splits
+        self._replicas = update, *after, before[-1]
         return seconds
+
+    @functools.cached_property
+    def _replicas(self):
+        """The program of all seeds, and their states, sums and splits."""
+        loops = here().loops
+        update = Update(self.strategy, AUGMENTATION, here(), stacked=loops and self.seeds > 1, many=loops)
+        own = [jax.tree.map(jnp.copy, (self.state, self.totals)) for _ in range(self.seeds)]
+        splits = []
+        for seed in range(self.seeds):
+            index, view = self._order_of(seed)
+            order = {"seed": np.asarray(seed, np.int32), "index": index, "view": view}
+            splits.append(self.split.replace(**here().place(order)))
+        return update, [state for state, _ in own], [totals for _, totals in own], splits
 
     def work(self) -> dict[str, float]:
         """Of one update of one seed: "flops" of convolutions and products, and the "bytes" that XLA counts.
 
-        Those are NaN where the program calls another library, such as cuDNN: XLA does not count its part.
+        The bytes are NaN where the program calls another library, such as cuDNN: XLA does not count its part.
         """
         student, teacher = (profile.cost(p.model, (32, 32, 3)) for p in (self.strategy.student, self.strategy.teacher))
         flops = 2 * self.batch * (teacher.multiply_adds + 3 * student.multiply_adds)  # backward is twice forward
@@ -127,7 +176,7 @@ class OurStep:
 
     def devices(self) -> str:
         """How many, and their name."""
-        return f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+        return f"{here().count} x {here().devices[0].device_kind}"
 
     def seconds(self, steps: int, wait: bool) -> float:
         """Of so many steps, waited for one by one or queued."""
@@ -143,30 +192,3 @@ class OurStep:
         """Share of a step in which Python holds the device up: steps waited for one by one against a queue of them."""
         pairs = [(self.seconds(steps, True), self.seconds(steps, False)) for _ in range(5)]
         return float(np.median([(one - queued) / one for one, queued in pairs]))
-
-    def run_rate(self, steps: int = 150) -> float:
-        """Images/s of a whole run of the engine: the same step with order, log lines and a run folder around it."""
-        images, labels = self.arrays
-        count = steps * self.batch
-        repeat = np.arange(count) % len(labels)
-        train = data.Split.of(images[repeat], labels[repeat])
-        test = data.Split.of(images[: self.batch], labels[: self.batch])
-        names = tuple(str(k) for k in range(int(labels.max()) + 1))
-        dataset = data.Dataset("CIFAR100", train, test, names, self.mean, self.std, AUGMENTATION)
-        config = configs.merge({"train_epoch": 1, "batch_size": self.batch})
-        with tempfile.TemporaryDirectory() as folder:
-            everything = np.arange(count, dtype=np.int32)
-            summary = loop.run(
-                folder=pathlib.Path(folder),
-                config=config,
-                dataset=dataset,
-                strategy=self.strategy,
-                augmentation=AUGMENTATION,
-                replicas=[Replica(0, pathlib.Path(folder), everything, train.labels)],
-                teacher_answers=None,
-                info={},
-                others={},
-                start=time.monotonic(),
-                quiet=True,
-            )
-        return summary["images_per_second"]

@@ -6,75 +6,38 @@ Training on labels at 32x32x3 in 100 classes, augmentation included, float32: me
 step after a first one that compiles. Writes `scaling.md` and `scaling.png` to --out.
 """
 
-import argparse
 import pathlib
-import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-import data
-import models
-import transfer
-from benchmarks import compare
+from benchmarks import step
+from benchmarks.our_step import OurStep
 from registry import UserError
-from training import config as configs
-from training import optimizer
-from training.step import DeviceSplit, Totals, Trainer, batch_of, replicate
+from studies import command, compare
 
-AUGMENTATION = data.Augmentation(pad=4, flip=True)
 EXAMPLES, EPOCH = 2048, 50_000
 SEEDS = (1, 2, 4)
-MEAN, STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
 
 
 def seconds_per_step(arch: str, batch: int, seeds: int = 1, calls: int = 5) -> float:
     """Median of `calls` updates of all seeds, waited for."""
-    player = transfer.Player("student", models.create(arch, 100), MEAN, STD)
-    steps = EXAMPLES // batch
-    strategy = transfer.create("Labels", student=player, optimizer=optimizer.create(configs.defaults(), steps))
-    stacked = jax.default_backend() != "cpu" and seeds > 1
-    trainer = Trainer(strategy, AUGMENTATION, stacked=stacked)
-    random = np.random.RandomState(0)
-    images = replicate(random.randint(0, 256, (EXAMPLES, 32, 32, 3)).astype(np.uint8))
-    labels = replicate(random.randint(0, 100, EXAMPLES).astype(np.int32))
-    states, totals, splits = [], [], []
-    for seed in range(seeds):
-        index, view = data.epoch_plan(seed, 0, jnp.arange(EXAMPLES, dtype=jnp.int32), steps * batch, batch)
-        order = replicate((jnp.asarray(seed, jnp.int32), index.reshape(-1, batch), view.reshape(-1, batch)))
-        splits.append(DeviceSplit(images, labels, *order))
-        first = jax.jit(batch_of, static_argnums=2)(splits[-1], jnp.zeros((), jnp.int32), AUGMENTATION)
-        states.append(replicate(jax.jit(strategy.init)(jax.random.key(seed), first)))
-        names = jax.eval_shape(strategy.traced_step, states[-1], first, jax.random.key(0))[1]
-        totals.append(replicate(Totals.empty(names)))
-    times = []
-    for _ in range(calls + 1):
-        start = time.perf_counter()
-        states, totals = trainer(states, totals, splits)
-        jax.block_until_ready(totals)
-        times.append(time.perf_counter() - start)
-    return float(np.median(times[1:]))
+    ours = OurStep(*step.split(EXAMPLES), batch, teacher="", student=arch, seeds=seeds)
+    return float(np.median(step.in_turns({arch: lambda: ours.updates(1)}, calls)[arch]))
 
 
 def tables(archs: list[str], batches: list[int], rates: dict, epochs: dict) -> str:
     """Markdown: images/s by network and batch; seconds an epoch of 50,000 images by seeds, and each seed's share."""
-    lines = ["| images/s | " + " | ".join(f"batch {b}" for b in batches) + " |", "|---" * (len(batches) + 1) + "|"]
-    lines += [f"| {a} | " + " | ".join(f"{rates[a, b]:,.0f}" for b in batches) + " |" for a in archs]
-    lines += ["", f"| {archs[0]}, batch {batches[0]} | seconds an epoch | per seed |", "|---|---|---|"]
-    lines += [f"| {n} seed{'s' * (n > 1)} | {s:.1f} | {s / n:.1f} |" for n, s in epochs.items()]
-    return "\n".join(lines)
+    speed = [[arch, *(f"{rates[arch, batch]:,.0f}" for batch in batches)] for arch in archs]
+    cost = [[f"{n} seed{'s' * (n > 1)}", f"{s:.1f}", f"{s / n:.1f}"] for n, s in epochs.items()]
+    titles = [f"{archs[0]}, batch {batches[0]}", "seconds an epoch", "per seed"]
+    speed = compare.markdown(["images/s", *(f"batch {b}" for b in batches)], speed)
+    return f"{speed}\n\n{compare.markdown(titles, cost)}"
 
 
 def plot(archs: list[str], batches: list[int], rates: dict, path: pathlib.Path) -> None:
     """Images/s over the batch size, a line a network."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
-    colours = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]  # Okabe, Ito: colour-blind safe
+    figure, axes, colours = compare.figure(6)
     for colour, arch in zip(colours, archs, strict=False):
         values = [rates[arch, b] for b in batches]
         axes.plot(batches, values, "o-", color=colour)
@@ -85,9 +48,7 @@ def plot(archs: list[str], batches: list[int], rates: dict, path: pathlib.Path) 
     axes.set_xticks(batches, [str(b) for b in batches])
     axes.set_yticks(ticks, [f"{tick:,}" for tick in ticks])
     axes.minorticks_off()
-    axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)
-    pyplot.close(figure)
 
 
 def main(archs: list[str], batches: list[int], out: pathlib.Path) -> None:
@@ -109,8 +70,8 @@ def main(archs: list[str], batches: list[int], out: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--archs", type=compare.names, default="ResNet8,ResNet20,ResNet56,ResNet110")
-    parser.add_argument("--batches", type=compare.numbers, default="32,128,512")
+    parser = command.parser(__doc__)
+    parser.add_argument("--archs", type=command.names, default="ResNet8,ResNet20,ResNet56,ResNet110")
+    parser.add_argument("--batches", type=command.numbers, default="32,128,512")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/scaling"))
-    compare.call(parser, main)
+    command.call(parser, main)

@@ -2,15 +2,15 @@
 
     python -m benchmarks.start [--repeats 3] [--data_dir FOLDER_WITH_CIFAR10]
 
-`make demo`'s networks on Digits, and with prepared CIFAR-10 ResNet-56 to ResNet-20, SoftLogits, batch 64; the teachers
-have random weights, which take as long as trained ones. Medians; each run is ended as soon as its line appears.
+The networks of `make demo` on Digits and, with prepared CIFAR-10, ResNet-56 to ResNet-20: SoftLogits, batch 64. The
+teachers have random weights, which take as long as trained ones. Each run is ended as soon as its first log line
+appears. The numbers are medians.
 
-- cold: nothing is in the user's cache folder; compiles the programs, and decodes CIFAR-10's images.
-- warm: both are there.
-- programs anew: the images are there, the programs are not, as for another method or network.
+- cold: the user's cache folder is empty. The run compiles the programs and decodes CIFAR-10's images.
+- warm: programs and decoded images are in the cache folder.
+- programs anew: the decoded images are in the cache folder, the programs are not, as for another method or network.
 """
 
-import argparse
 import os
 import pathlib
 import pty
@@ -28,9 +28,8 @@ import numpy as np
 import data
 import models
 import pretrained
-from benchmarks import compare
-from benchmarks.step import positive
 from registry import UserError
+from studies import command
 
 FIRST_UPDATE = re.compile(rb"\b1/\d+ +ETA")
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -92,7 +91,7 @@ def main(repeats: int, data_dir: str) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=positive, default=3)
+    parser = command.parser(__doc__)
+    parser.add_argument("--repeats", type=command.positive, default=3)
     parser.add_argument("--data_dir", default="", help="where tensorflow-datasets keeps CIFAR-10")
-    compare.call(parser, main)
+    command.call(parser, main)

@@ -3,7 +3,7 @@
     python train_teacher.py --config configs/cifar10_short.py --train_epoch 20 --train_path runs/teacher
     python train_w_kd.py --config configs/cifar10_short.py --teacher_param runs/teacher --distiller AT
 
-Measured: the CIFAR-10 table in README.md, by benchmarks/cifar10_cpu.py.
+Measured: the CIFAR-10 table in README.md, by `python -m studies.cifar10_cpu`.
 """
 
 from ml_collections import ConfigDict

@@ -199,13 +199,12 @@ def prepare(command: Command) -> None:
     if command.recipe.get("deterministic"):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {REPEATABLE}".strip()
         os.environ.setdefault("NCCL_ALGO", "Ring")  # one order of adding gradients over several GPUs
-    from training import cpu, devices
-
-    cpu.tune()
-    _use_compilation_cache()
+    tune()
     if command.flags.get("hosts"):
         _join_hosts(command.flags["hosts"])
-    if gpus and devices.here().platform == "cpu":
+    from training.devices import here
+
+    if gpus and here().platform == "cpu":
         print(f"Warning: --gpu_id {gpus}: JAX sees no GPU here; running on the CPU.", file=sys.stderr)
 
 
@@ -241,12 +240,17 @@ def _join_hosts(text: str) -> None:
         raise UserError(f"--hosts {text}: {reason}.\n{advice}") from None
 
 
-def _use_compilation_cache() -> None:
-    """Keeps compiled programs in the user's cache folder, unless `JAX_COMPILATION_CACHE_DIR` names another."""
+def tune() -> None:
+    """Makes the process fast on a CPU; keeps compiled programs in the user's cache folder.
+
+    `JAX_COMPILATION_CACHE_DIR` names another folder.
+    """
     import jax
 
     from data import decoded
+    from training import cpu
 
+    cpu.tune()
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", str(decoded.cache_folder("xla")))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

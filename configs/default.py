@@ -110,6 +110,15 @@ class Keys:
     image_size: int = key(
         not_negative(0), "side in pixels, for ImageFolder; 0: 32", only("dataset", "ImageFolder"), group="data"
     )
+    channels: int = key(
+        limited(0, "be 0, 1 or 3", lambda count: count in (0, 1, 3)),
+        "channels of ImageFolder's images: 1 is grey, 3 is colour; 0: 3",
+        only("dataset", "ImageFolder"),
+        group="data",
+    )
+    skip_damaged: bool = key(
+        False, "leave damaged pictures of ImageFolder out and count them", only("dataset", "ImageFolder"), group="data"
+    )
     num_labels: int = key(
         not_negative(0), "labelled images that the label loss sees, class-balanced; 0: all", group="data"
     )

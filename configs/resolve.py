@@ -48,7 +48,7 @@ def resolve(recipe: Mapping, typed: tuple[str, ...] = ()) -> tuple[FrozenConfigD
     if config["distiller"]:
         distiller.create(config["distiller"], **config["distiller_options"])
     _check_together(config)
-    _add_dataset(config, data.load(config["dataset"], config["data_dir"], config["image_size"]))
+    _add_dataset(config, data.load(**{key: config[key] for key in data.KEYS}, name=config["dataset"]))
     found = [pretrained.load(param).info["arch"] for param in names_in(config["teacher_param"])]
     _check_teachers(config, found)
     config["teacher_arch"] = config["teacher_arch"] or ",".join(found)
@@ -72,7 +72,7 @@ def merge(recipe: Mapping) -> dict:
         if not config["distiller"]:
             config["distiller"], own = strategy.default_method
             config["distiller_options"] = {**own, **config["distiller_options"]}
-        elif config["dataset"] in TUNED and "+" not in config["distiller"]:
+        elif config["dataset"] in TUNED:
             own = TUNED[config["dataset"]](config["distiller"])
             config["distiller_options"] = {**own, **config["distiller_options"]}
     if "teacher_views" in strategy.reads and not config["teacher_param"]:  # a frozen teacher needs weights

@@ -41,6 +41,7 @@ registry = Registry(
     },
 )
 names = registry.names
+KEYS = ("data_dir", "image_size", "channels", "skip_damaged")  # options of `load`
 
 
 @functools.lru_cache(maxsize=2)

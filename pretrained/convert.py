@@ -21,13 +21,11 @@ from clu import parameter_overview
 
 import models
 import pretrained
+from configs import command
 from pretrained import card as cards
 from pretrained import naming, orders, reading
+from pretrained.players import dataset_of, player_of
 from registry import UserError, unknown
-from training import cli, cpu
-from training.evaluation import dataset_of, player_of
-from training.metrics import evaluate
-from training.step import Predictor
 
 HUB_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -215,7 +213,9 @@ def _measure(player, variables: dict, info: dict, args: argparse.Namespace, name
         UserError: the dataset has other classes, another order of its classes would be right far more often, or the
             accuracy is that of a guess.
     """
-    cli.use_compilation_cache()
+    from studies.evaluation import logits_of
+    from tasks.classification import Classification
+
     dataset = dataset_of(info, {"data_dir": args.data_dir})
     if dataset.num_classes != info["num_classes"]:
         raise UserError(f"{args.source} has {info['num_classes']} classes, {dataset.name} {dataset.num_classes}.")
@@ -229,8 +229,8 @@ def _measure(player, variables: dict, info: dict, args: argparse.Namespace, name
             f"--class_names {args.class_names}: {dataset.name} has no class '{strange}'.\n"
             f"Its classes are {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}."
         )
-    logits = Predictor(player, dataset.test.images)(variables)
-    result = evaluate(logits, labels)
+    logits = logits_of(player, variables, dataset)
+    result = Classification().metrics(logits, labels)
     _check_order(np.argmax(logits, axis=1), labels, names, result["top1"])
     info.update(class_names=names, test_top1=result["top1"], test=result)
     print(f"Test top-1 on {dataset.name} ({len(dataset.test):,} images): {result['top1']:.2f} %")
@@ -298,7 +298,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Parses flags and converts. Returns the exit code."""
-    cpu.tune()
+    command.tune()
     args = parser().parse_args(arguments)
     args.option, args.arguments = dict(args.option), sys.argv[1:] if arguments is None else arguments
     try:

@@ -43,11 +43,11 @@ def dataset_of(info: dict, options: dict) -> data.Dataset:
 
     Args:
         info: what `model.json` says of the weights.
-        options: may have `dataset`, `data_dir` and `image_size`; else the dataset and the size of the training.
+        options: may have `dataset` and `data.KEYS`; else the dataset, the size and the channels of the training.
     """
-    name = options.get("dataset", info["dataset"])
-    size = options.get("image_size", info["image_shape"][0] if name == "ImageFolder" else 0)
-    return data.load(name, options.get("data_dir", ""), size)
+    name, shape = options.get("dataset", info["dataset"]), info["image_shape"]
+    own = {"image_size": shape[0], "channels": shape[2]} if name == "ImageFolder" else {}
+    return data.load(name, **{**own, **{key: options[key] for key in data.KEYS if key in options}})
 
 
 def check_fits(weights: pretrained.Pretrained, dataset: data.Dataset, role: str, advice: str = "") -> None:
@@ -57,8 +57,9 @@ def check_fits(weights: pretrained.Pretrained, dataset: data.Dataset, role: str,
         ("channels", weights.info["image_shape"][-1], dataset.image_shape[-1]),
     )
     for what, theirs, ours in facts:
+        grey = what == "channels" and theirs == 1 and dataset.name == "ImageFolder"
         if theirs != ours:
             raise UserError(
                 f"The {role} in {weights.folder} has {theirs} {what} ({weights.info['dataset']}), "
-                f"{dataset.name} has {ours}.{advice}"
+                f"{dataset.name} has {ours}.{' Read grey images with --channels 1.' * grey}{advice}"
             )

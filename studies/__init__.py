@@ -1,1 +1,1 @@
-"""Several runs or several weights together: tables, pictures and measures of them."""
+"""Several runs side by side: the demo, leaderboards, and the tables of the documentation."""

@@ -6,6 +6,7 @@ import data
 import pretrained
 import tasks
 from configs.command import names_in
+from models import Player
 from pretrained.players import check_fits, player_of
 from registry import UserError
 from training.answers import Answers
@@ -49,3 +50,8 @@ def answers(params: list[str], dataset: data.Dataset, archs: list[str], role: st
         players.append(player_of(weights, role, arch=arch, frozen=role == "teacher"))
     images = here().place(dataset.test.images)
     return [Answers(player, images, here())(variables) for player, variables in players]
+
+
+def logits_of(player: Player, variables: dict, dataset: data.Dataset) -> np.ndarray:
+    """Logits [N, K] float32 of a network on the test split."""
+    return Answers(player, here().place(dataset.test.images), here())(variables)

@@ -130,8 +130,9 @@ def batch():
 @pytest.fixture
 def stopped_at():
     """`with stopped_at(step)`: SIGTERM reaches this process during that update, and training must end by it."""
-    from training import loop
     from training.step import Trainer
+
+    from training import loop
 
     @contextlib.contextmanager
     def context(step):

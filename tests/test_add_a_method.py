@@ -23,9 +23,8 @@ def project(tmp_path_factory):
             shutil.copy(path, copy)  # a linked script would import from where it really lies
         elif not path.name.startswith(".") and path.name != "runs":
             (copy / path.name).symlink_to(path)
-    method, line, contract, recipe = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    method, line, contract = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     (copy / "distiller" / "direction.py").write_text(method)
-    (copy / "configs" / "cifar100" / "direction.py").write_text(recipe)
     places = [
         ("distiller/__init__.py", "    },\n    elsewhere={\n", line),
         ("tests/distiller/test_contract.py", "NAMES = ", contract),

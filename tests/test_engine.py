@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from PIL import Image
+from training.run import train
 
 import data
 import pretrained
 from registry import NonFiniteError, UserError
 from training import evaluation, loop, replicas, run_folder
 from training.checkpoint import Checkpoints
-from training.run import train
 
 RECIPE = {
     "teacher_param": "tests/teacher",

@@ -23,9 +23,9 @@ import transfer
 from configs.command import names_in
 from configs.environment import command_line
 from configs.resolve import plain
+from distiller import dot
 from pretrained.players import check_fits, player_of
 from registry import UserError
-from distiller import dot
 from training import bank, hosts, optimizer
 from training.devices import here
 from training.replica import Replica, Shared
@@ -60,7 +60,9 @@ class Builder:
         if config.deterministic:
             self.devices.check_repeatable()
         self.task = tasks.create(config.task)
-        self.dataset = data.load(config.dataset, config.data_dir, config.image_size)
+        self.dataset = data.load(**{key: config[key] for key in data.KEYS}, name=config.dataset)
+        for line in self.dataset.report:
+            say(line)
         self.teachers: list = []
         self.digests: list[str] = []
         self.others: dict[str, dict] = {}
@@ -83,7 +85,7 @@ class Builder:
         dtype = jnp.dtype(config.teacher_dtype or config.dtype)
         archs = names_in(config.teacher_arch) or [""]
         command = f"python train_teacher.py --arch {archs[0] or 'ResNet20'} --dataset {config.dataset}"
-        command += "".join(f" --{key} {config[key]}" for key in ("data_dir", "image_size") if config[key])
+        command += "".join(f" --{key} {config[key]}" for key in data.KEYS if config[key])
         advice = f"\nTo train one: {command} --train_path runs/teacher"
         if not self.has_weights:
             raise UserError(f"--transfer {config.transfer} needs --teacher_param, a trained teacher.{advice}")

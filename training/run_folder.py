@@ -50,12 +50,13 @@ def read_json(path: pathlib.Path) -> dict:
 
 
 @contextlib.contextmanager
-def open_run(folder: pathlib.Path, identity: dict):
+def open_run(folder: pathlib.Path, identity: dict, report: tuple[str, ...] = ()):
     """Locks a run folder and checks that it holds this run; makes the folder where there is none.
 
     Args:
         folder: of the run.
         identity: the resolved config and the fingerprints of data and teacher, plain.
+        report: what was read of the data, for `env.json`.
 
     Yields:
         The summary of a finished run; None for one that is not finished.
@@ -85,13 +86,12 @@ def open_run(folder: pathlib.Path, identity: dict):
             finished.unlink(missing_ok=True)
         summary = read_json(finished) if finished.exists() else None
         if summary is None:
-            _write_environment(folder / ENV)
+            _write_environment(folder / ENV, {**environment.environment(), "data": list(report)})
         yield summary
 
 
-def _write_environment(path: pathlib.Path) -> None:
+def _write_environment(path: pathlib.Path, now: dict) -> None:
     """Writes `env.json`; a run that goes on under other conditions adds them under "continued_in"."""
-    now = environment.environment()
     if path.exists():
         first = read_json(path)
         known = [first, *first.get("continued_in", [])]

@@ -59,7 +59,7 @@ def train(recipe: Mapping, quiet: bool = False, typed: tuple[str, ...] = ()) -> 
         summary = None
         with hosts.agreed():
             if hosts.first():
-                summary = stack.enter_context(open_run(folder, identity))
+                summary = stack.enter_context(open_run(folder, identity, builder.dataset.report))
         summary = hosts.share(summary)
         if summary:
             say(f"{folder} is finished already.")

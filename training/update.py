@@ -1,6 +1,7 @@
 """The compiled update: gather, augment, forward, losses, optimizer, metrics."""
 
 import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -65,7 +66,7 @@ class Update:
         many: all updates of a call run in one program.
 
     Attributes:
-        first_state: split -> the first state of one seed, with None for the frozen variables: no weights in the program.
+        first_state: split -> the first state of one seed; None for the frozen variables, to keep weights out of programs.
         shares: (state, split, step) -> each loss term's share of the gradient on the batch of update number `step`.
         inspect: (state, split, step) -> what update number `step` reads, by name, and the examples of its batch.
     """

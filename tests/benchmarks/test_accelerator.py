@@ -34,7 +34,7 @@ class Side:
 
     def __init__(self, name, batch, threads, compiled=False, seeds=1, **options):
         if seeds == 8:
-            raise SystemExit("A side's process ended; what it said is above.")
+            raise UserError("A side's process ended; its output is above.")
         Side.running += 1
         self.ours = ours = name == accelerator.OURS
         self.seconds = (1.6 if seeds == 4 else 1.0) if ours else (2.0 if compiled else 4.0)
@@ -82,6 +82,6 @@ def test_sides_on_devices_of_two_kinds_are_not_compared(fake):
         accelerator.main([10], ["float32"], [1], 1, 1)
 
 
-def test_a_type_that_is_not_there_is_told():
+def test_an_unknown_type_raises():
     with pytest.raises(UserError, match="float16"):
         accelerator.main([10], ["float16"], [1], 1, 1)

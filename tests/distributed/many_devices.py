@@ -15,10 +15,10 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent.parent))
 
 import jax
 import numpy as np
+from training.run import train
 
 import data
 from training import checkpoint, loop, step
-from training.run import train
 
 STEPS = 3  # in an epoch
 VIEWS = ("weak", "strong", "partner", "previous")

@@ -6,9 +6,9 @@ import signal
 import pytest
 from real_process import contents
 from short_run import RECIPE, before_save
+from training.run import train
 
 from training import loop
-from training.run import train
 
 
 @pytest.fixture(scope="session")

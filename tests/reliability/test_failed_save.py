@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from real_process import contents
 from short_run import STEPS, before_save
+from training.run import train
 
 import pretrained
 from training import checkpoint
 from training.checkpoint import Checkpoints, damage
-from training.run import train
 from training.run_folder import METRICS, SaveError
 from training.writers import MetricsLog
 

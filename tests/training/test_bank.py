@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 import safetensors.numpy
+from training.step import DeviceSplit, batch_of
 
 import data
 import distiller
@@ -22,7 +23,6 @@ from registry import NonFiniteError, UserError
 from training import bank as banks
 from training import config as configs
 from training import loop, replicas, run
-from training.step import DeviceSplit, batch_of
 
 SMALL = {"teacher_param": "tests/teacher", "student_arch": "CNN", "train_epoch": 2, "batch_size": 100, "crop_pad": 1}
 SMALL |= {"log_every": 1, "eval_every": 2, "checkpoint_seconds": 1e9}

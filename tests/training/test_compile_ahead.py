@@ -8,7 +8,6 @@ import threading
 import jax
 import jax.numpy as jnp
 import pytest
-
 from training.run import train
 from training.step import compile_ahead, shapes
 

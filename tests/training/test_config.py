@@ -1,12 +1,12 @@
 import json
 
 import pytest
+from training.run import _augmentation
 
 import data
 from configs import funmatch
 from registry import UserError
 from training import config as configs
-from training.run import _augmentation
 
 
 def checked(**changes):

@@ -4,12 +4,12 @@ import numpy as np
 import optax
 import pytest
 import safetensors.numpy
+from training.dot import distillation_oriented_trainer, reached
+from training.run import _resolve, _strategy, train
 
 import data
 from registry import UserError
 from training import optimizer
-from training.dot import distillation_oriented_trainer, reached
-from training.run import _resolve, _strategy, train
 
 PARAMS = {
     "student": {"kernel": np.array([[1.0, -2.0], [3.0, 0.5]]), "bias": np.array([0.7, -0.1])},

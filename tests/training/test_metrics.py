@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
-
 from training.metrics import evaluate, log_softmax
 
 LOGITS, TEACHER = np.random.RandomState(0).standard_normal((2, 400, 12)).astype(np.float32) * 2

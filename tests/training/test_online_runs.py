@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 import safetensors.numpy
+from training.run import train
 
 import data
 import pretrained
 from registry import UserError
 from training import evaluation
-from training.run import train
 
 TEACHER = "tests/teacher"
 SMALL = {"train_epoch": 2, "batch_size": 200, "log_every": 3, "crop_pad": 1, "checkpoint_seconds": 1e9}

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+from training.run import train
 
 import data
 import transfer
 from registry import NonFiniteError, UserError
 from training import replicas
-from training.run import train
 from transfer import Strategy
 from transfer.labels import Labels
 

@@ -6,13 +6,13 @@ import threading
 
 import numpy as np
 import pytest
+from training.evaluation import frozen_player_of
+from training.metrics import evaluate
+from training.run import train
 
 import data
 import pretrained
 from training import loop, teachers
-from training.evaluation import frozen_player_of
-from training.metrics import evaluate
-from training.run import train
 from training.signals import Interrupted, Stop
 from training.teachers import TeacherAnswers
 

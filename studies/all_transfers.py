@@ -1,18 +1,18 @@
 """Every strategy on Digits with 100 labels: the student ResNet-8, 3 seeds, a leaderboard against labels alone.
 
-    python -m benchmarks.all_transfers [--root runs/transfers] [--peer ResNet8] [--only EMA,PSKD]
-    python -m benchmarks.all_transfers --num_labels 0 --train_epoch 6 --root runs/transfers_all     # all labels
+    python -m studies.all_transfers [--root runs/transfers] [--peer ResNet8] [--only EMA,PSKD]
+    python -m studies.all_transfers --num_labels 0 --train_epoch 6 --root runs/transfers_all     # all labels
 
-Who takes a method has the one that it has without `--distiller`. `Offline`'s teacher is a ResNet-20 that is trained
-first, on all labels; peers are of `--peer`. BornAgain's generations have `--train_epoch` epochs each: the column
-`epochs` says what a run has in all. Finished runs are kept: the same command continues.
+A strategy that takes a method has its default one. The teacher of `Offline` is a ResNet-20, trained first on all
+labels; peers are of `--peer`. The generations of `BornAgain` have `--train_epoch` epochs each: the column `epochs` has
+the epochs of the whole run. Finished runs are kept: the same command continues.
 """
 
 import pathlib
 
 import transfer
-from benchmarks import compare, leaderboard
 from configs import digits
+from studies import command, compare, leaderboard
 
 STUDENT, TEACHER, PEER = "ResNet8", "ResNet20", "ResNet8"
 SEEDS = 3
@@ -20,17 +20,17 @@ SEEDS = 3
 VARIANTS = {"EMA": {"EMA, decay 0.95": {"decay": 0.95}}}
 
 
-def entries_of(strategies: list[str], trained: dict, peer: str) -> dict[str, dict]:
+def entries(strategies: list[str], trained: dict, peer: str) -> dict[str, dict]:
     """Labels alone, then each strategy: name -> the config keys that it changes."""
     players = {"": {}, "trained": trained, "peers": {"teacher_arch": peer}}
-    entries = {leaderboard.LABELS: {"transfer": "Labels"}}
+    found = {leaderboard.LABELS: {"transfer": "Labels"}}
     for name in strategies:
         if name != "Labels":
             changes = {"transfer": name, **players[transfer.registry.get(name).teachers]}
-            entries[name] = changes
+            found[name] = changes
             for variant, options in VARIANTS.get(name, {}).items():
-                entries[variant] = {**changes, "transfer_options": options}
-    return entries
+                found[variant] = {**changes, "transfer_options": options}
+    return found
 
 
 def main(root: pathlib.Path, only: list[str], peer: str, train_epoch: int, num_labels: int) -> int:
@@ -43,7 +43,7 @@ def main(root: pathlib.Path, only: list[str], peer: str, train_epoch: int, num_l
         taught, _ = compare.teach(root, {**recipe, "teacher_arch": TEACHER}, train_epoch=standard.train_epoch)
         trained = {key: taught[key] for key in ("teacher_arch", "teacher_param")}
     recipe |= {"student_arch": STUDENT, "teacher_arch": "", "distiller": "", "seeds": SEEDS}
-    rows, failed = leaderboard.run(root, recipe, entries_of(strategies, trained, peer))
+    rows, failed = leaderboard.run(root, recipe, entries(strategies, trained, peer))
     players = f"{STUDENT}, teacher {TEACHER}, peers {peer}"
     title = f"Digits, {num_labels or 'all'} labels, {players}, {train_epoch} epochs, {SEEDS} seeds"
     leaderboard.write(root, title, rows, failed, unit="Offline")
@@ -51,9 +51,9 @@ def main(root: pathlib.Path, only: list[str], peer: str, train_epoch: int, num_l
 
 
 if __name__ == "__main__":
-    parser = compare.command(__doc__, "runs/transfers")
-    parser.add_argument("--only", type=compare.names, default=[], help="strategies, separated by commas; default: all")
+    parser = command.parser(__doc__, "runs/transfers")
+    parser.add_argument("--only", type=command.names, default=[], help="strategies, separated by commas; default: all")
     parser.add_argument("--peer", default=PEER, help="the peers' network")
-    parser.add_argument("--train_epoch", type=int, default=digits.get_config().train_epoch)
+    parser.add_argument("--train_epoch", type=command.positive, default=digits.get_config().train_epoch)
     parser.add_argument("--num_labels", type=int, default=digits.get_config().num_labels, help="0: all")
-    compare.call(parser, main)
+    command.call(parser, main)

@@ -1,17 +1,18 @@
 """Every method on Digits, from a ResNet-8x4-like teacher to two students, 3 seeds, a leaderboard each.
 
-python -m benchmarks.all_methods [--root runs/methods] [--students ResNet8,VGG8] [--only DKD,AT]
+python -m studies.all_methods [--root runs/methods] [--students ResNet8,VGG8] [--only DKD,AT]
 
-The teacher is ResNet-8x4 at half its widths; the students are ResNet-8 and, of another family, VGG-8 at a quarter of
-its widths. All labels, 108 steps of 64: a short training, in which a teacher has something to give. Every method has
-its default weight. Finished runs are kept: the same command continues. The tables are in docs/methods.md.
+The teacher is ResNet-8x4 at half its widths. The students are ResNet-8 and, of another family, VGG-8 at a quarter of
+its widths. All labels, 108 steps of 64: a short training, in which a teacher has something to give. A method has the
+options of `configs/digits.py`, else its defaults. Finished runs are kept: the same command continues.
+`python -m studies.methods_table --leaderboard ...` takes the tables into docs/methods.md.
 """
 
 import pathlib
 
 import distiller
-from benchmarks import compare, leaderboard
 from configs import digits
+from studies import command, compare, leaderboard
 
 TEACHER = ("ResNet8x4", {"widths": (16, 32, 64, 128)})
 STUDENTS = {"ResNet8": {}, "VGG8": {"widths": (16, 32, 64, 128, 128)}}
@@ -19,15 +20,14 @@ SEEDS = 3
 EPOCHS = 6
 PHASE = 1  # epochs of a first phase or of a ramp here: as large a part of 6 as the papers' 20 to 40 are of 240
 RECIPES = {"MLKD": {"learning_rate": 0.025}}  # as published, half of the others'
-OPTIONS = {name: {"warmup_epochs": PHASE} for name in ("AB", "FSP", "FT", "DKD", "SDD", "ReviewKD", "OFA")}
 
 
 def entries(only: list[str]) -> dict[str, dict]:
-    """Leaderboard entry -> the config keys it changes: labels alone, then each method with its published weights."""
+    """Leaderboard entry -> the config keys it changes: labels alone, then each method."""
     found = {leaderboard.LABELS: {"transfer": "Labels"}}
     for name in only or distiller.names():
         fields = distiller.registry.get(name).__dataclass_fields__
-        options = {key: value for key, value in OPTIONS.get(name, {}).items() if key in fields}
+        options = digits.tuned(name) | ({"warmup_epochs": PHASE} if "warmup_epochs" in fields else {})
         found[name] = {"distiller": name, "distiller_options": options, **RECIPES.get(name, {})}
     return found
 
@@ -36,8 +36,7 @@ def main(root: pathlib.Path, students: list[str], only: list[str]) -> int:
     """Runs what is missing under `root`; returns the number of runs that failed."""
     arch, options = TEACHER
     recipe = {**digits.get_config(), "num_labels": 0, "train_epoch": EPOCHS, "seeds": SEEDS, "eval_every": EPOCHS // 2}
-    recipe["teacher_arch"] = arch
-    recipe, _ = compare.teach(root, recipe, student_options=options, train_epoch=30, seeds=1)
+    recipe, _ = compare.teach(root, {**recipe, "teacher_arch": arch}, student_options=options, train_epoch=30)
     failures = 0
     for student in students:
         folder = root / student.lower()
@@ -49,7 +48,7 @@ def main(root: pathlib.Path, students: list[str], only: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    parser = compare.command(__doc__, "runs/methods")
-    parser.add_argument("--students", type=compare.names, default=list(STUDENTS), help="networks, separated by commas")
-    parser.add_argument("--only", type=compare.names, default=[], help="methods, separated by commas; default: all")
-    compare.call(parser, main)
+    parser = command.parser(__doc__, "runs/methods")
+    parser.add_argument("--students", type=command.names, default=list(STUDENTS), help="networks, separated by commas")
+    parser.add_argument("--only", type=command.names, default=[], help="methods, separated by commas; default: all")
+    command.call(parser, main)

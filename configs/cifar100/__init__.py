@@ -1,1 +1,0 @@
-"""CIFAR-100 as the distillation benchmarks train it: one recipe a method, for any of their pairs."""

@@ -1,0 +1,35 @@
+"""CIFAR-10 on a CPU: a ResNet-20 teacher, then ResNet-8 students by labels, SoftLogits, AT and both, at one budget.
+
+    python -m studies.cifar10_cpu --data_dir DIR [--root runs/cifar10_cpu]
+
+Finished runs are kept: the same command continues. The budget is a fraction of the published recipes' (configs/): the
+rows compare with each other, not with full training.
+"""
+
+import pathlib
+
+from configs import cifar10_short
+from studies import command, compare
+
+METHODS = {
+    "Labels alone": {"transfer": "Labels"},
+    **{name: {"distiller": name} for name in ("SoftLogits", "AT", "SoftLogits+AT")},
+}
+
+
+def main(root: pathlib.Path, data_dir: str, teacher_epochs: int, student_epochs: int, seeds: int) -> None:
+    """Runs what is missing under `root` and prints the table."""
+    recipe = {**cifar10_short.get_config(), "data_dir": data_dir, "seeds": seeds}
+    recipe, teacher = compare.teach(root, recipe, train_epoch=teacher_epochs)
+    rows = compare.run_all(root, {**recipe, "train_epoch": student_epochs}, METHODS)
+    title = f"CIFAR-10, ResNet20 ({teacher_epochs} epochs) to ResNet8 ({student_epochs} epochs), {seeds} seeds"
+    compare.report(root, teacher, rows, recipe, title)
+
+
+if __name__ == "__main__":
+    parser = command.parser(__doc__, "runs/cifar10_cpu")
+    parser.add_argument("--data_dir", default="", help="of TensorFlow Datasets; default: its own")
+    parser.add_argument("--teacher_epochs", type=command.positive, default=20)
+    parser.add_argument("--student_epochs", type=command.positive, default=6)
+    parser.add_argument("--seeds", type=command.positive, default=2)
+    command.call(parser, main)

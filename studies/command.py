@@ -1,0 +1,61 @@
+"""The command lines of studies and benchmarks: `python -m studies.NAME`, `python -m benchmarks.NAME`."""
+
+import argparse
+import pathlib
+
+from registry import UserError
+
+
+def parser(doc: str, root: str = "") -> argparse.ArgumentParser:
+    """A parser whose help is the module's docstring.
+
+    Args:
+        doc: `__doc__` of the module.
+        root: default of `--root`, the folder of a study's runs; empty: the command has no `--root`.
+    """
+    made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    if root:
+        made.add_argument("--root", type=pathlib.Path, default=pathlib.Path(root), help=f"of the runs; default: {root}")
+    return made
+
+
+def positive(text: str) -> int:
+    """A whole number of the command line, 1 or more."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not 1 or more")
+    return number
+
+
+def names(text: str) -> list[str]:
+    """The names between commas."""
+    return [name for name in text.split(",") if name]
+
+
+def numbers(text: str) -> list[int]:
+    """Whole numbers between commas, each 1 or more; at least one."""
+    found = [positive(name) for name in names(text)]
+    if not found:
+        raise argparse.ArgumentTypeError("give at least one number")
+    return found
+
+
+def prepare() -> None:
+    """Tunes the process for a CPU, before JAX starts, and keeps compiled programs in the user's cache folder."""
+    from configs import command  # PyTorch's sides of benchmarks import this module, too
+
+    command.tune()
+
+
+def call(made: argparse.ArgumentParser, main) -> None:
+    """Calls `main` with the command line's values and ends the process.
+
+    The exit code is 1 where `main` returns a number of failures above 0. A user's mistake is one message and its own
+    exit code.
+    """
+    arguments = made.parse_args()
+    try:
+        prepare()
+        made.exit(min(main(**vars(arguments)) or 0, 1))
+    except UserError as error:
+        made.exit(error.exit_code, f"Error: {error}\n")

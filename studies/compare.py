@@ -1,0 +1,185 @@
+"""Methods side by side: the same student, budget and seeds; a table and the training curves."""
+
+import dataclasses
+import functools
+import json
+import pathlib
+
+import jax
+import numpy as np
+
+import data
+import models
+import pretrained
+from training.train import train
+
+BATCH = 200  # test images of one call
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A finished run.
+
+    Attributes:
+        name: of the row in a table.
+        changes: the config keys in which the run differs from the study's recipe.
+        folders: one a seed; `last/` in it has the weights.
+        tests: one list a seed, of the rows of test metrics in `metrics.jsonl`.
+        best: [seeds] best top-1 in percent.
+        parameters: of the student.
+        seconds: of training, of one seed.
+        steps: of one seed.
+    """
+
+    name: str
+    changes: dict
+    folders: list[pathlib.Path]
+    tests: list[list[dict]]
+    best: np.ndarray
+    parameters: int
+    seconds: float
+    steps: int
+
+    def last(self, metric: str = "top1") -> np.ndarray:
+        """[seeds] a metric of the last epoch."""
+        return np.array([rows[-1][metric] for rows in self.tests])
+
+
+def run(path: pathlib.Path, name: str, recipe: dict, changes: dict, quiet: bool = False) -> Row:
+    """Trains the recipe with its changes in the folder `path`, or reads the finished run in `path`."""
+    summary = train({**recipe, **changes, "train_path": str(path)}, quiet=quiet)
+    folders = [path / f"s{seed}" for seed in summary["seeds"]] if "seeds" in summary else [path]
+    logs = [map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()) for folder in folders]
+    return Row(
+        name=name,
+        changes=changes,
+        folders=folders,
+        tests=[[row for row in log if row["kind"] == "test"] for log in logs],
+        best=np.array([json.loads((f / "summary.json").read_text())["best"]["top1"] for f in folders]),
+        parameters=summary["parameters"],
+        seconds=summary["seconds"] / len(folders),
+        steps=summary["steps"],
+    )
+
+
+def run_all(root: pathlib.Path, recipe: dict, methods: dict[str, dict]) -> list[Row]:
+    """Trains each method, or reads what is finished.
+
+    Args:
+        root: each run is `root/<method>`.
+        recipe: the config keys that all runs share; `seeds` and `teacher_param` among them.
+        methods: name -> the config keys that the method changes.
+    """
+    rows = []
+    for name, changes in methods.items():
+        print(f"\n{name}", flush=True)
+        rows.append(run(root / folder_name(name), name, recipe, changes))
+    return rows
+
+
+def folder_name(name: str) -> str:
+    """The folder of a row in its study's folder."""
+    return name.lower().replace(" ", "-")
+
+
+def teach(root: pathlib.Path, recipe: dict, **changes) -> tuple[dict, Row]:
+    """Trains the recipe's teacher with one seed on all labels in `root/teacher`, or reads the finished run.
+
+    Returns:
+        (the recipe with the teacher's weights, the teacher's row).
+    """
+    arch, path = recipe["teacher_arch"], root / "teacher"
+    print(f"Teacher {arch}, on all labels", flush=True)
+    alone = {"student_arch": arch, "teacher_arch": "", "transfer": "Labels", "num_labels": 0, "seeds": 1}
+    row = run(path, f"Teacher {arch}", recipe, {**alone, **changes})
+    return {**recipe, "teacher_param": str(path)}, row
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _logits(model, variables, images):
+    return models.forward(model, variables, images)[0].logits
+
+
+def predictions(folder: pathlib.Path | str, images: np.ndarray) -> np.ndarray:
+    """The classes [N] that the weights in a folder predict for images [N, H, W, C] uint8."""
+    weights = pretrained.load(folder)
+    info = weights.info
+    model = models.create(info["arch"], info["num_classes"], **info.get("options", {}))
+    variables = pretrained.check(weights, model)
+    mean, std = np.float32(info["mean"]), np.float32(info["std"])
+    parts = [np.float32(images[i : i + BATCH]) / 255 for i in range(0, len(images), BATCH)]
+    return np.concatenate([_logits(model, variables, (part - mean) / std).argmax(axis=1) for part in parts])
+
+
+def agreement(row: Row, recipe: dict) -> np.ndarray:
+    """[seeds] percent of the test images on which the student and the recipe's teacher predict the same class.
+
+    A run with a teacher has logged its agreement; a student by labels alone is asked here.
+    """
+    if "agreement" in row.tests[0][-1]:
+        return row.last("agreement")
+    images = data.load(recipe["dataset"], recipe.get("data_dir", "")).test.images
+    teacher = predictions(recipe["teacher_param"], images)
+    return np.array([100 * (predictions(folder, images) == teacher).mean() for folder in row.folders])
+
+
+def spread(values) -> str:
+    """Mean and sample standard deviation."""
+    values = np.asarray(list(values), float)
+    return f"{values.mean():.2f} ± {values.std(ddof=1):.2f}" if len(values) > 1 else f"{values.mean():.2f}"
+
+
+def markdown(titles, rows) -> str:
+    """A table: titles of the columns, and one sequence of cells a row."""
+    head, *lines = (f"| {' | '.join(map(str, cells))} |" for cells in (titles, *rows))
+    return "\n".join([head, "|---" * len(titles) + "|", *lines])
+
+
+def table(teacher: Row, rows: list[Row], recipe: dict) -> str:
+    """Markdown: top-1 and agreement in percent over the seeds, parameters, seconds of training; the teacher on top."""
+    agreements = ["", *(spread(agreement(row, recipe)) for row in rows)]
+    cells = [
+        [row.name, spread(row.last()), spread(row.best), agrees, f"{row.parameters:,}", f"{row.seconds:.1f}"]
+        for row, agrees in zip([teacher, *rows], agreements, strict=True)
+    ]
+    return markdown(["", "last top-1", "best top-1", "agreement", "parameters", "seconds"], cells)
+
+
+def figure(width: float):
+    """A figure and its axes without a frame on top and at the right, and a list of colours."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    made, axes = pyplot.subplots(figsize=(width, 4), layout="constrained")
+    axes.spines[["top", "right"]].set_visible(False)
+    colours = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]  # Okabe, Ito: colour-blind safe
+    return made, axes, colours
+
+
+def curves(rows: list[Row], path: pathlib.Path, title: str, teacher_top1: float) -> None:
+    """Test accuracy over epochs, mean and range over the seeds, one line a method; PNG or SVG by the suffix."""
+    made, axes, colours = figure(7)
+    shown = []
+    for colour, row in zip(colours, rows, strict=False):
+        epochs = [test["epoch"] for test in row.tests[0]]
+        top1 = np.asarray([[test["top1"] for test in tests] for tests in row.tests])
+        axes.plot(epochs, top1.mean(axis=0), color=colour, label=row.name)
+        axes.fill_between(epochs, top1.min(axis=0), top1.max(axis=0), color=colour, alpha=0.15, linewidth=0)
+        shown.append(top1.mean(axis=0)[len(epochs) // 4 :].min())
+    axes.axhline(teacher_top1, color="#555555", linestyle="--", linewidth=1, label="teacher")
+    low = min(shown)
+    axes.set_ylim(low - 0.15 * (100 - low), min(100.5, max(teacher_top1, *shown) + 0.4 * (teacher_top1 - low) + 1))
+    axes.set(xlabel="epoch", ylabel="test top-1 (%)", title=title)
+    axes.legend(frameon=False, loc="lower right")
+    made.savefig(path, dpi=120)
+
+
+def report(root: pathlib.Path, teacher: Row, rows: list[Row], recipe: dict, title: str) -> None:
+    """Prints the table, and writes `table.md` and `curves.png` to `root`."""
+    text = f"{title}\n\n{table(teacher, rows, recipe)}\n"
+    print("\n" + text, flush=True)
+    (root / "table.md").write_text(text)
+    curves(rows, root / "curves.png", title, float(teacher.last()[0]))
+    print(f"Table and curves: {root}/table.md, {root}/curves.png", flush=True)

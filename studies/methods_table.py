@@ -1,0 +1,271 @@
+"""docs/methods.md: what every method transfers, reads, adds and costs, and what is published and measured of it.
+
+    python -m studies.methods_table [--leaderboard runs/methods/resnet8/leaderboard.json ...] [--out docs/methods.md]
+
+What a method reads, and its parameters and memory, are found by tracing the method on the outputs of ResNet-56 and
+ResNet-20. The published numbers are those of `configs/published.py`. The measured columns are in
+`studies/methods_on_digits.json`; `--leaderboard` takes new ones from `python -m studies.all_methods` into this file.
+"""
+
+import dataclasses
+import json
+import math
+import pathlib
+import re
+import textwrap
+
+import jax
+import jax.numpy as jnp
+
+import data
+import distiller
+import models
+from configs import published
+from distiller.dot import reached
+from registry import UserError
+from studies import command
+from studies.compare import markdown, spread
+from studies.leaderboard import LABELS
+
+PAIRS = {"R56 → R20": "ResNet56,ResNet20", "R32x4 → R8x4": "ResNet32x4,ResNet8x4"}
+BATCH, CLASSES, EXAMPLES = 64, 100, 50_000  # CIFAR-100's
+MEASURED = pathlib.Path(__file__).parent / "methods_on_digits.json"  # column -> method -> cell
+COST = "step / SoftLogits"
+# Families of methods where what is compared says more than what is read.
+FAMILIES = {
+    "Class scores": ("SDD", "OFA", "WKDLogit"),
+    "Feature maps and embeddings": (),
+    "Relations between examples": ("PKT", "RKD", "SP", "CC", "IRG", "CRD"),
+    "Explanation maps": ("CATKD", "ExpKD"),
+}
+HEAD = """`python -m studies.methods_table` writes this page. `--distiller NAME` takes a method, `--distiller NAME+NAME`
+a sum. The method's file in `distiller/` has the equation, the paper and every deviation from the paper.
+`--config configs/cifar100.py:NAME` is its recipe on CIFAR-100 as the benchmarks train it.
+
+*Reads* is what the loss depends on, of the teacher and, where the student differs, of the student: `stage1-3` are the
+stages' outputs, `preact` is what is before their last ReLU, `classifier` is the network's own. *Parameters* are those
+that train beside the student (connectors). *Memory* is what the method carries from step to step. Both are counted for
+ResNet-56 to ResNet-20 at 32x32 with 100 classes and 50,000 images. *R56 → R20* and *R32x4 → R8x4* are published top-1
+on CIFAR-100 in percent, of the method with its benchmark's options."""
+PUBLISHED = """Top-1 on CIFAR-100 in percent, by source. The teacher stands above its student. On labels alone
+({source}): {alone}."""
+OPTIONS = """These options of the benchmarks are not the method's defaults; `configs/cifar100.py` sets them by the pair.
+SDD has the scales (1, 2) within a family of networks, as its paper does. MLKD has learning rates of its own."""
+DIGITS = """*Digits* is the last top-1 on the 597 test images of the 8x8 digits, from ResNet-8x4 at half its widths
+(99.66) to the student named (VGG-8 at a quarter of its widths): all labels, 6 epochs of 18 steps, 3 seeds, mean ±
+standard deviation, percent. Labels alone: {alone}. *step* is the seconds of a training step in those of SoftLogits in
+the same run, on one core of a machine that others were using, so a tenth more or less says nothing.
+`python -m studies.all_methods` measures both, with the paired differences and their 95 % intervals."""
+LOOKED_INTO = """All options of these runs are the defaults, which are the benchmarks' for 32x32 images. So the columns
+say what works as it comes on small images, not which method is better; most differences lie within their intervals.
+At 8x8 the last stages have 2x2 or 1x1 positions, which explains most of what is far below labels alone. AT's loss is a
+mean over positions of maps with unit norm: at 2x2 it weighs 16 times what it does at 8x8, and its weight of 1000
+drowns the labels. CATKD's unit maps do the same. MLKD adds up 30 terms, of which those at T = 6 are multiplied by 36,
+and its strong views of 8x8 digits are hard for the teacher, too: two of VGG-8's three seeds ended below 40. FSP's first
+phase is a whole epoch of its loss at weight 50. With a sixteenth of their weight AT has 97.82 ± 0.17 on ResNet-8 and
+98.16 ± 0.73 on VGG-8, CATKD 98.27 ± 0.10 and 97.82 ± 0.17. With a tenth of its weight FSP has 98.72 ± 0.35 and 97.99 ±
+0.73. With a quarter of its learning rate MLKD has 98.38 ± 0.42 and 98.16 ± 0.34. Labels alone have 98.55 ± 0.26 and
+98.16 ± 0.34 there (same teacher, commit e74d62f: `python train_w_kd.py --config configs/digits.py --num_labels 0
+--train_epoch 6 --seeds 3 --teacher_arch ResNet8x4 --teacher_param runs/methods/teacher --student_arch ResNet8
+--distiller AT --config.distiller_options.weight=62.0`, FSP with `warmup_epochs=1`, VGG-8 with
+`--config.student_options.widths=(16,32,64,128,128)`). `configs/digits.py` has what runs on Digits take since then. DIST
+compares columns over a batch of 64 in which most classes have six examples. ExplanationMatch teaches VGG-8 nothing: its
+last map has one position, and a normalised map of one position is a constant."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What a trace of a method shows.
+
+    Attributes:
+        student, teacher: what the loss depends on.
+        parameters: numbers that the optimizer moves.
+        memory: bytes of the method's other variables.
+    """
+
+    student: tuple[str, ...]
+    teacher: tuple[str, ...]
+    parameters: int
+    memory: int
+
+
+def answers() -> tuple[dict, dict]:
+    """All that a method may read of ResNet-20 and of ResNet-56: name -> shape; each feature's gradient is included."""
+
+    def of(arch):
+        model = models.create(arch, CLASSES)
+        image = jax.ShapeDtypeStruct((BATCH, 32, 32, 3), jnp.float32)
+
+        def run(image):
+            outputs, _ = models.forward(model, model.init(jax.random.key(0), image), image)
+            taps = {**outputs.features, "input": image}
+            return {
+                "logits": outputs.logits,
+                "classifier": outputs.classify(outputs.features["embedding"]),
+                **outputs.features,
+                **{f"gradient of {name}": value for name, value in taps.items()},
+            }
+
+        return jax.eval_shape(run, image)
+
+    return of("ResNet20"), of("ResNet56")
+
+
+def _outputs(seen: dict, views: int) -> models.Outputs:
+    """`Outputs` of the arrays in `seen`; its classifier and its gradients answer with those, too."""
+
+    def head(embedding):
+        return jnp.zeros((*embedding.shape[:-1], CLASSES)) + seen["classifier"].mean() + embedding.mean()
+
+    def pullback(cotangent):
+        return ({name.removeprefix("gradient of "): seen[name] + cotangent.mean() for name in taps},)
+
+    taps = [name for name in seen if name.startswith("gradient of ")]
+    features = {name: value for name, value in seen.items() if name not in ("logits", "classifier", *taps)}
+    outputs = models.Outputs(
+        logits=seen["logits"],
+        features=features,
+        pullback=pullback,
+        head=head,
+    )
+    return outputs.replace(views=(outputs,) * (views - 1))
+
+
+def facts(method: distiller.Distiller, student: dict, teacher: dict) -> Facts:
+    """Traces a method on the outputs that `answers` describes; computes nothing."""
+    rows = jnp.zeros(BATCH, jnp.int32)
+    batch = data.Batch(jnp.zeros((BATCH, 32, 32, 3)), rows, rows, jnp.zeros(()), examples=EXAMPLES)
+    keys = {"params": jax.random.key(0), "method": jax.random.key(1)}
+
+    def both(seen):
+        return [_outputs(seen[who], len(method.views)) for who in ("student", "teacher")]
+
+    def loss(seen, variables, batch):
+        mutable = [collection for collection in variables if collection != "params"]
+        return method.apply(variables, *both(seen), batch, rngs=keys, mutable=mutable)[0][0]
+
+    seen = {"student": student, "teacher": teacher}
+    variables = dict(jax.eval_shape(lambda seen, batch: method.init(keys, *both(seen), batch), seen, batch))
+    reads = reached(loss, seen, variables, batch)
+    parameters = variables.pop("params", {})
+    return Facts(
+        *(tuple(tap for tap, read in reads[who].items() if read) for who in ("student", "teacher")),
+        parameters=sum(math.prod(x.shape) for x in jax.tree.leaves(parameters)),
+        memory=sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(variables)),
+    )
+
+
+def family(name: str, found: Facts) -> str:
+    """The heading under which a method stands."""
+    for title, names in FAMILIES.items():
+        if name in names:
+            return title
+    taps = {*found.student, *found.teacher}
+    if any(tap.startswith("gradient of ") for tap in taps):
+        return "Explanation maps"
+    return "Class scores" if taps <= {"logits"} else "Feature maps and embeddings"
+
+
+def _listed(taps: tuple[str, ...]) -> str:
+    """Names in a row, stages that follow each other joined: `stage1-3`."""
+    parts = []
+    for suffix in ("", "_preact"):
+        numbers = sorted(int(m[1]) for tap in taps if (m := re.fullmatch(rf"stage(\d+){suffix}", tap)))
+        if numbers:
+            end = f"-{numbers[-1]}" if len(numbers) > 1 else ""
+            parts.append(f"stage{numbers[0]}{end}{suffix.replace('_', ' ')}")
+    return ", ".join([*parts, *(tap for tap in taps if not re.fullmatch(r"stage\d+(_preact)?", tap))])
+
+
+def _reads(method, found: Facts) -> str:
+    text = _listed(found.teacher)
+    if set(found.student) != set(found.teacher):
+        text += f"; student: {_listed(found.student)}"
+    return text + "".join(f"; another view, {kind}" for kind in method.views[1:])
+
+
+def _memory(count: int) -> str:
+    return "" if not count else f"{count:,} B" if count < 1e6 else f"{count / 1e6:.1f} MB"
+
+
+def columns(paths: list[pathlib.Path]) -> dict[str, dict[str, str]]:
+    """The measured columns of leaderboards, one a student and the cost of the first: column -> method -> cell.
+
+    Raises:
+        UserError: no such file, or a file of another kind.
+    """
+    found, cost = {}, {}
+    for path in paths:
+        try:
+            rows = {row["name"]: row for row in json.loads(path.read_text())}
+            found[f"Digits, {path.resolve().parent.name}"] = {name: spread(row["last"]) for name, row in rows.items()}
+            unit = rows["SoftLogits"]["seconds_per_step"]
+            cost = cost or {name: f"{row['seconds_per_step'] / unit:.2f}" for name, row in rows.items()}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} is no leaderboard.json of studies.all_methods: {error}.") from None
+    return {**found, COST: cost}
+
+
+def page(measured: dict[str, dict[str, str]]) -> str:
+    """The whole file.
+
+    Args:
+        measured: column -> method -> cell, as in `studies/methods_on_digits.json`.
+    """
+    student, teacher = answers()
+    titles = ["method", "what it transfers", "paper", "reads", "parameters", "memory", *PAIRS, *measured]
+    tables: dict[str, list[list[str]]] = {title: [] for title in FAMILIES}
+    for name, line, paper in distiller.registry.describe():
+        method, top1 = distiller.create(name), published.top1(name)
+        found = facts(method, student, teacher)
+        paper = re.sub(r"arXiv:(\d{4}\.\d{5}|\d{4}\.\d{4})", r"[arXiv:\1](https://arxiv.org/abs/\1)", paper)
+        cells = [name, line.replace("|", r"\|"), paper, _reads(method, found)]
+        cells += [f"{found.parameters:,}" if found.parameters else "", _memory(found.memory)]
+        cells += [f"{top1[pair]:.2f}" if pair in top1 else "" for pair in PAIRS.values()]
+        tables[family(name, found)].append([*cells, *(column.get(name, "") for column in measured.values())])
+    parts = ["# Methods", _filled(HEAD)]
+    parts += [f"## {title}\n\n{markdown(titles, rows)}" for title, rows in tables.items()]
+    alone = "; ".join(f"{title.removeprefix('Digits, ')} {measured[title][LABELS]}" for title in list(measured)[:-1])
+    parts += ["## Measured", _filled(DIGITS.format(alone=alone)), _filled(LOOKED_INTO)]
+    return "\n\n".join([*parts, *_published()]) + "\n"
+
+
+def _filled(text: str) -> str:
+    """Every paragraph in lines of at most 120 characters."""
+    paragraphs = (" ".join(part.split()) for part in text.split("\n\n"))
+    return "\n\n".join(textwrap.fill(part, 120, break_on_hyphens=False) for part in paragraphs)
+
+
+def _published() -> list[str]:
+    """The section of `configs/published.py`."""
+    source = published.TABLES[0].source.rpartition(",")[0]
+    alone = ", ".join(f"{arch} {top1:.2f}" for arch, top1 in published.LABELS.items())
+    parts = ["## Published", _filled(PUBLISHED.format(source=source, alone=alone))]
+    for table in published.TABLES:
+        titles = [table.source, *(pair.replace(",", "<br>") for pair in table.pairs)]
+        rows = [[name, *("" if n != n else f"{n:.2f}" for n in row)] for name, row in table.rows.items()]
+        parts.append(markdown(titles, rows))
+    rows = {}
+    for method, by_pair in published.OPTIONS.items():
+        others = "every other pair" if len(by_pair) > 1 else "every pair"
+        for pair, found in by_pair.items():
+            text = ", ".join(f"{key}={value}" for key, value in found.items())
+            rows.setdefault((method, text), []).append(pair or others)
+    cells = [[method, text, " ".join(pairs)] for (method, text), pairs in rows.items()]
+    return [*parts, _filled(OPTIONS), markdown(["method", "options", "pairs"], cells)]
+
+
+def main(leaderboard: list[pathlib.Path], out: pathlib.Path) -> None:
+    """Writes the page."""
+    measured = json.loads(MEASURED.read_text())
+    if leaderboard:
+        measured = columns(leaderboard)
+        MEASURED.write_text(json.dumps(measured, indent=1, ensure_ascii=False) + "\n")
+    out.write_text(page(measured))
+
+
+if __name__ == "__main__":
+    parser = command.parser(__doc__)
+    parser.add_argument("--leaderboard", type=pathlib.Path, nargs="*", default=[])
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("docs/methods.md"))
+    command.call(parser, main)

@@ -1,0 +1,156 @@
+"""Recipes: every method has the benchmarks' setting on CIFAR-100, and every recipe has keys of the defaults."""
+
+import importlib
+import pathlib
+
+import pytest
+
+import distiller
+import models
+from configs import cifar100, default, digits, published, teacher_assistant
+from registry import UserError
+from studies import methods_table
+
+FILES = sorted(path.stem for path in pathlib.Path(cifar100.__file__).parent.glob("*.py"))
+OTHERS = [name for name in FILES if name not in ("__init__", "published")]
+
+
+def method_of(recipe):
+    return distiller.create(recipe.distiller, **recipe.distiller_options.to_dict())
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_recipe_has_keys_and_types_of_the_defaults(name):
+    known, recipe = default.get_config(), importlib.import_module(f"configs.{name}").get_config()
+    assert set(recipe) <= set(known)
+    for key, value in recipe.items():
+        assert isinstance(value, (dict, type(known[key]))), key
+
+
+@pytest.mark.parametrize("name", distiller.names())
+def test_every_method_has_the_benchmarks_setting(name):
+    c = cifar100.get_config(name)
+    assert (c.dataset, c.distiller, c.teacher_arch, c.student_arch) == ("CIFAR100", name, "ResNet56", "ResNet20")
+    assert (c.train_epoch, c.batch_size, c.schedule, c.decay_factor) == (240, 64, "step", 0.1)
+    assert [share * 240 for share in c.milestones] == [150, 180, 210]
+    assert c.learning_rate == (0.025 if name == "MLKD" else 0.05)
+    for key in ("optimizer", "nesterov", "momentum", "weight_decay", "decay_kernels_only", "crop_pad", "crop_mode"):
+        assert key not in c  # the default is the benchmarks'
+    method_of(c)
+
+
+@pytest.fixture(scope="module")
+def shapes():
+    return methods_table.answers()
+
+
+@pytest.mark.parametrize("name", published.OPTIONS)
+def test_options_of_a_recipe_fit_its_networks(name, shapes):
+    """By a trace. Methods without options in the table are traced for docs/methods.md (tests/studies)."""
+    method = method_of(cifar100.get_config(name))
+    assert methods_table.facts(method, *shapes).teacher
+
+
+def test_the_defaults_that_the_benchmarks_rest_on():
+    c = default.get_config()
+    assert (c.optimizer, c.momentum, c.nesterov) == ("sgd", 0.9, False)
+    assert (c.weight_decay, c.decay_kernels_only) == (5e-4, False)
+    assert (c.crop_pad, c.crop_mode, c.flip) == (-1, "zero", "auto")  # CIFAR's own: 4 pixels, flip
+
+
+@pytest.mark.parametrize("name", [*distiller.names(), "DOT"])
+def test_every_pair_of_the_tables_has_a_recipe(name):
+    for pair in published.PAIRS:
+        c = cifar100.get_config(f"{name},{pair}")
+        assert f"{c.teacher_arch},{c.student_arch}" == pair
+        assert all(models.registry.check(arch) for arch in (c.teacher_arch, c.student_arch))
+        method_of(c)
+
+
+def test_without_an_argument_it_is_the_recipe_of_teachers():
+    assert cifar100.get_config() == cifar100.get_config("SoftLogits")
+    assert cifar100.get_config().distiller_options.to_dict() == {}
+
+
+def test_dot_is_soft_logits_or_another_method_under_dot():
+    for argument, method in (("DOT,VGG13,VGG8", "SoftLogits"), ("DOT+DKD,VGG13,VGG8", "DKD")):
+        c = cifar100.get_config(argument)
+        assert (c.distiller, c.optimizer, c.dot_delta) == (method, "dot", 0.075)
+    assert "optimizer" not in cifar100.get_config("SoftLogits")
+
+
+def test_a_sum_has_the_options_of_its_parts():
+    c = cifar100.get_config("DKD + AT+CC, VGG13,VGG8")
+    assert c.distiller == "DKD+AT+CC"
+    assert c.distiller_options.to_dict() == {"DKD": {"beta": 6.0}, "CC": {"project_to": 128}}
+    assert [type(part).__name__ for part in method_of(c).parts] == ["DKD", "AT", "CC"]
+    assert cifar100.get_config("AT+MLKD").learning_rate == 0.025
+
+
+def test_small_networks_get_the_small_rate():
+    rates = {pair: cifar100.get_config(f"AT,{pair}").learning_rate for pair in published.PAIRS}
+    slow = {pair for pair, rate in rates.items() if rate == 0.01}
+    assert slow == {pair for pair in published.PAIRS if "Shuffle" in pair or "Mobile" in pair}
+    assert {rates[pair] for pair in published.PAIRS if pair not in slow} == {0.05}
+
+
+@pytest.mark.parametrize(
+    ("method", "option", "expected"),
+    [
+        ("DKD", "beta", {"ResNet56,ResNet20": 2, "ResNet32x4,ResNet8x4": 8, "VGG13,MobileNetV2": 6}),
+        ("SDD", "beta", {"ResNet110,ResNet32": 2, "WRN_40_2,WRN_16_2": 6, "ResNet50,MobileNetV2": 8}),
+        ("SDD", "scales", {"ResNet56,ResNet20": (1, 2), "WRN_40_2,VGG8": (1, 2, 4), "VGG13,MobileNetV2": (1, 2, 4)}),
+        ("ReviewKD", "weight", {"ResNet56,ResNet20": 0.6, "ResNet32x4,ShuffleNetV2": 8, "VGG13,VGG8": 1}),
+        ("ReviewKD", "weight", {"WRN_40_2,WRN_16_2": 5, "ResNet110,ResNet32": 1}),
+        ("CATKD", "weight", {"ResNet56,ResNet20": 0.7, "ResNet32x4,ResNet8x4": 400}),
+    ],
+)
+def test_options_follow_the_pair(method, option, expected):
+    for pair, value in expected.items():
+        assert getattr(method_of(cifar100.get_config(f"{method},{pair}")), option) == value
+
+
+def test_mlkd_trains_small_networks_longer_and_falls_at_the_same_epochs():
+    for student, rate in (("MobileNetV2", 0.0025), ("ShuffleNetV2", 0.01)):
+        c = cifar100.get_config(f"MLKD,ResNet50,{student}")
+        assert c.learning_rate == rate
+        assert [share * c.train_epoch for share in c.milestones] == [150, 180, 210]
+
+
+@pytest.mark.parametrize("argument", ["ResNet56,ResNet20", "DKD,ResNet56,", "DKD,a,b,c", ",a,b", " "])
+def test_an_argument_of_another_form_raises(argument):
+    with pytest.raises(UserError, match="is METHOD or METHOD,TEACHER,STUDENT; got"):
+        cifar100.get_config(argument)
+
+
+def test_published_numbers_are_of_methods_and_networks():
+    for table in published.TABLES:
+        for name, numbers in table.rows.items():
+            assert name.partition(",")[0] in (*distiller.names(), "DOT")
+            assert len(numbers) == len(table.pairs)
+    assert set(published.OPTIONS) <= set(distiller.names())
+    assert {arch for pair in published.PAIRS for arch in pair.split(",")} == set(published.LABELS)
+
+
+def test_published_numbers_are_those_of_the_methods_own_options():
+    assert published.top1("SoftLogits")["ResNet56,ResNet20"] == 70.66  # RepDistiller's, not LSKD's 71.43
+    assert published.top1("DKD")["ResNet32x4,ResNet8x4"] == 76.32
+    assert "WRN_40_2,WRN_40_1" not in published.top1("FSP")
+    assert published.top1("NKD") == {}
+
+
+def test_a_teacher_assistant_leaves_the_networks_to_the_command():
+    c = teacher_assistant.get_config()
+    assert not {"teacher_arch", "student_arch"} & set(c)
+    assert (c.dataset, c.train_epoch, c.distiller) == ("CIFAR100", 240, "SoftLogits")
+
+
+def test_digits_has_options_of_its_own_for_methods_and_their_sums():
+    for name, options in digits.TUNED.items():
+        assert digits.tuned(name) == options
+        distiller.create(name, **digits.tuned(name))
+    assert digits.tuned("SoftLogits") == digits.tuned("") == {}
+    assert digits.tuned("SoftLogits + AT") == {"AT": digits.TUNED["AT"]}
+    distiller.create("SoftLogits+AT", **digits.tuned("SoftLogits+AT"))
+    digits.tuned("AT")["weight"] = 0.0
+    assert digits.tuned("AT")["weight"]
