@@ -54,7 +54,7 @@ class OurStep:
         sample = jax.jit(batch_of, static_argnums=2)
         key = jax.random.key(0)
         batch_0 = sample(self.split, jnp.asarray(0), AUGMENTATION)
-        weights = cpu.jit_once(teacher.init)(key, batch_0.image)
+        weights = jax.jit(teacher.init)(key, batch_0.image)
         self.strategy = strategy = transfer.create(
             "Offline",
             student=student,
@@ -63,7 +63,7 @@ class OurStep:
             method=distiller.create("SoftLogits"),
             optimizer=optimizer.create(configs.defaults(), steps),
         )
-        self.state = replicate(cpu.jit_once(strategy.init)(key, batch_0))
+        self.state = replicate(jax.jit(strategy.init)(key, batch_0))
         names = jax.eval_shape(strategy.traced_step, self.state, batch_0, key)[1]
         self.totals = replicate(Totals.empty(names))
         self._step = Trainer(strategy, AUGMENTATION).step
@@ -75,7 +75,7 @@ class OurStep:
         bank = DeviceBank(jnp.asarray(logits), classes=classes)
         self.banked_split = self.split.replace(bank=replicate(bank), view=replicate(fixed))
         batch_0_banked = sample(self.banked_split, jnp.asarray(0), AUGMENTATION)
-        self.banked_state = replicate(cpu.jit_once(strategy.init)(key, batch_0_banked))
+        self.banked_state = replicate(jax.jit(strategy.init)(key, batch_0_banked))
         self.banked_totals = replicate(Totals.empty(names))
         variables = jax.tree.map(jnp.copy, strategy.student_variables(self.state))
         frozen = jax.tree.map(jnp.copy, self.state.frozen["teacher"])

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 from jax.ad_checkpoint import checkpoint_name
-from jax.extend.core import Literal
 
+from models import traces
 from models.layers import BatchNorm, Conv, Dense
 
 MARK = "folding:"
@@ -78,9 +78,7 @@ def foldable(model: nn.Module, variables: dict, image_shape: tuple[int, int, int
             return model.apply(variables, image, train=False)
 
     trace = jax.make_jaxpr(run)(variables, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)).jaxpr
-    readers = Counter(v for eqn in trace.eqns for v in eqn.invars if not isinstance(v, Literal))
-    readers.update(v for v in trace.outvars if not isinstance(v, Literal))
-    layers, found = {}, []
+    readers, layers, found = traces.readers(trace), {}, []
     for eqn in trace.eqns:
         if eqn.primitive.name != "name" or not eqn.params["name"].startswith(MARK):
             continue

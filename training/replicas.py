@@ -14,7 +14,7 @@ import data
 import pretrained
 from distiller import Composition
 from registry import NonFiniteError
-from training import cpu, hosts, run_folder
+from training import hosts, run_folder
 from training.bank import DeviceBank
 from training.checkpoint import Checkpoints
 from training.metrics import evaluate
@@ -121,7 +121,7 @@ class Replicas:
         """
         examples = len(self.dataset.train)
 
-        @cpu.jit_once
+        @jax.jit
         def init(split):
             key = jax.random.fold_in(jax.random.key(split.seed), INIT_KEY)
             state = self.strategy.traced_init(key, self.batch(split, jnp.zeros_like(split.seed)))

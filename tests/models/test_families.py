@@ -12,8 +12,8 @@ import pytest
 from flax import traverse_util
 
 import models
-from models import layers
-from models.layers import BatchNorm, convolve, convolve_depthwise, convolve_groups
+from models import layers, ops
+from models.layers import BatchNorm
 from models.shufflenet import channel_shuffle
 from registry import UserError
 
@@ -145,8 +145,7 @@ def test_initial_weights_have_the_references_distributions(name, monkeypatch):
     def blank(x, kernel, stride=1, groups=1):  # what the layers compute does not matter here, and takes long to compile
         return jnp.zeros((len(x), -(-x.shape[1] // stride), -(-x.shape[2] // stride), kernel.shape[-1]), x.dtype)
 
-    for function in ("convolve", "convolve_depthwise", "convolve_groups"):
-        monkeypatch.setattr(layers, function, blank)
+    monkeypatch.setattr(ops, "convolve", blank)
     (deviation, kind), linear, bias = INITIAL[name]
     model = models.create(name, 100)
     key = jax.random.key(3, impl="rbg")  # compiles faster
@@ -218,23 +217,6 @@ def test_wide_resnets_preactivation_is_the_next_batch_norm_of_the_stage():
         np.testing.assert_allclose(outputs.features[f"{tap}_preact"], normal, rtol=1e-3, atol=1e-3)
     embedding = np.maximum(outputs.features["stage3_preact"], 0).mean((1, 2))
     np.testing.assert_allclose(outputs.features["embedding"], embedding, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize(("size", "stride", "side"), [(3, 1, 6), (3, 2, 6), (3, 2, 7), (5, 2, 9), (7, 1, 5)])
-def test_depthwise_convolution_as_a_sum_is_xlas(size, stride, side):
-    x = jax.random.normal(jax.random.key(0), (2, side, side + 1, 4))
-    kernel = jax.random.normal(jax.random.key(1), (size, size, 1, 4))
-    expected = convolve(x, kernel, stride, 4)
-    found = convolve_depthwise(x, kernel, stride)
-    assert found.shape == expected.shape
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
-
-
-def test_grouped_convolution_by_parts_is_xlas():
-    x = jax.random.normal(jax.random.key(0), (2, 5, 6, 12))
-    kernel = jax.random.normal(jax.random.key(1), (3, 3, 4, 9))
-    expected = convolve(x, kernel, 2, 3)
-    np.testing.assert_allclose(convolve_groups(x, kernel, 2, 3), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_channel_shuffle_deals_the_groups_out():
