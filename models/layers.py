@@ -1,8 +1,8 @@
 """Layers that the networks share: convolution, batch norm and the classifier, initialised as the references do.
 
-The references know three initialisations of a convolution: `kaiming_normal_(mode="fan_out")` (ResNet), a normal of
-deviation sqrt(2 / (size^2 * out)) (WRN, VGG, MobileNetV2), which is the same thing, grouped or not: `fan_out_normal`;
-and PyTorch's default (ShuffleNet, MobileNetV1): `default_uniform`.
+The references have two initialisations of a convolution. `fan_out_normal` is a normal of deviation
+sqrt(2 / (size^2 * out)) (WRN, VGG, MobileNetV2), grouped or not; the ResNets' `kaiming_normal_(mode="fan_out")` is the
+same. `default_uniform` is PyTorch's default (ShuffleNet, MobileNetV1).
 """
 
 import math
@@ -37,12 +37,12 @@ def default_uniform(key, shape, dtype=jnp.float32):
 
 
 def parameter(module: nn.Module, name: str, init: Callable, shape: tuple[int, ...]) -> jax.Array:
-    """`module.param`, float32; of one that is there already, no more than the shape is looked at.
+    """`module.param`, float32. Of a parameter that exists, only the shape is checked.
 
-    Flax traces its initialisation for that, which takes half of the time that tracing a network takes.
+    Flax checks the shape by tracing the initialiser, which is half of the time that tracing a network takes.
 
     Raises:
-        flax.errors.ScopeParamShapeError: it has another shape.
+        flax.errors.ScopeParamShapeError: the parameter has another shape.
     """
     if not module.has_variable("params", name):
         return module.param(name, init, shape, jnp.float32)
@@ -55,9 +55,9 @@ def parameter(module: nn.Module, name: str, init: Callable, shape: tuple[int, ..
 class Conv(nn.Module):
     """A square convolution, padded by (size - 1) / 2 on every side as PyTorch's reference networks are.
 
-    (XLA's SAME pads a stride-2 convolution of an even input on one side only, which is another network.)
-    Parameters `kernel` [size, size, C_in / groups, features] float32 and, with `use_bias`, `bias` [features], zero
-    at first. `groups` = C_in makes it depthwise.
+    (XLA's SAME pads a stride-2 convolution of an even input on one side only, which makes another network.)
+    Parameters `kernel` [size, size, C_in / groups, features] float32 and, with `use_bias`, `bias` [features],
+    initially zero. `groups` = C_in makes the convolution depthwise.
     """
 
     features: int
@@ -80,9 +80,9 @@ class Conv(nn.Module):
 
 @jax.custom_jvp
 def held(value, marker):
-    """`value`, a constant to the innermost derivative that `marker` belongs to, and to no other.
+    """`value`, a constant to the innermost derivative that `marker` belongs to, and to no other derivative.
 
-    `stop_gradient` would stop the derivatives around that one too: the training step's.
+    `stop_gradient` would also make it a constant to the derivatives around that one: the training step's.
     """
     del marker
     return value
@@ -96,13 +96,13 @@ def _held_jvp(primals, tangents):
 class BatchNorm(nn.Module):
     """Batch norm over all axes but the last; statistics are float32 whatever the compute type.
 
-    With `deltas`, which are what `models.forward` differentiates by, the batch's statistics are constants of that
-    derivative: the explanation of an image is that of a network with this normalisation, and no other image's answer
-    gets into it. The gradient of a training step goes through the statistics as ever.
+    `models.forward` differentiates by `deltas`. The batch's statistics are constants of that derivative, so the
+    explanation of an image depends on no other image's answer. The gradient of a training step goes through the
+    statistics as usual.
 
-    Parameters `scale`, `bias` [C]; statistics `mean`, `var` [C], moved by `1 - momentum` a step. The variance kept is
-    the batch's own (divided by n), as in Flax; PyTorch keeps n / (n - 1) times it. Where `models.folding` has moved
-    everything but the bias into the layer before, only the bias is added.
+    Parameters `scale`, `bias` [C]; statistics `mean`, `var` [C], moved by `1 - momentum` a step. The running variance
+    is of the batch's own variance (divided by n), as in Flax; PyTorch's is n / (n - 1) times as large. After
+    `models.folding` only the bias is left, and only the bias is added.
     """
 
     momentum: float = 0.9
@@ -138,7 +138,7 @@ class BatchNorm(nn.Module):
 class Dense(nn.Module):
     """The classifier: [B, D] -> [B, features], in float32. Parameters `kernel` [D, features], `bias` [features].
 
-    Without an initialiser of its own, kernel or bias gets PyTorch's default.
+    An initialiser of None is PyTorch's default.
     """
 
     features: int

@@ -5,8 +5,8 @@ function for all platforms; `Operation.words` registers another function for one
 it lowers a program, not when it traces one. So `jax.jit(f).trace(x).lower(lowering_platforms=("tpu",))` gives the TPU's
 program on a machine that has none. `models/xla_cpu` has the words for CPUs.
 
-Every operation here is linear in each of its arrays. Its derivatives are operations again, of any order, under `vmap`
-too, and every platform has its own words for them.
+Every operation but `norm` is linear in each of its arrays. Its derivatives are operations again, of any order, under
+`vmap` too, and a platform may have its own words for them.
 """
 
 import functools
@@ -210,17 +210,14 @@ ad.primitive_transposes[STORED.primitive] = lambda cotangent, x, *, when: [
 batching.defvectorized(STORED.primitive)
 
 
+# The norm of a tree. It has no derivative here.
+
+NORM = Operation("norm", lambda *leaves: jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in leaves)))
+
+
 def norm(tree) -> jax.Array:
     """The Euclidean norm over all leaves of a tree of arrays."""
-    leaves = jax.tree.leaves(tree)
-    if _plain.value:
-        return _norm(*leaves)
-    return jax.lax.platform_dependent(*leaves, cpu=_norm_of_one_vector, default=_norm)
+    return NORM(*jax.tree.leaves(tree))
 
 
-def _norm(*leaves):
-    return jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in leaves))
-
-
-def _norm_of_one_vector(*leaves):
-    return jnp.linalg.norm(jnp.concatenate([leaf.ravel() for leaf in leaves]))
+batching.primitive_batchers[NORM.primitive] = lambda leaves, axes: (jax.vmap(NORM.plain, axes)(*leaves), 0)

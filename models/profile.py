@@ -5,7 +5,7 @@
 Without --arch, every network. Multiply-adds are counted in the traced program (convolutions and matrix products, as
 papers count them); nothing is compiled for them. FLOPs are the compiled program's own cost analysis: about twice the
 multiply-adds plus everything else, less the products with padding, which XLA leaves out (8 % in a CIFAR ResNet),
-and on a CPU more the zeros of `models.narrow` (13 % in a ResNet-20).
+and on a CPU plus the zeros of `models.xla_cpu` (13 % in a ResNet-20).
 Memory is the compiled forward pass's temporary memory at its peak, at batch 1, without parameters and images: what
 inference needs. Training keeps about the sum of the taps' and inner activations instead. Latency is a median.
 """
