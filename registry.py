@@ -4,8 +4,6 @@ import difflib
 import importlib
 from collections.abc import Iterable, Mapping
 
-import xla_cpu  # noqa: F401  # before JAX's first computation
-
 
 class UserError(ValueError):
     """A mistake that the user can mend: one to three lines that say what is wrong and the fix.

@@ -1,4 +1,4 @@
-"""Milliseconds of a 3x3 convolution with 1, 2, 4 and 8 pixels in a row: what `models.narrow.pixels_a_row` goes by.
+"""Milliseconds of a 3x3 convolution with 1, 2, 4 and 8 pixels in a row: the measure of `pixels_a_row`.
 
     python -m benchmarks.narrow [--batch 32] [--rounds 15]
 
@@ -18,7 +18,7 @@ cpu.tune()
 
 import jax  # noqa: E402  # after the flags
 
-from models.narrow import convolve_rows, pixels_a_row  # noqa: E402
+from models.xla_cpu.convolution import convolve_rows, pixels_a_row  # noqa: E402
 
 PIXELS = (1, 2, 4, 8)
 CASES = [  # channels, features, side

@@ -34,7 +34,7 @@ def environment() -> dict:
         "command": command_line(),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in PACKAGES},
-        "backend": jax.default_backend(),
+        "backend": jax.devices()[0].platform,
         "devices": [device.device_kind for device in jax.devices()],
         "processes": jax.process_count(),
         "cpus": os.cpu_count(),

@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.extend.core import Literal
 
+from models import traces
 from registry import UserError
 
 
@@ -126,10 +126,7 @@ def reached(function: Callable, tree: Any, *others: Any) -> Any:
         A tree of bools like `tree`.
     """
     jaxpr = jax.make_jaxpr(function)(tree, *others).jaxpr
-    needed = {v for v in jaxpr.outvars if not isinstance(v, Literal)}
-    for operation in reversed(jaxpr.eqns):
-        if not needed.isdisjoint(operation.outvars):
-            needed.update(v for v in operation.invars if not isinstance(v, Literal))
+    needed = traces.reached(jaxpr, jaxpr.outvars)
     structure = jax.tree.structure(tree)
     return structure.unflatten([v in needed for v in jaxpr.invars[: structure.num_leaves]])
 

@@ -1,5 +1,6 @@
 """Networks: linen Modules that return `Outputs`. `create` is the only door, `names` lists what is behind it."""
 
+from models import ops, xla_cpu
 from models.outputs import ATTENTION, LAST_MAP, NoFeatures, Outputs, Source, Taps, forward, resolve, stages
 from models.players import Player
 from registry import Registry, UserError
@@ -15,6 +16,7 @@ __all__ = [
     "create",
     "forward",
     "names",
+    "ops",
     "registry",
     "resolve",
     "stages",
@@ -75,6 +77,7 @@ def create(name: str, num_classes: int, **options):
     Raises:
         UserError: an unknown name, with the nearest known one, or an option that the network does not have.
     """
+    xla_cpu.prepare()
     build = registry.get(name)
     options = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
     try:

@@ -6,15 +6,14 @@ Source: this library; it stands for no paper.
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
-from models.layers import BatchNorm, Conv, Dense
+from models.layers import BatchNorm, Conv
+from models.network import Network
 from models.outputs import Outputs, Taps
-from models.torch_names import rename
 
 
-class CNN(nn.Module):
+class CNN(Network):
     """Four 3x3 convolutions, each with batch norm and ReLU; the last two halve the resolution.
 
     Attributes:
@@ -29,9 +28,6 @@ class CNN(nn.Module):
     widths: tuple[int, int, int, int] = (16, 16, 32, 64)
     dtype: Any = jnp.float32
 
-    def setup(self):
-        self.classifier = Dense(self.num_classes)
-
     @nn.compact
     def __call__(self, images, train: bool = False, deltas: dict | None = None) -> Outputs:
         """images [B, H, W, C] float32 -> `Outputs`; taps `stem`, `stage1..3` (and `_preact`), `final`, `embedding`."""
@@ -41,14 +37,4 @@ class CNN(nn.Module):
             x = Conv(width, 3, stride, dtype=self.dtype, name=f"{name}_conv")(x)
             x = BatchNorm(dtype=self.dtype, name=f"{name}_bn")(x, train)
             x = tap(name, nn.relu(x if name == "stem" else tap(f"{name}_preact", x)))
-        x = tap("final", x)
-        embedding = tap("embedding", jnp.mean(x.astype(jnp.float32), axis=(1, 2)))
-        return Outputs(logits=self.classify(embedding), features=tap.features)
-
-    def classify(self, embedding: jax.Array) -> jax.Array:
-        """embedding [B, D] -> logits [B, K] float32."""
-        return self.classifier(embedding)
-
-    def torch_name(self, path: tuple[str, ...]) -> str:
-        """("params", "stage1_conv", "kernel") -> "stage1_conv.weight"."""
-        return rename(path, {})
+        return self.pooled(tap, x)

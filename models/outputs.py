@@ -1,6 +1,8 @@
 """What every network returns, and the one door to gradients with respect to any of it."""
 
+import functools
 import re
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -119,9 +121,18 @@ class Taps:
         self.features[name] = value
         return value
 
+    def named(self, name: str) -> Callable[[jax.Array], jax.Array]:
+        """The tap `name`, for a block that does not know its own place."""
+        return functools.partial(self, name)
+
     def shift(self, name: str, value: jax.Array) -> jax.Array:
         """Adds the delta without recording: for the input, which is no feature."""
         return value + self._deltas[name] if name in self._deltas else value
+
+
+def unnamed(value: jax.Array) -> jax.Array:
+    """The `tap` of a block whose output has no name."""
+    return value
 
 
 def stages(features: dict[str, jax.Array], suffix: str = "") -> list[jax.Array]:

@@ -5,7 +5,7 @@
 Without --arch, every network. Multiply-adds are counted in the traced program (convolutions and matrix products, as
 papers count them); nothing is compiled for them. FLOPs are the compiled program's own cost analysis: about twice the
 multiply-adds plus everything else, less the products with padding, which XLA leaves out (8 % in a CIFAR ResNet),
-and on a CPU more the zeros of `models.narrow` (13 % in a ResNet-20).
+and on a CPU plus the zeros of `models.xla_cpu` (13 % in a ResNet-20).
 Memory is the compiled forward pass's temporary memory at its peak, at batch 1, without parameters and images: what
 inference needs. Training keeps about the sum of the taps' and inner activations instead. Latency is a median.
 """
@@ -20,10 +20,9 @@ import time
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.extend import core
 
 import models
-from models.layers import Conv, convolve
+from models import ops, traces
 from registry import UserError
 
 
@@ -72,19 +71,10 @@ def cost(model: nn.Module, image_shape: tuple[int, int, int], variables: dict | 
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     if variables is None:
         variables, _ = _shapes(model, image_shape)
-    with nn.intercept_methods(_as_one_convolution):
+    with ops.plain():
         program = jax.make_jaxpr(_logits(model))(variables, image)
     parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(variables["params"]))
     return Cost(parameters, _multiply_adds(program.jaxpr))
-
-
-def _as_one_convolution(call, args, kwargs, context):
-    """Traces a `Conv` as the convolution it is, in whatever other words this backend computes it (sums of shifts)."""
-    conv = context.module
-    if not isinstance(conv, Conv) or context.method_name != "__call__":
-        return call(*args, **kwargs)
-    kernel = conv.variables["params"]["kernel"]
-    return convolve(args[0].astype(conv.dtype), kernel.astype(conv.dtype), conv.stride, conv.groups)
 
 
 def compare(teacher: Cost, student: Cost) -> str:
@@ -107,20 +97,11 @@ def _multiply_adds(program) -> int:
             left = equation.invars[0].aval.shape
             total += math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
         elif kind == "cond":
-            total += max(_multiply_adds(branch.jaxpr) for branch in params["branches"])
+            total += max(map(_multiply_adds, traces.inner(equation)))
         else:
-            inner = sum(_multiply_adds(p) for p in _programs(params.values()))
-            total += inner * (params["length"] if kind == "scan" else 1)
+            once = sum(map(_multiply_adds, traces.inner(equation)))
+            total += once * (params["length"] if kind == "scan" else 1)
     return total
-
-
-def _programs(values):
-    """The jaxprs among an equation's parameters: what pjit, custom_vjp and scan call."""
-    for value in values:
-        if isinstance(value, core.ClosedJaxpr):
-            yield value.jaxpr
-        elif isinstance(value, core.Jaxpr):
-            yield value
 
 
 def measure(model: nn.Module, image_shape: tuple[int, int, int], repeats: int = 20) -> dict[str, float]:

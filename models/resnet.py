@@ -13,9 +13,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from models.layers import BatchNorm, Conv, Dense, kept
-from models.outputs import Outputs, Taps
-from models.torch_names import rename
+from models import ops
+from models.layers import BatchNorm, Conv
+from models.network import Network, variant
+from models.outputs import Outputs, Taps, unnamed
 from registry import UserError
 
 TORCH_NAMES = {
@@ -46,7 +47,7 @@ class BasicBlock(nn.Module):
     padding: str = "TORCH"
 
     @nn.compact
-    def __call__(self, x, train: bool, tap=None):
+    def __call__(self, x, train: bool, tap=unnamed):
         conv1 = Conv(self.width, 3, self.stride, dtype=self.dtype, name="conv1")
         y = padded_as_xla(conv1, x) if self.padding == "SAME" and self.stride == 2 else conv1(x)
         y = nn.relu(BatchNorm(dtype=self.dtype, name="bn1")(y, train))
@@ -55,13 +56,10 @@ class BasicBlock(nn.Module):
         if self.stride != 1 or x.shape[-1] != self.width:
             x = Conv(self.width, 1, self.stride, dtype=self.dtype, name="shortcut_conv")(x)
             x = BatchNorm(dtype=self.dtype, name="shortcut_bn")(x, train)
-        y = y + x
-        if tap is not None:
-            y = tap(y)
-        return kept(nn.relu(y))
+        return ops.kept(nn.relu(tap(y + x)))
 
 
-class ResNet(nn.Module):
+class ResNet(Network):
     """A CIFAR ResNet.
 
     Attributes:
@@ -79,8 +77,7 @@ class ResNet(nn.Module):
     dtype: Any = jnp.float32
     padding: str = "TORCH"
 
-    def setup(self):
-        self.classifier = Dense(self.num_classes)
+    torch_names = TORCH_NAMES
 
     @nn.compact
     def __call__(self, images, train: bool = False, deltas: dict | None = None) -> Outputs:
@@ -95,41 +92,25 @@ class ResNet(nn.Module):
             for block in range(self.blocks):
                 stride = 2 if stage > 1 and block == 0 else 1
                 last = block == self.blocks - 1
-                record = (lambda y, s=stage: tap(f"stage{s}_preact", y)) if last else None
+                record = tap.named(f"stage{stage}_preact") if last else unnamed
                 name = f"stage{stage}_block{block}"
                 x = BasicBlock(width, stride, self.dtype, self.padding, name=name)(x, train, record)
             x = tap(f"stage{stage}", x)
-        x = tap("final", x)
-        embedding = tap("embedding", jnp.mean(x.astype(jnp.float32), axis=(1, 2)))
-        return Outputs(logits=self.classify(embedding), features=tap.features)
-
-    def classify(self, embedding: jax.Array) -> jax.Array:
-        """embedding [B, D] -> logits [B, K] float32."""
-        return self.classifier(embedding)
-
-    def torch_name(self, path: tuple[str, ...]) -> str:
-        """("params", "stage1_block0", "conv1", "kernel") -> "layer1.0.conv1.weight"."""
-        return rename(path, TORCH_NAMES)
+        return self.pooled(tap, x)
 
 
-def _family(blocks: int, widths: tuple[int, int, int, int], name: str):
-    def build(num_classes: int, **options) -> ResNet:
-        own = tuple(options.pop("widths", widths))
-        return ResNet(num_classes=num_classes, **{"blocks": blocks, **options}, widths=own)
-
-    build.__name__ = name.lower()
-    source = "He et al., CVPR 2016, arXiv:1512.03385"
-    build.__doc__ = f"CIFAR {name}: 3 stages of {blocks} basic blocks, widths {widths[1:]}.\n\nPaper: {source}"
-    return build
+def _size(name: str, blocks: int, widths: tuple[int, int, int, int]):
+    what = f"CIFAR {name}: 3 stages of {blocks} basic blocks, widths {widths[1:]}."
+    return variant(ResNet, name.lower(), what, "He et al., CVPR 2016, arXiv:1512.03385", blocks=blocks, widths=widths)
 
 
 NARROW, WIDE = (16, 16, 32, 64), (32, 64, 128, 256)
-resnet8 = _family(1, NARROW, "ResNet8")
-resnet14 = _family(2, NARROW, "ResNet14")
-resnet20 = _family(3, NARROW, "ResNet20")
-resnet32 = _family(5, NARROW, "ResNet32")
-resnet44 = _family(7, NARROW, "ResNet44")
-resnet56 = _family(9, NARROW, "ResNet56")
-resnet110 = _family(18, NARROW, "ResNet110")
-resnet8x4 = _family(1, WIDE, "ResNet8x4")
-resnet32x4 = _family(5, WIDE, "ResNet32x4")
+resnet8 = _size("ResNet8", 1, NARROW)
+resnet14 = _size("ResNet14", 2, NARROW)
+resnet20 = _size("ResNet20", 3, NARROW)
+resnet32 = _size("ResNet32", 5, NARROW)
+resnet44 = _size("ResNet44", 7, NARROW)
+resnet56 = _size("ResNet56", 9, NARROW)
+resnet110 = _size("ResNet110", 18, NARROW)
+resnet8x4 = _size("ResNet8x4", 1, WIDE)
+resnet32x4 = _size("ResNet32x4", 5, WIDE)

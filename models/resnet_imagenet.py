@@ -10,13 +10,13 @@ The `stem` tap is before the pooling.
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
-from models.layers import BatchNorm, Conv, Dense, kept
-from models.outputs import Outputs, Taps
+from models import ops
+from models.layers import BatchNorm, Conv
+from models.network import Network, rename, variant
+from models.outputs import Outputs, Taps, unnamed
 from models.resnet import TORCH_NAMES, BasicBlock
-from models.torch_names import rename
 from registry import UserError
 
 CIFAR_NAMES = {
@@ -35,7 +35,7 @@ class Bottleneck(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x, train: bool, tap=None):
+    def __call__(self, x, train: bool, tap=unnamed):
         y = Conv(self.width, 1, dtype=self.dtype, name="conv1")(x)
         y = nn.relu(BatchNorm(dtype=self.dtype, name="bn1")(y, train))
         y = Conv(self.width, 3, self.stride, dtype=self.dtype, name="conv2")(y)
@@ -45,11 +45,10 @@ class Bottleneck(nn.Module):
         if self.stride != 1 or x.shape[-1] != 4 * self.width:
             x = Conv(4 * self.width, 1, self.stride, dtype=self.dtype, name="shortcut_conv")(x)
             x = BatchNorm(dtype=self.dtype, name="shortcut_bn")(x, train)
-        y = y + x
-        return kept(nn.relu(y if tap is None else tap(y)))
+        return ops.kept(nn.relu(tap(y + x)))
 
 
-class ImageNetResNet(nn.Module):
+class ImageNetResNet(Network):
     """A ResNet of four stages.
 
     Attributes:
@@ -69,7 +68,7 @@ class ImageNetResNet(nn.Module):
     def setup(self):
         if self.stem not in (None, "cifar", "imagenet"):
             raise UserError(f"stem='{self.stem}': the ResNets have 'cifar' and 'imagenet'.")
-        self.classifier = Dense(self.num_classes)
+        super().setup()
 
     @nn.compact
     def __call__(self, images, train: bool = False, deltas: dict | None = None) -> Outputs:
@@ -85,17 +84,11 @@ class ImageNetResNet(nn.Module):
         for stage, count in enumerate(self.blocks, start=1):
             for block in range(count):
                 stride = 2 if stage > 1 and block == 0 else 1
-                record = (lambda y, s=stage: tap(f"stage{s}_preact", y)) if block == count - 1 else None
+                record = tap.named(f"stage{stage}_preact") if block == count - 1 else unnamed
                 name = f"stage{stage}_block{block}"
                 x = kind(2 ** (stage + 5), stride, self.dtype, name=name)(x, train, record)
             x = tap(f"stage{stage}", x)
-        x = tap("final", x)
-        embedding = tap("embedding", jnp.mean(x.astype(jnp.float32), axis=(1, 2)))
-        return Outputs(logits=self.classify(embedding), features=tap.features)
-
-    def classify(self, embedding: jax.Array) -> jax.Array:
-        """embedding [B, D] -> logits [B, K] float32."""
-        return self.classifier(embedding)
+        return self.pooled(tap, x)
 
     def settle(self, shape_of) -> "ImageNetResNet":
         """This network with the stem that some weights have, where the choice was left to the image.
@@ -113,17 +106,13 @@ class ImageNetResNet(nn.Module):
         return rename(path, CIFAR_NAMES if self.stem == "cifar" else TORCH_NAMES)
 
 
-def _family(depth: int, blocks: tuple[int, int, int, int], bottleneck: bool):
-    def build(num_classes: int, **options) -> ImageNetResNet:
-        return ImageNetResNet(blocks=blocks, bottleneck=bottleneck, num_classes=num_classes, **options)
-
-    build.__name__ = f"resnet{depth}"
-    kind, source = "bottleneck" if bottleneck else "basic", "He et al., CVPR 2016, arXiv:1512.03385"
-    build.__doc__ = f"ImageNet's ResNet{depth}: 4 stages of {blocks} {kind} blocks.\n\nPaper: {source}"
-    return build
+def _size(depth: int, blocks: tuple[int, int, int, int], bottleneck: bool):
+    what = f"ImageNet's ResNet{depth}: 4 stages of {blocks} {'bottleneck' if bottleneck else 'basic'} blocks."
+    source = "He et al., CVPR 2016, arXiv:1512.03385"
+    return variant(ImageNetResNet, f"resnet{depth}", what, source, blocks=blocks, bottleneck=bottleneck)
 
 
-resnet18 = _family(18, (2, 2, 2, 2), False)
-resnet34 = _family(34, (3, 4, 6, 3), False)
-resnet50 = _family(50, (3, 4, 6, 3), True)
-resnet101 = _family(101, (3, 4, 23, 3), True)
+resnet18 = _size(18, (2, 2, 2, 2), False)
+resnet34 = _size(34, (3, 4, 6, 3), False)
+resnet50 = _size(50, (3, 4, 6, 3), True)
+resnet101 = _size(101, (3, 4, 23, 3), True)

@@ -15,9 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from models.layers import BatchNorm, Conv, Dense, default_uniform, kept
-from models.outputs import Outputs, Taps
-from models.torch_names import rename
+from models import ops
+from models.layers import BatchNorm, Conv, default_uniform
+from models.network import Network, variant
+from models.outputs import Outputs, Taps, unnamed
 
 TORCH_NAMES = {
     r"^stem_(conv|bn)$": r"\g<1>1",
@@ -54,7 +55,7 @@ class BlockV1(_Block):
     groups: int = 3
 
     @nn.compact
-    def __call__(self, x, train: bool, tap=None):
+    def __call__(self, x, train: bool, tap=unnamed):
         added = self.width - x.shape[-1] if self.stride == 2 else self.width
         groups = 1 if x.shape[-1] == 24 else self.groups  # the stem's 24 channels are too few to divide
         y = nn.relu(self.conv_bn(1, x, train, added // 4, groups=groups))
@@ -67,7 +68,7 @@ class BlockV1(_Block):
             y = jnp.concatenate([y, (total / 9.0).astype(y.dtype)], axis=-1)  # the padding's zeros count
         else:
             y = y + x
-        return kept(nn.relu(y if tap is None else tap(y)))
+        return ops.kept(nn.relu(tap(y)))
 
 
 class BlockV2(_Block):
@@ -77,7 +78,7 @@ class BlockV2(_Block):
     """
 
     @nn.compact
-    def __call__(self, x, train: bool, tap=None):
+    def __call__(self, x, train: bool, tap=unnamed):
         half, inputs = self.width // 2, x.shape[-1]
         if self.stride == 2:
             left = self.conv_bn(1, x, train, inputs, 3, 2, groups=inputs)
@@ -88,13 +89,13 @@ class BlockV2(_Block):
         right = nn.relu(self.conv_bn(n, right, train, half))
         right = self.conv_bn(n + 1, right, train, half, 3, self.stride, groups=half)
         right = self.conv_bn(n + 2, right, train, half)
-        if tap is not None:
+        if tap is not unnamed:
             both = tap(jnp.concatenate([left, right], axis=-1))
             left, right = both[..., :half], both[..., half:]
         return channel_shuffle(jnp.concatenate([left, nn.relu(right)], axis=-1), 2)
 
 
-class ShuffleNet(nn.Module):
+class ShuffleNet(Network):
     """A ShuffleNet.
 
     Attributes:
@@ -111,8 +112,7 @@ class ShuffleNet(nn.Module):
     num_classes: int
     dtype: Any = jnp.float32
 
-    def setup(self):
-        self.classifier = Dense(self.num_classes)
+    torch_names = TORCH_NAMES
 
     @nn.compact
     def __call__(self, images, train: bool = False, deltas: dict | None = None) -> Outputs:
@@ -122,40 +122,34 @@ class ShuffleNet(nn.Module):
         x = tap("stem", self._conv_bn_relu("stem", 24, x, train))
         for stage, (width, count) in enumerate(zip(self.widths, self.blocks, strict=True), start=1):
             for block in range(count):
-                record = (lambda y, s=stage: tap(f"stage{s}_preact", y)) if block == count - 1 else None
+                record = tap.named(f"stage{stage}_preact") if block == count - 1 else unnamed
                 name = f"stage{stage}_block{block}"
                 x = kind(width, 1 if block else 2, self.dtype, name=name)(x, train, record)
             x = tap(f"stage{stage}", x)
         if self.version == 2:
             x = self._conv_bn_relu("last", 1024, x, train)
-        x = tap("final", x)
-        embedding = tap("embedding", jnp.mean(x.astype(jnp.float32), axis=(1, 2)))
-        return Outputs(logits=self.classify(embedding), features=tap.features)
+        return self.pooled(tap, x)
 
     def _conv_bn_relu(self, name: str, width: int, x, train: bool):
         x = Conv(width, 1, kernel_init=default_uniform, dtype=self.dtype, name=f"{name}_conv")(x)
         return nn.relu(BatchNorm(dtype=self.dtype, name=f"{name}_bn")(x, train))
 
-    def classify(self, embedding: jax.Array) -> jax.Array:
-        """embedding [B, D] -> logits [B, K] float32."""
-        return self.classifier(embedding)
 
-    def torch_name(self, path: tuple[str, ...]) -> str:
-        """("params", "stage1_block0", "conv1", "kernel") -> "layer1.0.conv1.weight"."""
-        return rename(path, TORCH_NAMES)
-
-
-def shufflenet_v1(num_classes: int, **options) -> ShuffleNet:
-    """ShuffleNet V1 with three groups, stages of 240, 480 and 960 channels.
-
-    Paper: Zhang et al., CVPR 2018, arXiv:1707.01083
-    """
-    return ShuffleNet(version=1, blocks=(4, 8, 4), widths=(240, 480, 960), num_classes=num_classes, **options)
-
-
-def shufflenet_v2(num_classes: int, **options) -> ShuffleNet:
-    """ShuffleNet V2 of width 1, stages of 116, 232 and 464 channels.
-
-    Paper: Ma et al., ECCV 2018, arXiv:1807.11164
-    """
-    return ShuffleNet(version=2, blocks=(4, 8, 4), widths=(116, 232, 464), num_classes=num_classes, **options)
+shufflenet_v1 = variant(
+    ShuffleNet,
+    "shufflenet_v1",
+    "ShuffleNet V1 with three groups, stages of 240, 480 and 960 channels.",
+    "Zhang et al., CVPR 2018, arXiv:1707.01083",
+    version=1,
+    blocks=(4, 8, 4),
+    widths=(240, 480, 960),
+)
+shufflenet_v2 = variant(
+    ShuffleNet,
+    "shufflenet_v2",
+    "ShuffleNet V2 of width 1, stages of 116, 232 and 464 channels.",
+    "Ma et al., ECCV 2018, arXiv:1807.11164",
+    version=2,
+    blocks=(4, 8, 4),
+    widths=(116, 232, 464),
+)

@@ -11,12 +11,11 @@ is the stem. VGG8 is the benchmarks' own, one convolution a block.
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
-from models.layers import BatchNorm, Conv, Dense, small_normal
+from models.layers import BatchNorm, Conv, small_normal
+from models.network import Network, variant
 from models.outputs import Outputs, Taps
-from models.torch_names import rename
 
 WIDTHS = (64, 128, 256, 512, 512)
 TORCH_NAMES = {
@@ -28,7 +27,7 @@ TORCH_NAMES = {
 }
 
 
-class VGG(nn.Module):
+class VGG(Network):
     """A VGG network.
 
     Attributes:
@@ -43,8 +42,8 @@ class VGG(nn.Module):
     widths: tuple[int, int, int, int, int] = WIDTHS
     dtype: Any = jnp.float32
 
-    def setup(self):
-        self.classifier = Dense(self.num_classes, small_normal, nn.initializers.zeros)
+    classifier_init = (small_normal, nn.initializers.zeros)
+    torch_names = TORCH_NAMES
 
     @nn.compact
     def __call__(self, images, train: bool = False, deltas: dict | None = None) -> Outputs:
@@ -63,32 +62,17 @@ class VGG(nn.Module):
                     x = tap(f"{name}_preact", x)
                 x = nn.relu(x)
             x = tap(name, x)
-        x = tap("final", x)
-        embedding = tap("embedding", jnp.mean(x.astype(jnp.float32), axis=(1, 2)))
-        return Outputs(logits=self.classify(embedding), features=tap.features)
-
-    def classify(self, embedding: jax.Array) -> jax.Array:
-        """embedding [B, D] -> logits [B, K] float32."""
-        return self.classifier(embedding)
-
-    def torch_name(self, path: tuple[str, ...]) -> str:
-        """("params", "stage1_conv1", "kernel") -> "block1.3.weight"."""
-        return rename(path, TORCH_NAMES)
+        return self.pooled(tap, x)
 
 
-def _family(depth: int, convolutions: tuple[int, int, int, int, int]):
-    def build(num_classes: int, **options) -> VGG:
-        widths = tuple(options.pop("widths", WIDTHS))
-        return VGG(convolutions=convolutions, num_classes=num_classes, widths=widths, **options)
-
-    build.__name__ = f"vgg{depth}"
+def _size(depth: int, convolutions: tuple[int, int, int, int, int]):
+    what = f"VGG{depth} with batch norm, {convolutions} convolutions in its five blocks."
     source = "Simonyan and Zisserman, ICLR 2015, arXiv:1409.1556"
-    build.__doc__ = f"VGG{depth} with batch norm, {convolutions} convolutions in its five blocks.\n\nPaper: {source}"
-    return build
+    return variant(VGG, f"vgg{depth}", what, source, convolutions=convolutions)
 
 
-vgg8 = _family(8, (1, 1, 1, 1, 1))
-vgg11 = _family(11, (1, 1, 2, 2, 2))
-vgg13 = _family(13, (2, 2, 2, 2, 2))
-vgg16 = _family(16, (2, 2, 3, 3, 3))
-vgg19 = _family(19, (2, 2, 4, 4, 4))
+vgg8 = _size(8, (1, 1, 1, 1, 1))
+vgg11 = _size(11, (1, 1, 2, 2, 2))
+vgg13 = _size(13, (2, 2, 2, 2, 2))
+vgg16 = _size(16, (2, 2, 3, 3, 3))
+vgg19 = _size(19, (2, 2, 4, 4, 4))

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from models.layers import parameter
+from models.network import variant
 from models.outputs import Outputs, Taps
 from registry import UserError
 
@@ -238,13 +239,9 @@ class ViT(nn.Module):
 
 
 def _size(name: str, width: int, heads: int):
-    def build(num_classes: int, **options) -> ViT:
-        return ViT(**{"width": width, "heads": heads, "num_classes": num_classes, **options})
-
-    build.__name__ = name.lower()
+    what = f"{name}: 12 blocks of width {width}, {heads} heads; distilled=True is DeiT's."
     source = "Dosovitskiy et al., ICLR 2021, arXiv:2010.11929; Touvron et al., ICML 2021, arXiv:2012.12877"
-    build.__doc__ = f"{name}: 12 blocks of width {width}, {heads} heads; distilled=True is DeiT's.\n\nPaper: {source}"
-    return build
+    return variant(ViT, name.lower(), what, source, width=width, heads=heads)
 
 
 vit_ti = _size("ViT_Ti", 192, 3)

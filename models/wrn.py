@@ -11,12 +11,11 @@ step; here the first call's output is recorded.
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
-from models.layers import BatchNorm, Conv, Dense
-from models.outputs import Outputs, Taps
-from models.torch_names import rename
+from models.layers import BatchNorm, Conv
+from models.network import Network, variant
+from models.outputs import Outputs, Taps, unnamed
 
 TORCH_NAMES = {
     r"^stem_conv$": "conv1",
@@ -38,9 +37,9 @@ class PreactBlock(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x, train: bool, tap=None):
+    def __call__(self, x, train: bool, tap=unnamed):
         y = BatchNorm(dtype=self.dtype, name="bn1")(x, train)
-        y = nn.relu(y if tap is None else tap(y))
+        y = nn.relu(tap(y))
         if x.shape[-1] != self.width:
             x = Conv(self.width, 1, self.stride, dtype=self.dtype, name="shortcut_conv")(y)
         y = Conv(self.width, 3, self.stride, dtype=self.dtype, name="conv1")(y)
@@ -48,7 +47,7 @@ class PreactBlock(nn.Module):
         return x + Conv(self.width, 3, dtype=self.dtype, name="conv2")(y)
 
 
-class WideResNet(nn.Module):
+class WideResNet(Network):
     """A wide residual network.
 
     Attributes:
@@ -63,8 +62,8 @@ class WideResNet(nn.Module):
     num_classes: int
     dtype: Any = jnp.float32
 
-    def setup(self):
-        self.classifier = Dense(self.num_classes, bias_init=nn.initializers.zeros)
+    classifier_init = (None, nn.initializers.zeros)
+    torch_names = TORCH_NAMES
 
     @nn.compact
     def __call__(self, images, train: bool = False, deltas: dict | None = None) -> Outputs:
@@ -75,35 +74,21 @@ class WideResNet(nn.Module):
         for stage in (1, 2, 3):
             for block in range(self.blocks):
                 first = stage > 1 and block == 0  # its first batch norm is the one that follows the stage before
-                record = (lambda y, s=stage - 1: tap(f"stage{s}_preact", y)) if first else None
+                record = tap.named(f"stage{stage - 1}_preact") if first else unnamed
                 width, name = 2 ** (stage + 3) * self.widen, f"stage{stage}_block{block}"
                 x = PreactBlock(width, 2 if first else 1, self.dtype, name=name)(x, train, record)
             x = tap(f"stage{stage}", x)
-        x = tap("final", nn.relu(tap("stage3_preact", BatchNorm(dtype=self.dtype, name="final_bn")(x, train))))
-        embedding = tap("embedding", jnp.mean(x.astype(jnp.float32), axis=(1, 2)))
-        return Outputs(logits=self.classify(embedding), features=tap.features)
-
-    def classify(self, embedding: jax.Array) -> jax.Array:
-        """embedding [B, D] -> logits [B, K] float32."""
-        return self.classifier(embedding)
-
-    def torch_name(self, path: tuple[str, ...]) -> str:
-        """("params", "stage1_block0", "conv1", "kernel") -> "block1.layer.0.conv1.weight"."""
-        return rename(path, TORCH_NAMES)
+        return self.pooled(tap, nn.relu(tap("stage3_preact", BatchNorm(dtype=self.dtype, name="final_bn")(x, train))))
 
 
-def _family(depth: int, widen: int):
-    def build(num_classes: int, **options) -> WideResNet:
-        return WideResNet(blocks=(depth - 4) // 6, widen=widen, num_classes=num_classes, **options)
-
-    build.__name__ = f"wrn_{depth}_{widen}"
+def _size(depth: int, widen: int):
+    what = f"Wide residual network of depth {depth} and width {widen}."
     source = "Zagoruyko and Komodakis, BMVC 2016, arXiv:1605.07146"
-    build.__doc__ = f"Wide residual network of depth {depth} and width {widen}.\n\nPaper: {source}"
-    return build
+    return variant(WideResNet, f"wrn_{depth}_{widen}", what, source, blocks=(depth - 4) // 6, widen=widen)
 
 
-wrn_16_1 = _family(16, 1)
-wrn_16_2 = _family(16, 2)
-wrn_40_1 = _family(40, 1)
-wrn_40_2 = _family(40, 2)
-wrn_28_10 = _family(28, 10)
+wrn_16_1 = _size(16, 1)
+wrn_16_2 = _size(16, 2)
+wrn_40_1 = _size(40, 1)
+wrn_40_2 = _size(40, 2)
+wrn_28_10 = _size(28, 10)

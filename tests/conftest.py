@@ -28,6 +28,8 @@ import data  # noqa: E402
 import models  # noqa: E402
 import pretrained  # noqa: E402
 
+models.xla_cpu.prepare()  # before JAX's first computation
+
 GOLDENS = ROOT / "tests" / "goldens"
 
 # The same examples in every run; `pytest --hypothesis-profile default` looks for others.

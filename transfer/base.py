@@ -12,8 +12,7 @@ import optax
 from flax import struct
 
 from data import Batch
-from models import Outputs, Player
-from models.layers import on_cpu
+from models import Outputs, Player, ops
 from tasks.classification import Classification
 
 # Fields of strategies that the engine fills in; all others are the user's options.
@@ -186,7 +185,7 @@ class Strategy(abc.ABC):
             still = [name for name in params if name not in self.method.first_phase_learns]
             params = params | {name: _where(first, state.params[name], params[name]) for name in still}
             extra = extra | {name: _where(first, state.extra[name], extra[name]) for name in still}
-        metrics = {"loss": loss, **terms, **metrics, "gradient_norm": _norm(gradients)}
+        metrics = {"loss": loss, **terms, **metrics, "gradient_norm": ops.norm(gradients)}
         return state.replace(step=state.step + 1, params=params, extra=extra, opt_state=opt_state), metrics
 
     @functools.cached_property
@@ -211,7 +210,7 @@ class Strategy(abc.ABC):
 
         values, pullback = jax.vjp(terms, state.params["student"])
         zeros = jax.tree.map(jnp.zeros_like, values)
-        norms = {n: _norm(pullback({**zeros, n: jnp.ones_like(v)})[0]) for n, v in values.items()}
+        norms = {n: ops.norm(pullback({**zeros, n: jnp.ones_like(v)})[0]) for n, v in values.items()}
         whole = jnp.maximum(sum(norms.values()), jnp.finfo(jnp.float32).tiny)
         return {name: norm / whole for name, norm in norms.items()}
 
@@ -274,13 +273,6 @@ class Strategy(abc.ABC):
 def term_of(learner: str, name: str) -> str:
     """The name of a learner's term: the student's own is `name`, "peer1"'s is "peer1/name"."""
     return name if learner == "student" else f"{learner}/{name}"
-
-
-def _norm(tree) -> jax.Array:
-    """The Euclidean norm over all leaves; on a CPU of one vector, which compiles sooner and loses fewer digits."""
-    if not on_cpu():
-        return optax.tree.norm(tree)
-    return jnp.linalg.norm(jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)]))
 
 
 def _where(condition, a, b):

@@ -20,9 +20,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import traverse_util
-from jax.extend.core import Literal
 
-from models import Outputs, forward, stages
+from models import Outputs, forward, stages, traces
 from registry import UserError
 from transfer.base import Player
 from transfer.peers import peer_key
@@ -69,20 +68,10 @@ def trunk_of(model: nn.Module, image_shape: tuple[int, ...]) -> Trunk:
     trace = jax.make_jaxpr(run)(list(flat.values()), image).jaxpr
     end, logits = trace.outvars
     names = dict(zip(trace.invars, flat, strict=False))  # the last is the image
-    paths = frozenset(names[v] for v in _reached(trace, end) if v in names)
-    rest = {names[v] for v in _reached(trace, logits, barrier=end) if v in names}
+    paths = frozenset(names[v] for v in traces.reached(trace, [end]) if v in names)
+    rest = {names[v] for v in traces.reached(trace, [logits], barrier=end) if v in names}
     takes_shifts = "deltas" in inspect.signature(type(model).__call__).parameters
     return Trunk(tap, paths, takes_shifts and not rest & paths)
-
-
-def _reached(trace, start, barrier=None) -> set:
-    """All that `start` depends on; beyond `barrier` nothing is followed."""
-    found = {start}
-    for equation in reversed(trace.eqns):
-        outs = set(equation.outvars) & found
-        if outs - {barrier}:
-            found.update(v for v in equation.invars if not isinstance(v, Literal))
-    return found - {barrier}
 
 
 @dataclasses.dataclass(frozen=True)

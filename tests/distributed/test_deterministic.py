@@ -7,8 +7,8 @@ import sys
 import pytest
 from same_curve import RECIPE, environment
 
+from models.xla_cpu import FLAG
 from training import run
-from xla_cpu import FLAG
 
 ROOT = run.__file__.rsplit("/", 2)[0]
 SHOW = (

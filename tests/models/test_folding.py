@@ -59,7 +59,7 @@ def compare(model, variables, shape, rtol=1e-5):
         x, y = np.asarray(x, np.float32), np.asarray(y, np.float32)
         assert np.abs(x - y).max() <= rtol * np.abs(x).max(), jax.tree_util.keystr(path)
         assert np.abs(x).max() > 0
-    return folded
+    return folded, before.features
 
 
 @functools.cache
@@ -85,7 +85,8 @@ def test_the_batch_norms_behind_a_convolution_are_found(name):
 def test_a_folded_network_gives_the_same_outputs_within_a_hundred_thousandth(name):
     model, shape = models.create(name, 7), (8, 8, 3)
     variables = random_variables(model, shape)
-    folded = compare(model, variables, shape)
+    folded, features = compare(model, variables, shape)
+    np.testing.assert_allclose(np.mean(features["final"], axis=(1, 2)), features["embedding"], rtol=1e-4, atol=1e-6)
     paths = traverse_util.flatten_dict(folded)
     assert sum(path[-1] == "mean" for path in paths) == FAMILIES[name][1] - FAMILIES[name][0]
     assert {np.asarray(x).dtype for x in paths.values()} == {np.dtype("float32")}
@@ -163,7 +164,7 @@ def test_gradients_with_respect_to_taps_are_the_same():
 
 def test_bfloat16_stays_as_close_as_bfloat16_is():
     model, shape = models.create("CNN", 4, dtype=jnp.bfloat16), (8, 8, 1)
-    folded = compare(model, random_variables(model, shape), shape, rtol=0.03)
+    folded, _ = compare(model, random_variables(model, shape), shape, rtol=0.03)
     features = jax.eval_shape(lambda: models.forward(model, folded, jnp.zeros((1, *shape)))[0].features)
     assert features["stage2"].dtype == jnp.bfloat16
 

@@ -25,7 +25,7 @@ def test_resnet20_has_the_published_41_million_multiply_adds():
 def test_the_compiled_programs_own_count_agrees_with_it():
     """XLA counts two operations for a multiply-add and none for products with padding: 3 % to 8 % of this network's.
 
-    On a CPU the zeros of `models.narrow` come on top.
+    On a CPU the zeros of `models.xla_cpu` come on top.
     """
     row = profile.measure(models.create("ResNet20", 100), (32, 32, 3), repeats=1)
     assert row["parameters"] == 278_324

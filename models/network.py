@@ -1,0 +1,78 @@
+"""What the families of networks share: the classifier, the end of the forward pass, and PyTorch's names."""
+
+import re
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from models.layers import Dense
+from models.outputs import Outputs, Taps
+
+LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
+
+
+def rename(path: tuple[str, ...], rules: dict[str, str | Callable[[re.Match], str]]) -> str:
+    """A variable's name in the reference's state_dict.
+
+    Args:
+        path: (collection, module, ..., variable), such as ("params", "stage1_block0", "conv1", "kernel").
+        rules: pattern -> replacement (as in `re.sub`), applied in order to the modules' names joined by dots.
+
+    Returns:
+        The name, such as "layer1.0.conv1.weight".
+    """
+    _, *modules, leaf = path
+    name = ".".join(modules)
+    for pattern, replacement in rules.items():
+        name = re.sub(pattern, replacement, name)
+    return f"{name}.{LEAVES.get(leaf, leaf)}"
+
+
+class Network(nn.Module):
+    """The end of a convolutional network: the mean of the last map over its positions, and a linear classifier.
+
+    A family has the fields `num_classes` (K) and `dtype` (compute type), and may set two class attributes.
+
+    `classifier_init`: the initialisers of the classifier's kernel and bias; PyTorch's by default.
+    `torch_names`: the rules of `rename`.
+    """
+
+    classifier_init = ()
+    torch_names = {}
+
+    def setup(self):
+        self.classifier = Dense(self.num_classes, *self.classifier_init)
+
+    def pooled(self, tap: Taps, x: jax.Array) -> Outputs:
+        """The `Outputs` of a network whose last map is `x` [B, H, W, D]; records the taps `final` and `embedding`."""
+        x = tap("final", x)
+        embedding = tap("embedding", jnp.mean(x.astype(jnp.float32), axis=(1, 2)))
+        return Outputs(logits=self.classify(embedding), features=tap.features)
+
+    def classify(self, embedding: jax.Array) -> jax.Array:
+        """embedding [B, D] -> logits [B, K] float32."""
+        return self.classifier(embedding)
+
+    def torch_name(self, path: tuple[str, ...]) -> str:
+        """("params", "stage1_block0", "conv1", "kernel") -> the reference's name, such as "layer1.0.conv1.weight"."""
+        return rename(path, self.torch_names)
+
+
+def variant(network: type[nn.Module], name: str, what: str, source: str, **fields) -> Callable[..., nn.Module]:
+    """A constructor of one size of a family: (num_classes, **options) -> `network`; options win over `fields`.
+
+    Args:
+        network: the family's class.
+        name: of the constructor.
+        what: one line on the network.
+        source: of the paper.
+        **fields: what makes this size.
+    """
+
+    def build(num_classes: int, **options):
+        return network(num_classes=num_classes, **{**fields, **options})
+
+    build.__name__, build.__doc__ = name, f"{what}\n\nPaper: {source}"
+    return build

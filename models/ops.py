@@ -1,0 +1,223 @@
+"""The operations that networks are made of, each in one plain line, and the seam below which a backend has other words.
+
+XLA compiles some plain operations to slow programs on some platforms. An `Operation` is a JAX primitive with one plain
+function for all platforms; `Operation.words` registers another function for one platform. JAX chooses between them when
+it lowers a program, not when it traces one. So `jax.jit(f).trace(x).lower(lowering_platforms=("tpu",))` gives the TPU's
+program on a machine that has none. `models/xla_cpu` has the words for CPUs.
+
+Every operation but `norm` is linear in each of its arrays. Its derivatives are operations again, of any order, under
+`vmap` too, and a platform may have its own words for them.
+"""
+
+import functools
+import os
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+_plain = jax.make_user_context(os.environ.get("KD_CPU_TUNING") == "0")
+
+
+def plain():
+    """Context in which traced programs contain JAX's own operations alone, on every platform.
+
+    Exporters and quantisers need that. KD_CPU_TUNING=0 in the environment does the same for a whole process.
+    """
+    return _plain(True)
+
+
+class Operation:
+    """A function of arrays that a platform may have its own words for.
+
+    Args:
+        name: of the primitive in a jaxpr.
+        plain: (*arrays, **params) -> array, in JAX's operations; the params are hashable.
+    """
+
+    def __init__(self, name: str, plain: Callable):
+        self.plain, self.primitive = plain, Primitive(name)
+        self.primitive.def_impl(lambda *arrays, **params: _compiled(self.primitive, **params)(*arrays))
+        self.primitive.def_abstract_eval(lambda *avals, **params: _result(plain, *avals, **params))
+        mlir.register_lowering(self.primitive, mlir.lower_fun(plain, multiple_results=False))
+
+    def words(self, platform: str, function: Callable) -> None:
+        """Registers the `function` that programs for `platform` ("cpu") contain in the place of `plain`."""
+        mlir.register_lowering(self.primitive, mlir.lower_fun(function, multiple_results=False), platform=platform)
+
+    def __call__(self, *arrays: jax.Array, **params) -> jax.Array:
+        return self.plain(*arrays, **params) if _plain.value else self.primitive.bind(*arrays, **params)
+
+
+@functools.cache
+def _compiled(primitive, **params):
+    return jax.jit(functools.partial(primitive.bind, **params))
+
+
+@functools.cache
+def _result(function, *avals, **params):
+    return jax.make_jaxpr(functools.partial(function, **params))(*avals).out_avals[0]
+
+
+# Convolution. The sum of output * convolve(input, kernel) is linear in each of its three arrays, and its derivative by
+# one of them is a function of the other two: one operation whose parameter `of` names the array that comes out. The
+# derivatives of each are the other two, so the operation is closed under differentiation.
+
+ROLES = ("input", "kernel", "output")
+
+
+def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1, groups: int = 1) -> jax.Array:
+    """[B, H, W, C] by [size, size, C / groups, features] of the same dtype, padded by (size - 1) / 2 on every side."""
+    x = STORED(x, when="training")
+    return CONVOLUTION(x, kernel, of="output", wanted=None, stride=stride, groups=groups, mapped=False)
+
+
+def xla_convolve(x: jax.Array, kernel: jax.Array, stride: int | tuple[int, int] = 1, groups: int = 1) -> jax.Array:
+    """`convolve` in XLA's words. `stride` may be a pair, of rows and columns."""
+    strides, pad = (stride, stride) if isinstance(stride, int) else stride, (kernel.shape[0] - 1) // 2
+    axes = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(
+        x, kernel, strides, [(pad, pad)] * 2, dimension_numbers=axes, feature_group_count=groups
+    )
+
+
+def third(function: Callable, of: str, wanted, first: jax.Array, second: jax.Array) -> jax.Array:
+    """The array in the role `of`, from those in the other two roles in the order of `ROLES`.
+
+    Args:
+        function: (input, kernel) -> output, a convolution.
+        of: a role.
+        wanted: the abstract value (shape and dtype) of the array in that role; None for "output".
+        first, second: the other two arrays.
+    """
+    if of == "output":
+        return function(first, second)
+    if of == "input":
+        return jax.linear_transpose(lambda x: function(x, first), wanted)(second)[0]
+    return jax.linear_transpose(lambda kernel: function(first, kernel), wanted)(second)[0]
+
+
+def _xla_convolution(first, second, *, of, wanted, stride, groups, mapped):
+    one = functools.partial(third, functools.partial(xla_convolve, stride=stride, groups=groups), of, wanted)
+    return (jax.vmap(one) if mapped else one)(first, second)
+
+
+CONVOLUTION = Operation("convolution", _xla_convolution)
+
+
+def _by_operand(number: int):
+    def rule(cotangent, first, second, *, of, wanted, mapped, **params):
+        del wanted
+        roles = [role for role in ROLES if role != of]
+        known = {of: cotangent, roles[1 - number]: (second, first)[number]}
+        aval = (first, second)[number].aval
+        if mapped:
+            aval = aval.update(shape=aval.shape[1:])
+        operands = [known[role] for role in ROLES if role in known]
+        return CONVOLUTION(*operands, of=roles[number], wanted=aval, mapped=mapped, **params)
+
+    return rule
+
+
+ad.defbilinear(CONVOLUTION.primitive, _by_operand(0), _by_operand(1))
+
+
+def _convolution_mapped(operands, axes, *, of, wanted, mapped, **params):
+    """Images alone are mapped: more images. Otherwise one convolution for each entry of a leading axis: `mapped`."""
+    roles = [role for role in ROLES if role != of]
+    count = next(x.shape[axis] for x, axis in zip(operands, axes, strict=True) if axis is not None)
+    operands = [x if axis is None else jnp.moveaxis(x, axis, 0) for x, axis in zip(operands, axes, strict=True)]
+    more_images = not mapped and of != "kernel" and axes[roles.index("kernel")] is None
+    if more_images:
+        wanted = wanted and wanted.update(shape=(count * wanted.shape[0], *wanted.shape[1:]))
+    else:
+        pairs = zip(operands, axes, strict=True)
+        operands = [jnp.broadcast_to(x, (count, *x.shape)) if axis is None else x for x, axis in pairs]
+    if more_images or mapped:
+        operands = [x if x.ndim == 4 else x.reshape(-1, *x.shape[2:]) for x in operands]
+    result = CONVOLUTION(*operands, of=of, wanted=wanted, mapped=not more_images, **params)
+    return result.reshape(count, -1, *result.shape[1:]) if more_images or mapped else result, 0
+
+
+batching.primitive_batchers[CONVOLUTION.primitive] = _convolution_mapped
+
+
+# The sum over all pixels and the broadcast to all pixels are each other's derivatives. `lead` axes in front are kept.
+
+
+def mean(x: jax.Array) -> jax.Array:
+    """[..., C] -> [C], the mean over all axes but the last."""
+    return SUM(x, lead=0) / (x.size // x.shape[-1])
+
+
+def spread(c: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """[C] -> `shape`, [..., C]: the same for all pixels."""
+    return SPREAD(c, shape=shape, lead=0)
+
+
+def _xla_sum(x, *, lead):
+    return jnp.sum(x, tuple(range(lead, x.ndim - 1)))
+
+
+def _xla_spread(c, *, shape, lead):
+    return jax.lax.broadcast_in_dim(c, shape, (*range(lead), len(shape) - 1))
+
+
+SUM, SPREAD = Operation("sum_over_pixels", _xla_sum), Operation("spread_over_pixels", _xla_spread)
+ad.deflinear2(SUM.primitive, lambda cotangent, x, *, lead: [SPREAD(cotangent, shape=x.aval.shape, lead=lead)])
+ad.deflinear2(SPREAD.primitive, lambda cotangent, c, *, shape, lead: [SUM(cotangent, lead=lead)])
+
+
+def _sum_mapped(operands, axes, *, lead):
+    return SUM(jnp.moveaxis(operands[0], axes[0], 0), lead=lead + 1), 0
+
+
+def _spread_mapped(operands, axes, *, shape, lead):
+    c = jnp.moveaxis(operands[0], axes[0], 0)
+    return SPREAD(c, shape=(len(c), *shape), lead=lead + 1), 0
+
+
+batching.primitive_batchers[SUM.primitive] = _sum_mapped
+batching.primitive_batchers[SPREAD.primitive] = _spread_mapped
+
+
+# An array that is read often: nothing in plain words. A backend may write it to memory.
+
+
+def kept(x: jax.Array) -> jax.Array:
+    """`x`, what a residual block returns."""
+    return STORED(x, when="evaluation")
+
+
+STORED = Operation("stored", lambda x, *, when: x)
+
+
+def _stored_jvp(primals, tangents, *, when):
+    """`when` is "evaluation" (where no derivative is taken), "training" (where one is taken) or "always"."""
+    if when == "evaluation":
+        return primals[0], tangents[0]
+    (x,), (change,) = primals, tangents
+    stored = functools.partial(STORED, when="always")
+    return stored(x), change if type(change) is ad.Zero else stored(change)
+
+
+ad.primitive_jvps[STORED.primitive] = _stored_jvp
+ad.primitive_transposes[STORED.primitive] = lambda cotangent, x, *, when: [
+    cotangent if type(cotangent) is ad.Zero else STORED(cotangent, when=when)
+]
+batching.defvectorized(STORED.primitive)
+
+
+# The norm of a tree. It has no derivative here.
+
+NORM = Operation("norm", lambda *leaves: jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in leaves)))
+
+
+def norm(tree) -> jax.Array:
+    """The Euclidean norm over all leaves of a tree of arrays."""
+    return NORM(*jax.tree.leaves(tree))
+
+
+batching.primitive_batchers[NORM.primitive] = lambda leaves, axes: (jax.vmap(NORM.plain, axes)(*leaves), 0)

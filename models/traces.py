@@ -1,0 +1,43 @@
+"""Questions about a jaxpr: which variables depend on which, how often each is read, what it computes."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+from jax.extend import core
+
+
+def readers(jaxpr: core.Jaxpr) -> Counter:
+    """Variable -> how many equations read it; being a result counts as one more."""
+    read = Counter(v for equation in jaxpr.eqns for v in equation.invars if isinstance(v, core.Var))
+    return read + Counter(v for v in jaxpr.outvars if isinstance(v, core.Var))
+
+
+def reached(jaxpr: core.Jaxpr, ends: Iterable, barrier: core.Var | None = None) -> set:
+    """The variables that `ends` depend on, `ends` included.
+
+    An equation that calls a function depends on all of its inputs. Neither `barrier` nor what lies beyond it counts.
+    """
+    found = {v for v in ends if isinstance(v, core.Var)} - {barrier}
+    for equation in reversed(jaxpr.eqns):
+        if not found.isdisjoint(equation.outvars):
+            found.update(v for v in equation.invars if isinstance(v, core.Var) and v is not barrier)
+    return found
+
+
+def inner(equation: core.JaxprEqn) -> Iterator[core.Jaxpr]:
+    """The jaxprs that an equation calls: what pjit, custom_vjp, scan and cond have among their parameters."""
+    for value in equation.params.values():
+        for part in value if isinstance(value, (tuple, list)) else (value,):
+            if isinstance(part, core.ClosedJaxpr):
+                yield part.jaxpr
+            elif isinstance(part, core.Jaxpr):
+                yield part
+
+
+def primitives(jaxpr: core.Jaxpr) -> Counter:
+    """Name -> how many equations have that primitive, those of called functions included."""
+    counts = Counter(equation.primitive.name for equation in jaxpr.eqns)
+    for equation in jaxpr.eqns:
+        for called in inner(equation):
+            counts += primitives(called)
+    return counts
