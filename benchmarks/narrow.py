@@ -12,9 +12,9 @@ import statistics
 import time
 
 from benchmarks.step import positive
-from training import cpu
+from models.xla_cpu import process
 
-cpu.tune()
+process.tune()
 
 import jax  # noqa: E402  # after the flags
 

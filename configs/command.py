@@ -248,9 +248,9 @@ def tune() -> None:
     import jax
 
     from data import decoded
-    from training import cpu
+    from models.xla_cpu import process
 
-    cpu.tune()
+    process.tune()
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", str(decoded.cache_folder("xla")))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

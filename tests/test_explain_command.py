@@ -39,7 +39,7 @@ def typed(monkeypatch):
                     delattr(flags.FLAGS, name)
         return types.SimpleNamespace(returncode=code, stdout=out.getvalue(), stderr=err.getvalue())
 
-    monkeypatch.setattr("training.cpu.tune", lambda: None)  # a setting of the process
+    monkeypatch.setattr("models.xla_cpu.process.tune", lambda: None)  # a setting of the process
     return run
 
 

@@ -21,8 +21,8 @@ class DLB(Alone):
     L is the task's loss on labels.
     The mean goes over the previous step's images b; q are their soft targets from that step. As in the paper, previous
     and current images go through the network as one batch, and the logits are remembered as they were in training mode,
-    before the update. Where nothing is remembered of the previous images (in the first step, or after a skipped one) the
-    current ones stand in their place and the divergence is 0: the step then is one on the current images alone.
+    before the update. In the first step, or after a skipped one, nothing is remembered: the current images then stand
+    in the place of the previous ones, and the divergence is 0.
 
     Attributes:
         temperature: T, dimensionless.

@@ -12,8 +12,8 @@ GLIBC = platform.libc_ver()[0] == "glibc"  # elsewhere `tune` does nothing
 FAULTS = """
 import ctypes, resource
 ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE: pages are of 4 KiB everywhere
-from training import cpu
-cpu.tune()
+from models.xla_cpu import process
+process.tune()
 import jax, jax.numpy as jnp
 
 a, b = jnp.ones((2048, 16)), jnp.ones((16, 8192))
