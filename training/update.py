@@ -66,7 +66,7 @@ class Update:
         many: all updates of a call run in one program.
 
     Attributes:
-        first_state: split -> the first state of one seed; the frozen variables are None, so no weights are in the program.
+        first_state: split -> the first state of one seed; frozen variables are None: no weights in the program.
         shares: (state, split, step) -> each loss term's share of the gradient on the batch of update number `step`.
         inspect: (state, split, step) -> what update number `step` reads, by name, and the examples of its batch.
     """
