@@ -39,13 +39,13 @@ def resolve(recipe: Mapping, typed: tuple[str, ...] = ()) -> tuple[FrozenConfigD
     config = merge(recipe)
     strategy = transfer.registry.get(config["transfer"])
     transfer.check(config["transfer"], config["transfer_options"])
+    if config["distiller"]:  # an unknown method raises even where it has no effect
+        distiller.create(config["distiller"], **config["distiller_options"])
     notes = _drop_what_has_no_effect(config, recipe, () if strategy.baseline else typed, strategy.reads)
     for kind, names in ((data, config["dataset"]), (models, config["student_arch"]), (tasks, config["task"])):
         kind.registry.check(names)
     for arch in names_in(config["teacher_arch"]):
         models.registry.check(arch)
-    if config["distiller"]:
-        distiller.create(config["distiller"], **config["distiller_options"])
     _check_together(config)
     _add_dataset(config, data.load(config["dataset"], config["data_dir"], config["image_size"]))
     found = [pretrained.load(param).info["arch"] for param in names_in(config["teacher_param"])]

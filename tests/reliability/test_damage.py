@@ -9,7 +9,7 @@ from real_process import contents
 
 from registry import DamagedFileError
 from training.checkpoint import Checkpoints, damage
-from training.run import train
+from training.train import train
 
 KINDS = ("truncated", "emptied", "flipped", "deleted", "longer")
 

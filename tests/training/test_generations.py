@@ -7,7 +7,7 @@ import pytest
 import safetensors.numpy
 
 import pretrained
-from training.run import train
+from training.train import train
 
 RECIPE = {"student_arch": "CNN", "batch_size": 100, "log_every": 6, "crop_pad": 1, "checkpoint_seconds": 1e9}
 RUNS = {
