@@ -164,6 +164,11 @@ def _add_dataset(config: dict, dataset: data.Dataset) -> None:
         )
     if config["batch_size"] > count:
         raise UserError(f"--batch_size {config['batch_size']} is larger than {dataset.name}'s {count} training images.")
+    if config["teacher_bank_top_k"] >= classes:
+        raise UserError(
+            f"'teacher_bank_top_k' {config['teacher_bank_top_k']} must be below the {classes} classes; "
+            "0 keeps them all."
+        )
     if 0 < config["num_labels"] < classes or config["num_labels"] > count:
         raise UserError(
             f"--num_labels {config['num_labels']} must be 0 (all) or from {classes} (one a class) to {count}."

@@ -115,8 +115,6 @@ def prepare(
             the number format cannot hold.
     """
     classes = shared.dataset.num_classes
-    if settings.top_k >= classes:
-        raise UserError(f"'teacher_bank_top_k' {settings.top_k} must be below the {classes} classes; 0 keeps them all.")
     key = _key(settings, shared, *loaded)
     arrays = _arrays(settings, len(shared.dataset.train), classes)
     size = sum(dtype.itemsize * int(np.prod(shape)) for shape, dtype in arrays.values())

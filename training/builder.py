@@ -22,9 +22,9 @@ import transfer
 from configs.command import names_in
 from configs.environment import command_line
 from configs.resolve import plain
+from distiller import dot
 from pretrained.players import check_fits, player_of
 from registry import UserError
-from distiller import dot
 from training import bank, hosts, optimizer
 from training.devices import here
 from training.replica import Replica, Shared
@@ -223,7 +223,10 @@ class Builder:
         return self.devices.shapes(split)
 
     def _abstract(self, strategy: transfer.Strategy, banked: bool = False):
-        """(state, batch, key) of a step as shapes; `banked`: the batch brings the teacher's logits."""
+        """(state, batch, key) of a step as shapes; `banked`: the batch brings the teacher's logits.
+
+        They are laid out as in the run, so that the run does not trace the strategy's functions again.
+        """
         batch = jax.eval_shape(
             Update(strategy, self.augmentation, self.devices).batch,
             self.abstract_split(strategy),
@@ -233,7 +236,8 @@ class Builder:
             logits = jax.ShapeDtypeStruct((self.config.batch_size, self.dataset.num_classes), jnp.float32)
             batch = batch.replace(teacher_logits=logits)
         key = jax.eval_shape(lambda: jax.random.key(0))
-        return jax.eval_shape(strategy.traced_init, key, batch), batch, key
+        batch, key = self.devices.shapes((batch, key))
+        return self.devices.shapes(jax.eval_shape(strategy.traced_init, key, batch)), batch, key
 
     def _check_fit(self, strategy: transfer.Strategy) -> None:
         """Traces a step; raises `UserError` where networks, method and views do not fit, or a bank cannot serve."""

@@ -73,6 +73,9 @@ def test_a_recipe_stays_as_it_was_and_gives_the_same_config_twice():
     assert json.dumps(recipe) == before
 
 
+ALL = {"resized_crop": 0.5, "randaugment": 2, "magnitude": 7, "mixup": 0.2, "cutmix": 1.0}
+
+
 # Key -> a value, and one recipe for each of the key's conditions, in which the key has no effect.
 WITHOUT = {
     "teacher_arch": ("CNN", [{"transfer": "PCL"}]),
@@ -148,14 +151,21 @@ def test_the_digits_have_a_teacher_and_a_weight_of_their_own():
     assert merge({"transfer": "Online"})["teacher_param"] == ""
 
 
-def test_the_defaults_change_nothing_of_the_datasets_own():
-    assert Builder(resolved(student_arch="CNN")).augmentation == data.load("Digits").augmentation
-
-
-def test_every_key_of_the_augmentation_arrives():
-    changes = {"resized_crop": 0.5, "randaugment": 2, "magnitude": 7, "mixup": 0.2, "cutmix": 1.0}
-    found = Builder(resolved(**changes, flip="yes", strong_view="fixmatch", student_arch="CNN")).augmentation
-    assert found == data.Augmentation(flip=True, strong="fixmatch", **changes)
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, data.load("Digits").augmentation),
+        (
+            {**ALL, "flip": "yes", "strong_view": "fixmatch"},
+            data.Augmentation(flip=True, strong="fixmatch", **ALL),
+        ),
+        ({"crop_pad": 2, "crop_mode": "reflect"}, data.Augmentation(pad=2, mode="reflect", flip=False)),
+    ],
+    ids=["the dataset's own", "every key", "crop"],
+)
+def test_the_keys_of_the_augmentation_arrive(changes, expected, monkeypatch):
+    monkeypatch.setattr(Builder, "_cast", lambda self: None)  # no networks
+    assert Builder(resolved(**changes)).augmentation == expected
 
 
 def test_funmatch_is_kl_alone_on_images_mixed_by_uniform_shares():

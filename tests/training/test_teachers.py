@@ -64,11 +64,10 @@ def test_sample_is_spread_over_the_split_and_answered_as_the_whole_is(asked, mon
     monkeypatch.setattr(Answers, "__call__", spy)
     answers, _ = asked()
     answers.check()
-    (rows, some), (_, everything) = seen[0], (answers.logits(never), seen[-1][1])
-    assert rows[0] == 0
-    assert rows[-1] == 596
-    assert set(np.diff(rows)) <= {5, 6, 7}
-    np.testing.assert_array_equal(some, everything[rows])
+    everything, (rows, some) = answers.logits(never), seen[0]
+    assert (rows[0], rows[-1]) == (0, 596)
+    assert set(np.diff(rows)) <= {6, 7}
+    np.testing.assert_allclose(some, everything[rows], rtol=1e-5, atol=1e-6)  # a row's place in a batch rounds
 
 
 def test_a_small_split_is_told_of_once(asked, monkeypatch):
@@ -114,7 +113,7 @@ def test_a_signal_on_the_way_leaves_the_question_open(asked):
 
 
 def test_sampled_run_ends_as_the_whole_one(tmp_path, monkeypatch):
-    recipe = {"dataset": "Digits", "student_arch": "CNN", "train_epoch": 1, "num_labels": 100, "batch_size": 400}
+    recipe = {"dataset": "Digits", "student_arch": "CNN", "train_epoch": 1, "num_labels": 100, "batch_size": 600}
     recipe |= {"teacher_param": TEACHER, "distiller": "SoftLogits", "transfer": "Offline"}
     found = []
     for sample in (1000, 50):
