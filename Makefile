@@ -3,13 +3,19 @@ PYTHON ?= python3
 BIN := .venv/bin
 JOBS ?= 2
 
-.PHONY: demo test soak lint lock clean
+# The tests of a file share a process, and what it has compiled.
+TESTS := -n $(JOBS) --dist loadfile tests
+
+.PHONY: demo check test soak lint lock clean
 
 demo: .venv/.installed  ## train a teacher and nine students on the embedded digits, and print the table
 	$(BIN)/python -m studies.demo
 
-test: .venv/.installed lint  ## the whole suite; the tests of a file share a process, and what it has compiled
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests
+check: .venv/.installed lint  ## the fast tier: the suite without what is marked slow
+	$(BIN)/python -m pytest -m "not slow" $(TESTS)
+
+test: .venv/.installed lint  ## the whole suite, and its 25 slowest tests
+	$(BIN)/python -m pytest --durations=25 $(TESTS)
 
 soak: .venv/.installed  ## kill training at random moments, many times, and compare the bits
 	$(BIN)/python tests/reliability/soak.py

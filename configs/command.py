@@ -4,6 +4,7 @@ import argparse
 import ast
 import dataclasses
 import errno
+import importlib.machinery
 import importlib.util
 import os
 import pathlib
@@ -66,7 +67,7 @@ def parse(
     parser = _Parser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
     for name in keys:
         switch = {"nargs": "?", "const": True} if isinstance(KEYS[name].default, bool) else {}
-        parser.add_argument(f"--{name}", type=_reader(name), **switch)
+        parser.add_argument(f"--{name}", **switch)
     for name in more:
         parser.add_argument(f"--{name}", default="")
     found, left = parser.parse_known_args(rest)
@@ -77,6 +78,7 @@ def parse(
         raise unknown("flag", flag, [f"--{name}" for name in (*keys, *more)])
     values = vars(found)
     flags = {name: values.pop(name) for name in more}
+    values = {name: value if value is True else _reader(name)(value) for name, value in values.items()}
     recipe = read_recipe(flags["config"]) if flags.get("config") else {}
     for path, text in overrides:
         _override(recipe, path, text)
@@ -164,7 +166,8 @@ def read_recipe(path: str) -> dict:
     if not pathlib.Path(file).is_file():
         raise UserError(f"--config: there is no file {file}. Give the path of a FILE.py with get_config().")
     try:
-        spec = importlib.util.spec_from_file_location("recipe", file)
+        loader = importlib.machinery.SourceFileLoader("recipe", file)  # for a file of any name
+        spec = importlib.util.spec_from_file_location("recipe", file, loader=loader)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         found = module.get_config(*[argument] * bool(argument))

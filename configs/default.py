@@ -65,7 +65,7 @@ class Keys:
 
     # The networks. `train_teacher.py` trains one on labels, `train_w_kd.py` distils a teacher into a student.
     student_arch: str = key("ResNet8", "the network that learns", group="who")
-    student_options: dict = key(dict, "the student's fields, such as {'patch_size': 4} of a ViT")
+    student_options: dict = key(dict, "the student's fields, such as {'patch_size': 4} of a ViT")  # a field
     teacher_arch: str = key(
         "", "the network that teaches, or several: A,B; empty: what the weights are of", TEACHER, group="who"
     )
@@ -99,9 +99,9 @@ class Keys:
 
     # The method and the strategy.
     distiller: str = key("", "the method, or several joined by +; empty: the strategy's own", DISTILLER, group="who")
-    distiller_options: dict = key(dict, "the method's fields; of a sum, a dict for each part", DISTILLER)
+    distiller_options: dict = key(dict, "the method's fields; of a sum, a dict for each part", DISTILLER)  # a field
     transfer: str = key("Offline", "the strategy", group="who")
-    transfer_options: dict = key(dict, "the strategy's fields")
+    transfer_options: dict = key(dict, "the strategy's fields")  # a field
 
     # The data.
     task: str = key("classification", "what labels mean", group="data")

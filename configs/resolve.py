@@ -40,13 +40,13 @@ def resolve(recipe: Mapping, typed: tuple[str, ...] = ()) -> tuple[FrozenConfigD
     config = merge(recipe)
     strategy = transfer.registry.get(config["transfer"])
     transfer.check(config["transfer"], config["transfer_options"])
+    if config["distiller"]:  # an unknown method raises even where it has no effect
+        distiller.create(config["distiller"], **config["distiller_options"])
     notes = _drop_what_has_no_effect(config, recipe, () if strategy.baseline else typed, strategy.reads)
     for kind, names in ((data, config["dataset"]), (models, config["student_arch"]), (tasks, config["task"])):
         kind.registry.check(names)
     for arch in names_in(config["teacher_arch"]):
         models.registry.check(arch)
-    if config["distiller"]:
-        distiller.create(config["distiller"], **config["distiller_options"])
     _check_together(config)
     _add_dataset(config, data.load(**{key: config[key] for key in data.KEYS}, name=config["dataset"]))
     found = [pretrained.load(param).info["arch"] for param in names_in(config["teacher_param"])]
@@ -174,6 +174,11 @@ def _add_dataset(config: dict, dataset: data.Dataset) -> None:
         )
     if config["batch_size"] > count:
         raise UserError(f"--batch_size {config['batch_size']} is larger than {dataset.name}'s {count} training images.")
+    if config["teacher_bank_top_k"] >= classes:
+        raise UserError(
+            f"'teacher_bank_top_k' {config['teacher_bank_top_k']} must be below the {classes} classes; "
+            "0 keeps them all."
+        )
     if 0 < config["num_labels"] < classes or config["num_labels"] > count:
         raise UserError(
             f"--num_labels {config['num_labels']} must be 0 (all) or from {classes} (one a class) to {count}."

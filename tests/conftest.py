@@ -15,8 +15,6 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # `data`, `models`, ... mean the library's, from wherever the tests are started
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads that wait for each other take turns with the other processes
-# Programs that many tests need are compiled once, by this process or another of the suite.
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "xla"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 import jax  # noqa: E402
@@ -27,6 +25,11 @@ from hypothesis import settings  # noqa: E402
 import data  # noqa: E402
 import models  # noqa: E402
 import pretrained  # noqa: E402
+from data.decoded import cache_folder  # noqa: E402
+
+# Compiled programs outlive a checkout: a fresh clone, another process and the commands that tests start find them.
+CACHE = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder("xla-tests")))
+jax.config.update("jax_compilation_cache_dir", CACHE)
 
 models.xla_cpu.prepare()  # before JAX's first computation
 
@@ -132,13 +135,12 @@ def batch():
 @pytest.fixture
 def stopped_at():
     """`with stopped_at(step)`: SIGTERM reaches this process during that update, and training must end by it."""
-    from training.step import Trainer
-
-    from training import loop
+    from training.signals import Interrupted
+    from training.update import Update
 
     @contextlib.contextmanager
     def context(step):
-        call, calls = Trainer.__call__, []
+        call, calls = Update.__call__, []
 
         def counting(*arguments):
             calls.append(1)
@@ -147,8 +149,8 @@ def stopped_at():
             return call(*arguments)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Trainer, "__call__", counting)
-            with pytest.raises(loop.Interrupted) as raised:
+            patch.setattr(Update, "__call__", counting)
+            with pytest.raises(Interrupted) as raised:
                 yield raised
 
     return context

@@ -1,47 +1,64 @@
-"""docs/add_a_method.md, followed to the letter in a copy of the project."""
+"""docs/add_a_method.md, followed in this process: its method is registered, held to the contract, and trains."""
 
+import importlib.util
+import inspect
 import pathlib
 import re
-import shutil
-import subprocess
 import sys
 
 import pytest
 
+import distiller
+import train_w_kd
+from benchmarks import published
+from configs.resolve import merge
+from training.train import train
+
 ROOT = pathlib.Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "add_a_method.md").read_text()
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory):
-    """The project with the page's files and lines in it; what the page leaves alone is linked."""
-    copy = tmp_path_factory.mktemp("copy")
-    for path in ROOT.iterdir():
-        if path.name in ("distiller", "configs", "tests"):
-            shutil.copytree(path, copy / path.name, ignore=shutil.ignore_patterns("__pycache__"))
-        elif path.is_file():
-            shutil.copy(path, copy)  # a linked script would import from where it really lies
-        elif not path.name.startswith(".") and path.name != "runs":
-            (copy / path.name).symlink_to(path)
-    method, line, contract = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    (copy / "distiller" / "direction.py").write_text(method)
-    places = [
-        ("distiller/__init__.py", "    },\n    elsewhere={\n", line),
-        ("tests/distiller/test_contract.py", "NAMES = ", contract),
-    ]
-    for file, before, new in places:
-        text = (copy / file).read_text()
-        assert text.count(before) == 1
-        (copy / file).write_text(text.replace(before, new + before))
-    return copy
-
-
-def follow(project, command):
-    words = [sys.executable, *command.split()[1:]]
-    return subprocess.run(words, cwd=project, capture_output=True, text=True, timeout=600)
-
-
+METHOD, LINE, CONTRACT, RECIPE = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 COMMANDS = re.findall(r"^python (?:.*\\\n)*.*$", PAGE, re.MULTILINE)
+SHORT = {"teacher_param": "tests/teacher", "student_arch": "CNN", "batch_size": 400, "log_every": 1}
+
+
+def load(path, name):
+    """A file as a module."""
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def added(tmp_path, monkeypatch):
+    """The page's file and line, as if they were in distiller/."""
+    name, module, attribute = re.fullmatch(r'\s*"(\w+)": "([\w.]+):(\w+)",\s*', LINE).groups()
+    (tmp_path / "direction.py").write_text(METHOD)
+    monkeypatch.setitem(sys.modules, module, load(tmp_path / "direction.py", module))
+    monkeypatch.setitem(distiller.registry.entries, name, f"{module}:{attribute}")
+    return name
+
+
+@pytest.fixture
+def contract(added, tmp_path, monkeypatch):
+    """tests/distiller/test_contract.py as a module, with the page's line (True) or without it (False)."""
+    monkeypatch.syspath_prepend(ROOT / "tests" / "distiller")
+    source = (ROOT / "tests" / "distiller" / "test_contract.py").read_text()
+    assert source.count("\nNAMES = ") == 1
+
+    def build(with_line):
+        path = tmp_path / f"contract_{with_line}.py"
+        path.write_text(source.replace("\nNAMES = ", f"\n{CONTRACT}\nNAMES = ") if with_line else source)
+        return load(path, path.stem)
+
+    return build
+
+
+def asked(module, name):
+    """The contract's questions that are asked of the method `name`."""
+    tests = [test for key, test in vars(module).items() if key.startswith("test_") and inspect.isfunction(test)]
+    marks = [(test, mark.args) for test in tests for mark in getattr(test, "pytestmark", ())]
+    return [test for test, args in marks if args and args[0] == "name" and name in args[1]]
 
 
 def test_the_page_has_its_commands():
@@ -49,28 +66,29 @@ def test_the_page_has_its_commands():
     assert len([command for command in COMMANDS if "pytest" in command]) == 2
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_of_the_page_works(project, command):
-    result = follow(project, command)
-    assert result.returncode == 0, result.stdout + result.stderr
-    if "train_w_kd.py" in command:
-        folder = project / re.search(r"--train_path (\S+)", command)[1]
-        assert '"Direction"' in (folder / "metrics.jsonl").read_text()
-    else:
-        assert re.search(r"Direction|passed|^\.+ ", result.stdout)
-        assert "no tests ran" not in result.stdout
+@pytest.mark.parametrize("command", [command for command in COMMANDS if "train_w_kd.py" in command])
+def test_the_method_trains_by_the_pages_commands(command, added, tmp_path):
+    given = train_w_kd.parse(command.split()[2:])
+    train({**given.recipe, **SHORT, "train_path": str(tmp_path / "run")}, quiet=True, typed=given.typed)
+    assert f'"{added}"' in (tmp_path / "run" / "metrics.jsonl").read_text()
 
 
-@pytest.mark.slow
-def test_a_method_without_its_contract_line_is_asked_for_it(project):
-    path = project / "tests" / "distiller" / "test_contract.py"
-    whole = path.read_text()
-    path.write_text(whole.replace('WHERE_EQUAL["Direction"] = 0.0\n', ""))
-    test = "test_the_loss_where_student_equals_teacher_is_known[Direction]"
-    try:
-        result = follow(project, f"python -m pytest {path.relative_to(project)}::{test}")
-    finally:
-        path.write_text(whole)
-    assert result.returncode == 1
-    assert "add a line for Direction to WHERE_EQUAL" in result.stdout
+def test_the_method_keeps_the_contract(added, contract):
+    tests = asked(contract(True), added)
+    assert len(tests) > 8
+    for test in tests:
+        test(added)
+
+
+def test_a_method_without_its_contract_line_is_asked_for_it(added, contract):
+    with pytest.raises(AssertionError, match=f"add a line for {added} to WHERE_EQUAL"):
+        contract(False).test_the_loss_where_student_equals_teacher_is_known(added)
+
+
+def test_the_recipe_of_the_page_is_one(added, tmp_path):
+    (tmp_path / "recipe.py").write_text(RECIPE)
+    module = load(tmp_path / "recipe.py", "recipe")
+    assert merge(module.get_config())["distiller"] == added
+    said = " ".join(module.__doc__.split())
+    for sentence in published.text(added):
+        assert sentence in said

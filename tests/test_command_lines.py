@@ -1,29 +1,56 @@
-"""The command lines as a user types them: results, lists, help, and every mistake with its two lines."""
+"""The command lines as a user types them: results, lists, help, and every mistake with its lines.
+
+Each command is called in this process; a few run in processes of their own, for exit codes and for what is printed.
+"""
 
 import json
 import os
 import pathlib
+import shlex
 import subprocess
 import sys
-import time
 
 import pytest
 from PIL import Image
 
+import evaluate
+import train_teacher
+import train_w_kd
+from configs import command
+from configs.command import Command
+from files import write_whole
+from registry import DamagedFileError, NonFiniteError, UserError
+from training.signals import Interrupted
+
 ROOT = pathlib.Path(__file__).parent.parent
 TEACHER = "pretrained/resnet20_digits"
-SMALL = ["--teacher_param", "tests/teacher", "--student_arch", "CNN"]  # quicker to compile than the defaults
+SMALL = ["--teacher_param", "tests/teacher", "--student_arch", "CNN", "--batch_size", "400", "--train_epoch", "1"]
 
 
-def command(*arguments, cwd=ROOT, **environment):
+def process(*arguments, **environment):
+    """Runs Python with these arguments."""
     return subprocess.run(
         [sys.executable, *map(str, arguments)],
-        cwd=cwd,
+        cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         capture_output=True,
         text=True,
         timeout=300,
     )
+
+
+@pytest.fixture
+def typed(monkeypatch, capsys):
+    """(module, argv) -> what `python MODULE.py ARGV` prints, as (stdout, stderr); nothing of the process is changed."""
+    monkeypatch.setattr(command, "prepare", lambda given: None)
+    monkeypatch.chdir(ROOT)
+
+    def run(module, *argv):
+        capsys.readouterr()
+        module.main([str(word) for word in argv])
+        return capsys.readouterr()
+
+    return run
 
 
 def image_folder(root, classes=("cat", "dog"), damaged=False, odd=False):
@@ -57,15 +84,14 @@ MISTAKES = {
     "type of option": (["--config.distiller_options.temperature=abc"], ["temperature", "abc"]),
     "dtype": (["--dtype", "float16"], ["'float16'", "bfloat16"]),
     "recipe file": (["--config", "nowhere.py"], ["nowhere.py"]),
-    "no recipe": (["--config", "LICENSE"], ["Error: IndentationError", "LICENSE, line 2", "(recipe: LICENSE)"]),
+    "no recipe": (["--config", "LICENSE"], ["IndentationError", "LICENSE, line 2", "(recipe: LICENSE)"]),
     "half a sum": (["--distiller", "SoftLogits+"], ["'SoftLogits+'", "SoftLogits+AT"]),
-    "no pair": (["--config", "configs/cifar100.py:DKD,ResNet56"], ["Error: The argument", "'DKD,ResNet56'"]),
-    "method of a recipe": (["--config", "configs/cifar100.py:DKDD"], ["'DKDD'", "Did you mean 'DKD'"]),
+    "no pair": (["--config", "configs/cifar100/dkd.py:ResNet56"], ["A pair is TEACHER,STUDENT", "'ResNet56'"]),
     "pair of a recipe": (
-        ["--config", "configs/cifar100.py:DKD,ResNet32x4,VGG8", "--dataset", "Digits"],
+        ["--config", "configs/cifar100/dkd.py:ResNet32x4,VGG8", "--dataset", "Digits"],
         ["--teacher_arch is ResNet32x4", "are of ResNet20"],
     ),
-    "network of a pair": (["--config", "configs/cifar100.py:DKD,ResNet56,resnet20"], ["Did you mean 'ResNet20'"]),
+    "network of a pair": (["--config", "configs/cifar100/dkd.py:ResNet56,resnet20"], ["Did you mean 'ResNet20'"]),
     "dot without distillation": (["--transfer", "Labels", "--config.optimizer=dot"], ["'dot'", "no distillation loss"]),
     "negative": (["--train_epoch", "-1"], ["train_epoch", "-1"]),
     "teacher type": (["--teacher_dtype", "float61"], ["teacher_dtype", "'float61'", "float32"]),
@@ -74,12 +100,12 @@ MISTAKES = {
         ["--teacher_views 2", "AT needs more of the teacher than its logits", "Leave --teacher_views out"],
     ),
     "negative views": (["--teacher_views", "-1"], ["teacher_views", "-1"]),
-    "bank type": (["--config.teacher_bank_dtype=float61"], ["teacher_bank_dtype", "Did you mean 'float16'"]),
+    "bank type": (["--config.teacher_bank_dtype=float61"], ["teacher_bank_dtype", "must be 'float16' or 'float32'"]),
     "top k": (["--teacher_views", "1", "--config.teacher_bank_top_k=10"], ["teacher_bank_top_k", "10 classes"]),
-    "views of peers": (["--transfer", "Mutual", "--teacher_views", "2"], ["--teacher_views", "no teacher is trained"]),
+    "views of peers": (["--transfer", "Mutual", "--teacher_views", "2"], ["--teacher_views 2", "no frozen teacher"]),
     "type of no teacher": (["--transfer", "BYOT", "--config.teacher_dtype=bfloat16"], ["--teacher_dtype bfloat16"]),
     "teacher by its key": (["--transfer", "BYOT", "--config.teacher_param=nowhere"], ["--teacher_param nowhere"]),
-    "distiller by its key": (["--transfer", "KDCL", "--config.distiller=AT"], ["'AT'", "a loss of its own"]),
+    "distiller by its key": (["--transfer", "KDCL", "--config.distiller=AT"], ["--distiller AT", "a loss of its own"]),
     "size of a dataset that has one": (["--image_size", "16"], ["--image_size 16", "ImageFolder"]),
     "steps": (["--steps_per_call", "²"], ["steps_per_call"]),
     "share": (["--transfer", "BYOT", "--config.transfer_options.alpha=3"], ["alpha", "from 0 to 1"]),
@@ -99,11 +125,10 @@ MISTAKES = {
     ),
     "unwritable": (["--train_path", "/proc/nowhere"], ["/proc/nowhere"]),
     "not a run": (["--train_path", "{good}"], ["{good}"]),
-    "gpu": (["--gpu_id", "first"], ["first"]),
     "argument": (["SoftLogits"], ["SoftLogits"]),
     "method of a strategy with a loss of its own": (
         ["--transfer", "ONE", "--distiller", "AT"],
-        ["--distiller 'AT'", "--transfer ONE has a loss of its own"],
+        ["--distiller AT has no effect", "--transfer ONE has a loss of its own"],
     ),
     "method's option where there is no method": (
         ["--transfer", "KDCL", "--config.distiller_options.temperature=2"],
@@ -115,14 +140,14 @@ MISTAKES = {
     ),
     "weights of peers that start untrained": (
         ["--transfer", "Mutual", "--teacher_param", TEACHER],
-        ["--teacher_param", "--transfer Mutual all start untrained"],
+        ["--teacher_param", "--transfer Mutual starts all networks untrained"],
     ),
     "list": (["--list", "distilers"], ["'distilers'", "Did you mean 'distillers'"]),
 }
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_mistake_is_told_in_three_lines_at_once_and_nothing_is_written(mistake, tmp_path):
+def test_mistake_raises_three_lines_at_once_and_nothing_is_written(mistake, typed, tmp_path):
     places = {
         "tmp": str(tmp_path / "empty"),
         "damaged": str(image_folder(tmp_path / "damaged", damaged=True)),
@@ -134,27 +159,73 @@ def test_mistake_is_told_in_three_lines_at_once_and_nothing_is_written(mistake, 
     if "--train_path" not in flags:
         flags = [*flags, "--train_path", str(tmp_path / "run")]
     before = sorted(tmp_path.rglob("*"))
-    start = time.monotonic()
-    result = command("train_w_kd.py", *(flag.format(**places) for flag in flags), PYTHONWARNINGS="ignore")
-    seconds = time.monotonic() - start
-    assert result.returncode == (3 if mistake == "damaged image" else 2), result.stderr
-    assert result.stderr.startswith("Error: ")
-    assert len(result.stderr.strip().splitlines()) <= 3, result.stderr
+    with pytest.raises(UserError) as raised:
+        typed(train_w_kd, *(flag.format(**places) for flag in flags))
+    message = str(raised.value)
+    assert raised.value.exit_code == 2
+    assert len(message.splitlines()) <= 3, message
     for text in expected:
-        assert text.format(**places) in result.stderr
-    assert "Traceback" not in result.stderr
+        assert text.format(**places) in message
     assert sorted(tmp_path.rglob("*")) == before
-    assert seconds < 30  # 5 on a machine with nothing else to do
 
 
-@pytest.mark.parametrize("script", ["train_teacher.py", "train_w_kd.py", "evaluate.py"])
-def test_help_is_one_screen_and_names_its_flags(script):
-    result = command(script, "--help")
-    assert result.returncode == 0
-    assert len(result.stdout.splitlines()) <= 45
-    assert "--dataset" in result.stdout
-    assert ("--config" in result.stdout) == (script != "evaluate.py")
-    assert "absl" not in result.stdout
+@pytest.mark.parametrize(
+    ("flags", "text"), [({"gpu_id": "first"}, "'first'"), ({"hosts": "node0"}, "got 'node0'")], ids=str
+)
+def test_a_mistake_about_the_machine_raises_too(flags, text, monkeypatch):
+    from training import cpu
+
+    monkeypatch.setattr(cpu, "tune", lambda: None)
+    with pytest.raises(UserError, match=text):
+        command.prepare(Command({}, (), flags))
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (UserError("wrong"), 2, "Error: wrong\n"),
+        (DamagedFileError("cut"), 3, "Error: cut\n"),
+        (NonFiniteError("nan"), 4, "Error: nan\n"),
+        (Interrupted("saved"), 75, "Error: saved\n"),
+        (OSError(28, "No space left on device", "/x"), 2, "Error: No space left on device: /x.\n"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+    ids=str,
+)
+def test_errors_become_exit_codes(error, code, said, capsys):
+    def main(argv):
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        command.run(main)
+    assert ended.value.code == code
+    assert capsys.readouterr().err == said
+
+
+def test_an_error_of_the_programs_own_keeps_its_traceback():
+    def main(argv):
+        raise OSError(2, "No such file", "/x")
+
+    with pytest.raises(OSError, match="No such file"):
+        command.run(main)
+
+
+@pytest.mark.parametrize("module", [train_teacher, train_w_kd, evaluate], ids=lambda module: module.__name__)
+def test_help_has_a_line_for_every_flag(module, capsys):
+    with pytest.raises(SystemExit) as ended:
+        module.parse(["--help"])
+    printed = capsys.readouterr().out
+    assert ended.value.code == 0
+    flags = [line.split()[0] for line in printed.splitlines() if line.startswith("  --")]
+    assert len(flags) == len(set(flags))
+    assert "--dataset" in flags
+    assert ("--config" in flags) == (module is not evaluate)
+    assert ("--student_arch" in flags) == (module is train_w_kd)
+
+
+def test_flags_of_true_and_false_may_stand_alone():
+    for argv, value in ((["--nesterov"], True), (["--nesterov=true"], True), (["--nesterov", "False"], False)):
+        assert train_w_kd.parse(argv).recipe == {"nesterov": value}
 
 
 @pytest.mark.parametrize(
@@ -166,113 +237,126 @@ def test_help_is_one_screen_and_names_its_flags(script):
         ("datasets", ["Digits"]),
     ],
 )
-def test_list_gives_name_line_and_source(what, names):
-    result = command("train_w_kd.py", "--list", what)
-    rows = {line.split()[0]: line for line in result.stdout.splitlines()}
-    assert result.returncode == 0
+def test_list_gives_name_line_and_source(what, names, typed):
+    rows = {line.split()[0]: line for line in typed(train_w_kd, "--list", what).out.splitlines()}
     for name in names:
         assert len(rows[name].split()) > 4
     assert all("[" in row for row in rows.values())
 
 
-def test_readme_commands_train_distil_evaluate_and_repeat(tmp_path):
-    short = ["--train_epoch", "2", "--batch_size", "100"]
-    teacher = command("train_teacher.py", "--arch", "ResNet8", "--train_path", tmp_path / "teacher", *short)
-    assert teacher.returncode == 0, teacher.stderr
-    distil = ["train_w_kd.py", "--gpu_id", "2", "--student_arch", "ResNet8", "--teacher_arch", "ResNet8"]
+def test_readme_commands_train_distil_evaluate_and_repeat(typed, tmp_path):
+    short = ["--train_epoch", "2", "--batch_size", "400"]
+    typed(train_teacher, "--arch", "CNN", "--train_path", tmp_path / "teacher", *short)
+    distil = ["--student_arch", "CNN", "--teacher_arch", "CNN", "--dataset", "Digits", *short]
     distil += ["--teacher_param", tmp_path / "teacher", "--distiller", "SoftLogits", "--transfer", "Offline"]
-    distil += ["--dataset", "Digits", "--train_path", tmp_path / "soft", *short]
-    result = command(*distil)
-    assert result.returncode == 0, result.stderr
-    assert "JAX sees no GPU" in result.stderr or "cuda" in result.stdout.lower()
+    distil += ["--train_path", tmp_path / "soft"]
+    printed = typed(train_w_kd, *distil)
     summary = json.loads((tmp_path / "soft" / "summary.json").read_text())
-    assert f"{summary['last']['top1']:.2f}" in result.stdout
-    again = command(*distil)
-    assert again.returncode == 0
-    assert "finished already" in again.stdout
+    assert f"{summary['last']['top1']:.2f}" in printed.out
+    assert "finished already" in typed(train_w_kd, *distil).out
     assert json.loads((tmp_path / "soft" / "summary.json").read_text()) == summary
-    other = command(*distil, "--learning_rate", "0.3")
-    assert other.returncode == 2
-    assert "learning_rate: 0.05 there, 0.3 now" in other.stderr
-    measured = command("evaluate.py", "--param", tmp_path / "soft", "--teacher_param", tmp_path / "teacher")
-    assert measured.returncode == 0, measured.stderr
-    (path,) = (tmp_path / "soft" / "last").glob("evaluation-Digits-against-ResNet8-????????.json")
+    with pytest.raises(UserError, match=r"learning_rate: 0\.05 there, 0\.3 now"):
+        typed(train_w_kd, *distil, "--learning_rate", "0.3")
+    measured = typed(evaluate, "--param", tmp_path / "soft", "--teacher_param", tmp_path / "teacher")
+    (path,) = (tmp_path / "soft" / "last").glob("evaluation-Digits-against-CNN-????????.json")
     written = json.loads(path.read_text())
     for key in ("top1", "top5", "nll", "ece", "agreement", "kl"):
         assert written[key] == pytest.approx(summary["last"][key], abs=1e-6)
-        assert f"{written[key]:.3f}" in measured.stdout
+        assert f"{written[key]:.3f}" in measured.out
 
 
-def test_shipped_teacher_distils_without_any_path(tmp_path):
-    result = command(
-        *["train_w_kd.py", "--distiller", "AT", "--transfer", "Offline", "--train_epoch", "1"],
-        *["--train_path", tmp_path / "run"],
-    )
-    assert result.returncode == 0, result.stderr
-    assert result.stderr == ""
+def test_shipped_teacher_distils_without_any_path(typed, tmp_path):
+    flags = ["--student_arch", "CNN", "--batch_size", "600", "--train_epoch", "1", "--train_path", tmp_path / "run"]
+    printed = typed(train_w_kd, *flags)
+    assert printed.err == ""
     recorded = json.loads((ROOT / TEACHER / "model.json").read_text())["test_top1"]
-    assert f"test top-1 {recorded:.2f} %" in result.stdout
+    assert f"test top-1 {recorded:.2f} %\n" in printed.out
 
 
-def test_explicit_flag_beats_override_beats_recipe(tmp_path):
-    recipe = tmp_path / "recipe.py"
-    recipe.write_text(
-        "from ml_collections import ConfigDict\n\n\ndef get_config():\n"
-        "    return ConfigDict({'learning_rate': 0.5, 'momentum': 0.5, 'weight_decay': 0.5, 'train_epoch': 1})\n"
-    )
-    result = command(
-        *["train_w_kd.py", "--config", recipe, "--config.learning_rate=0.25", "--config.momentum=0.25"],
-        *["--learning_rate", "0.125", "--train_path", tmp_path / "run", *SMALL],
-    )
-    assert result.returncode == 0, result.stderr
-    config = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert (config["learning_rate"], config["momentum"], config["weight_decay"]) == (0.125, 0.25, 0.5)
-    assert config["train_epoch"] == 1
+def test_what_is_recorded_makes_the_run_again(typed, tmp_path, monkeypatch):
+    """The command of `env.json`, typed with another folder, writes the same bits; every model has the command too."""
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)  # as where a script is started
+
+    def typing(argv):
+        monkeypatch.setattr(sys, "argv", ["somewhere/train_w_kd.py", *argv])
+        typed(train_w_kd, *argv)
+
+    argv = [
+        "--transfer",
+        "Online",
+        "--student_arch",
+        "CNN",
+        "--teacher_arch",
+        "CNN",
+        "--distiller",
+        "SoftLogits+FitNet",
+    ]
+    argv += ["--batch_size", "400", "--train_epoch=1", "--log_every", "1", "--config.seed=3"]
+    argv += ["--config.distiller_options.SoftLogits.temperature=2.5", "--config.distiller_options.FitNet.weight", "7"]
+    argv += ["--config.student_options.widths=(8, 8, 8, 12)", "--config.transfer_options.teacher_learning_rate=0.5"]
+    typing([*argv, "--train_path", str(tmp_path / "a b")])
+    recorded = json.loads((tmp_path / "a b" / "env.json").read_text())["command"]
+    program, script, *words = shlex.split(recorded)
+    assert (program, script) == ("python", "train_w_kd.py")
+    assert words == [*argv, "--train_path", str(tmp_path / "a b")]
+    for name in ("last", "best", "teacher"):
+        assert json.loads((tmp_path / "a b" / name / "model.json").read_text())["command"] == recorded
+    typing([*words[:-1], str(tmp_path / "again")])
+    log = (tmp_path / "a b" / "metrics.jsonl").read_bytes()
+    assert (tmp_path / "again" / "metrics.jsonl").read_bytes() == log
+    plain = [word for word in argv if "options" not in word and word != "7"]
+    typing([*plain, "--train_path", str(tmp_path / "plain")])  # the control: the options matter
+    assert (tmp_path / "plain" / "metrics.jsonl").read_bytes() != log
 
 
-def test_own_folder_of_images_trains_and_distils(tmp_path):
+def test_own_folder_of_images_trains_distils_and_is_measured(typed, tmp_path):
     images = image_folder(tmp_path / "images", classes=("a", "b", "c"))
     shared = ["--dataset", "ImageFolder", "--data_dir", images, "--image_size", "16", "--batch_size", "4"]
     shared += ["--train_epoch", "1"]
-    teacher = command("train_teacher.py", "--arch", "CNN", "--train_path", tmp_path / "t", *shared)
-    assert teacher.returncode == 0, teacher.stderr
+    typed(train_teacher, "--arch", "CNN", "--train_path", tmp_path / "t", *shared)
     info = json.loads((tmp_path / "t" / "last" / "model.json").read_text())
     assert info["class_names"] == ["a", "b", "c"]
     assert info["image_shape"] == [16, 16, 3]
-    student = command(
-        *["train_w_kd.py", "--distiller", "SoftLogits+AT", "--teacher_param", tmp_path / "t"],
-        *["--student_arch", "CNN", "--train_path", tmp_path / "s", *shared],
-    )
-    assert student.returncode == 0, student.stderr
-    assert command("evaluate.py", "--param", tmp_path / "s", "--data_dir", images).returncode == 0
+    student = ["--distiller", "SoftLogits+AT", "--teacher_param", tmp_path / "t", "--student_arch", "CNN"]
+    typed(train_w_kd, *student, "--train_path", tmp_path / "s", *shared)
+    assert "top1" in typed(evaluate, "--param", tmp_path / "s", "--data_dir", images).out
 
 
-def test_option_of_one_part_reaches_it(tmp_path):
-    flags = ["--distiller", "SoftLogits+AT", "--config.distiller_options.AT.weight=500", "--train_epoch", "1", *SMALL]
-    result = command("train_w_kd.py", *flags, "--train_path", tmp_path / "run")
-    assert result.returncode == 0, result.stderr
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["distiller_options"] == {"AT": {"weight": 500}}
-    wrong = command(
-        "train_w_kd.py", *flags, "--config.distiller_options.Logits.weight=1", "--train_path", tmp_path / "r"
-    )
-    assert wrong.returncode == 2
-    assert "has no option 'Logits'" in wrong.stderr
+def test_a_mistake_ends_a_process_with_2_and_its_lines(tmp_path):
+    ended = process("train_w_kd.py", "--distiller", "SoftLogit", "--train_path", tmp_path / "run")
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("Error: Unknown distiller 'SoftLogit'. Did you mean 'SoftLogits'?\nKnown: ")
+    assert len(ended.stderr.splitlines()) == 2
+    assert ended.stdout == ""
+    assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("module", "others_do"), [("tensorflow", False), ("torch", True)])
-def test_training_never_imports(module, others_do, tmp_path):
-    trap = tmp_path / "path" / module
-    trap.mkdir(parents=True)
-    (trap / "__init__.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'w').close()\nraise ImportError('trap')\n")
-    path = f"{trap.parent}{os.pathsep}{ROOT}"
-    caught = command("-c", f"import {module}", PYTHONPATH=path)
-    assert caught.returncode == 1
-    assert (tmp_path / "imported").exists()  # the trap works
-    (tmp_path / "imported").unlink()
-    flags = ["--train_epoch", "1", "--train_path", tmp_path / "run", *SMALL]
-    result = command("train_w_kd.py", *flags, PYTHONPATH=path)
-    assert result.returncode == 0, result.stderr
-    assert not (tmp_path / "imported").exists()
+@pytest.mark.slow
+def test_a_process_trains_with_0_ends_at_damage_with_3_and_imports_no_tensorflow_or_torch(tmp_path):
+    trap = "open({!r}, 'w').close()\nraise ImportError('trap')\n"
+    for module in ("tensorflow", "torch"):
+        (tmp_path / "path" / module).mkdir(parents=True)
+        (tmp_path / "path" / module / "__init__.py").write_text(trap.format(str(tmp_path / module)))
+    path = f"{tmp_path / 'path'}{os.pathsep}{ROOT}"
+
+    def imported():
+        return [name for name in ("tensorflow", "torch") if (tmp_path / name).exists()]
+
+    train = ["train_w_kd.py", *SMALL, "--gpu_id", "2", "--train_path", tmp_path / "run"]
+    ended = process(*train, PYTHONPATH=path)
+    assert ended.returncode == 0, ended.stderr
+    assert "JAX sees no GPU" in ended.stderr or "cuda" in ended.stdout.lower()
+    assert "Test top-1: last" in ended.stdout
+    assert imported() == []
+    write_whole(tmp_path / "run" / "summary.json", "{")
+    ended = process(*train)
+    assert ended.returncode == 3
+    assert "Error: " in ended.stderr
+    assert "summary.json is damaged" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    # What libraries do that training uses, which shows that the traps work: they look for PyTorch.
     reading = "import data.tfds_source, tensorflow_datasets, clu.metrics, tensorboardX, orbax.checkpoint"
-    assert command("-c", reading, PYTHONPATH=path).returncode == 0
-    assert (tmp_path / "imported").exists() == others_do
+    assert process("-c", reading, PYTHONPATH=path).returncode == 0
+    assert imported() == ["torch"]
+    assert process("-c", "import tensorflow", PYTHONPATH=path).returncode == 1
+    assert imported() == ["tensorflow", "torch"]

@@ -7,13 +7,16 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from PIL import Image
-from training.run import train
 
 import data
 import pretrained
 from registry import NonFiniteError, UserError
-from training import evaluation, loop, replicas, run_folder
+from studies import evaluation
+from training import run_folder
 from training.checkpoint import Checkpoints
+from training.replica import Replica
+from training.signals import Interrupted
+from training.train import train
 
 RECIPE = {
     "teacher_param": "tests/teacher",
@@ -177,11 +180,11 @@ def test_non_finite_numbers_stop_the_run_and_are_never_saved(seconds, tmp_path):
 
 def test_second_writer_is_refused_while_the_first_holds_the_folder(tmp_path):
     def enter():
-        with run_folder.open_run(str(tmp_path / "run"), {"data": "", "teacher_sha256": None}):
+        with run_folder.open_run(tmp_path / "run", {"data": "", "teacher_sha256": None}):
             pass
 
     with (
-        run_folder.open_run(str(tmp_path / "run"), {"data": "", "teacher_sha256": None}),
+        run_folder.open_run(tmp_path / "run", {"data": "", "teacher_sha256": None}),
         pytest.raises(UserError, match="written by process"),
     ):
         enter()
@@ -211,17 +214,17 @@ def test_signal_during_an_evaluation_ends_it_and_the_next_process_makes_it(
 ):
     """The second of three evaluations, and the last one, after which nothing is trained any more."""
     recipe = {**RECIPE, "train_path": str(tmp_path / "run")}
-    test, calls = replicas.Replicas.test, []
+    answer, calls = Replica.answer, []
 
-    def interrupted(self, stopping):
+    def interrupted(self, stop):
         calls.append(1)
         if len(calls) == number:
             signal.raise_signal(signal.SIGTERM)
-        return test(self, stopping)
+        return answer(self, stop)
 
     with monkeypatch.context() as patch:
-        patch.setattr(replicas.Replicas, "test", interrupted)
-        with pytest.raises(loop.Interrupted):
+        patch.setattr(Replica, "answer", interrupted)
+        with pytest.raises(Interrupted):
             train(recipe, quiet=True)
     assert last_checkpoint(tmp_path / "run")[0] == step
     assert [row["epoch"] for row in rows(tmp_path / "run", "test")] == list(range(1, number))

@@ -22,7 +22,7 @@ import data
 from data import stored
 from data.stored import DeviceBank
 from files import size_text
-from registry import NonFiniteError, UserError
+from registry import NonFiniteError
 from training import hosts
 from training.answers import BATCH
 from transfer import Strategy
@@ -87,8 +87,6 @@ def prepare(
             the number format cannot hold.
     """
     classes = shared.dataset.num_classes
-    if settings.top_k >= classes:
-        raise UserError(f"'teacher_bank_top_k' {settings.top_k} must be below the {classes} classes; 0 keeps them all.")
     key, arrays = _key(settings, shared, *loaded), _arrays(settings, len(shared.dataset.train), classes)
     size, blocks = stored.size(arrays), functools.partial(_views, settings, arrays, shared, *loaded[1:])
     what = f"Teacher bank: {settings.views} views of {len(shared.dataset.train):,} images, {size_text(size)}"

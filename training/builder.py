@@ -192,7 +192,10 @@ class Builder:
     # Checks.
 
     def _abstract(self, strategy: transfer.Strategy, banked: bool = False):
-        """(state, batch, key) of a step as shapes; `banked`: the batch brings the teacher's logits."""
+        """(state, batch, key) of a step as shapes; `banked`: the batch brings the teacher's logits.
+
+        They are laid out as in the run, so that the run does not trace the strategy's functions again.
+        """
         shape, count = jax.ShapeDtypeStruct, len(self.dataset.train)
         images, labels = shape((count, *self.dataset.image_shape), jnp.uint8), shape((count,), jnp.int32)
         order, number = shape((1 + self.steps_per_epoch, self.config.batch_size), jnp.int32), shape((), jnp.int32)
@@ -203,7 +206,8 @@ class Builder:
             logits = shape((self.config.batch_size, self.dataset.num_classes), jnp.float32)
             batch = batch.replace(teacher_logits=logits)
         key = jax.eval_shape(lambda: jax.random.key(0))
-        return jax.eval_shape(strategy.traced_init, key, batch), batch, key
+        batch, key = self.devices.shapes((batch, key))
+        return self.devices.shapes(jax.eval_shape(strategy.traced_init, key, batch)), batch, key
 
     def _check_fit(self, strategy: transfer.Strategy) -> None:
         """Traces a step; raises `UserError` where networks, method and views do not fit, or a bank cannot serve."""

@@ -84,7 +84,8 @@ class Checkpoints:
         if step in self._whole:
             return
         heads = {name: _head(self.run / name, length) for name, length in logs.items()}
-        self._writing = self._thread.submit(self._write, step, _flat(tree), notes, heads)
+        text = json.dumps(notes) + "\n"  # here: the caller goes on and changes what the notes hold
+        self._writing = self._thread.submit(self._write, step, _flat(tree), text, heads)
         if wait:
             self.wait()
 
@@ -94,14 +95,14 @@ class Checkpoints:
         if writing:
             writing.result()
 
-    def _write(self, step: int, arrays: dict[str, Any], notes: dict, logs: dict[str, bytes]) -> None:
+    def _write(self, step: int, arrays: dict[str, Any], notes: str, logs: dict[str, bytes]) -> None:
         need = sum(x.nbytes + PER_ARRAY for x in arrays.values()) + sum(map(len, logs.values())) + FIXED
         part, path = self.folder / f"{step}{PART}", self.folder / str(step)
         try:
             part.mkdir(parents=True, exist_ok=True)
             _reserve(part / ARRAYS, need)
             self._orbax.save((part / ARRAYS).resolve(), args=self._ocp.args.StandardSave(arrays))
-            (part / NOTES).write_text(json.dumps(notes) + "\n")
+            (part / NOTES).write_text(notes)
             for name, content in logs.items():
                 (part / LOGS / name).parent.mkdir(parents=True, exist_ok=True)
                 (part / LOGS / name).write_bytes(content)

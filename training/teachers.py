@@ -47,29 +47,40 @@ class Teachers:
         """
         ours, count = list(self.dataset.class_names), len(self.dataset.test)
         rows = np.unique(np.linspace(0, count - 1, min(BATCH, count)).astype(int))  # some splits are sorted by class
-        some = f" on {len(rows):,} of {count:,} images" if len(rows) < count else ""
         for (weights, _, variables), answers in zip(self.loaded, self._answers, strict=True):
             names = weights.info["class_names"]
             if names not in (ours, [str(i) for i in range(len(ours))]):  # numbers: the import knew no names
                 warn(f"the teacher's classes {names[:3]} ... are not the data's {ours[:3]} ...")
-            measured = self.task.metrics(answers(variables, rows), self.dataset.test.labels[rows])["top1"]
-            recorded = weights.info["test_top1"]
-            self.say(f"Teacher {weights.info['arch']} from {weights.folder}: test top-1 {measured:.2f} %{some}")
-            # of a sample, three standard errors are chance
-            chance = 0 if recorded is None else 3 * (recorded * (100 - recorded) * (1 / len(rows) - 1 / count)) ** 0.5
-            if recorded is not None and abs(measured - recorded) > TOLERANCE + chance:
-                warn(
-                    f"the teacher's recorded test top-1 is {recorded:.2f} % ({weights.info['dataset']}), here it has "
-                    f"{measured:.2f} %{some}. Check normalisation, class order and image size."
-                )
+            self._compare(weights, answers(variables, rows), rows)
 
     def logits(self, stop: Callable[[], bool]) -> np.ndarray | None:
-        """[N, K] float32 on the test split, asked for once; None without teachers, or where `stop` became true."""
+        """[N, K] float32 on the test split, asked for once; None without teachers, or where `stop` became true.
+
+        Where `check` saw some of the images only, the teachers are compared with what is recorded again.
+        """
         if self._logits is None and self.loaded:
             answers = []
             for (_, _, variables), ask in zip(self.loaded, self._answers, strict=True):
                 answers.append(ask(variables, stop=stop))
                 if answers[-1] is None:
                     return None
+            if len(self.dataset.test) > BATCH:
+                for (weights, *_), logits in zip(self.loaded, answers, strict=True):
+                    self._compare(weights, logits, np.arange(len(logits)))
             self._logits = np.mean(answers, axis=0) if len(answers) > 1 else answers[0]
         return self._logits
+
+    def _compare(self, weights: pretrained.Pretrained, logits: np.ndarray, rows: np.ndarray) -> None:
+        """Prints the accuracy on the test images `rows`; warns where it is not the recorded one."""
+        count = len(self.dataset.test)
+        some = f" on {len(rows):,} of {count:,} images" if len(rows) < count else ""
+        measured = self.task.metrics(logits, self.dataset.test.labels[rows])["top1"]
+        recorded = weights.info["test_top1"]
+        self.say(f"Teacher {weights.info['arch']} from {weights.folder}: test top-1 {measured:.2f} %{some}")
+        # of a sample, three standard errors are chance
+        chance = 0 if recorded is None else 3 * (recorded * (100 - recorded) * (1 / len(rows) - 1 / count)) ** 0.5
+        if recorded is not None and abs(measured - recorded) > TOLERANCE + chance:
+            warn(
+                f"the teacher's recorded test top-1 is {recorded:.2f} % ({weights.info['dataset']}), here it has "
+                f"{measured:.2f} %{some}. Check normalisation, class order and image size."
+            )

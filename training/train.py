@@ -50,7 +50,10 @@ def train(recipe: Mapping, quiet: bool = False, typed: tuple[str, ...] = ()) -> 
             config, notes = resolve(recipe, typed)
             for note in notes:
                 warn(note)
-            builder, folder = Builder(config, say), pathlib.Path(config.train_path).expanduser()
+            folder = pathlib.Path(config.train_path).expanduser()
+            if hosts.first():
+                run_folder.refuse_second(folder)  # before anything slow
+            builder = Builder(config, say)
             identity = {**plain(config), "data": builder.dataset.fingerprint}
             identity["teacher_sha256"] = ",".join(builder.digests) or None
         hosts.check_same("config, data and teacher", {k: v for k, v in identity.items() if k not in run_folder.OWN})

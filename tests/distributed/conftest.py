@@ -40,3 +40,11 @@ def runs(tmp_path_factory, on_devices):
         return types.SimpleNamespace(folder=path, order=order, notes=notes)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def two_devices(tmp_path_factory, on_devices):
+    """The order on two devices, and what each of the two does by itself."""
+    recipe = {**RECIPE, "train_path": str(tmp_path_factory.mktemp("alone"))}
+    order, alone = on_devices(2, {"order": {}}, {"alone": recipe})
+    return types.SimpleNamespace(order=order, alone=alone)

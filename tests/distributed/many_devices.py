@@ -1,6 +1,6 @@
 """A process with so many virtual devices, for tests that compare device counts: jobs in, JSON out.
 
-python many_devices.py COUNT '[{"order": {}}, {"train": {...}}, {"train": {...}, "stop_at": 5}]'
+python many_devices.py COUNT '[{"order": {}}, {"alone": {...}}, {"train": {...}}, {"train": {...}, "stop_at": 5}]'
 """
 
 import functools
@@ -10,15 +10,22 @@ import os
 import pathlib
 import signal
 import sys
+import types
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent.parent))
 
 import jax
 import numpy as np
-from training.run import train
 
 import data
-from training import checkpoint, loop, step
+import tasks
+from configs.resolve import resolve
+from training import builder, checkpoint
+from training.builder import Builder
+from training.devices import Devices, here
+from training.signals import Interrupted
+from training.train import train
+from training.update import DeviceSplit, Update
 
 STEPS = 3  # in an epoch
 VIEWS = ("weak", "strong", "partner", "previous")
@@ -28,23 +35,36 @@ def order(config: dict) -> dict:
     """What seven batches hold, bit for bit: steps of epochs 0 and 2, with every kind of view and all augmentations."""
     split = data.load("Digits").train
     augmentation = data.Augmentation(pad=1, mode="zero", flip=True, mixup=0.5, **config)
-    table, images, labels = step.replicate((data.class_table(split.labels), split.images, split.labels))
-    compute = jax.jit(
-        lambda s, number: step.batch_of(s, number, augmentation, ("weak", "strong", "partner", "previous"))
-    )
+    strategy = types.SimpleNamespace(views=VIEWS, task=tasks.create("classification"))
+    update, place = Update(strategy, augmentation, here()), here().place
+    table, images, labels = place((data.class_table(split.labels), split.images, split.labels))
+    compute = jax.jit(update.batch)
     found = {}
     for epoch in (0, 2):
         index, view = data.epoch_plan(3, epoch, np.arange(len(split), dtype=np.int32), STEPS * 40, 40)
         shape = (1 + STEPS, 40)
-        plan = step.replicate((np.asarray(3, np.int32), index.reshape(shape), view.reshape(shape)))
+        plan = place((np.asarray(3, np.int32), np.reshape(index, shape), np.reshape(view, shape)))
         for number in range(STEPS):
-            batch = compute(
-                step.DeviceSplit(images, labels, *plan, table), np.asarray(epoch * STEPS + number, np.int32)
-            )
+            batch = compute(DeviceSplit(images, labels, *plan, table), np.asarray(epoch * STEPS + number, np.int32))
             if jax.device_count() > 1:
                 assert len({str(shard.index) for shard in batch.image.addressable_shards}) == jax.device_count()
             leaves = jax.tree_util.tree_leaves_with_path(batch)
             found |= {f"{epoch} {number} {jax.tree_util.keystr(p)}": np.asarray(x).tobytes().hex() for p, x in leaves}
+    return found
+
+
+def alone(recipe: dict) -> list[dict]:
+    """For each device by itself: the devices that the state lies on after two updates, and the parameters' bits."""
+    found = []
+    for device in jax.devices():
+        parts = Builder(resolve(recipe)[0], say=lambda text: None)
+        parts.devices = Devices((device,))
+        shared = parts.shared(pathlib.Path(recipe["train_path"]))
+        (replica,) = parts.replicas(shared)
+        (state,), _ = shared.update([replica.state], [replica.totals], [replica.split], 2)
+        places = {str(place) for leaf in jax.tree.leaves(state) for place in leaf.devices()}
+        bits = b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state.params))
+        found.append({"device": str(device), "places": sorted(places), "bits": bits.hex()})
     return found
 
 
@@ -57,8 +77,8 @@ class Compilations(logging.Handler):
         self.lines.append(record.getMessage())
 
 
-class Watched(step.Trainer):
-    """A trainer that notes what a test of placements asks about."""
+class Watched(Update):
+    """An update that notes what a test of placements asks about."""
 
     last = None
 
@@ -77,34 +97,36 @@ class Watched(step.Trainer):
         return result
 
     def notes(self) -> dict:
-        name = "steps" if self.many else "step"
-        calls = (self._steps if self.many else self.step)._cache_size()
-        compiled = sum(f"Finished XLA compilation of jit({name}) " in line for line in Compilations.lines)
+        program = self._several if self.many else self.step
+        compiled = sum(f"Finished XLA compilation of jit({program.__name__}) " in line for line in Compilations.lines)
+        calls = program._cache_size()
         return {"calls": calls, "compiled": compiled, "donated": self.donated, "memory": sorted(self.specs)}
 
 
 def main(jobs: list[dict]) -> list:
     """One result a job."""
-    loop.Trainer = Watched
+    builder.Update = Watched
     logging.getLogger("jax._src.dispatch").addHandler(Compilations())
     logging.getLogger("jax._src.dispatch").setLevel(logging.DEBUG)
     save, results = checkpoint.Checkpoints.save, []
 
-    def stopping(self, at, now, *arguments):
+    def stopping(self, at, now, *arguments, **options):
         if now == at:
             signal.raise_signal(signal.SIGTERM)
-        return save(self, now, *arguments)
+        return save(self, now, *arguments, **options)
 
     for job in jobs:
         if "order" in job:
             results.append(order(job["order"]))
             continue
-
+        if "alone" in job:
+            results.append(alone(job["alone"]))
+            continue
         checkpoint.Checkpoints.save = functools.partialmethod(stopping, job.get("stop_at"))
         try:
             train(job["train"], quiet=True)
             assert "stop_at" not in job
-        except loop.Interrupted:
+        except Interrupted:
             assert "stop_at" in job
         results.append(Watched.last.notes())
     return results

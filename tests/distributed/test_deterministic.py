@@ -3,51 +3,69 @@
 import os
 import subprocess
 import sys
+import types
 
 import pytest
 from same_curve import RECIPE, environment
 
-from models.xla_cpu import FLAG
-from training import run
+import train_w_kd
+from configs import command
+from configs.command import REPEATABLE
+from registry import UserError
+from training import builder, cpu
+from training.devices import Devices
+from training.train import train
 
-ROOT = run.__file__.rsplit("/", 2)[0]
-SHOW = (
-    "import os, sys; from training import cli; cli.define('deterministic'); cli.FLAGS(sys.argv); cli.choose_devices();"
-)
-SHOW += "assert 'jax' not in sys.modules; print(os.environ.get('XLA_FLAGS'), os.environ.get('NCCL_ALGO'), sep='|')"
+ROOT = command.__file__.rsplit("/", 2)[0]
+SHOW = "import os, sys, train_w_kd; from configs import command; command.prepare(train_w_kd.parse(sys.argv[1:])); "
+SHOW += "from jax._src import xla_bridge; assert not xla_bridge.backends_are_initialized(); "
+SHOW += "print(os.environ['XLA_FLAGS'], os.environ['NCCL_ALGO'], sep='|')"
 
 
-@pytest.mark.parametrize(
-    ("flags", "given", "expected"),
-    [
-        ([], {}, f"{FLAG}|None"),
-        (["--deterministic"], {}, f"{FLAG} --xla_gpu_deterministic_ops=true|Ring"),
-        (["--config.deterministic=True"], {"XLA_FLAGS": "--a"}, f"--a {FLAG} --xla_gpu_deterministic_ops=true|Ring"),
-        (["--deterministic"], {"NCCL_ALGO": "Tree"}, f"{FLAG} --xla_gpu_deterministic_ops=true|Tree"),
-    ],
-)
-def test_environment_is_set_before_jax_is_imported(flags, given, expected):
-    clean = {key: value for key, value in environment().items() if key != "NCCL_ALGO"}
+def test_environment_is_set_before_jax_starts():
+    given = {**environment(), "XLA_FLAGS": "--xla_gpu_autotune_level=0"}
     shown = subprocess.run(
-        [sys.executable, "-c", SHOW, *flags],
+        [sys.executable, "-c", SHOW, "--config.deterministic=True"],
         cwd=ROOT,
-        env={**clean, **given},
+        env={name: value for name, value in given.items() if name != "NCCL_ALGO"},
         capture_output=True,
         text=True,
         check=True,
     )
-    assert shown.stdout.strip() == expected
+    flags, algorithm = shown.stdout.strip().split("|")
+    assert flags.split()[0] == "--xla_gpu_autotune_level=0"
+    assert flags.split()[-1] == REPEATABLE
+    assert algorithm == "Ring"
 
 
-def test_set_too_late_on_a_gpu_is_told(monkeypatch):
-    monkeypatch.setattr(run.jax, "default_backend", lambda: "gpu")
-    monkeypatch.setitem(os.environ, "XLA_FLAGS", "")
-    with pytest.raises(run.UserError, match="XLA_FLAGS=--xla_gpu_deterministic_ops=true"):
-        run.train({"deterministic": True}, quiet=True)
+@pytest.mark.parametrize(
+    ("argv", "given", "expected"),
+    [
+        ([], {}, ("--a", None)),
+        (["--deterministic"], {}, (f"--a {REPEATABLE}", "Ring")),
+        (["--deterministic=True"], {"NCCL_ALGO": "Tree"}, (f"--a {REPEATABLE}", "Tree")),
+        (["--deterministic", "False"], {}, ("--a", None)),
+    ],
+    ids=str,
+)
+def test_what_is_set_is_what_was_asked_for(argv, given, expected, monkeypatch):
+    monkeypatch.setattr(cpu, "tune", lambda: None)
+    clean = {name: value for name, value in os.environ.items() if name != "NCCL_ALGO"}
+    monkeypatch.setattr(os, "environ", {**clean, "XLA_FLAGS": "--a", **given})
+    command.prepare(train_w_kd.parse(argv))
+    assert (os.environ["XLA_FLAGS"], os.environ.get("NCCL_ALGO")) == expected
+
+
+def test_set_too_late_on_a_gpu_raises(monkeypatch, tmp_path):
+    monkeypatch.setattr(builder, "here", lambda: Devices((types.SimpleNamespace(platform="gpu"),)))
+    monkeypatch.setenv("XLA_FLAGS", "")
+    with pytest.raises(UserError, match=f"XLA_FLAGS={REPEATABLE}"):
+        train({"deterministic": True, "train_path": str(tmp_path / "run")}, quiet=True)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
 def test_a_cpu_gives_the_same_bits_with_and_without(runs, on_devices, tmp_path):
     recipe = {**RECIPE, "deterministic": True, "train_path": str(tmp_path / "run")}
-    on_devices(1, {"train": recipe}, XLA_FLAGS="--xla_gpu_deterministic_ops=true")
+    on_devices(1, {"train": recipe}, XLA_FLAGS=REPEATABLE)
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == (runs(1).folder / "metrics.jsonl").read_bytes()

@@ -9,14 +9,22 @@ from same_curve import RECIPE, STEPS, STOPPED, assert_same_curve, rows
 pytestmark = pytest.mark.slow
 
 
-def test_order_and_views_are_those_of_one_device(runs, on_devices):
-    orders = {count: runs(count).order for count in (1, 4, 8)} | {2: on_devices(2, {"order": {}})[0]}
+def test_order_and_views_are_those_of_one_device(runs, two_devices):
+    orders = {count: runs(count).order for count in (1, 4, 8)} | {2: two_devices.order}
     assert sorted(orders) == [1, 2, 4, 8]
     assert len(orders[1]) > 6 * 5
     assert len(set(orders[1].values())) > 6 * 5  # steps, epochs and views differ
     for count, found in orders.items():
         different = [key for key in orders[1] if found[key] != orders[1][key]]
         assert not different, (count, different)
+
+
+def test_a_device_that_is_not_the_default_one_updates_as_the_default_one_does(two_devices):
+    first, second = two_devices.alone
+    assert first["device"] != second["device"]
+    for one in (first, second):
+        assert one["places"] == [one["device"]]
+    assert first["bits"] == second["bits"]
 
 
 def test_eight_devices_learn_as_one_does(runs):

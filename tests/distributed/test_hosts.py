@@ -13,7 +13,7 @@ import pytest
 from same_curve import PATIENCE, RECIPE, STEPS, assert_same_curve, environment, rows
 
 from registry import UserError
-from training import hosts, lock
+from training import hosts, run_folder
 
 pytestmark = pytest.mark.slow
 GLOO = re.compile(r"\[Gloo\]|connected peer ranks|^[\d\s.:]+$")
@@ -99,11 +99,11 @@ def test_checkpoint_of_two_processes_goes_on_in_one(two, runs, on_devices):
 
 
 def test_a_refused_folder_ends_both_at_once(tmp_path):
-    with lock.acquire(tmp_path / "run"):
+    with run_folder._locked(tmp_path / "run"):
         outputs = finish(start(tmp_path / "run"), 2)
     assert "run is being written by process" in outputs[0]
     assert outputs[1] == ""
-    assert [path.name for path in (tmp_path / "run").iterdir()] == [lock.FILE]
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [run_folder.LOCK]
 
 
 def test_processes_with_different_commands_are_refused(tmp_path):

@@ -6,9 +6,9 @@ import signal
 import pytest
 from real_process import contents
 from short_run import RECIPE, before_save
-from training.run import train
 
-from training import loop
+from training.signals import Interrupted
+from training.train import train
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +31,7 @@ def stopped(tmp_path_factory, recipe):
     folder = tmp_path_factory.mktemp("runs") / "stopped"
     with pytest.MonkeyPatch.context() as patch:
         before_save(patch, 7, lambda: signal.raise_signal(signal.SIGTERM))
-        with pytest.raises(loop.Interrupted):
+        with pytest.raises(Interrupted):
             train(recipe(folder), quiet=True)
     return folder
 

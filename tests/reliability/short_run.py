@@ -11,9 +11,9 @@ def before_save(monkeypatch, step, do):
     """Calls `do()` when the checkpoint of `step` is about to be written."""
     save = Checkpoints.save
 
-    def spied(self, now, *arguments):
+    def spied(self, now, *arguments, **options):
         if now == step:
             do()
-        return save(self, now, *arguments)
+        return save(self, now, *arguments, **options)
 
     monkeypatch.setattr(Checkpoints, "save", spied)

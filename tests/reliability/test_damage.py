@@ -6,10 +6,10 @@ import shutil
 import numpy as np
 import pytest
 from real_process import contents
-from training.run import train
 
 from registry import DamagedFileError
 from training.checkpoint import Checkpoints, damage
+from training.train import train
 
 KINDS = ("truncated", "emptied", "flipped", "deleted", "longer")
 

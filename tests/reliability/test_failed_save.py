@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import subprocess
+import threading
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ import pretrained
 from training import checkpoint
 from training.checkpoint import Checkpoints, damage
 from training.run_folder import METRICS, SaveError
+from training.train import train
 from training.writers import MetricsLog
 
 
@@ -32,7 +34,7 @@ def check_failed(folder, error):
     text = str(error)
     assert "\n" not in text
     assert text.startswith(f"Cannot save step 2 in {folder / 'checkpoints'}: ")
-    assert "needed 0.4 MiB, free" in text
+    assert "needed 466.6 kB, free" in text
     assert [path.name for path in (folder / "checkpoints").iterdir()] == ["1"]
     assert damage(folder / "checkpoints" / "1") is None
 
@@ -86,7 +88,7 @@ def test_read_only_disk(small_disk):
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT], ids=errno.errorcode.get)
-@pytest.mark.parametrize("place", ["_reserve", "orbax", "_write_manifest", "_sync"])
+@pytest.mark.parametrize("place", ["_reserve", "orbax", "_write_manifest", "sync"])
 def test_failure_anywhere_in_a_save(place, number, tmp_path, monkeypatch):
     checkpoints = Checkpoints(tmp_path)
     save(checkpoints, 1)
@@ -102,6 +104,41 @@ def test_failure_anywhere_in_a_save(place, number, tmp_path, monkeypatch):
     save(checkpoints, 2)
     assert damage(tmp_path / "checkpoints" / "2") is None
     checkpoints.close()
+
+
+@pytest.mark.parametrize("call", ["wait", "save"])
+def test_failure_in_the_thread_is_raised_once_by_the_next_call(call, tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path)
+    save(checkpoints, 1)
+
+    def fail(path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "sync", fail)
+        checkpoints.save(2, tree(2), {"step": 2}, {}, wait=False)
+        with pytest.raises(SaveError, match=r"Cannot save step 2 .* No space left on device") as raised:
+            checkpoints.wait() if call == "wait" else save(checkpoints, 3)
+    check_failed(tmp_path, raised.value)
+    checkpoints.wait()
+    checkpoints.save(3, tree(3), {"step": 3}, {}, wait=False)
+    checkpoints.close()  # waits
+    assert damage(tmp_path / "checkpoints" / "3") is None
+
+
+def test_the_thread_writes_what_was_given_whatever_the_caller_does_then(tmp_path, monkeypatch):
+    checkpoints, may_write, reserve = Checkpoints(tmp_path), threading.Event(), checkpoint._reserve
+    monkeypatch.setattr(checkpoint, "_reserve", lambda *arguments: may_write.wait(60) and reserve(*arguments))
+    log, rows = tmp_path / METRICS, [{"epoch": 1}]
+    log.write_bytes(b"one row")
+    checkpoints.save(1, tree(1), {"tests": rows}, {METRICS: 7}, wait=False)
+    rows.append({"epoch": 2})
+    log.write_bytes(b"another")
+    may_write.set()
+    checkpoints.close()
+    folder = tmp_path / "checkpoints" / "1"
+    assert json.loads((folder / "notes.json").read_text()) == {"tests": [{"epoch": 1}]}
+    assert (folder / "logs" / METRICS).read_bytes() == b"one row"
 
 
 def test_run_goes_on_over_a_full_disk_and_ends_with_the_same_bits(small_disk, expected, recipe, monkeypatch, capfd):

@@ -5,77 +5,88 @@ import platform
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 from real_process import ROOT
 
+import train_teacher
+import train_w_kd
+from configs.resolve import resolve
 from registry import UserError
-from training import lock, run, run_folder
+from training import run_folder
+from training import train as page
+from training.run_folder import LOCK
 
-HOLD = "import pathlib, sys, time; from training import lock; held = lock.acquire(pathlib.Path(sys.argv[1])); "
-HOLD += "print('held', flush=True); time.sleep(600)"
+HOLD = "import pathlib, sys, time; from training import run_folder; "
+HOLD += "held = run_folder._locked(pathlib.Path(sys.argv[1])); print('held', flush=True); time.sleep(600)"
 
 
-@pytest.fixture
-def writer(tmp_path):
-    """A process that holds the lock of a run folder."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(tmp_path / "run")], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
+@pytest.fixture(scope="module")
+def holder(tmp_path_factory):
+    """A process that holds the lock of a run folder, and the folder."""
+    folder = tmp_path_factory.mktemp("held") / "run"
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "held\n"
-    yield process
+    yield process, folder
     process.kill()
     process.communicate()
 
 
-@pytest.mark.parametrize("program", ["train_w_kd.py", "train_teacher.py"])
-@pytest.mark.parametrize("given", [True, False], ids=["given", "default"])
-def test_second_process_exits_within_two_seconds_and_names_the_first(given, program, writer, tmp_path):
-    folder = tmp_path / "run"
-    if not given:  # the folder that the command chooses by itself
-        name = "offline-softlogits" if program == "train_w_kd.py" else "labels"
-        student = "resnet8" if program == "train_w_kd.py" else "resnet20"
-        (tmp_path / "runs").mkdir()
-        (tmp_path / "runs" / f"digits-{student}-{name}-s0").symlink_to(folder)
-    command = [sys.executable, ROOT / program, *(["--train_path", folder] if given else [])]
-    start = time.monotonic()
-    second = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert time.monotonic() - start < 2
+def test_second_process_exits_with_2_and_names_the_first(holder):
+    process, folder = holder
+    command = [sys.executable, ROOT / "train_w_kd.py", "--train_path", folder]
+    second = subprocess.run(command, capture_output=True, text=True)
     assert second.returncode == 2
-    assert f"is being written by process {writer.pid} on {platform.node()}." in second.stderr
+    assert f"is being written by process {process.pid} on {platform.node()}." in second.stderr
     assert second.stderr.count("\n") == 1
-    assert [path.name for path in folder.iterdir()] == [lock.FILE]
+    assert [path.name for path in folder.iterdir()] == [LOCK]
 
 
-def test_lock_of_a_killed_process_is_taken_over(writer, tmp_path):
+@pytest.mark.parametrize(
+    ("parse", "name"),
+    [(train_w_kd.parse, "digits-resnet8-offline-softlogits-s0"), (train_teacher.parse, "digits-resnet20-labels-s0")],
+)
+@pytest.mark.parametrize("given", [True, False], ids=["given", "default"])
+def test_the_folder_is_looked_at_before_anything_slow(given, parse, name, holder, tmp_path, monkeypatch):
+    """The folder of `--train_path`, and the one that the command chooses by itself."""
+    process, folder = holder
+    argv = ["--train_path", str(folder)] if given else []
+    if not given:
+        chosen = resolve(parse([]).recipe)[0].train_path
+        assert chosen == f"runs/{name}"
+        (tmp_path / "runs").mkdir()
+        (tmp_path / chosen).symlink_to(folder)
+        (tmp_path / "pretrained").symlink_to(ROOT / "pretrained")
+        monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(page, "Builder", None)
+    with pytest.raises(UserError, match=f"process {process.pid} "):
+        page.train(parse(argv).recipe, quiet=True)
+
+
+def test_lock_of_a_killed_process_is_taken_over(tmp_path):
+    folder = tmp_path / "run"
+    writer = subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert writer.stdout.readline() == "held\n"
     with pytest.raises(UserError, match=f"process {writer.pid} "):
-        lock.acquire(tmp_path / "run")
+        run_folder._locked(folder)
     writer.send_signal(signal.SIGKILL)
-    writer.wait()
-    assert str(writer.pid) in (tmp_path / "run" / lock.FILE).read_text()
-    lock.refuse_second(tmp_path / "run")
-    with lock.acquire(tmp_path / "run"):
-        assert (tmp_path / "run" / lock.FILE).read_text() == f"process {os.getpid()} on {platform.node()}\n"
+    writer.communicate()
+    assert str(writer.pid) in (folder / LOCK).read_text()
+    run_folder.refuse_second(folder)
+    with run_folder._locked(folder):
+        assert (folder / LOCK).read_text() == f"process {os.getpid()} on {platform.node()}\n"
         with pytest.raises(UserError, match=f"process {os.getpid()} "):
-            lock.refuse_second(tmp_path / "run")
-
-
-def test_default_folder_is_looked_at_before_anything_slow(writer, tmp_path, monkeypatch):
-    monkeypatch.setattr(lock, "default_train_path", lambda config: str(tmp_path / "run"))
-    monkeypatch.setattr(run.data, "load", None)
-    with pytest.raises(UserError, match=f"process {writer.pid} "):
-        run.train({}, quiet=True)
+            run_folder.refuse_second(folder)
 
 
 def test_folder_whose_making_was_killed_is_free(tmp_path):
-    for name in (lock.FILE, "config.json.part"):
+    for name in (LOCK, "config.json.part"):
         (tmp_path / name).write_text("{")
     config = {"seed": 0, "data": "", "teacher_sha256": None}
-    with run_folder.open_run(str(tmp_path), config):
+    with run_folder.open_run(tmp_path, config):
         assert run_folder.read_json(tmp_path / "config.json") == config
 
 
 def test_looking_makes_nothing(tmp_path):
-    lock.refuse_second(tmp_path / "nowhere")
+    run_folder.refuse_second(tmp_path / "nowhere")
     assert not (tmp_path / "nowhere").exists()

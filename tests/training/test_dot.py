@@ -4,12 +4,13 @@ import numpy as np
 import optax
 import pytest
 import safetensors.numpy
-from training.dot import distillation_oriented_trainer, reached
-from training.run import _resolve, _strategy, train
 
-import data
+from configs.resolve import resolve
+from distiller.dot import distillation_oriented_trainer, reached
 from registry import UserError
 from training import optimizer
+from training.builder import Builder
+from training.train import train
 
 PARAMS = {
     "student": {"kernel": np.array([[1.0, -2.0], [3.0, 0.5]]), "bias": np.array([0.7, -0.1])},
@@ -183,7 +184,7 @@ def test_peers_have_both_losses_too(monkeypatch):
     seen, create = [], optimizer.create
     monkeypatch.setattr(optimizer, "create", lambda *args: seen.append(args[2:]) or create(*args))
     recipe = {**RECIPE, "student_arch": "CNN", "transfer": "Mutual", "optimizer": "dot", "train_path": "nowhere"}
-    _strategy(_resolve(recipe), data.load("Digits"))
+    Builder(resolve(recipe)[0])
     (both,) = seen[-1]
     assert jax.tree.leaves(both["student"])
     assert both["student"] == both["peer1"]
@@ -197,12 +198,12 @@ def test_peers_have_both_losses_too(monkeypatch):
         ({"distiller_options": {"ce_weight": 0.0}}, "SoftLogits has no label loss"),
         ({"dot_delta": 0.2}, "DOT's momenta must lie"),
         ({"clip_norm": 1.0}, "'clip_norm' 1.0 clips"),
-        ({"nesterov": True}, "'nesterov' belongs to optimizer 'sgd'"),
+        ({"nesterov": True}, "--nesterov True has no effect: 'optimizer' is 'dot', not 'sgd'"),
     ],
     ids=str,
 )
 def test_dot_is_refused_with_the_reason_where_it_has_no_meaning(changes, message, tmp_path):
     recipe = {**RECIPE, "optimizer": "dot", **changes, "train_path": str(tmp_path / "run")}
     with pytest.raises(UserError, match=message):
-        train(recipe, quiet=True)
+        train(recipe, quiet=True, typed=tuple(changes))
     assert not (tmp_path / "run").exists()

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 import safetensors.numpy
-from training.run import train
 
 import pretrained
+from training.train import train
 
 RECIPE = {"student_arch": "CNN", "batch_size": 100, "log_every": 6, "crop_pad": 1, "checkpoint_seconds": 1e9}
 RUNS = {

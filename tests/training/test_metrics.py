@@ -1,7 +1,10 @@
 import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
-from training.metrics import evaluate, log_softmax
+
+from tasks.classification import Classification, log_softmax
+
+evaluate = Classification().metrics
 
 LOGITS, TEACHER = np.random.RandomState(0).standard_normal((2, 400, 12)).astype(np.float32) * 2
 LABELS = np.random.RandomState(1).randint(0, 12, 400).astype(np.int32)

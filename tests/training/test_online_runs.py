@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 import safetensors.numpy
-from training.run import train
 
 import data
 import pretrained
 from registry import UserError
-from training import evaluation
+from studies import evaluation
+from training.train import train
 
 TEACHER = "tests/teacher"
 SMALL = {"train_epoch": 2, "batch_size": 200, "log_every": 3, "crop_pad": 1, "checkpoint_seconds": 1e9}
@@ -89,7 +89,7 @@ def test_mutual_with_two_architectures_takes_the_papers_loss_by_itself(tmp_path)
 
 def test_an_online_teacher_can_start_from_weights(tmp_path):
     recipe = {**SMALL, "train_epoch": 1, "transfer": "Online", "student_arch": "CNN", "teacher_param": TEACHER}
-    options = {"trained_teacher": True, "teacher_learning_rate": 0.0}
+    options = {"teacher_learning_rate": 0.0}
     folder = tmp_path / "run"
     train({**recipe, "transfer_options": options, "train_path": str(folder)}, quiet=True)
     ours, theirs = weights(folder / "teacher"), weights(pretrained.find(TEACHER))

@@ -3,30 +3,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from ml_collections import ConfigDict
+from ml_collections import FrozenConfigDict
 
+from configs.default import get_config
 from training import optimizer
 
 STEPS = 7  # per epoch
 
 
 def config(**changes):
-    base = {
-        "optimizer": "sgd",
-        "ramp_epochs": 0.0,
-        "clip_norm": 0.0,
-        "learning_rate": 0.05,
-        "schedule": "step",
-        "milestones": (0.625, 0.75, 0.875),
-        "decay_factor": 0.1,
-        "train_epoch": 240,
-        "momentum": 0.9,
-        "nesterov": False,
-        "weight_decay": 5e-4,
-        "decay_kernels_only": False,
-        "dot_delta": 0.075,
-    }
-    return ConfigDict({**base, **changes})
+    """The defaults, for 240 epochs."""
+    return FrozenConfigDict({**get_config(), "train_epoch": 240, **changes})
 
 
 def rates(steps=STEPS, **changes):

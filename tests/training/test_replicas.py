@@ -8,12 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
-from training.run import train
 
 import data
 import transfer
 from registry import NonFiniteError, UserError
-from training import replicas
+from training.train import over_seeds, train
 from transfer import Strategy
 from transfer.labels import Labels
 
@@ -158,7 +157,7 @@ def test_a_composed_run_logs_each_terms_share_of_the_gradient(tmp_path, capsys):
 
 def test_deviation_over_seeds_is_the_sample_deviation():
     rows = [{"last": {"top1": value}, "best": {"top1": value}} for value in (1.0, 2.0, 6.0)]
-    found = replicas.over_seeds(rows)["last"]["top1"]
+    found = over_seeds(rows)["last"]["top1"]
     assert found == {"mean": 3.0, "std": pytest.approx(np.sqrt(7.0))}
 
 

@@ -1,0 +1,191 @@
+"""`resolve`: a recipe becomes a complete config, or a mistake is found before anything compiles."""
+
+import json
+
+import pytest
+from ml_collections import FrozenConfigDict
+
+import data
+from configs import funmatch
+from configs.default import KEYS, get_config
+from configs.resolve import differences, merge, plain, resolve
+from registry import UserError
+from training.builder import Builder
+
+
+def resolved(**changes):
+    return resolve({"distiller": "SoftLogits", "teacher_param": "tests/teacher", **changes}, tuple(changes))[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"resized_crop": 1.5}, "'resized_crop' must be from 0 to 1"),
+        ({"resized_crop": -0.1}, "'resized_crop' must be from 0 to 1"),
+        ({"resized_crop": 0.5, "crop_pad": 2}, "takes the place of 'crop_pad'"),
+        ({"randaugment": -1}, "'randaugment' must not be negative"),
+        ({"magnitude": 31}, "'magnitude' must be from 0 to 30"),
+        ({"mixup": -1.0}, "'mixup' must not be negative"),
+        ({"cutmix": float("nan")}, "'cutmix' must be a finite number"),
+        ({"strong_view": "fixmach"}, "'strong_view' must be 'randaugment' or 'fixmatch'"),
+        ({"optimizer": "adam"}, "'optimizer' must be 'sgd', 'adamw' or 'dot'"),
+        ({"optimizer": "adamw", "nesterov": True}, "--nesterov True has no effect: 'optimizer' is 'adamw', not 'sgd'"),
+        ({"clip_norm": -1.0}, "'clip_norm' must not be negative"),
+        ({"ramp_epochs": 31.0}, "more than 'train_epoch' 30"),
+        ({"milestones": (0.6, 0.3)}, "'milestones' are rising shares"),
+        ({"milestones": (0.6, 1.0)}, "'milestones' must be above 0 and below 1"),
+        ({"seed": 2**31 - 1, "seeds": 2}, r"must be below 2\*\*31"),
+        ({"optimizer": "dot", "clip_norm": 1.0}, "'clip_norm' 1.0 clips"),
+        ({"crop_mode": "reflect", "crop_pad": 8}, "too large to reflect"),
+        ({"distiller_options": 3}, "must be a dict"),
+    ],
+    ids=str,
+)
+def test_impossible_values_raise(changes, message):
+    with pytest.raises(UserError, match=message):
+        resolved(**changes)
+
+
+def test_a_config_is_complete_and_cannot_be_written_to():
+    config = resolved(distiller_options={"temperature": 2.0})
+    assert isinstance(config, FrozenConfigDict)
+    assert set(config) == set(KEYS)
+    assert config.teacher_arch == "CNN"  # of the weights
+    assert (config.crop_pad, config.flip) == (0, "no")  # the dataset's
+    assert config.train_path == "runs/digits-resnet8-offline-softlogits-s0"
+    for write in (
+        lambda: setattr(config, "seed", 1),
+        lambda: setattr(config, "new", 1),
+        lambda: setattr(config.distiller_options, "temperature", 3.0),
+        lambda: config.__setitem__("seed", 1),
+        lambda: config.__delitem__("seed"),
+    ):
+        with pytest.raises((AttributeError, TypeError)):
+            write()
+    assert (config.seed, config.distiller_options.temperature) == (0, 2.0)
+
+
+def test_a_recipe_stays_as_it_was_and_gives_the_same_config_twice():
+    recipe = {"distiller": "AT", "distiller_options": {"p": 4}, "student_options": {"widths": [8, 8, 8, 12]}}
+    recipe |= {"student_arch": "CNN"}
+    before = json.dumps(recipe)
+    assert resolve(recipe) == resolve(recipe)
+    assert json.dumps(recipe) == before
+
+
+ALL = {"resized_crop": 0.5, "randaugment": 2, "magnitude": 7, "mixup": 0.2, "cutmix": 1.0}
+
+
+# Key -> a value, and one recipe for each of the key's conditions, in which the key has no effect.
+WITHOUT = {
+    "teacher_arch": ("CNN", [{"transfer": "PCL"}]),
+    "teacher_param": ("tests/teacher", [{"transfer": "PCL"}, {"transfer": "Mutual"}]),
+    "teacher_dtype": ("bfloat16", [{"transfer": "PCL"}, {"transfer": "Mutual"}, {"transfer": "Online"}]),
+    "teacher_views": (2, [{"transfer": "PCL"}, {"transfer": "Online", "teacher_param": "tests/teacher"}]),
+    "teacher_bank_dtype": ("float32", [{}]),
+    "teacher_bank_top_k": (2, [{}]),
+    "distiller": ("AT", [{"transfer": "KDCL"}]),
+    "distiller_options": ({"weight": 2.0}, [{"transfer": "KDCL"}]),
+    "image_size": (16, [{}]),
+    "magnitude": (3, [{}]),
+    "momentum": (0.5, [{"optimizer": "adamw"}]),
+    "dot_delta": (0.01, [{}]),
+    "nesterov": (True, [{"optimizer": "dot"}]),
+    "decay_kernels_only": (True, [{"weight_decay": 0.0}]),
+    "milestones": ((0.5,), [{"schedule": "cosine"}]),
+    "decay_factor": (0.5, [{"schedule": "constant"}]),
+}
+WITH = {  # what the default recipe lacks for the key to have an effect
+    "teacher_bank_dtype": {"teacher_views": 1},
+    "teacher_bank_top_k": {"teacher_views": 1},
+    "magnitude": {"randaugment": 1},
+    "dot_delta": {"optimizer": "dot"},
+}
+CASES = [(key, number) for key, (_, recipes) in WITHOUT.items() for number in range(len(recipes))]
+
+
+def test_the_table_has_every_condition_of_every_key():
+    conditions = {name: len(key.metadata["needs"]) for name, key in KEYS.items() if key.metadata["needs"]}
+    assert {key: len(recipes) for key, (_, recipes) in WITHOUT.items()} == conditions
+
+
+@pytest.mark.parametrize(("key", "number"), CASES)
+def test_a_typed_key_without_effect_raises_and_one_of_a_recipe_file_is_noted(key, number):
+    value, recipes = WITHOUT[key]
+    recipe = {"student_arch": "CNN", **recipes[number], key: value}
+    shown = f"config.{key}.weight" if isinstance(value, dict) else f"{key} {value}"
+    with pytest.raises(UserError) as raised:
+        resolve(recipe, (key,))
+    assert str(raised.value).startswith(f"--{shown} has no effect: ")
+    assert str(raised.value).endswith(". Leave it out.")
+    config, notes = resolve(recipe, ("student_arch",))
+    assert [note for note in notes if note.startswith(f"{shown} has no effect: ")]
+    assert plain(config)[key] in (plain(get_config())[key], "CNN")  # the default, or what follows from other keys
+    assert resolve({name: x for name, x in recipe.items() if name != key})[0] == config
+
+
+@pytest.mark.parametrize("key", [key for key in WITHOUT if key != "image_size"])
+def test_a_typed_key_with_effect_is_taken(key):
+    """`image_size` needs a folder of images; tests/test_command_lines.py has one."""
+    value, _ = WITHOUT[key]
+    recipe = {"student_arch": "CNN", "teacher_param": "tests/teacher", **WITH.get(key, {}), key: value}
+    config, notes = resolve(recipe, tuple(recipe))
+    assert plain(config)[key] == value
+    assert not notes
+
+
+def test_under_the_baseline_a_typed_method_is_noted_and_a_wrong_name_raises():
+    """`Labels` stands in tables beside the others, so the same command with another `--transfer` is allowed."""
+    _, notes = resolve({"transfer": "Labels", "distiller": "AT"}, ("transfer", "distiller"))
+    assert notes[0].startswith("distiller AT has no effect")
+    with pytest.raises(UserError, match=r"Unknown distiller 'ATT'\. Did you mean 'AT'"):
+        resolve({"transfer": "Labels", "distiller": "ATT"})
+
+
+def test_the_digits_have_a_teacher_and_a_weight_of_their_own():
+    config = resolve({"distiller": "AT"})[0]
+    assert (config.teacher_param, config.teacher_arch) == ("pretrained/resnet20_digits", "ResNet20")
+    assert config.distiller_options.weight == 100.0
+    assert resolve({"distiller": "AT", "distiller_options": {"weight": 5.0}})[0].distiller_options.weight == 5.0
+    assert merge({"distiller": "AT", "dataset": "CIFAR10"})["distiller_options"] == {}
+    assert merge({"transfer": "Online"})["teacher_param"] == ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, data.load("Digits").augmentation),
+        (
+            {**ALL, "flip": "yes", "strong_view": "fixmatch"},
+            data.Augmentation(flip=True, strong="fixmatch", **ALL),
+        ),
+        ({"crop_pad": 2, "crop_mode": "reflect"}, data.Augmentation(pad=2, mode="reflect", flip=False)),
+    ],
+    ids=["the dataset's own", "every key", "crop"],
+)
+def test_the_keys_of_the_augmentation_arrive(changes, expected, monkeypatch):
+    monkeypatch.setattr(Builder, "_cast", lambda self: None)  # no networks
+    assert Builder(resolved(**changes)).augmentation == expected
+
+
+def test_funmatch_is_kl_alone_on_images_mixed_by_uniform_shares():
+    config = merge(funmatch.get_config())
+    assert config["distiller_options"] == {"weight": 1.0, "ce_weight": 0.0, "temperature": 1.0}
+    assert config["mixup"] == 1.0
+    assert config["weight_decay"] * config["learning_rate"] == pytest.approx(3e-4)  # the paper's decay
+
+
+def test_a_run_from_before_a_key_existed_goes_on_unless_it_now_has_another_value():
+    now = json.loads(json.dumps(merge({"mixup": 0.2})))
+    own = {"distiller", "teacher_param", "distiller_options"}  # defaults that depend on strategy and dataset
+    for key in now.keys() - own:
+        before = {name: value for name, value in now.items() if name != key}
+        expected = ["mixup: 0.0 there, 0.2 now"] if key == "mixup" else []
+        assert differences(before, now) == expected
+
+
+def test_keys_that_change_no_number_may_differ():
+    now = merge({})
+    for name, key in KEYS.items():
+        changed = differences(now, {**now, name: "another"})
+        assert bool(changed) != key.metadata["free"], name
