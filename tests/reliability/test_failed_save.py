@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from real_process import contents
 from short_run import STEPS, before_save
-from training.run import train
 
 import pretrained
 from training import checkpoint

@@ -12,10 +12,10 @@ from real_process import ROOT
 import train_teacher
 import train_w_kd
 from configs.resolve import resolve
+from files import LOCK
 from registry import UserError
 from training import run_folder
 from training import train as page
-from training.run_folder import LOCK
 
 HOLD = "import pathlib, sys, time; from training import run_folder; "
 HOLD += "held = run_folder._locked(pathlib.Path(sys.argv[1])); print('held', flush=True); time.sleep(600)"

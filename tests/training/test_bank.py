@@ -31,7 +31,7 @@ from training.devices import here
 from training.replica import Replica
 from training.signals import Interrupted
 from training.train import train
-from training.update import DeviceSplit, Update
+from training.update import Update
 
 SMALL = {"teacher_param": "tests/teacher", "student_arch": "CNN", "train_epoch": 2, "batch_size": 100, "crop_pad": 1}
 SMALL |= {"log_every": 1, "eval_every": 2, "checkpoint_seconds": 1e9}
@@ -304,7 +304,7 @@ def test_the_step_has_no_teacher_in_it(tmp_path):
     parts = setting()
     bank = jax.device_put(prepare(tmp_path, parts)[0])
     train, index = parts.shared.dataset.train, jnp.arange(8, dtype=jnp.int32).reshape(2, 4)
-    split = DeviceSplit(parts.shared.images, jnp.asarray(train.labels), jnp.int32(0), index, index % VIEWS)
+    split = data.DeviceSplit(parts.shared.images, jnp.asarray(train.labels), jnp.int32(0), index, index % VIEWS)
     strategy, key = parts.strategy, jax.random.key(0)
 
     def convolutions(split):
