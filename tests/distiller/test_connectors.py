@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distiller.connectors import BatchNorm, Connector
+from distiller.connectors import BatchNorm, Connector, ConvNorm
 
 X = jnp.asarray(np.random.RandomState(0).standard_normal((5, 4, 3, 6)) * 3 + 2, jnp.float32)
 
@@ -33,6 +33,17 @@ def test_batch_norm_of_a_constant_is_its_bias():
     value, gradient = jax.value_and_grad(lambda x: jnp.sum(module.apply(variables, x)))(constant)
     assert value == 0
     assert np.isfinite(gradient).all()
+
+
+def test_a_convolution_with_norm_is_the_convolution_normalised():
+    layer = ConvNorm(7, 3)
+    variables = layer.init(jax.random.key(0), X)
+    assert set(variables) == {"params"}
+    norm = {"scale": jnp.full(7, 2.0), "bias": jnp.full(7, 3.0)}
+    found = layer.apply({"params": {**variables["params"], "BatchNorm_0": norm}}, X)
+    assert found.shape == (5, 4, 3, 7)
+    np.testing.assert_allclose(found.mean((0, 1, 2)), 3, atol=1e-5)
+    np.testing.assert_allclose(found.std((0, 1, 2)), 2, rtol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 import functools
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,20 +18,13 @@ from distiller.explanation_match import map_distance
 from distiller.maps import cosine_distance, same_size, taught_classes
 from registry import UserError
 
+# Class maps, GradCAM, gradients at the input, LayerCAM.
 METHODS = {
     "ExpKD": {},
-    "ExpKD of GradCAM": {"map": "GradCAM"},
-    "CATKD": {},
-    "LwM": {},
     "E2KD": {"resize": False},
     "GradAT": {},
     "ExplanationMatch": {"distance": "kl"},
-    "ExplanationMatch of InputGradient": {"map": "InputGradient"},
 }
-
-
-def method_of(key):
-    return distiller.create(key.partition(" of ")[0], **METHODS[key])
 
 
 @pytest.fixture(scope="module")
@@ -73,11 +65,11 @@ def train(loss_of, examples, taps, steps=50):
 
 @pytest.mark.parametrize("key", METHODS)
 def test_the_distance_of_the_maps_falls_in_training_on_it_alone(key, examples):
-    method = method_of(key)
+    method = distiller.create(key, **METHODS[key])
 
     def loss(student, taught):
         terms = method.apply({}, student, taught, examples)[1]
-        return terms.get("E2KD_maps", terms.get(key.partition(" of ")[0]))
+        return terms.get("E2KD_maps", terms.get(key))
 
     losses, moved = train(loss, examples, method.gradient_taps)
     assert losses[-1] < 0.7 * losses[0], losses
@@ -85,7 +77,7 @@ def test_the_distance_of_the_maps_falls_in_training_on_it_alone(key, examples):
 
 
 def test_a_softmax_over_the_batch_and_its_mean_teach_nothing(examples):
-    method = method_of("ExpKD")
+    method = distiller.create("ExpKD")
 
     def defect(student, taught):
         both = []
@@ -100,27 +92,18 @@ def test_a_softmax_over_the_batch_and_its_mean_teach_nothing(examples):
     assert moved < 1e-4  # Adam divides rounding errors by themselves; a method that teaches moves 100 times as far
 
 
-PAIRS = {
-    "ResNet to ShuffleNet": ("ResNet8x4", {}, "ShuffleNetV2", {}),
-    "ViT to CNN": ("ViT_Ti", {"width": 16, "heads": 2, "depth": 2, "stages": 2, "patch_size": 2}, "CNN", {}),
-}
+VIT = {"width": 16, "heads": 2, "depth": 2, "stages": 2, "patch_size": 2}
 
 
 @pytest.mark.parametrize(
-    ("pair", "name", "options"),
+    ("name", "options"),
     [
-        ("ResNet to ShuffleNet", "ExpKD+E2KD+CATKD+LwM", {}),
-        ("ViT to CNN", "ExpKD", {"map": "GradCAM"}),
-        ("ViT to CNN", "E2KD+LwM+GradAT", {}),
-        ("ViT to CNN", "ExplanationMatch", {"map": "SmoothGrad", "top_k": 2, "distance": "softmax"}),
+        ("E2KD+LwM+GradAT", {}),
+        ("ExplanationMatch", {"map": "SmoothGrad", "top_k": 2, "distance": "softmax"}),
     ],
 )
-def test_networks_and_resolutions_may_differ(pair, name, options, examples):
-    teacher_name, teacher_options, student_name, student_options = PAIRS[pair]
-    teacher, student = (
-        models.create(teacher_name, 5, **teacher_options),
-        models.create(student_name, 5, **student_options),
-    )
+def test_a_transformer_teaches_a_convolutional_network(name, options, examples):
+    teacher, student = models.create("ViT_Ti", 5, **VIT), models.create("CNN", 5)
     method = distiller.create(name, **options)
     forward = functools.partial(models.forward, images=examples.image, gradient_taps=method.gradient_taps)
     taught_variables, variables = drawn(teacher, examples.image, 1), drawn(student, examples.image, 2)
@@ -143,72 +126,11 @@ def test_networks_and_resolutions_may_differ(pair, name, options, examples):
 
 
 def test_class_maps_of_a_transformer_are_refused_with_the_fix(examples):
-    model = models.create("ViT_Ti", 5, **PAIRS["ViT to CNN"][1])
+    model = models.create("ViT_Ti", 5, **VIT)
     outputs = jax.jit(lambda v: models.forward(model, v, examples.image)[0])(drawn(model, examples.image, 1))
     for name in ("ExpKD", "CATKD"):
         with pytest.raises(ValueError, match="Take GradCAM"):
             distiller.create(name).apply({}, outputs, outputs, examples)
-
-
-class Smooth(nn.Module):
-    """Two smooth convolutions, the second one's map pooled: derivatives can be checked by differences in float64."""
-
-    width: int
-
-    @nn.compact
-    def __call__(self, images, train=False, deltas=None):
-        tap = models.Taps(deltas)
-        x = tap.shift("input", images)
-        x = nn.softplus(nn.Conv(self.width, (3, 3), param_dtype=jnp.float64, name="first")(x))
-        x = tap("final", tap("stage1", nn.softplus(nn.Conv(4, (3, 3), param_dtype=jnp.float64, name="second")(x))))
-        embedding = tap("embedding", jnp.mean(x, axis=(1, 2)))
-        return models.Outputs(logits=self._classify(embedding), features=tap.features)
-
-    def setup(self):
-        self.dense = nn.Dense(3, param_dtype=jnp.float64)
-
-    def _classify(self, x):
-        return self.dense(x)
-
-    def classify(self, embedding):
-        return self._classify(embedding)
-
-
-SMOOTH = {
-    **{key: value for key, value in METHODS.items() if not key.startswith("ExplanationMatch")},
-    "ExplanationMatch of GradientTimesInput": {"map": "GradientTimesInput", "distance": "kl"},
-    "ExplanationMatch of IntegratedGradients": {"map": "IntegratedGradients", "distance": "l2"},
-}
-
-
-@pytest.mark.parametrize("key", SMOOTH)
-def test_gradients_are_the_differences_in_float64(key):
-    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
-        random = np.random.RandomState(0)
-        image = jnp.asarray(random.standard_normal((4, 5, 5, 2)))
-        label, index = jnp.asarray([0, 1, 2, -1], jnp.int32), jnp.arange(4, dtype=jnp.int32)
-        batch = data.Batch(image, label, index, jnp.float32(0))
-        method = distiller.create(key.partition(" of ")[0], **SMOOTH[key])
-        answer = functools.partial(models.forward, images=image, gradient_taps=method.gradient_taps)
-        teacher, student = Smooth(3), Smooth(2)
-        taught = answer(teacher, teacher.init(jax.random.key(1), image))[0]
-        params = student.init(jax.random.key(2), image)["params"]
-
-        @jax.jit
-        def loss(params):
-            return method.apply({}, answer(student, {"params": params})[0], taught, batch)[0]
-
-        gradient = jax.jit(jax.grad(loss))(params)
-        direction = jax.tree.map(lambda p: jnp.asarray(random.standard_normal(p.shape)), params)
-
-        def at(size):
-            return loss(jax.tree.map(lambda p, d: p + size * d, params, direction))
-
-        difference = float(at(1e-5) - at(-1e-5)) / 2e-5
-        product = sum(jnp.sum(g * d) for g, d in zip(*map(jax.tree.leaves, (gradient, direction)), strict=True))
-        assert loss(params).dtype == jnp.float64
-        assert abs(difference) > 1e-9
-        np.testing.assert_allclose(product, difference, rtol=1e-5)
 
 
 @pytest.mark.parametrize("key", ["LwM", "GradAT"])
@@ -241,8 +163,6 @@ def test_the_distances_are_numpys():
     p, q = shares(a), shares(b)
     np.testing.assert_allclose(map_distance(s, t, "softmax", 2.0), ((p - q) ** 2).sum(-1), rtol=1e-4)
     np.testing.assert_allclose(map_distance(s, t, "kl", 2.0), (q * np.log(q / p)).sum(-1), rtol=1e-4)
-    with pytest.raises(UserError, match="'cosine', 'l2', 'softmax' or 'kl'; got 'cos'"):
-        map_distance(s, t, "cos")
     with pytest.raises(ValueError, match="differ in shape"):
         map_distance(s, t[:, :1], "l2")
 
@@ -283,6 +203,9 @@ def test_the_larger_map_becomes_as_small_as_the_smaller():
         ("ExpKD", {"map": 3}, "'map' must be a string"),
         ("ExpKD", {"top_k": 0}, "'top_k' must be above 0"),
         ("CATKD", {"resolution": 0}, "'resolution' must be above 0"),
+        ("LwM", {"classes": "labels"}, "'classes' must be 'label' or 'teacher' .*; got 'labels'"),
+        ("GradAT", {"of": "logits"}, "'of' must be 'loss' or 'logit' .*; got 'logits'"),
+        ("ExplanationMatch", {"distance": "l1"}, "'distance' must be 'cosine', 'l2', 'softmax' or 'kl' .*; got 'l1'"),
     ],
 )
 def test_mistakes_are_refused_when_built(name, options, message):
@@ -295,8 +218,6 @@ def test_mistakes_are_refused_when_built(name, options, message):
     [
         ("ExpKD", {"map": "GradCan"}, "Did you mean 'GradCAM'"),
         ("ExplanationMatch", {"map": "CAM", "tap": "stage1"}, "Unknown option of CAM 'tap'"),
-        ("LwM", {"classes": "labels"}, "'teacher' or 'label'; got 'labels'"),
-        ("GradAT", {"of": "logits"}, "'loss' or 'logit'; got 'logits'"),
     ],
 )
 def test_mistakes_are_refused_when_used(name, options, message, pair, batch):

@@ -34,10 +34,9 @@ def test_the_regressor_is_relu_of_batch_norm_of_a_convolution(batch):
     np.testing.assert_allclose(found, ((y - target) ** 2).mean(), rtol=1e-5)
 
 
-@pytest.mark.parametrize("stage", [0, 4, -1])
-def test_a_stage_that_is_not_there_is_named(stage, batch):
-    with pytest.raises(ValueError, match=f"stage={stage}, but these networks pair stages 1 to 3 only"):
-        distiller.create("FitNet", stage=stage).init(jax.random.key(0), STUDENT, TEACHER, batch)
+def test_a_stage_that_is_not_there_is_named(batch):
+    with pytest.raises(ValueError, match="stage=4, but these networks pair stages 1 to 3 only"):
+        distiller.create("FitNet", stage=4).init(jax.random.key(0), STUDENT, TEACHER, batch)
 
 
 def test_other_shapes_are_named():

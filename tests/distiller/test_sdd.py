@@ -9,7 +9,6 @@ import distiller
 import models
 from distiller.sdd import cell_logits, pooled_map
 from models import Outputs
-from registry import UserError
 
 SCALES = (1, 2, 4)
 
@@ -115,8 +114,6 @@ def test_networks_with_another_embedding_are_refused(name):
         jax.eval_shape(ask, jax.random.key(0), images)
 
 
-def test_networks_without_maps_and_bad_scales_are_refused(batch):
+def test_networks_without_maps_are_refused(batch):
     with pytest.raises(ValueError, match="The student's embedding is not the mean"):
         distiller.create("SDD").apply({}, Outputs(STUDENT.logits, {}), TEACHER, batch)
-    with pytest.raises(UserError, match="scales must be whole numbers above 0"):
-        distiller.create("SDD", scales=(1, 0)).apply({}, STUDENT, TEACHER, batch)
