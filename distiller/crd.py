@@ -7,16 +7,17 @@
 
 Paper: Tian, Krishnan, Isola. Contrastive Representation Distillation. ICLR 2020. arXiv:1910.10699.
 
-Form and numbers are those of the authors' RepDistiller: T = 0.07, K = 16384, momentum 0.5, weight 0.8. Z is N times
-the mean score of the first batch and stays constant. The memories start uniform in +-sqrt(3 / 128). Deviations: -
-RepDistiller's data loader draws K negatives for each row. That takes a [B, K, 128] gather a step (537 MB at B = 64).
-Here the batch shares one set of K examples, uniform over all examples with replacement, and two matrix products give
-all scores. Negatives of the row's own class, and the row itself, do not count; the others count K / (their number).
-Every row's loss has the same expectation as in RepDistiller. The rows of a batch no longer draw independently. - A
-method sees no data set. The memory `label` keeps the classes of the examples that batches have brought. An example
-whose class is not known yet, or is withheld, counts as a negative of every other example. - The logarithms are
-softplus of log-scores, without RepDistiller's 1e-7. - The memory of an example that comes twice in a batch (not within
-one pass over the data) moves once, by the mean. - An index outside the memory gives NaN, which stops the run.
+Form and numbers are those of the authors' RepDistiller: T = 0.07, K = 16384, momentum 0.5, weight 0.8. Z is N times the
+mean score of the first batch and stays constant. The memories start uniform in +-sqrt(3 / 128). Deviations:
+- RepDistiller's data loader draws K negatives for each row. That takes a [B, K, 128] gather a step (537 MB at B = 64).
+  Here the batch shares one set of K examples, uniform over all examples with replacement, and two matrix products give
+  all scores. Negatives of the row's own class, and the row itself, do not count; the others count K / (their number).
+  Every row's loss has the same expectation as in RepDistiller. The rows of a batch no longer draw independently.
+- A method sees no data set. The memory `label` keeps the classes of the examples that batches have brought. An example
+  whose class is not known yet, or is withheld, counts as a negative of every other example.
+- The logarithms are softplus of log-scores, without RepDistiller's 1e-7.
+- The memory of an example that comes twice in a batch (not within one pass over the data) moves once, by the mean.
+- An index outside the memory gives NaN, which stops the run.
 """
 
 import math

@@ -73,7 +73,7 @@ class Exit(nn.Module):
 
     Attributes:
         steps: halvings of the map.
-        width: channels of what the linear layer reads.
+        width: channels of the linear layer's input.
         num_classes: K.
     """
 

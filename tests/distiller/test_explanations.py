@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 from drawn import drawn
+from smooth_network import answer, make_batch, player
 
 import data
 import distiller
@@ -15,7 +16,7 @@ import models
 from distiller.cat_kd import class_map_loss
 from distiller.exp_kd import class_share_loss
 from distiller.explanation_match import map_distance
-from distiller.maps import cosine_distance, same_size, taught_classes
+from distiller.maps import cosine_distance, masked_mean, same_size, taught_classes
 from registry import UserError
 
 # Class maps, GradCAM, gradients at the input, LayerCAM.
@@ -134,18 +135,26 @@ def test_class_maps_of_a_transformer_are_refused_with_the_fix(examples):
 
 
 @pytest.mark.parametrize("key", ["LwM", "GradAT"])
-def test_images_without_a_label_teach_nothing(key, pair, batch):
+def test_images_without_a_label_teach_nothing(key):
     method = distiller.create(key)
-    networks = pair(method.gradient_taps)
-    student, teacher = networks.student(batch.image), networks.teacher(batch.image)
-    run = jax.jit(lambda batch: method.apply({}, student, teacher, batch)[0])
-    some = run(batch.replace(label=jnp.array([0, 1, 2, -1, -1, -1], jnp.int32)))
-    other = run(batch.replace(label=jnp.array([0, 1, 2, 3, 4, 5], jnp.int32)))
-    assert some != other
-    first = networks.student(batch.image[:3]), networks.teacher(batch.image[:3])
-    three = data.Batch(batch.image[:3], jnp.arange(3, dtype=jnp.int32), jnp.arange(3, dtype=jnp.int32), batch.epoch)
-    np.testing.assert_allclose(some, method.apply({}, *first, three)[0], rtol=1e-4)
-    assert run(batch.replace(label=jnp.full(6, -1, jnp.int32))) == 0
+    batch = make_batch(method)
+    players = [player(widths, 5, seed, batch.image) for seed, widths in enumerate([(3, 4, 5, 6), (4, 5, 6, 7)])]
+
+    @jax.jit
+    def loss(image, label):
+        given = batch.replace(image=image, label=label)
+        return method.apply({}, *(answer(*one, given, method) for one in players), given)[0]
+
+    label = jnp.array([0, 1, 2, -1, -1, -1], jnp.int32)
+    some = loss(batch.image, label)
+    assert abs(some - loss(batch.image, batch.label)) > 1e-4 * some
+    np.testing.assert_allclose(loss(batch.image.at[3:].set(0.5), label), some, rtol=1e-5)
+    assert loss(batch.image, jnp.full(6, -1, jnp.int32)) == 0
+
+
+def test_the_mean_is_over_the_rows_of_the_mask():
+    assert masked_mean(jnp.array([1.0, 2.0, 4.0]), jnp.array([1.0, 0.0, 1.0])) == 2.5
+    assert masked_mean(jnp.ones(3), jnp.zeros(3)) == 0
 
 
 def test_the_distances_are_numpys():
@@ -220,12 +229,6 @@ def test_mistakes_are_refused_when_built(name, options, message):
         ("ExplanationMatch", {"map": "CAM", "tap": "stage1"}, "Unknown option of CAM 'tap'"),
     ],
 )
-def test_mistakes_are_refused_when_used(name, options, message, pair, batch):
-    method = distiller.create(name, **options)
-
-    def use():
-        networks = pair(method.gradient_taps)
-        method.apply({}, networks.student(batch.image), networks.teacher(batch.image), batch)
-
+def test_mistakes_of_a_map_are_refused_before_anything_runs(name, options, message):
     with pytest.raises(UserError, match=message):
-        use()
+        _ = distiller.create(name, **options).gradient_taps
