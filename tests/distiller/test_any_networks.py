@@ -31,22 +31,30 @@ REFUSED = {
 IMAGE = (4, 32, 32, 3)
 
 
+OPTIONS = {"ViT_Ti": {"depth": 4}, "ConvNeXt_T": {"blocks": (1, 1, 1, 1)}}  # as many taps, less to trace
+TAPS = tuple({tap: None for name in distiller.names() for tap in distiller.create(name).gradient_taps})
+
+
 @functools.cache
-def answers(network, taps):
-    """Shapes and types of the network's `Outputs` for IMAGE, with gradients to these taps."""
-    model = models.create(network, 10)
+def variables(network):
+    """The network and the shapes of its variables."""
+    model = models.create(network, 10, **OPTIONS.get(network, {}))
+    return model, jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct(IMAGE, jnp.float32))
 
-    def forward(image):
-        return models.forward(model, model.init(jax.random.key(0), image), image, gradient_taps=taps)[0]
 
-    return jax.eval_shape(forward, jax.ShapeDtypeStruct(IMAGE, jnp.float32))
+@functools.cache
+def answers(network, with_gradients):
+    """Shapes and types of the network's `Outputs` for IMAGE, with gradients to all taps that a method reads or none."""
+    model, weights = variables(network)
+    forward = functools.partial(models.forward, model, gradient_taps=TAPS if with_gradients else ())
+    return jax.eval_shape(lambda v, x: forward(v, x)[0], weights, jax.ShapeDtypeStruct(IMAGE, jnp.float32))
 
 
 def loss_shapes(name, student, teacher):
     """Shapes of (loss, terms)."""
     method = distiller.create(name)
     further = len(method.views) - 1
-    seen = [answers(network, method.gradient_taps) for network in (student, teacher)]
+    seen = [answers(network, bool(method.gradient_taps)) for network in (student, teacher)]
     seen = [outputs.replace(views=(outputs,) * further) for outputs in seen]
     numbers = jax.ShapeDtypeStruct(IMAGE[:1], jnp.int32)
     image, epoch = jax.ShapeDtypeStruct(IMAGE, jnp.float32), jax.ShapeDtypeStruct((), jnp.float32)
