@@ -116,4 +116,4 @@ def test_the_weight_rises_with_whole_epochs(batch):
 
         return jax.jit(jax.vmap(loss))(jnp.array([0.0, 0.99, 1.0, 3.0, 9.0]))
 
-    np.testing.assert_allclose(losses(4), [0.25, 0.25, 0.5, 1.0, 1.0] * losses(0), rtol=1e-6)
+    np.testing.assert_allclose(losses(4) / losses(0), [0.25, 0.25, 0.5, 1.0, 1.0], rtol=1e-6)
