@@ -1,11 +1,9 @@
 """Methods: linen Modules whose call returns a distillation loss. One file a method, one line here."""
 
-import dataclasses
-import math
-
 from distiller.base import Distiller
 from distiller.compose import Composition
-from registry import Registry, UserError, unknown
+from options import check
+from registry import Registry, UserError
 
 __all__ = ["Composition", "Distiller", "check_options", "create", "names", "registry"]
 
@@ -66,22 +64,7 @@ registry = Registry(
     },
 )
 names = registry.names
-# Of every method and strategy that has them.
-POSITIVE = (
-    "feat_dim",
-    "grid",
-    "hidden",
-    "iterations",
-    "loops",
-    "negatives",
-    "p",
-    "resolution",
-    "sinkhorn_lambda",
-    "t_start",
-    "temperature",
-    "top_k",
-)
-NOT_NEGATIVE = ("warmup_epochs", "weight", "ramp", "alpha", "beta", "mu")  # and whatever ends in _weight
+check_options = check
 
 
 def create(name: str, **options) -> Distiller:
@@ -91,14 +74,14 @@ def create(name: str, **options) -> Distiller:
         name: one of `names()`, or several joined by `+`.
         **options: the method's fields, such as `weight`. For a sum: `ce_weight`, and per part a dict of its fields
             under its name (`create("SoftLogits+AT", AT={"weight": 500.0})`). Without `ce_weight` a sum takes the
-            smallest of its parts': a part below 1 has moved weight from the labels to itself.
+            smallest of its parts': the recipe of a part below 1 gives the rest of the weight to the part itself.
 
     Returns:
         A linen Module: `init(key, student, teacher, batch)` gives its variables, `apply(variables, student, teacher,
-        batch)` gives (loss, terms): a float32 scalar, already weighted, and the named terms it is the sum of.
+        batch)` gives (loss, terms): a float32 scalar, already weighted, and the named terms whose sum is the loss.
 
     Raises:
-        UserError: an unknown name or option with the nearest known one, or a value of the wrong type.
+        UserError: an unknown name or option, with the nearest known one; a value of a wrong type or outside its limit.
     """
     parts = [part.strip() for part in name.split("+")]
     if len(parts) > 1 and "" in parts:
@@ -113,48 +96,15 @@ def create(name: str, **options) -> Distiller:
         if key != "ce_weight" and key not in parts:
             raise UserError(f"'{name}' has no option '{key}'. Give the part's name: {parts[0]}={{'{key}': ...}}.")
     methods = tuple(_build(part, _mapping(part, options.get(part, {}))) for part in parts)
-    ce_weight = options.get("ce_weight", min(method.ce_weight for method in methods))
-    return Composition(ce_weight=_number("ce_weight", 1.0, ce_weight), parts=methods)
+    own = {"ce_weight": options.get("ce_weight", min(method.ce_weight for method in methods))}
+    check(f"option of {name}", Composition, own)
+    return Composition(parts=methods, **own)
 
 
 def _build(name: str, options: dict) -> Distiller:
     method = registry.get(name)
-    check_options(f"option of {name}", method, options)
+    check(f"option of {name}", method, options)
     return method(**options)
-
-
-def check_options(kind: str, method: type, options: dict, hidden: tuple[str, ...] = ("parent", "name")) -> None:
-    """Raises `UserError` unless each option is a field of the dataclass `method` and of its default's type.
-
-    Args:
-        kind: what the options are, for the message.
-        method: a dataclass.
-        options: name -> value.
-        hidden: fields that are no options.
-    """
-    fields = {f.name: f.default for f in dataclasses.fields(method) if f.name not in hidden}
-    for key, value in options.items():
-        if key not in fields:
-            raise unknown(kind, key, fields)
-        _number(key, fields[key], value)
-
-
-def _number(key: str, default, value):
-    for kind, name in ((bool, "True or False"), (str, "a string")):
-        if isinstance(default, kind) and not isinstance(value, kind):
-            raise UserError(f"'{key}' must be {name} (default {default!r}); got {value!r}.")
-    number = isinstance(default, (int, float)) and not isinstance(default, bool)
-    whole = isinstance(default, int) and number
-    if number and (isinstance(value, (bool, str)) or not isinstance(value, int if whole else (int, float))):
-        kind = "a whole number" if whole else "a number"
-        raise UserError(f"'{key}' must be {kind} (default {default}); got {value!r}.")
-    if number and not math.isfinite(value):
-        raise UserError(f"'{key}' must be a finite number (default {default}); got {value}.")
-    if key in POSITIVE and value <= 0:
-        raise UserError(f"'{key}' must be above 0 (default {default}); got {value}.")
-    if number and (key in NOT_NEGATIVE or key.endswith("_weight")) and value < 0:
-        raise UserError(f"'{key}' must not be negative (default {default}); got {value}.")
-    return value
 
 
 def _mapping(name: str, value) -> dict:

@@ -1,17 +1,18 @@
-"""AB: activation boundaries, on which side of zero each of the teacher's neurons is, learned before the labels.
+"""AB: activation boundaries, the side of zero on which each of the teacher's neurons lies, learned before the labels.
 
     loss = weight * 3 / 1000 * sum_i 2^(i - n) * mean_b sum_{h,w,c} relu(m - sign(t_i) r_i)^2
 
-for stages i = 1 ... n, before their ReLU; t is the teacher's (the sign of 0 is -1), r = connector(student's), m the
-margin.
+for the stages i = 1 ... n before their ReLU. t is the teacher's stage (the sign of 0 is -1), r = connector(student's
+stage), m the margin.
 
 Paper: Heo, Lee, Yun, Choi. Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden Neurons.
 AAAI 2019. arXiv:1811.03233, equation 5.
 
-Two phases: `warmup_epochs` on this loss alone, in which student and connectors learn, then cross-entropy alone (the
-loss is 0). Factors 3/1000 and the stages' weights are those of the paper's code and the benchmarks. The connector is a
-convolution with batch norm (`Connector`), left out where the shapes are equal, as the benchmarks do. Networks without
-taps before the ReLU (ViT) are refused: their residual stream has no activation boundary.
+The training has two phases. In the first `warmup_epochs` student and connectors learn from this loss alone. In the
+second the student learns from cross-entropy alone, and this loss is 0. The factor 3/1000 and the stages' weights are
+those of the paper's code and of the benchmarks. The connector is a convolution with batch norm (`Connector`). Stages
+of equal shapes have no connector, as in the benchmarks. Networks without taps before the ReLU (ViT) are refused: a
+residual stream without a ReLU has no activation boundary.
 """
 
 import flax.linen as nn
@@ -21,6 +22,7 @@ import jax.numpy as jnp
 from distiller.base import Distiller, matched
 from distiller.connectors import Connector
 from distiller.spatial import stage_pairs
+from options import not_negative
 
 
 def boundary_loss(student: jax.Array, teacher: jax.Array, margin: float = 1.0) -> jax.Array:
@@ -28,7 +30,7 @@ def boundary_loss(student: jax.Array, teacher: jax.Array, margin: float = 1.0) -
 
     Args:
         student, teacher: [B, H, W, C], before the activation.
-        margin: distance from zero that costs nothing.
+        margin: distance from zero at which a neuron on the right side costs nothing.
 
     Returns:
         Scalar: sum over positions and channels, mean over the batch.
@@ -48,11 +50,11 @@ class AB(Distiller):
 
     Attributes:
         margin: of the hinge.
-        warmup_epochs: length of the first phase; they come on top of the training.
+        warmup_epochs: length of the first phase, which comes before the training proper.
     """
 
-    margin: float = 1.0
-    warmup_epochs: int = 30
+    margin: float = not_negative(1.0)
+    warmup_epochs: int = not_negative(30)
 
     @property
     def first_phase_epochs(self) -> int:

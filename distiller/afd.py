@@ -1,4 +1,4 @@
-"""AFD: the teacher's stages, channel by channel, each as important as a learned attention finds it.
+"""AFD: each channel's normalised map in the teacher's stages, weighted by a learned attention to the channels.
 
     n(f)_c = f_c / ||f_c||_2 over positions,   r = sigmoid(W2 relu(W1 mean_hw f_t)) / sum over channels of it
     loss = weight * mean over stages of mean_b sum_c r_bc mean_hw (n(f_s)_c - n(f_t)_c)^2
@@ -6,10 +6,10 @@
 Paper: Wang, Gao, Zhao, Li, Dou, Xu. Pay Attention to Features, Transfer Learn Faster CNNs. ICLR 2020. OpenReview
 ryxyCeHtPB (not on arXiv).
 
-This is Knowledge-Distillation-Zoo's form, weight 500: its authors found the paper's attention unstable and put a
-squeeze-and-excitation block there. A channel whose norm is at most 1e-6 counts as zero. The paper moves a network to a
-new task, so its channels are equal; of unequal ones the student's pass a learned 1x1 convolution. Of two maps the
-larger is average-pooled to the smaller; stages pair up by `stage_pairs`.
+The form is Knowledge-Distillation-Zoo's, with weight 500: its authors found the paper's attention unstable and
+replaced the attention by a squeeze-and-excitation block. A channel whose norm is at most 1e-6 counts as zero. The
+paper moves one network to a new task, so its channels are equal. Where the channels differ here, the student's pass a
+learned 1x1 convolution. The larger of two maps is average-pooled to the smaller. Stages are paired by `stage_pairs`.
 """
 
 import functools
@@ -22,6 +22,7 @@ from distiller.base import Distiller, matched, wide
 from distiller.normalised import unit
 from distiller.spatial import match_resolution, stage_pairs
 from models.layers import Conv, default_uniform
+from options import not_negative, positive
 
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
@@ -71,8 +72,8 @@ class AFD(Distiller):
         attention_factor: width of the attention's hidden layer over the teacher's channels.
     """
 
-    weight: float = 500.0
-    attention_factor: float = 1.0
+    weight: float = not_negative(500.0)
+    attention_factor: float = positive(1.0)
 
     @nn.compact
     def __call__(self, student, teacher, batch):

@@ -1,13 +1,13 @@
-"""AT: where the teacher's stages are active, whatever the channels.
+"""AT: attention, the positions at which the teacher's stages are active, with the channels averaged away.
 
     a(f) = vec(mean_c |f_c|^p) / ||.||_2,   loss = weight * sum_stages mean_{b,hw} (a(f_s) - a(f_t))^2
 
 Paper: Zagoruyko, Komodakis. Paying More Attention to Attention: Improving the Performance of Convolutional Neural
 Networks via Attention Transfer. ICLR 2017. arXiv:1612.03928, section 3.1.
 
-The paper sums the norms ||a_s - a_t||_2 with weight beta / 2; the mean of squares and the weight of 1000 are those of
-the paper's released code and of every benchmark since. Of two feature maps the larger is average-pooled to the
-smaller, as the benchmarks do. Networks with unequal numbers of stages are paired by `stage_pairs`.
+The paper sums the norms ||a_s - a_t||_2 with weight beta / 2. The mean of squares and the weight of 1000 are those of
+the paper's released code and of the benchmarks. The larger of two maps is average-pooled to the smaller, as in the
+benchmarks. Stages are paired by `stage_pairs`.
 """
 
 import flax.linen as nn
@@ -15,7 +15,9 @@ import jax
 import jax.numpy as jnp
 
 from distiller.base import Distiller, wide
+from distiller.normalised import flat, unit
 from distiller.spatial import match_resolution, stage_pairs
+from options import not_negative, positive
 
 
 def attention_map(feature: jax.Array, p: int = 2) -> jax.Array:
@@ -29,8 +31,7 @@ def attention_map(feature: jax.Array, p: int = 2) -> jax.Array:
         [B, H * W], unit L2 norm (zero where the feature is zero, with a finite gradient).
     """
     feature = wide(feature)
-    attention = jnp.mean(jnp.abs(feature) ** p, axis=-1).reshape(feature.shape[0], -1)
-    return attention * jax.lax.rsqrt(jnp.sum(jnp.square(attention), axis=-1, keepdims=True) + 1e-24)
+    return unit(flat(jnp.mean(jnp.abs(feature) ** p, axis=-1)))
 
 
 def attention_loss(student: jax.Array, teacher: jax.Array, p: int = 2) -> jax.Array:
@@ -57,8 +58,8 @@ class AT(Distiller):
         p: power of the absolute activations.
     """
 
-    weight: float = 1000.0
-    p: int = 2
+    weight: float = not_negative(1000.0)
+    p: int = positive(2)
 
     @nn.compact
     def __call__(self, student, teacher, batch):

@@ -1,10 +1,12 @@
-"""What every method is: a linen Module with a weight, and a weight for the labels beside it."""
+"""The base of all methods: a linen Module with a weight of its loss and a weight of the label loss beside it."""
 
 from typing import ClassVar
 
 import flax.linen as nn
 import jax
 import numpy as np
+
+from options import not_negative
 
 
 class Distiller(nn.Module):
@@ -17,17 +19,17 @@ class Distiller(nn.Module):
     Attributes:
         weight: multiplies the method's loss.
         ce_weight: weight of the cross-entropy on labels, which the training step adds; a method never does.
-        gradient_taps: features of student and teacher (or `input`) whose gradients the method asks for.
-        views: the views of each image that the method wants, as `data.make_batch` has them: "weak", the usual
-            augmentation, first; then "weak" for another draw of it, "strong" for RandAugment on top, "partner" for
-            another image of its class. Their answers are `student.views`, `teacher.views`.
+        gradient_taps: features of student and teacher (or `input`) whose gradients the method reads.
+        views: the views of each image that the method reads, as named in `data.make_batch`. The first is "weak", the
+            usual augmentation. Further ones are "weak" (another draw), "strong" (RandAugment on top) or "partner"
+            (another image of the class). The networks' Outputs for them are `student.views`, `teacher.views`.
         order_matters: the loss depends on the order of the examples in the batch.
         first_phase_learns: players that learn in the first phase: "student", "method".
         adversarial: the method's own parameters climb the loss by a reversed gradient.
     """
 
-    weight: float = 1.0
-    ce_weight: float = 1.0
+    weight: float = not_negative(1.0)
+    ce_weight: float = not_negative(1.0)
     gradient_taps: ClassVar[tuple[str, ...]] = ()
     views: ClassVar[tuple[str, ...]] = ("weak",)
     order_matters: ClassVar[bool] = False
@@ -36,10 +38,10 @@ class Distiller(nn.Module):
 
     @property
     def first_phase_epochs(self) -> int:
-        """Epochs before the training proper in which there is no label loss; then the optimizer starts afresh.
+        """Epochs before the training proper, without a label loss. The optimizer starts afresh after them.
 
-        Methods that initialise the student or train a part of their own first (AB, FSP, FT) return their
-        `warmup_epochs` here and choose their loss by `batch.epoch`.
+        AB, FSP and FT, which initialise the student or train a part of their own first, return `warmup_epochs` here and
+        choose their loss by `batch.epoch`.
         """
         return 0
 
@@ -53,7 +55,7 @@ def matched(student: jax.Array, teacher: jax.Array) -> tuple[jax.Array, jax.Arra
     """Both arrays `wide`.
 
     Raises:
-        ValueError: their shapes differ: nothing is broadcast silently.
+        ValueError: their shapes differ. Broadcasting would hide the mistake.
     """
     if student.shape != teacher.shape:
         raise ValueError(f"The student's {student.shape} and the teacher's {teacher.shape} differ in shape.")

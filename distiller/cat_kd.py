@@ -1,14 +1,15 @@
-"""CATKD: the class activation maps of all classes, coarse.
+"""CATKD: the class activation maps of all classes, at low resolution.
 
     c(m) = pool(m) / ||pool(m)||_2 for each image and class,   loss = weight * mean_bkhw (c(m_s) - c(m_t))^2
 
-m_k: the classifier applied to every position of the last map; pool: averages of resolution x resolution cells.
+m_k is the network's classifier, applied to every position of the last map. pool averages resolution x resolution
+cells.
 
 Paper: Guo, Yan, Li, Lin. Class Attention Transfer Based Knowledge Distillation. CVPR 2023. arXiv:2304.12777.
 
-The paper's code builds the classifier as a 1x1 convolution into the network; here it is the network's own, put on the
-map that is pooled before it, without its bias. `normalize=False` with weight 0.7 is the code's recipe for ResNet56 to
-ResNet20 on CIFAR-100; 400 is its weight of normalised maps.
+The paper's code builds a 1x1 convolution into the network as its classifier. Here the network's own classifier,
+without its bias, is applied to the map before pooling. The weight of normalised maps, 400, is the code's.
+`normalize=False` with weight 0.7 is the code's recipe for ResNet56 to ResNet20 on CIFAR-100.
 """
 
 import flax.linen as nn
@@ -16,9 +17,10 @@ import jax
 import jax.numpy as jnp
 
 from distiller.base import Distiller, matched
-from distiller.maps import unit
+from distiller.normalised import unit
 from distiller.spatial import adaptive_average_pool
 from explain.cam import class_maps
+from options import not_negative, positive
 
 
 def class_map_loss(student: jax.Array, teacher: jax.Array, resolution: int = 2, normalize: bool = True) -> jax.Array:
@@ -52,8 +54,8 @@ class CATKD(Distiller):
         normalize: unit maps.
     """
 
-    weight: float = 400.0
-    resolution: int = 2
+    weight: float = not_negative(400.0)
+    resolution: int = positive(2)
     normalize: bool = True
 
     @nn.compact

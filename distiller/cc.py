@@ -1,4 +1,4 @@
-"""CC: how the examples of a batch correlate, in one of two forms.
+"""CC: correlations between the examples of a batch, in one of two forms.
 
     kernel = False:  loss = weight * mean_i <|s_i - t_i|, |s_i+1 - t_i+1|>
     kernel = True:   loss = weight * mean_ij (k(s_i, s_j) - k(t_i, t_j))^2,
@@ -7,14 +7,16 @@
 Paper: Peng, Jin, Liu, Li, Wu, Liu, Zhou, Zhang. Correlation Congruence for Knowledge Distillation. ICCV 2019.
 arXiv:1904.01802. (The kernel is the Taylor expansion of the Gaussian's.)
 
-The default is not the paper's formula but what the benchmarks' numbers were made with: RepDistiller's, which it has
-from the paper's author. It multiplies the differences of consecutive examples, so it depends on the order of the
-batch, and its gradient is zero where the student equals the teacher in every other example. RepDistiller projects both
-networks to 128 numbers by learned layers; `project_to=128` does so. Otherwise embeddings of equal width are compared as
-they are, and of unequal widths the student's is projected: two learned projections also agree by being zero.
+The default is the form behind the benchmarks' numbers, not the paper's formula. RepDistiller has this form from the
+paper's author. The form multiplies the differences of consecutive examples. Its value therefore depends on the order
+of the batch, and its gradient is zero where the student equals the teacher in every other example.
 
-The kernel form needs no projection. It is Knowledge-Distillation-Zoo's: embeddings of unit length, gamma 0.4, order 2,
-a mean over pairs, weight 100.
+RepDistiller projects both embeddings to 128 numbers by learned layers, as `project_to=128` does here. Two learned
+projections can agree by being zero, so the default has none: embeddings of equal width are compared directly, and of
+unequal widths the student's is projected.
+
+The kernel form needs no projection. Its numbers are Knowledge-Distillation-Zoo's: embeddings of unit length, gamma
+0.4, order 2, the mean over pairs, weight 100.
 """
 
 import math
@@ -25,6 +27,7 @@ import jax.numpy as jnp
 
 from distiller.base import Distiller, matched
 from distiller.normalised import Linear, embedding, flat, unit
+from options import not_negative, positive
 
 
 def consecutive_loss(student: jax.Array, teacher: jax.Array) -> jax.Array:
@@ -70,11 +73,11 @@ class CC(Distiller):
         project_to: width to which both embeddings are projected without the kernel; 0: only unequal widths are matched.
     """
 
-    weight: float = 0.02
+    weight: float = not_negative(0.02)
     kernel: bool = False
-    gamma: float = 0.4
-    order: int = 2
-    project_to: int = 0
+    gamma: float = positive(0.4)
+    order: int = positive(2)
+    project_to: int = not_negative(0)
 
     @property
     def order_matters(self) -> bool:

@@ -12,8 +12,8 @@ from models import Outputs
 class Composition(Distiller):
     """The sum of several methods' losses, each with its own weight; `weight` scales the whole.
 
-    Each part gets the views that it declares. A part's first phase comes before the training of all: in it only parts
-    with a first phase teach, and whoever learns in one of their first phases learns.
+    Each part gets the views that the part declares. The sum has a first phase if a part has one. In it, only the
+    parts with a first phase teach, and the players that learn are those of all these parts.
 
     Attributes:
         parts: the methods.
@@ -64,7 +64,7 @@ class Composition(Distiller):
 
 
 def _seen_by(part: Distiller, views: tuple[str, ...], outputs: Outputs) -> Outputs:
-    """`outputs` with the further views that `part` declares, out of those of the sum."""
+    """`outputs` with the further views that `part` declares, chosen from the sum's `views`."""
     if not outputs.views:
         return outputs
     left, chosen = list(zip(views[1:], outputs.views, strict=True)), []

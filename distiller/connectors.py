@@ -1,6 +1,7 @@
 """Learned parts that bring a student's feature map to the shape of a teacher's.
 
-They live in training alone, so their batch norm has no running statistics: the batch's own are always used.
+No connector outlives the training. Their batch norm therefore uses the batch's own statistics and keeps no running
+ones.
 """
 
 import flax.linen as nn
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from distiller.base import wide
+from distiller.normalised import batch_normalised
 from distiller.spatial import adaptive_average_pool, as_map
 from models.layers import Conv
 
@@ -21,18 +23,34 @@ class BatchNorm(nn.Module):
     def __call__(self, x):
         scale = self.param("scale", nn.initializers.ones, x.shape[-1:], jnp.float32).astype(x.dtype)
         bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], jnp.float32).astype(x.dtype)
-        axes = tuple(range(x.ndim - 1))
-        x = x - jnp.mean(x, axes)
-        return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axes) + self.epsilon) * scale + bias
+        return batch_normalised(x, self.epsilon) * scale + bias
+
+
+class ConvNorm(nn.Module):
+    """A convolution without bias, then `BatchNorm`: [B, H, W, C] -> [B, H, W, features].
+
+    Attributes:
+        features: channels of the result.
+        size: side of the kernel.
+        kernel_init: by default PyTorch's kaiming_uniform_(a=1), as in ReviewKD's code.
+    """
+
+    features: int
+    size: int = 1
+    kernel_init: object = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
+
+    @nn.compact
+    def __call__(self, x):
+        return BatchNorm()(Conv(self.features, self.size, kernel_init=self.kernel_init, dtype=x.dtype)(x))
 
 
 class Connector(nn.Module):
     """FitNet's regressor as the benchmarks build it: one convolution and batch norm, to a given shape.
 
-    The convolution has size 1 where the resolution is the target's, size 3 and stride 2 where it is twice that, and is
-    transposed (size 4, stride 2) where it is half. Where it is anything else the map is first pooled or repeated
-    (`adaptive_average_pool`) and the size is 1; the benchmarks take a convolution of size 1 + the difference, which is
-    one of 25 x 25 from 32 to 8, or refuse.
+    The convolution depends on the resolution of the map: size 1 at the target's resolution, size 3 and stride 2 at
+    twice that, transposed (size 4, stride 2) at half. At any other resolution `adaptive_average_pool` first pools or
+    repeats the map, and the size is 1. The benchmarks have a convolution of size 1 + the difference there (25 x 25 from
+    32 to 8), or refuse.
 
     Attributes:
         channels, height, width: of the result.

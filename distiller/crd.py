@@ -1,4 +1,4 @@
-"""CRD: to tell the other network's embedding of the same example from those of many examples of other classes.
+"""CRD: each example's embedding in the other network, told from the embeddings of many examples of other classes.
 
     s = unit(W_s f_s), t = unit(W_t f_t);  M_s, M_t: memories [N, 128] of every example's s and t
     P(a, m) = exp(<a, m> / T) / Z,   c = K / N,   h(a, m) = P / (P + c)
@@ -7,17 +7,17 @@
 
 Paper: Tian, Krishnan, Isola. Contrastive Representation Distillation. ICLR 2020. arXiv:1910.10699.
 
-Form and numbers are those of the authors' RepDistiller (T = 0.07, K = 16384, momentum 0.5, weight 0.8; Z is N times the
-mean score of the first batch and stays; memories start uniform in +-sqrt(3 / 128)). Deviations:
-- Its data loader draws K negatives for each row, which means a [B, K, 128] gather a step (537 MB at B = 64). Here one
-  set of K, uniform over all examples with replacement, is shared by the batch: two matrix products. Those of the row's
-  own class, and the row itself, do not count, and the others count K / (their number): every row's loss has the same
-  expectation as in RepDistiller; what is lost is that rows of a batch draw independently.
-- A method sees no data set. Which class an example has is remembered from the batches that brought it; until then, and
-  where labels are withheld, an example counts as a negative of every other one.
-- The logarithms are computed as softplus of log-scores, without RepDistiller's 1e-7.
-An example that comes twice in a batch (not within one pass over the data) moves its memory once, by the mean of both.
-An index outside the memory gives NaN, which stops a run, never another example's row.
+Form and numbers are those of the authors' RepDistiller: T = 0.07, K = 16384, momentum 0.5, weight 0.8. Z is N times the
+mean score of the first batch and stays constant. The memories start uniform in +-sqrt(3 / 128). Deviations:
+- RepDistiller's data loader draws K negatives for each row. That takes a [B, K, 128] gather a step (537 MB at B = 64).
+  Here the batch shares one set of K examples, uniform over all examples with replacement, and two matrix products give
+  all scores. Negatives of the row's own class, and the row itself, do not count; the others count K / (their number).
+  Every row's loss has the same expectation as in RepDistiller. The rows of a batch no longer draw independently.
+- A method sees no data set. The memory `label` keeps the classes of the examples that batches have brought. An example
+  whose class is not known yet, or is withheld, counts as a negative of every other example.
+- The logarithms are softplus of log-scores, without RepDistiller's 1e-7.
+- The memory of an example that comes twice in a batch (not within one pass over the data) moves once, by the mean.
+- An index outside the memory gives NaN, which stops the run.
 """
 
 import math
@@ -27,7 +27,9 @@ import jax
 import jax.numpy as jnp
 
 from distiller.base import Distiller
+from distiller.memory import recall, remember
 from distiller.normalised import Linear, embedding, unit
+from options import between, not_negative, positive
 
 
 def draw(key: jax.Array, count: int, size: int) -> jax.Array:
@@ -35,20 +37,10 @@ def draw(key: jax.Array, count: int, size: int) -> jax.Array:
     return jax.random.randint(key, (count,), 0, size, jnp.int32)
 
 
-def recall(bank: jax.Array, index: jax.Array, missing) -> jax.Array:
-    """Rows `index` [B] of `bank` [N, ...]; `missing` for an index outside 0 ... N - 1."""
-    return bank.at[jnp.where(index < 0, bank.shape[0], index)].get(mode="fill", fill_value=missing)
-
-
-def remember(bank: jax.Array, index: jax.Array, rows: jax.Array) -> jax.Array:
-    """`bank` [N, ...] with `rows` [B, ...] at `index` [B]; rows for an index outside are dropped."""
-    return bank.at[jnp.where(index < 0, bank.shape[0], index)].set(rows.astype(bank.dtype), mode="drop")
-
-
 def moved(bank: jax.Array, index: jax.Array, embedded: jax.Array, momentum: float) -> jax.Array:
-    """The memory after a batch: rows `index` pulled to `embedded` [B, D] and made unit length again.
+    """The memory after a batch: rows `index` move towards `embedded` [B, D], at unit length.
 
-    Rows with the same index are pulled to their mean, so the result does not depend on the order of writing.
+    Rows with the same index move towards their mean, so that the result does not depend on the order of writing.
     """
     same = (index[:, None] == index[None]).astype(embedded.dtype)
     embedded = same @ embedded / jnp.sum(same, axis=1, keepdims=True)
@@ -57,7 +49,7 @@ def moved(bank: jax.Array, index: jax.Array, embedded: jax.Array, momentum: floa
 
 
 def countable(label: jax.Array, index: jax.Array, labels: jax.Array, negatives: jax.Array) -> jax.Array:
-    """Which of the shared negatives count for which row.
+    """Decides for every row which of the shared negatives count.
 
     Args:
         label, index: [B] int32, of the rows; label -1 where unknown.
@@ -65,7 +57,7 @@ def countable(label: jax.Array, index: jax.Array, labels: jax.Array, negatives: 
         negatives: [K] int32, examples.
 
     Returns:
-        [B, K] bool: False for the row itself and for what is known to be of its class.
+        [B, K] bool: False for the row itself and for an example known to be of the row's class.
     """
     others = labels[negatives]
     alike = (label[:, None] == others[None]) & (label[:, None] >= 0)
@@ -88,7 +80,7 @@ def contrast(
         bank: [N, D], the other network's memory; gets no gradient.
         index: [B] int32, the anchors' examples.
         negatives: [K] int32, examples shared by the anchors.
-        counts: [B, K] bool, which of them count; those that do are weighted to K in sum.
+        counts: [B, K] bool, the negatives that count; their weights sum to K in every row.
         normaliser: scalar Z; below 0: not set yet.
         temperature: T, dimensionless.
 
@@ -122,16 +114,16 @@ class CRD(Distiller):
         temperature: T, dimensionless.
         momentum: share of the old in the memories.
         feat_dim: width of the embeddings that are contrasted.
-        examples: N, rows of the memories, where the batch does not say it (`Batch.examples`); 0: as many as the first
-            batch has rows, which is right only if that is the whole data set.
+        examples: N, rows of the memories, for batches without `Batch.examples`; 0: the rows of the first batch, right
+            only if that batch is the whole data set.
     """
 
-    weight: float = 0.8
-    negatives: int = 16384
-    temperature: float = 0.07
-    momentum: float = 0.5
-    feat_dim: int = 128
-    examples: int = 0
+    weight: float = not_negative(0.8)
+    negatives: int = positive(16384)
+    temperature: float = positive(0.07)
+    momentum: float = between(0.0, 1.0, 0.5)
+    feat_dim: int = positive(128)
+    examples: int = not_negative(0)
 
     @nn.compact
     def __call__(self, student, teacher, batch):

@@ -1,15 +1,15 @@
-"""DIST: how classes rank within an image, and how images rank within a class; correlation instead of equality.
+"""DIST: the ranks of the classes within each image and of the images within each class, by correlation.
 
     loss = weight * T^2 * (beta * mean_b (1 - r(s_b., t_b.)) + gamma * mean_k (1 - r(s_.k, t_.k)))
     r: Pearson's correlation,   t, s = softmax(z / T), [B, K]
 
 Paper: Huang, You, Wang, Qian, Xu. Knowledge Distillation from A Stronger Teacher. NeurIPS 2022. arXiv:2205.10536.
 
-weight 2 with beta = gamma = 1 is the paper's loss with both weights 2; temperature 4 is for CIFAR-100, 1 for ImageNet.
-As in the released code 1e-8 is added to the product of the two norms in r, so that a class that nobody predicts in
-the batch counts as uncorrelated. Where the student equals the teacher the loss is therefore near 0, not exactly 0.
-The second term takes the batch as a whole: its value depends on the batch size.
-With two classes an image's correlation is 1 or -1, whatever the numbers: only the second term has a gradient.
+Weight 2 with beta = gamma = 1 is the paper's loss with both weights 2. Temperature 4 is for CIFAR-100, 1 for ImageNet.
+As in the released code, 1e-8 is added to the product of the two norms in r: a class that has the same probability in
+all images counts as uncorrelated. The loss of a student that equals the teacher is therefore near 0, not exactly 0.
+The value of the second term depends on the batch size. With two classes each image's correlation is 1 or -1, so that
+only the second term has a gradient.
 """
 
 import flax.linen as nn
@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from distiller.base import Distiller, matched
+from options import not_negative, positive
 
 
 def pearson(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -65,10 +66,10 @@ class DIST(Distiller):
         temperature: T, dimensionless.
     """
 
-    weight: float = 2.0
-    beta: float = 1.0
-    gamma: float = 1.0
-    temperature: float = 4.0
+    weight: float = not_negative(2.0)
+    beta: float = not_negative(1.0)
+    gamma: float = not_negative(1.0)
+    temperature: float = positive(4.0)
 
     @nn.compact
     def __call__(self, student, teacher, batch):

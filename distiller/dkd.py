@@ -1,4 +1,4 @@
-"""DKD: how sure the teacher is of the label, and, apart from it, what it thinks of the other classes.
+"""DKD: the teacher's confidence in the label and, decoupled from it, its distribution over the other classes.
 
     loss = weight * ramp * T^2 * mean_b (alpha * TCKD_b + beta * NCKD_b)
     TCKD = KL((t_y, 1 - t_y) || (s_y, 1 - s_y)),   t, s = softmax(z / T),   y the label
@@ -7,13 +7,14 @@
 
 Paper: Zhao, Cui, Song, Qiu, Liang. Decoupled Knowledge Distillation. CVPR 2022. arXiv:2203.08679.
 
-Both terms are computed from logits, where the reference takes the logarithm of a probability that may be 0, and masks
-the label by subtracting 1000 from its logit. The mean is over the labelled rows of the batch.
+Both terms are computed from logits. The reference takes the logarithm of a probability that may be 0, and masks the
+label by subtracting 1000 from its logit. The mean is over the labelled rows of the batch.
 
-beta 8 is for ResNet32x4 and its like on CIFAR-100; 2 for ResNet56-20 and ResNet110-32, 6 for VGG13 and between WRNs.
-ImageNet: temperature 1, warmup_epochs 1, beta 0.5 (ResNet34-18) or 2 (ResNet50-MobileNetV1). `standardize` is LSKD's
-(see soft_logits.py); its paper takes weight 9 and temperature 2, its released script comes to alpha 9, beta 81 and
-temperature 4, since it sets beta from the raised alpha and another method's temperature.
+beta 8 is for ResNet32x4 and its like on CIFAR-100, 2 for ResNet56-20 and ResNet110-32, 6 for VGG13 and between WRNs.
+ImageNet recipes have temperature 1, warmup_epochs 1, beta 0.5 (ResNet34-18) or 2 (ResNet50-MobileNetV1).
+
+`standardize` is LSKD's (soft_logits.py). Its paper has weight 9 and temperature 2. Its released script amounts to
+alpha 9, beta 81 and temperature 4: the script sets beta from the raised alpha and reads another method's temperature.
 """
 
 import flax.linen as nn
@@ -23,6 +24,7 @@ import jax.numpy as jnp
 from distiller.base import Distiller, matched
 from distiller.soft_logits import standardize
 from distiller.target import labelled_mean, ramp, refuse_two_classes, split_target
+from options import not_negative, positive
 
 
 def decoupled_rows(
@@ -67,10 +69,10 @@ class DKD(Distiller):
         standardize: both networks' logits are standardised per row first (LSKD).
     """
 
-    alpha: float = 1.0
-    beta: float = 8.0
-    temperature: float = 4.0
-    warmup_epochs: int = 20
+    alpha: float = not_negative(1.0)
+    beta: float = not_negative(8.0)
+    temperature: float = positive(4.0)
+    warmup_epochs: int = not_negative(20)
     standardize: bool = False
 
     @nn.compact

@@ -1,4 +1,4 @@
-"""E2KD: what the teacher answers, and where it looks for its answer.
+"""E2KD: the teacher's softened class probabilities, and the place in the image that its explanation map shows.
 
     loss = weight * (T^2 mean_b KL(t || s) + explanation_weight * mean_b (1 - cos(map_s, map_t)))
 
@@ -7,10 +7,10 @@ map: GradCAM of the teacher's predicted class at the last stage, resized bilinea
 Paper: Parchami-Araghi, Böhle, Rao, Schiele. Good Teachers Explain: Explanation-Enhanced Knowledge Distillation.
 ECCV 2024. arXiv:2402.03119, equations 1 to 3.
 
-As in the paper's code the labels take no part (ce_weight 0), T is 1 or 5 and explanation_weight 0.2, 1, 5 or 10; the
-defaults are those it starts from. In training its maps are pulled back through batch norm's statistics, so that
-other images get into them; here those are constants of the map (docs/architecture.md). For a last stage before
-global pooling nothing lies between, and both are the same.
+As in the paper's code the labels take no part (ce_weight 0). The code tries T of 1 and 5 and explanation_weight of
+0.2, 1, 5 and 10; the defaults are its first. In training the paper's maps are pulled back through batch norm's
+statistics, so that other images change them. Here the statistics are constants of the map (docs/architecture.md).
+Where the last stage stands before global pooling, no batch norm lies between, and both are the same.
 """
 
 import flax.linen as nn
@@ -20,6 +20,7 @@ from distiller.base import Distiller
 from distiller.maps import cosine_distance, map_rule, maps_of, same_size, taught_classes
 from distiller.soft_logits import kl_divergence
 from explain.base import resize
+from options import not_negative, positive
 
 
 class E2KD(Distiller):
@@ -30,13 +31,13 @@ class E2KD(Distiller):
     Attributes:
         temperature: T of the logit loss, dimensionless.
         explanation_weight: the paper's lambda.
-        tap: where GradCAM is taken; "" is the last stage.
-        resize: maps are compared at the image's size; False: at the smaller map's.
+        tap: the tap of GradCAM; "" is the last stage.
+        resize: compare the maps at the image's size; False: at the smaller map's.
     """
 
-    ce_weight: float = 0.0
-    temperature: float = 1.0
-    explanation_weight: float = 1.0
+    ce_weight: float = not_negative(0.0)
+    temperature: float = positive(1.0)
+    explanation_weight: float = not_negative(1.0)
     tap: str = ""
     resize: bool = True
 

@@ -1,16 +1,16 @@
-"""ExpKD: at every place of the image, which of the teacher's likely classes it speaks for.
+"""ExpKD: the shares of the teacher's likely classes at every position of the image.
 
     p(m) = softmax_k(m_khw / T) over the teacher's top_k classes,   loss = weight * mean_bhw sum_k (p(m_s) - p(m_t))^2
 
-m_k: the class activation map of class k without ReLU, times its number of positions: on the scale of logits, whose mean
-over positions it is (less the bias).
+m_k is the class activation map of class k, without ReLU, times its number of positions. The mean of m_k over positions
+is the class's logit without its bias, so that m_k has the scale of logits.
 
-Paper: none known here; the code published as Exp-KD. This is the loss that its first commit means; what it computes
-takes the softmax over the wrong axis and then a mean, which is a constant, so that the student gets no gradient. There
-are no numbers to compare with, then, and the weight, T and top_k here are this library's.
+Paper: none known here; the code published as Exp-KD.
 
-Of two maps the larger is resized bilinearly to the smaller. A map that is not linear in the features (`map`: any of
-`explain.names()`) is taken without its last ReLU where it has one.
+This is the loss that the first commit of that code means. The code itself takes the softmax over the wrong axis and
+then a mean, which is a constant, so that the student gets no gradient. No published numbers exist to compare with. The
+weight, T and top_k are this library's. The larger of two maps is resized bilinearly to the smaller. Maps that are not
+linear in the features (`map`: any of `explain.names()`) lose their last ReLU, if they have one.
 """
 
 import flax.linen as nn
@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from distiller.base import Distiller, matched
 from distiller.maps import map_rule, maps_of, same_size, taught_classes
+from options import not_negative, positive
 
 
 def class_share_loss(student: jax.Array, teacher: jax.Array, temperature: float = 1.0) -> jax.Array:
@@ -44,15 +45,15 @@ class ExpKD(Distiller):
     Paper: none known here; what the code published as Exp-KD means (it gives no gradient, see the file)
 
     Attributes:
-        top_k: so many of the teacher's likeliest classes (all, where there are fewer).
+        top_k: number of the teacher's likeliest classes (all, where the task has fewer).
         temperature: T, dimensionless.
         map: one of `explain.names()`; "GradCAM" for networks whose embedding is not the mean of a map.
-        tap: where the map is taken, for those that have the choice; "" is the last stage.
+        tap: the tap of the map, for maps that have the choice; "" is the last stage.
     """
 
-    weight: float = 1.0
-    top_k: int = 5
-    temperature: float = 1.0
+    weight: float = not_negative(1.0)
+    top_k: int = positive(5)
+    temperature: float = positive(1.0)
     map: str = "CAM"
     tap: str = ""
 

@@ -3,14 +3,14 @@
     loss = weight * mean_{b,k} distance(map_s, map_t)
 
     cosine    1 - cos(m_s, m_t)
-    l2        mean_hw (m_s - m_t)^2, the maps as they are
+    l2        mean_hw (m_s - m_t)^2, of the maps themselves
     softmax   sum_hw (p(m_s) - p(m_t))^2,            p(m) = softmax over positions of m / (T rms(m))
     kl        sum_hw p(m_t) (log p(m_t) - log p(m_s))
 
-Paper: none; the common form of E2KD, LwM and their kin, to try a map with (this library).
+Paper: none; this library's common form of E2KD, LwM and similar methods, to try a map with.
 
 The map is any of `explain.names()` that both networks have: all are differentiable by the weights. SmoothGrad,
-IntegratedGradients and RISE ask both networks again, in evaluation mode, at many times the cost of a step.
+IntegratedGradients and RISE run both networks again, in evaluation mode, at many times the cost of a step.
 """
 
 import flax.linen as nn
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from distiller.base import Distiller, matched
 from distiller.maps import cosine_distance, map_rule, maps_of, masked_mean, same_size, taught_classes
-from registry import UserError
+from options import not_negative, one_of, positive
 
 
 def _log_shares(maps: jax.Array, temperature: float) -> jax.Array:
@@ -41,15 +41,13 @@ def map_distance(student: jax.Array, teacher: jax.Array, distance: str, temperat
         [B, k], not negative, 0 where the maps are equal.
 
     Raises:
-        UserError: an unknown distance. ValueError: shapes differ.
+        ValueError: shapes differ.
     """
     student, teacher = matched(student, teacher)
     if distance == "cosine":
         return cosine_distance(student, teacher)
     if distance == "l2":
         return jnp.mean(jnp.square(student - teacher), axis=(2, 3))
-    if distance not in ("softmax", "kl"):
-        raise UserError(f"'distance' is 'cosine', 'l2', 'softmax' or 'kl'; got {distance!r}.")
     student, teacher = _log_shares(student, temperature), _log_shares(teacher, temperature)
     if distance == "softmax":
         return jnp.sum(jnp.square(jnp.exp(student) - jnp.exp(teacher)), axis=-1)
@@ -62,21 +60,21 @@ class ExplanationMatch(Distiller):
     Paper: none; this library's common form of the methods on explanation maps
 
     Attributes:
-        map: one of `explain.names()`; LayerCAM is seldom zero everywhere, as a GradCAM behind its ReLU may be.
-        tap: where the map is taken, for those that have the choice; "" is the last stage.
+        map: one of `explain.names()`. LayerCAM is seldom zero everywhere; GradCAM, because of its ReLU, may be.
+        tap: the tap of the map, for maps that have the choice; "" is the last stage.
         distance: "cosine", "l2", "softmax" or "kl".
         temperature: T of "softmax" and "kl", dimensionless.
-        classes: "teacher", its `top_k` likeliest classes, or "label" (images without one are left out).
-        top_k: how many of the teacher's classes.
+        classes: "teacher": the teacher's `top_k` likeliest classes; "label" (images without one are left out).
+        top_k: number of the teacher's classes.
     """
 
-    weight: float = 1.0
+    weight: float = not_negative(1.0)
     map: str = "LayerCAM"
     tap: str = ""
-    distance: str = "cosine"
-    temperature: float = 1.0
-    classes: str = "teacher"
-    top_k: int = 1
+    distance: str = one_of("cosine", "l2", "softmax", "kl")
+    temperature: float = positive(1.0)
+    classes: str = one_of("teacher", "label")
+    top_k: int = positive(1)
 
     @property
     def gradient_taps(self):

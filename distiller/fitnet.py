@@ -1,15 +1,15 @@
-"""FitNet: hints, what one of the teacher's middle stages answers, regressed from the student's.
+"""FitNet: hints, the feature map of one of the teacher's middle stages, regressed from the student's.
 
     loss = weight * mean_{b,h,w,c} (r(f_s) - f_t)^2,   r = ReLU(BN(conv(.)))
 
 Paper: Romero, Ballas, Ebrahimi Kahou, Chassang, Gatta, Bengio. FitNets: Hints for Thin Deep Nets. ICLR 2015.
 arXiv:1412.6550, equation 3.
 
-The paper first trains the student up to the hint on this loss alone and then all of it on labels and soft logits. Here,
-as in every benchmark since, the hint stands beside the cross-entropy from the start, with weight 100, batch norm in
-the regressor and the mean of the squares where the paper halves their sum. The regressor ends in the ReLU that the
-hint is taken behind; some networks' stages are linear (WRN, MobileNetV2, ViT, ConvNeXt), for which `relu=False` can
-reach the teacher's negative values (the benchmarks keep the ReLU).
+The paper first trains the student up to the hint on this loss alone, and then the whole student on labels and soft
+logits. Here, as in the benchmarks, the hint stands beside the cross-entropy from the start, with weight 100, batch
+norm in the regressor and the mean of the squares, half of which the paper takes. The regressor ends in a ReLU, as the
+hint's stage does. The stages of some networks are linear (WRN, MobileNetV2, ViT, ConvNeXt); with `relu=False` the
+regressor can reach their negative values (the benchmarks keep the ReLU).
 """
 
 import flax.linen as nn
@@ -19,13 +19,14 @@ import jax.numpy as jnp
 from distiller.base import Distiller, matched
 from distiller.connectors import Connector
 from distiller.spatial import as_map, stage_pairs
+from options import not_negative, positive
 
 
 def hint_loss(student: jax.Array, teacher: jax.Array) -> jax.Array:
     """Mean squared error of a hint.
 
     Args:
-        student: [B, H, W, C], what the regressor makes of the student's feature map.
+        student: [B, H, W, C], the regressor's output.
         teacher: [B, H, W, C].
 
     Returns:
@@ -44,18 +45,18 @@ class FitNet(Distiller):
     Paper: Romero, Ballas, Ebrahimi Kahou, Chassang, Gatta, Bengio, ICLR 2015, arXiv:1412.6550
 
     Attributes:
-        stage: which of the paired stages is the hint, from 1; the benchmarks take the second.
-        relu: the regressor ends in a ReLU.
+        stage: number of the hint among the paired stages, from 1; the benchmarks take the second.
+        relu: whether the regressor ends in a ReLU.
     """
 
-    weight: float = 100.0
-    stage: int = 2
+    weight: float = not_negative(100.0)
+    stage: int = positive(2)
     relu: bool = True
 
     @nn.compact
     def __call__(self, student, teacher, batch):
         pairs = stage_pairs(student.features, teacher.features)
-        if not 1 <= self.stage <= len(pairs):
+        if self.stage > len(pairs):
             raise ValueError(f"FitNet: stage={self.stage}, but these networks pair stages 1 to {len(pairs)} only.")
         feature, hint = pairs[self.stage - 1]
         hint = as_map(hint)

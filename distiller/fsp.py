@@ -1,17 +1,17 @@
-"""FSP: the flow of solution procedure, how each of the teacher's stages makes its channels of the stage before.
+"""FSP: the flow of solution procedure, the products of neighbouring stages' channels in the teacher.
 
     loss = weight * sum_i mean_{b,c,d} (G_s,i - G_t,i)^2,   G_i,cd = mean_hw f_i,c f_{i+1},d
 
-for neighbouring stages i, i + 1 of one network, the larger map of the two average-pooled to the smaller.
+for neighbouring stages i, i + 1 of one network. The larger map of the two is average-pooled to the smaller.
 
 Paper: Yim, Joo, Bae, Kim. A Gift from Knowledge Distillation: Fast Optimization, Network Minimization and Transfer
 Learning. CVPR 2017 (no arXiv number).
 
-Two phases, as in the paper: `warmup_epochs` on this loss alone, then cross-entropy alone (the loss is 0). Weight 50 and
-30 epochs are the benchmarks'; their 50 scales nothing, because it stands in the second phase, where they set the loss
-to 0. The paper pairs the first with the last layer of a stage and max-pools; the benchmarks' stage outputs and average
-pooling are used. The paper needs equal channels; where they differ, a learned 1x1 convolution takes the student's to
-the teacher's, and there is none where they are equal.
+The training has two phases, as in the paper: `warmup_epochs` on this loss alone, then cross-entropy alone (the loss is
+0). Weight 50 and 30 epochs are the benchmarks'. Their 50 scales nothing: they apply it in the second phase, where they
+set the loss to 0. The paper pairs the first with the last layer of a stage and max-pools. Here, as in the benchmarks,
+the stages' outputs are paired and average-pooled. The paper needs equal channels. Where the channels differ here, a
+learned 1x1 convolution takes the student's to the teacher's.
 """
 
 import flax.linen as nn
@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from distiller.base import Distiller, matched, wide
 from distiller.connectors import to_channels
 from distiller.spatial import as_map, match_resolution, stage_pairs
+from options import not_negative
 
 
 def flow(lower: jax.Array, upper: jax.Array) -> jax.Array:
@@ -60,11 +61,11 @@ class FSP(Distiller):
     Paper: Yim, Joo, Bae, Kim, CVPR 2017
 
     Attributes:
-        warmup_epochs: length of the first phase; they come on top of the training.
+        warmup_epochs: length of the first phase, which comes before the training proper.
     """
 
-    weight: float = 50.0
-    warmup_epochs: int = 30
+    weight: float = not_negative(50.0)
+    warmup_epochs: int = not_negative(30)
 
     @property
     def first_phase_epochs(self) -> int:

@@ -1,4 +1,4 @@
-"""FT: factors, what an autoencoder trained on the teacher's last stage keeps of it, retold by a translator.
+"""FT: factors, the code of the teacher's last stage in an autoencoder, rebuilt by a translator of the student's.
 
     first phase:  loss = mean (P(f_t) - f_t)^2,   P = decoder(encoder(.)), which alone learns
     afterwards:   loss = weight * mean_{b,h,w,c} | u(translator(f_s)) - u(encoder(f_t)) |,   u(x) = vec(x) / ||x||_2
@@ -6,14 +6,14 @@
 Paper: Kim, Park, Kwak. Paraphrasing Complex Network: Network Compression via Factor Transfer. NeurIPS 2018.
 arXiv:1802.04977, equations 1 to 3.
 
-Encoder and decoder (the paraphraser) and the translator are three 3x3 convolutions each with leaky ReLU (slope 0.1);
-the factor has `k` times the teacher's channels. As in RepDistiller the translator has batch norm, the paraphraser
-none and learns by the mean of the squares (the authors' code by that of the absolute values), 30 epochs. Weight 200 is
-that of the CIFAR benchmarks; the authors' code has 500, ImageNet recipes 1000. Of two factors the larger is
-average-pooled to the smaller.
+Encoder and decoder (together the paraphraser) and the translator are three 3x3 convolutions each, with leaky ReLU of
+slope 0.1. The factor has `k` times the teacher's channels. As in RepDistiller, the translator has batch norm, the
+paraphraser has none and learns for 30 epochs by the mean of the squares (the authors' code: of the absolute values).
+Weight 200 is that of the CIFAR benchmarks; the authors' code has 500, ImageNet recipes 1000. The larger of two factors
+is average-pooled to the smaller.
 
-`pool_channels=True` is RepDistiller's loss, which its published numbers rest on: u(mean_c x_c^2), as in AT, in place of
-u(x). In the second phase the encoder is a copy kept in `memory`, so that no weight decay reaches the target.
+`pool_channels=True` is the loss behind RepDistiller's published numbers: u(mean_c x_c^2), as in AT, in place of u(x).
+In the second phase the encoder is a copy in `memory`, so that weight decay does not change the target.
 """
 
 import flax.linen as nn
@@ -22,8 +22,10 @@ import jax.numpy as jnp
 
 from distiller.base import Distiller, matched, wide
 from distiller.connectors import BatchNorm
+from distiller.normalised import flat, unit
 from distiller.spatial import as_map, match_resolution, stage_pairs
 from models.layers import Conv, default_uniform
+from options import not_negative, positive
 
 
 def factor_loss(student: jax.Array, teacher: jax.Array, pool_channels: bool = False) -> jax.Array:
@@ -43,13 +45,7 @@ def factor_loss(student: jax.Array, teacher: jax.Array, pool_channels: bool = Fa
     if pool_channels:
         student, teacher = (jnp.mean(jnp.square(x), axis=-1) for x in (student, teacher))
     student, teacher = matched(student, teacher)
-    return jnp.mean(jnp.abs(_unit(student) - _unit(teacher)))
-
-
-def _unit(x: jax.Array) -> jax.Array:
-    """[B, ...] -> [B, N], rows of unit L2 norm (zero where x is zero)."""
-    x = x.reshape(x.shape[0], -1)
-    return x * jax.lax.rsqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True) + 1e-24)
+    return jnp.mean(jnp.abs(unit(flat(student)) - unit(flat(teacher))))
 
 
 class Coder(nn.Module):
@@ -73,16 +69,16 @@ class FT(Distiller):
     Paper: Kim, Park, Kwak, NeurIPS 2018, arXiv:1802.04977
 
     Attributes:
-        k: the factor's channels as a part of the teacher's.
-        pool_channels: the loss of RepDistiller.
-        warmup_epochs: length of the first phase, the paraphraser's; they come on top of the training. `weight` does
-            not touch it.
+        k: the factor's channels, as a part of the teacher's.
+        pool_channels: whether the loss is RepDistiller's.
+        warmup_epochs: length of the first phase, which comes before the training proper. `weight` does not apply to
+            the paraphraser's loss.
     """
 
-    weight: float = 200.0
-    k: float = 0.5
+    weight: float = not_negative(200.0)
+    k: float = positive(0.5)
     pool_channels: bool = False
-    warmup_epochs: int = 30
+    warmup_epochs: int = not_negative(30)
 
     first_phase_learns = ("method",)
 
@@ -107,7 +103,7 @@ class FT(Distiller):
         learned = encoder.variables["params"]
         kept = self.variable("memory", "kept_encoder", lambda: learned)
         if self.is_mutable_collection("memory"):
-            # one update behind at the end of the phase, which does not matter
+            # the copy ends the phase one update behind the encoder, a negligible difference
             kept.value = jax.tree.map(lambda new, old: jnp.where(first, new, old), learned, kept.value)
         target = Coder(widths, parent=None).apply({"params": kept.value}, t)
         factor = Coder((s.shape[-1], width, width), batch_norm=True, name="translator")(s)

@@ -1,16 +1,16 @@
-"""GradAT: how the teacher's answer would change with each pixel.
+"""GradAT: the change of the teacher's loss with each input pixel.
 
     J = d cross-entropy(label) / d image
     normalize:      loss = weight * mean_{b,hwc} (J_s / ||J_s||_2 - J_t / ||J_t||_2)^2
     not normalize:  loss = weight * mean_b ||J_s - J_t||_2^2
 
-Paper: Zagoruyko, Komodakis. Paying More Attention to Attention. ICLR 2017. arXiv:1612.03928, section 3.2; with the
-logit of the label's class for the cross-entropy (`of="logit"`): Czarnecki et al. Sobolev Training for Neural Networks.
-NIPS 2017. arXiv:1706.04859, as Knowledge-Distillation-Zoo has it.
+Paper: Zagoruyko, Komodakis. Paying More Attention to Attention. ICLR 2017. arXiv:1612.03928, section 3.2.
+With `of="logit"` J is the gradient of the label's logit: Czarnecki et al. Sobolev Training for Neural Networks. NIPS
+2017. arXiv:1706.04859, in the form of Knowledge-Distillation-Zoo.
 
-The paper compares gradients as they are; unit gradients, their mean over pixels and the weight 20 are the Zoo's. The
-gradient is that at the image as each network sees it, normalised with its own statistics. Images without a label are
-left out. In training mode batch norm's statistics are constants of J (docs/architecture.md).
+The paper compares the gradients without normalisation. Unit gradients, their mean over pixels and the weight 20 are
+the Zoo's. J is taken at the image after each network's own input normalisation. Images without a label are left out.
+In training mode batch norm's statistics are constants of J (docs/architecture.md).
 """
 
 import flax.linen as nn
@@ -18,8 +18,9 @@ import jax
 import jax.numpy as jnp
 
 from distiller.base import Distiller, matched, wide
-from distiller.maps import masked_mean, unit
-from registry import UserError
+from distiller.maps import masked_mean
+from distiller.normalised import unit
+from options import not_negative, one_of
 
 
 def label_gradient(outputs, label: jax.Array, of: str = "loss") -> jax.Array:
@@ -33,8 +34,6 @@ def label_gradient(outputs, label: jax.Array, of: str = "loss") -> jax.Array:
     Returns:
         [B, H, W, C], `wide`; differentiable by the network's weights, through the softmax too.
     """
-    if of not in ("loss", "logit"):
-        raise UserError(f"'of' is 'loss' or 'logit'; got {of!r}.")
     logits = wide(outputs.logits)
     cotangent = jax.nn.one_hot(label, logits.shape[-1], dtype=logits.dtype)
     if of == "loss":
@@ -43,9 +42,17 @@ def label_gradient(outputs, label: jax.Array, of: str = "loss") -> jax.Array:
 
 
 def gradient_distance(student: jax.Array, teacher: jax.Array, normalize: bool = True) -> jax.Array:
-    """Squared difference of input gradients [B, H, W, C] of each image: [B].
+    """Squared difference of each image's input gradients.
 
-    Sum over pixels and channels; where normalised, of unit gradients, and the mean.
+    Args:
+        student, teacher: [B, H, W, C].
+        normalize: each image's gradients have unit L2 norm.
+
+    Returns:
+        [B]: mean over pixels and channels with `normalize`, else their sum.
+
+    Raises:
+        ValueError: shapes differ.
     """
     student, teacher = matched(student, teacher)
     if not normalize:
@@ -59,14 +66,14 @@ class GradAT(Distiller):
     Paper: Zagoruyko, Komodakis, ICLR 2017, arXiv:1612.03928, section 3.2
 
     Attributes:
-        normalize: compare directions, as the weight supposes; False compares the gradients as they are.
-        of: the gradient of the "loss" or of the label's "logit".
+        normalize: compare directions, which the weight is for; False: compare the gradients without normalisation.
+        of: gradients of the "loss" or of the label's "logit".
     """
 
     gradient_taps = ("input",)
-    weight: float = 20.0
+    weight: float = not_negative(20.0)
     normalize: bool = True
-    of: str = "loss"
+    of: str = one_of("loss", "logit")
 
     @nn.compact
     def __call__(self, student, teacher, batch):

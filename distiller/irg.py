@@ -1,4 +1,4 @@
-"""IRG: a graph of the batch's examples: what each is (vertices), how far apart (edges), how it moves between stages.
+"""IRG: a graph of the batch: logits (vertices), distances (edges), movement between stages (transformations).
 
     E_ij = ||f_i - f_j||^2 / max_ij,   M_i = ||pool(f1_i) - f2_i||^2 / max_i   (f1, f2: the last two stages)
     loss = weight * (vertex_weight * mean_bk (z^s - z^t)^2 + transformation_weight * mean_i (M^s - M^t)^2
@@ -7,11 +7,11 @@
 Paper: Liu, Cao, Li, Yuan, Hu, Li, Duan. Knowledge Distillation via Instance Relationship Graph. CVPR 2019. (Not on
 arXiv.)
 
-The form is Knowledge-Distillation-Zoo's, weights 0.1, 5 and 5 (the authors' code is Caffe and the paper leaves layers
-and weights to the network). For the transformation the earlier stage is average-pooled to the later one's resolution,
-and of unequal channels the more are averaged in groups to the fewer. The Zoo does this for twice the channels; here
-groups are those of adaptive pooling, so any numbers will do. Student's and teacher's maps are never compared
-themselves: resolutions, channels and tokens may differ.
+The form and the weights 0.1, 5 and 5 are Knowledge-Distillation-Zoo's: the authors' code is Caffe, and the paper
+leaves layers and weights to the network. For the transformation the earlier stage is average-pooled to the later
+stage's resolution. Where the channels differ, the more are averaged in groups to the fewer. The Zoo does so for twice
+the channels; groups of adaptive pooling serve any two numbers. Student's and teacher's maps are not compared with each
+other, so their resolutions, channels and tokens may differ.
 """
 
 import flax.linen as nn
@@ -22,8 +22,9 @@ from distiller.base import Distiller, wide
 from distiller.logits import squared_error
 from distiller.normalised import embedding, flat, last_stages, off_diagonal
 from distiller.spatial import adaptive_average_pool, match_resolution
+from options import not_negative
 
-SMALLEST = 1e-12  # a largest distance below this counts as this: equal examples have edges of zero
+SMALLEST = 1e-12  # least divisor: the edges of equal examples are zero
 
 
 def relative(distance: jax.Array) -> jax.Array:
@@ -65,9 +66,9 @@ class IRG(Distiller):
         vertex_weight, edge_weight, transformation_weight: of the three terms.
     """
 
-    vertex_weight: float = 0.1
-    edge_weight: float = 5.0
-    transformation_weight: float = 5.0
+    vertex_weight: float = not_negative(0.1)
+    edge_weight: float = not_negative(5.0)
+    transformation_weight: float = not_negative(5.0)
 
     @nn.compact
     def __call__(self, student, teacher, batch):

@@ -1,20 +1,22 @@
-"""KDSVD: how the main directions of neighbouring stages' channels relate, singular vectors seen through an RBF.
+"""KDSVD: relations between the main directions of neighbouring stages: singular vectors, compared by an RBF.
 
     loss = weight * sum_{i>1} mean_b sum_{c,d,m} (K_s,i - K_t,i)^2,   K_i,cdm = exp(-(x_i,cm - x_{i-1},dm)^2 / 8)
 
-x_i = V_i S_i for the first k right singular vectors V_i [C, k] of stage i's map as a matrix [HW, C], and the teacher's
-singular values S_i, of unit norm together. The student's vectors are those of its first k + 3 that are closest to the
-teacher's, with the teacher's signs; of the teacher's the entry of largest magnitude is positive (the benchmarks leave
-them to the SVD's whim, on which K depends).
+x_i = V_i S_i: V_i [C, k] are the first k right singular vectors of stage i's map as a matrix [HW, C]; S_i are the
+teacher's singular values, together of unit norm. Of the student's first k + 3 vectors the loss takes those closest to
+the teacher's, with the teacher's signs. The entry of largest magnitude of each teacher's vector is positive. The
+benchmarks leave these signs to the SVD, although K depends on them.
 
 Paper: Lee, Kim, Song. Self-supervised Knowledge Distillation Using Singular Value Decomposition. ECCV 2018.
 arXiv:1807.06819, section 3.
 
-k = 1 and weight 1 are the benchmarks'. The paper needs equal channels; where they differ, a learned 1x1 convolution
-takes the student's to the teacher's. Singular vectors are not differentiable where singular values meet, and the paper
-bounds the gradient there by one of its own (the benchmarks set what is not finite to 0). Here the vectors are
-eigenvectors of the smaller Gram matrix, whose derivative's 1 / (l_j - l_i) becomes d / (d^2 + e^2), d = l_j - l_i,
-e = 1e-4 l_max: exact where the eigenvalues are apart, zero where they meet, finite everywhere.
+k = 1 and weight 1 are the benchmarks'. The paper needs equal channels. Where the channels differ here, a learned 1x1
+convolution takes the student's to the teacher's.
+
+Singular vectors have no derivative where singular values meet. The paper bounds the gradient there by a formula of its
+own; the benchmarks set values that are not finite to 0. Here the vectors are eigenvectors of the smaller Gram matrix,
+and the factor 1 / (l_j - l_i) of their derivative becomes d / (d^2 + e^2), with d = l_j - l_i and e = 1e-5 l_max. The
+derivative is exact where the eigenvalues are apart, zero where they meet, and finite everywhere.
 """
 
 import flax.linen as nn
@@ -23,7 +25,9 @@ import jax.numpy as jnp
 
 from distiller.base import Distiller, matched, wide
 from distiller.connectors import to_channels
+from distiller.normalised import unit
 from distiller.spatial import as_map, stage_pairs
+from options import positive
 
 LEAST_GAP = 1e-5  # of eigenvalues, in parts of the largest
 
@@ -50,11 +54,11 @@ def _(primals, tangents):
 
 
 def singular(feature: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
-    """The largest squared singular values and right singular vectors of feature maps as matrices [H * W, C].
+    """Largest squared singular values, and their right singular vectors, of feature maps as matrices [H * W, C].
 
     Args:
         feature: [B, H, W, C].
-        count: how many; at most min(H * W, C) are given.
+        count: number of singular values; at most min(H * W, C) are returned.
 
     Returns:
         values [B, count] in descending order, vectors [B, C, count]; signs are arbitrary. Float32.
@@ -68,7 +72,7 @@ def singular(feature: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
     values, left = values[:, ::-1][:, :count], left[:, :, ::-1][:, :, :count]
     vectors = jnp.einsum("bnc,bnk->bck", x, left)
     norm = jnp.sum(jnp.square(vectors), axis=1, keepdims=True)
-    # below 1e-4 of the first singular value there is only rounding: such vectors shrink, and their gradient with them
+    # below 1e-4 of the first singular value, vectors are rounding: they shrink, and so does their gradient
     return values, vectors * jax.lax.rsqrt(norm + 1e-8 * jax.lax.stop_gradient(values[:, None, :1]) + 1e-24)
 
 
@@ -79,7 +83,7 @@ def signed(vectors: jax.Array) -> jax.Array:
 
 
 def align(student: jax.Array, teacher: jax.Array) -> jax.Array:
-    """For each of the teacher's vectors the student's closest, its sign turned to the teacher's.
+    """Returns for each of the teacher's vectors the student's closest, with the teacher's sign.
 
     Args:
         student: [B, C, K].
@@ -98,7 +102,7 @@ def singular_vector_loss(student: list[jax.Array], teacher: list[jax.Array], top
 
     Args:
         student, teacher: feature maps [B, H, W, C] in depth order, with equal channels; resolutions may differ.
-        top_k: singular vectors of the teacher; 3 more of the student are looked at.
+        top_k: singular vectors of the teacher, matched with the student's first `top_k` + 3.
 
     Returns:
         Scalar: sum over neighbouring maps, channels and vectors, mean over the batch.
@@ -107,12 +111,11 @@ def singular_vector_loss(student: list[jax.Array], teacher: list[jax.Array], top
     for s, t in zip(student, teacher, strict=True):
         values, at_teacher = singular(t, top_k)
         at_teacher = signed(at_teacher)
-        scale = jnp.sqrt(jax.lax.stop_gradient(jnp.maximum(values, 0.0)))
-        scale = scale * jax.lax.rsqrt(jnp.sum(jnp.square(scale), axis=1, keepdims=True) + 1e-24)
+        scale = unit(jnp.sqrt(jax.lax.stop_gradient(jnp.maximum(values, 0.0))))
         at_student, at_teacher = matched(align(singular(s, top_k + 3)[1], at_teacher), at_teacher)
         here = [x * scale[:, None, :] for x in (at_student, at_teacher)]
         if before is not None:
-            # of a stage with fewer than k positions or channels there are fewer vectors
+            # a stage with fewer than k positions or channels has fewer vectors
             k = min(here[0].shape[2], before[0].shape[2])
             rbf = [
                 jnp.exp(-jnp.square(x[:, :, None, :k] - y[:, None, :, :k]) / 8)
@@ -132,15 +135,13 @@ class KDSVD(Distiller):
         top_k: k, singular vectors a stage.
     """
 
-    top_k: int = 1
+    top_k: int = positive(1)
 
     @nn.compact
     def __call__(self, student, teacher, batch):
         pairs = stage_pairs(student.features, teacher.features)
         if len(pairs) < 2:
             raise ValueError("KDSVD compares neighbouring stages, and these networks pair only one: take AT or FitNet.")
-        if self.top_k < 1:
-            raise ValueError(f"KDSVD: top_k must be at least 1; got {self.top_k}.")
         teachers = [as_map(t) for _, t in pairs]
         students = [to_channels(wide(as_map(s)), t.shape[-1]) for s, t in pairs]
         loss = self.weight * singular_vector_loss(students, teachers, self.top_k)

@@ -4,8 +4,8 @@
 
 Paper: Ba, Caruana. Do Deep Nets Really Need to be Deep? NIPS 2014. arXiv:1312.6184, equation 1.
 
-The paper halves the square and trains on this loss alone; mean over batch and classes, weight 0.1 beside the
-cross-entropy are those of Knowledge-Distillation-Zoo.
+The paper halves the square and trains on this loss alone. The mean over batch and classes, and the weight 0.1 beside
+the cross-entropy, are those of Knowledge-Distillation-Zoo.
 """
 
 import flax.linen as nn
@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from distiller.base import Distiller, matched
+from options import not_negative
 
 
 def squared_error(student_logits: jax.Array, teacher_logits: jax.Array) -> jax.Array:
@@ -37,7 +38,7 @@ class Logits(Distiller):
     Paper: Ba, Caruana, NIPS 2014, arXiv:1312.6184
     """
 
-    weight: float = 0.1
+    weight: float = not_negative(0.1)
 
     @nn.compact
     def __call__(self, student, teacher, batch):

@@ -1,13 +1,13 @@
-"""LwM: where the teacher looks, as unit GradCAM maps.
+"""LwM: the place in the image that speaks for the label's class, as GradCAM maps of unit length.
 
     q = vec(GradCAM) / ||.||_2,   loss = weight * mean_{b,hw} |q_s - q_t|
 
 Paper: Dhar, Singh, Peng, Wu, Chellappa. Learning without Memorizing. CVPR 2019. arXiv:1811.08051, section 3.2.
 
-The paper's method is for learning new classes without old images; this is its attention distillation loss. The paper
-sums over positions; the mean, the weight 0.4 and the label's class are those of Knowledge-Distillation-Zoo, whose maps
-multiply the gradients by their own mean instead of the features, which is not done here. `classes="teacher"` takes the
-class that the teacher predicts, for images whose label it does not know.
+The paper's method learns new classes without old images; this is its attention distillation loss. The paper sums over
+positions. The mean, the weight 0.4 and the label's class are those of Knowledge-Distillation-Zoo. The Zoo's maps
+multiply the gradients by their own mean instead of the features; GradCAM here is the paper's. `classes="teacher"`
+takes the class that the teacher predicts, for images whose labels are withheld.
 """
 
 import flax.linen as nn
@@ -15,7 +15,9 @@ import jax
 import jax.numpy as jnp
 
 from distiller.base import Distiller, matched
-from distiller.maps import map_rule, maps_of, masked_mean, same_size, taught_classes, unit
+from distiller.maps import map_rule, maps_of, masked_mean, same_size, taught_classes
+from distiller.normalised import unit
+from options import not_negative, one_of
 
 
 def attention_distillation(student: jax.Array, teacher: jax.Array) -> jax.Array:
@@ -40,12 +42,12 @@ class LwM(Distiller):
     Paper: Dhar, Singh, Peng, Wu, Chellappa, CVPR 2019, arXiv:1811.08051
 
     Attributes:
-        classes: "label" (images without one are left out), or "teacher", its predicted class.
-        tap: where GradCAM is taken; "" is the last stage.
+        classes: "label" (images without one are left out) or "teacher": the teacher's predicted class.
+        tap: the tap of GradCAM; "" is the last stage.
     """
 
-    weight: float = 0.4
-    classes: str = "label"
+    weight: float = not_negative(0.4)
+    classes: str = one_of("label", "teacher")
     tap: str = ""
 
     @property

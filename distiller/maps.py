@@ -1,4 +1,4 @@
-"""What the methods on explanation maps share: which classes, maps of several classes, one size, one scale."""
+"""Shared by the methods on explanation maps: the classes, maps of several classes, one size, distances, means."""
 
 import dataclasses
 
@@ -7,11 +7,17 @@ import jax.numpy as jnp
 
 import explain
 from distiller.base import wide
-from registry import UserError
+from distiller.normalised import unit
 
 
 def map_rule(name: str, tap: str = "", **options) -> explain.Explanation:
-    """The map `name` of `explain`, with the tap where one is given, and with those of the options that it has."""
+    """Builds an explanation map.
+
+    Args:
+        name: one of `explain.names()`.
+        tap: the tap of the map; "" is the map's default.
+        **options: options for the maps that have them; other maps ignore them.
+    """
     kind = explain.registry.get(name)
     fields = {field.name for field in dataclasses.fields(kind)}
     own = {key: value for key, value in options.items() if key in fields}
@@ -21,22 +27,20 @@ def map_rule(name: str, tap: str = "", **options) -> explain.Explanation:
 def taught_classes(
     classes: str, teacher_logits: jax.Array, label: jax.Array, k: int = 1
 ) -> tuple[jax.Array, jax.Array]:
-    """The classes whose maps are compared.
+    """Chooses the classes whose maps are compared.
 
     Args:
-        classes: "teacher", the `k` that it finds most likely (all, where there are fewer); or "label".
+        classes: "teacher": the teacher's `k` most likely classes (all, where the task has fewer); "label": the label.
         teacher_logits: [B, K].
         label: [B] int32; -1 is no label.
 
     Returns:
-        Classes [B, k] int32 ([B, 1] for labels), and [B] float32: 1, or 0 where there is no label to go by.
+        Classes [B, k] int32 ([B, 1] for labels), and a mask [B] float32: 0 where a label is read and withheld, else 1.
     """
     if classes == "teacher":
         k = min(k, teacher_logits.shape[-1])
         return jax.lax.top_k(teacher_logits, k)[1].astype(jnp.int32), jnp.ones(len(label), jnp.float32)
-    if classes == "label":
-        return jnp.maximum(label, 0)[:, None], (label >= 0).astype(jnp.float32)
-    raise UserError(f"'classes' is 'teacher' or 'label'; got {classes!r}.")
+    return jnp.maximum(label, 0)[:, None], (label >= 0).astype(jnp.float32)
 
 
 def maps_of(rule: explain.Explanation, outputs, classes: jax.Array) -> jax.Array:
@@ -47,7 +51,7 @@ def maps_of(rule: explain.Explanation, outputs, classes: jax.Array) -> jax.Array
 
 
 def same_size(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Maps [B, k, h, w], the larger (each axis by itself) resized bilinearly to the smaller; every position counts."""
+    """Maps [B, k, h, w], the larger (on each axis) resized bilinearly to the smaller; every position counts."""
     size = min(a.shape[2], b.shape[2]), min(a.shape[3], b.shape[3])
 
     def fit(x):
@@ -56,21 +60,16 @@ def same_size(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
     return fit(a), fit(b)
 
 
-def unit(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    """`x` with L2 norm 1 over `axes`; zero, with a finite gradient, where it is zero."""
-    return x * jax.lax.rsqrt(jnp.sum(jnp.square(x), axis=axes, keepdims=True) + 1e-24)
-
-
 def cosine_distance(student: jax.Array, teacher: jax.Array) -> jax.Array:
     """1 - cosine of the angle between maps [B, k, h, w]: [B, k].
 
-    As half the squared distance of the unit maps, which is the same number, exactly 0 where they are equal. A map that
-    is zero everywhere has no direction: its distance is 1/2, its gradient through the ReLU of a map nothing.
+    Computed as half the squared distance of the unit maps, which is the same number and exactly 0 where they are equal.
+    A map that is zero everywhere has no direction: its distance is 1/2, and its gradient 0.
     """
     return 0.5 * jnp.sum(jnp.square(unit(student, (2, 3)) - unit(teacher, (2, 3))), axis=(2, 3))
 
 
 def masked_mean(values: jax.Array, mask: jax.Array) -> jax.Array:
-    """Mean of `values` [B] where `mask` [B] is 1; 0 where it is 1 nowhere."""
+    """Mean of `values` [B] over the rows whose `mask` [B] is 1; 0 if no mask is 1."""
     mask = mask.astype(values.dtype)
     return jnp.sum(values * mask) / jnp.maximum(jnp.sum(mask), 1.0)

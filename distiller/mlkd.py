@@ -1,19 +1,20 @@
-"""MLKD: the teacher's probabilities, how its classes co-occur, and how its images resemble each other.
+"""MLKD: class probabilities at several temperatures, and the Gram matrices of classes and of images, on two views.
 
     loss = weight * sum_views sum_T (KD_T + ||S'S - T'T||^2 / K + ||SS' - TT'||^2 / B),   S, T = softmax(z / T), [B, K]
     KD_T: T^2 * KL(teacher || student), mean over the batch
 
 Paper: Jin, Wang, Lin. Multi-Level Logit Distillation. CVPR 2023.
 
-Each image is seen twice, with the usual augmentation and with RandAugment(2, 10) on top, and every view is distilled
-alike. The published recipe is that of the CIFAR-100 benchmarks with half its learning rate (0.025).
+Each image comes in two views: with the usual augmentation ("weak") and with RandAugment(2, 10) on top ("strong").
+Every view has the same loss. The published recipe is that of the CIFAR-100 benchmarks with half its learning rate
+(0.025).
 
-Deviations. The released code's label loss covers both views; here the step adds it on the first view only.
-The released code also drops half of each weak loss by confidence masks that multiply sums, not their summands
-(that is a factor of about 1/2), takes the weak view's logits for the last two temperatures of the strong KD term, and
-leaves the strong view's Gram terms out. Its published numbers were made so; `released=True` does the same.
-`standardize` is LSKD's (see soft_logits.py), of the KD terms only, as in its code; its recipe is weight 9 (of
-all terms), temperatures (2, 3, 5, 2, 6) and ce_weight 0.1.
+Deviations. The released code's label loss covers both views; here the step adds the label loss on the first view only.
+`released=True` also repeats three defects of the released code, on which its published numbers rest: half of each weak
+loss is lost, because confidence masks multiply sums instead of their summands; the strong KD term reads the weak
+view's logits for the last two temperatures; the strong view has no Gram terms. `standardize` is LSKD's
+(soft_logits.py) and, as in its code, applies to the KD terms only. LSKD's recipe is weight 9 (of all terms),
+temperatures (2, 3, 5, 2, 6) and ce_weight 0.1.
 """
 
 import flax.linen as nn
@@ -22,7 +23,7 @@ import jax.numpy as jnp
 
 from distiller.base import Distiller, matched
 from distiller.soft_logits import kl_divergence, standardize
-from registry import UserError
+from options import not_negative, positive
 
 
 def _probabilities(student_logits, teacher_logits, temperature):
@@ -74,22 +75,20 @@ class MLKD(Distiller):
     Paper: Jin, Wang, Lin, CVPR 2023
 
     Attributes:
-        temperatures: each T of which the losses are summed.
+        temperatures: the values of T over which the losses are summed.
         standardize: both networks' logits are standardised per row for the KD terms (LSKD).
-        released: the loss as the released code computes it, defects included.
+        released: compute the loss of the released code, defects included.
     """
 
-    weight: float = 0.9
-    ce_weight: float = 0.1
-    temperatures: tuple[float, ...] = (4.0, 3.0, 5.0, 2.0, 6.0)
+    weight: float = not_negative(0.9)
+    ce_weight: float = not_negative(0.1)
+    temperatures: tuple[float, ...] = positive((4.0, 3.0, 5.0, 2.0, 6.0))
     standardize: bool = False
     released: bool = False
     views = ("weak", "strong")
 
     @nn.compact
     def __call__(self, student, teacher, batch):
-        if not self.temperatures or min(self.temperatures) <= 0:
-            raise UserError(f"MLKD's temperatures must be above 0, one or more; got {tuple(self.temperatures)}.")
         pairs = [
             (s.logits, t.logits) for s, t in zip((student, *student.views), (teacher, *teacher.views), strict=True)
         ]

@@ -6,9 +6,9 @@
 Paper: Yang, Zeng, Li, Zhang, Yuan, Li. From Knowledge Distillation to Self-Knowledge Distillation: A Unified Approach
 with Normalized Loss and Customized Soft Labels. ICCV 2023. arXiv:2303.13005.
 
-Defaults are for CIFAR-100; ImageNet takes temperature 1 and gamma 1.5. Both terms are cross-entropies, so the loss is
-not 0 where the student equals the teacher: there it is least for the second term only. T is not in the first term. The
-mean is over the labelled rows of the batch.
+The defaults are for CIFAR-100; ImageNet recipes have temperature 1 and gamma 1.5. Both terms are cross-entropies, so
+the loss of a student that equals the teacher is not 0; only the second term is least there. T is not in the first
+term. The mean is over the labelled rows of the batch.
 """
 
 import flax.linen as nn
@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from distiller.base import Distiller, matched
 from distiller.target import labelled_mean, refuse_two_classes, split_target
+from options import not_negative, positive
 
 
 def target_rows(student_logits: jax.Array, teacher_logits: jax.Array, label: jax.Array) -> jax.Array:
@@ -62,8 +63,8 @@ class NKD(Distiller):
         temperature: T of the other classes, dimensionless.
     """
 
-    gamma: float = 3.5
-    temperature: float = 3.0
+    gamma: float = not_negative(3.5)
+    temperature: float = positive(3.0)
 
     @nn.compact
     def __call__(self, student, teacher, batch):

@@ -1,6 +1,6 @@
-"""What features are put through before they are compared: unit length, batch statistics, a learned projection.
+"""Features before their comparison: unit length, batch statistics, a learned projection.
 
-All of it is finite, with finite gradients, where features are zero or equal.
+All of these are finite, with finite gradients, where features are zero or equal.
 """
 
 import flax.linen as nn
@@ -10,7 +10,7 @@ import numpy as np
 
 from distiller.base import wide
 from models import stages
-from models.layers import Conv, uniform_fan_in
+from models.layers import uniform_fan_in
 
 
 def unit(x: jax.Array, axis: int | tuple[int, ...] = -1, smallest: float = 1e-12) -> jax.Array:
@@ -71,25 +71,6 @@ class Linear(nn.Module):
         if self.use_bias:
             y = y + self.param("bias", init, (self.features,), jnp.float32).astype(x.dtype)
         return y
-
-
-class ConvNorm(nn.Module):
-    """A convolution and batch norm of [B, H, W, C], for connectors: they only ever train.
-
-    So the norm is by the batch's own statistics and keeps no running ones. Parameters `Conv_0` and `scale`, `bias`
-    [features].
-    """
-
-    features: int
-    size: int = 1
-    kernel_init: object = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")  # kaiming_uniform_(a=1)
-
-    @nn.compact
-    def __call__(self, x):
-        x = Conv(self.features, self.size, kernel_init=self.kernel_init, dtype=x.dtype)(x)
-        scale = self.param("scale", nn.initializers.ones, (self.features,), jnp.float32).astype(x.dtype)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32).astype(x.dtype)
-        return batch_normalised(x) * scale + bias
 
 
 def off_diagonal(size: int) -> np.ndarray:

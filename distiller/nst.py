@@ -1,14 +1,14 @@
-"""NST: which patterns over space the teacher's neurons select, as a distribution, whatever their order and number.
+"""NST: neuron selectivity, the distribution of a stage's channel maps, whatever their order and number.
 
     loss = weight * sum_stages mean_b || mean_c s_c s_c^T - mean_c t_c t_c^T ||^2,   s_c = f_sc / ||f_sc||_2
 
-that is the squared maximum mean discrepancy of the channels' maps s_c and t_c under the kernel k(x, y) = (x . y)^2.
+This is the squared maximum mean discrepancy of the channels' maps s_c and t_c under the kernel k(x, y) = (x . y)^2.
 
 Paper: Huang, Wang. Like What You Like: Knowledge Distill via Neuron Selectivity Transfer. 2017. arXiv:1707.01219.
 
-The paper's polynomial kernel (degree 2, no constant), weight 50. Of two maps the larger is average-pooled to the
-smaller, as the benchmarks do; the paper interpolates. The benchmarks form all products before they are summed,
-B C^2 HW numbers; here Gram matrices are formed, over channels or over positions, whichever are smaller.
+The kernel is the paper's polynomial (degree 2, no constant); the weight is 50. The larger of two maps is
+average-pooled to the smaller, as in the benchmarks; the paper interpolates. The benchmarks form all products before
+the sum, B C^2 HW numbers. Here Gram matrices are formed, over channels or over positions, whichever are smaller.
 """
 
 import flax.linen as nn
@@ -16,13 +16,14 @@ import jax
 import jax.numpy as jnp
 
 from distiller.base import Distiller, wide
+from distiller.normalised import unit
 from distiller.spatial import match_resolution, stage_pairs
+from options import not_negative
 
 
 def selectivity(feature: jax.Array) -> jax.Array:
     """[B, H, W, C] -> [B, H * W, C], each channel's map of unit L2 norm (zero where it is zero)."""
-    feature = feature.reshape(feature.shape[0], -1, feature.shape[-1])
-    return feature * jax.lax.rsqrt(jnp.sum(jnp.square(feature), axis=1, keepdims=True) + 1e-24)
+    return unit(feature.reshape(feature.shape[0], -1, feature.shape[-1]), axis=1)
 
 
 def squared_mmd(student: jax.Array, teacher: jax.Array) -> jax.Array:
@@ -53,7 +54,7 @@ class NST(Distiller):
     Paper: Huang, Wang, 2017, arXiv:1707.01219
     """
 
-    weight: float = 50.0
+    weight: float = not_negative(50.0)
 
     @nn.compact
     def __call__(self, student, teacher, batch):

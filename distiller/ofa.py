@@ -1,4 +1,4 @@
-"""OFA: the teacher's predictions, at an exit after every stage of the student and at its end, whatever the families.
+"""OFA: the teacher's predictions, for exits after every stage of the student and for its own end, in any family.
 
     loss = weight * (L(z_s) + sum_stages L(exit_i(f_i))),   L(z) = -mean_b sum_k ((t_k + 1_ky)^gamma - 1_ky) log s_k
     t = softmax(z_t / T), s = softmax(z / T), y the label, 1_ky = 1 where k is the label
@@ -6,16 +6,16 @@
 Paper: Hao, Guo, Han, Tang, Hu, Wang, Xu. One-for-All: Bridge the Gap Between Heterogeneous Architectures in Knowledge
 Distillation. NeurIPS 2023. arXiv:2310.19444.
 
-L is the released code's: gamma (`eps` there) is the exponent of every class and the exits have no label loss of their
-own, where the paper's formula raises the label's class only and keeps its +1. With gamma 1, the default and the
-CIFAR-100 setting, L is the cross-entropy with the teacher's probabilities and reads no label. T^2 is not in.
+L is the released code's: gamma (`eps` there) is the exponent of every class, and the exits have no label loss. The
+paper's formula raises the label's class only and keeps its +1. With gamma 1, the default and the CIFAR-100 setting, L
+is the cross-entropy with the teacher's probabilities and reads no label. T^2 is not in.
 
-An exit is, as in the released code for convolutional students, strided separable convolutions (one for each stage that
-is left, a 1x1 convolution after the last), the mean over positions and a linear layer. Here their widths are at most
-the wider embedding's and they stop at a map of one position, so any number of stages will do; a transformer's patch
-tokens go through the same exits as a square map, where the released code merges patches and adds transformer blocks.
-The exits' batch norms always use the batch's statistics: exits are not kept.
-Rows without a label keep the part that needs none: their 1_ky is 0.
+An exit is the released code's for convolutional students: strided separable convolutions (one for each stage that is
+left, a 1x1 convolution after the last), the mean over positions and a linear layer. Here the widths are at most the
+wider embedding's, and the convolutions end at a map of one position, so that any number of stages will do. A
+transformer's patch tokens go through the same exits as a square map; the released code merges patches and adds
+transformer blocks. The exits' batch norms use the batch's statistics, since no exit outlives the training. A row
+without a label has 1_ky = 0.
 """
 
 import flax.linen as nn
@@ -23,9 +23,11 @@ import jax
 import jax.numpy as jnp
 
 from distiller.base import Distiller, matched, wide
+from distiller.connectors import BatchNorm
 from distiller.spatial import as_map
 from models import stages
 from models.layers import Conv
+from options import not_negative, positive
 
 
 def enhanced_loss(
@@ -51,18 +53,6 @@ def enhanced_loss(
     return -jnp.mean(jnp.sum(((teacher + target) ** gamma - target) * student, axis=1))
 
 
-class BatchMoments(nn.Module):
-    """Batch norm over all axes but the last, with the batch's own statistics; parameters `scale`, `bias` [C]."""
-
-    @nn.compact
-    def __call__(self, x):
-        scale = self.param("scale", nn.initializers.ones, x.shape[-1:], jnp.float32).astype(x.dtype)
-        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], jnp.float32).astype(x.dtype)
-        axes = tuple(range(x.ndim - 1))
-        x = x - jnp.mean(x, axes)
-        return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axes) + 1e-5) * scale + bias
-
-
 class SeparableConv(nn.Module):
     """Two separable 3x3 convolutions with batch norm and ReLU: [B, H, W, C] -> [B, ceil(H/2), ceil(W/2), width]."""
 
@@ -74,7 +64,7 @@ class SeparableConv(nn.Module):
         for i, (stride, width) in enumerate([(2, channels), (1, self.width)]):
             x = Conv(channels, 3, stride, groups=channels, dtype=x.dtype, name=f"depthwise{i}")(x)
             x = Conv(width, 1, dtype=x.dtype, name=f"pointwise{i}")(x)
-            x = nn.relu(BatchMoments(name=f"norm{i}")(x))
+            x = nn.relu(BatchNorm(name=f"norm{i}")(x))
         return x
 
 
@@ -83,7 +73,7 @@ class Exit(nn.Module):
 
     Attributes:
         steps: halvings of the map.
-        width: channels of what the linear layer reads.
+        width: channels of the linear layer's input.
         num_classes: K.
     """
 
@@ -115,9 +105,9 @@ class OFA(Distiller):
         exit_weight: weight of the exits' losses against the last one's.
     """
 
-    gamma: float = 1.0
-    temperature: float = 1.0
-    exit_weight: float = 1.0
+    gamma: float = positive(1.0)
+    temperature: float = positive(1.0)
+    exit_weight: float = not_negative(1.0)
 
     @nn.compact
     def __call__(self, student, teacher, batch):

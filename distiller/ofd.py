@@ -1,19 +1,20 @@
-"""OFD: what the teacher's stages answer before their ReLU, as far as it tells something.
+"""OFD: the teacher's stages before their ReLU, without the parts that the ReLU of both networks removes.
 
     loss = weight * sum_i 2^(i - n) * mean_b sum_{h,w,c} d(r_i, max(t_i, m_i)),   d(s, t) = (s - t)^2 [s > t or t > 0]
 
-for stages i = 1 ... n; r = BN(conv1x1(student's)), m_ic = E[t | t < 0] the teacher's mean negative answer in channel c.
+for the stages i = 1 ... n; r = BN(conv1x1(student's stage)); m_ic = E[t | t < 0] is the margin, the teacher's mean
+negative response in channel c.
 
 Paper: Heo, Kim, Yun, Park, Kwak, Choi. A Comprehensive Overhaul of Feature Distillation. ICCV 2019. arXiv:1904.01866,
 equations 2 to 4.
 
-The paper offers two ways to the margin m: from the responses themselves while training, or from scale and bias of the
-teacher's batch norm before the ReLU, as of a Gaussian. Its code and the benchmarks do the latter; this code does the
-former, since not every teacher has a batch norm there: a running mean in `memory` (0.99 a step; a channel that was
-never negative has margin 0). Of a residual block the batch norm's Gaussian leaves out the shortcut that is added
-before the ReLU; on the shipped digits network the two margins differ by 10 to 13 % on average.
+The paper offers two estimates of the margin: the mean of the responses while training, or the mean of a Gaussian with
+scale and bias of the teacher's batch norm before the ReLU. The paper's code and the benchmarks use the second. Here
+the first is used, since some teachers have no batch norm there: a running mean in `memory` (0.99 a step; a channel
+that was never negative has margin 0). In a residual block the Gaussian also leaves out the shortcut that is added
+before the ReLU. On the shipped digits network the two margins differ by 10 to 13 % on average.
 
-Of two maps the larger is average-pooled to the smaller, as the benchmarks pool the teacher's. Weight 1e-3 is for CIFAR,
+The larger of two maps is average-pooled to the smaller; the benchmarks pool the teacher's. Weight 1e-3 is for CIFAR,
 1e-4 for ImageNet. Networks without taps before the ReLU (ViT) are refused.
 """
 
@@ -25,17 +26,18 @@ from distiller.base import Distiller, matched, wide
 from distiller.connectors import BatchNorm
 from distiller.spatial import match_resolution, stage_pairs
 from models.layers import Conv
+from options import not_negative
 
 MOMENTUM = 0.99
 
 
 def partial_l2(student: jax.Array, teacher: jax.Array, margin: jax.Array) -> jax.Array:
-    """Squared distance that leaves alone what the ReLU removes from both.
+    """Squared distance, without the entries that the ReLU removes from both networks.
 
     Args:
         student: [B, H, W, C], after the connector.
         teacher: [B, H, W, C], before the ReLU.
-        margin: [C], not above 0: how far below zero the student is asked to go.
+        margin: [C], not above 0: the lowest value that the student must reach.
 
     Returns:
         Scalar: sum over positions and channels, mean over the batch.
@@ -50,14 +52,14 @@ def partial_l2(student: jax.Array, teacher: jax.Array, margin: jax.Array) -> jax
 
 
 def negative_part(feature: jax.Array) -> jax.Array:
-    """[B, H, W, C] -> [2, C] float32: mean of min(feature, 0), and the share of what is below 0."""
+    """[B, H, W, C] -> [2, C] float32: mean of min(feature, 0), and the share of entries below 0."""
     feature = wide(feature)
     below = feature < 0
     return jnp.stack([jnp.mean(jnp.where(below, x, 0.0), axis=(0, 1, 2)) for x in (feature, jnp.ones_like(feature))])
 
 
 def margin_of(negative: jax.Array) -> jax.Array:
-    """`negative_part` (or a running mean of it) -> E[x | x < 0] [C]; 0 where nothing was below 0."""
+    """`negative_part` (or a running mean of it) -> E[x | x < 0] [C]; 0 in a channel without entries below 0."""
     return negative[0] / jnp.maximum(negative[1], 1e-12)
 
 
@@ -67,7 +69,7 @@ class OFD(Distiller):
     Paper: Heo, Kim, Yun, Park, Kwak, Choi, ICCV 2019, arXiv:1904.01866
     """
 
-    weight: float = 1e-3
+    weight: float = not_negative(1e-3)
 
     @nn.compact
     def __call__(self, student, teacher, batch):
@@ -76,7 +78,7 @@ class OFD(Distiller):
         for i, (s, t) in enumerate(pairs):
             found = jax.lax.stop_gradient(negative_part(t))
             kept = self.variable("memory", f"negative{i + 1}", jnp.zeros, found.shape, found.dtype)
-            # sum and share decay together, so that their ratio is a mean from the first step on
+            # mean and share decay together, so that their ratio is a mean from the first step on
             negative = MOMENTUM * kept.value + (1 - MOMENTUM) * found
             if self.is_mutable_collection("memory") and not self.is_initializing():
                 kept.value = negative

@@ -1,4 +1,4 @@
-"""PKT: how likely each example of the batch takes another for its neighbour.
+"""PKT: the probability of each example of the batch to have each other one as its neighbour.
 
     p_ij = (1 + cos(f_i, f_j)) / 2 / sum_k (1 + cos(f_i, f_k)) / 2
     loss = weight * mean_ij p^t_ij log(p^t_ij / p^s_ij)
@@ -6,9 +6,9 @@
 Paper: Passalis, Tefas. Learning Deep Representations with Probabilistic Knowledge Transfer. ECCV 2018.
 arXiv:1803.10837, with its cosine kernel.
 
-As in the authors' code, an example counts as its own neighbour, the divergence is a mean over pairs (the paper writes
-a sum) and 1e-7 stands in the logarithm on both sides. The weight of 30000 is the benchmarks'. Features are the
-embeddings; their widths may differ.
+As in the authors' code, an example counts as its own neighbour, the divergence is a mean over pairs (in the paper a
+sum), and 1e-7 is added to both probabilities in the logarithm. The weight of 30000 is the benchmarks'. The features
+are the embeddings; their widths may differ.
 """
 
 import flax.linen as nn
@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from distiller.base import Distiller
 from distiller.normalised import embedding, flat, unit
+from options import not_negative
 
 
 def neighbour_probabilities(feature: jax.Array) -> jax.Array:
@@ -47,7 +48,7 @@ class PKT(Distiller):
     Paper: Passalis, Tefas, ECCV 2018, arXiv:1803.10837
     """
 
-    weight: float = 30000.0
+    weight: float = not_negative(30000.0)
 
     @nn.compact
     def __call__(self, student, teacher, batch):

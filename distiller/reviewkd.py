@@ -1,18 +1,18 @@
-"""ReviewKD: each of the teacher's stages, from the student's same stage and everything deeper.
+"""ReviewKD: each of the teacher's stages, rebuilt from the student's same stage and all deeper stages.
 
-    From the embedding back to the first stage: x = conv1x1(f_s), y = what the deeper step fused, resized to x,
+    From the embedding back to the first stage: x = conv1x1(f_s), y = the deeper step's fusion, resized to x,
     z = z1 x + z2 y with (z1, z2) = sigmoid(conv1x1([x, y])) at each position, f = conv3x3(z) in the teacher's shape.
     hcl(f, t) = sum_l w_l mean (pool_l(f) - pool_l(t))^2 / sum_l w_l,  l = full, 4, 2, 1,  w = 1, 1/2, 1/4, 1/8
     loss = weight * min((epoch + 1) / warmup_epochs, 1) * sum over stages and embedding of hcl(f, t)
 
 Paper: Chen, Liu, Zhao, Jia. Distilling Knowledge via Knowledge Review. CVPR 2021. arXiv:2104.09044.
 
-As in the authors' code: the teacher's stages are taken before their last ReLU (where it has such taps), the student's
-after it; both 1x1 and 3x3 convolutions have a batch norm; sizes change by taking the nearest element; the middle has
-min(512, width of the student's embedding) channels; the ramp counts whole epochs from 1. Their weights differ by pair:
-5 (ResNet32x4 to ResNet8x4; WRN; ShuffleNetV1), 8 (ShuffleNetV2), 0.6 (ResNet56 to ResNet20), 1 (ResNet110; ImageNet).
-Here all shapes follow from the networks; of unequal numbers of stages those of `stage_pairs` are taken; a pooling level
-that is not smaller than the map is left out, whichever side is the shorter.
+As in the authors' code, the teacher's stages are those before their last ReLU (where it has such taps) and the
+student's those after it. The 1x1 and the 3x3 convolutions have a batch norm. Sizes change by taking the nearest
+element. The middle has min(512, width of the student's embedding) channels. The ramp counts whole epochs from 1. The
+authors' weights differ by pair: 5 (ResNet32x4 to ResNet8x4; WRN; ShuffleNetV1), 8 (ShuffleNetV2), 0.6 (ResNet56 to
+ResNet20), 1 (ResNet110; ImageNet). Here all shapes follow from the networks, `stage_pairs` chooses among unequal
+numbers of stages, and a pooling level that is not smaller than the shorter side of the map is left out.
 """
 
 import flax.linen as nn
@@ -21,9 +21,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from distiller.base import Distiller, matched, wide
-from distiller.normalised import ConvNorm, embedding
+from distiller.connectors import ConvNorm
+from distiller.normalised import embedding
 from distiller.spatial import adaptive_average_pool, as_map, stage_pairs
+from distiller.target import ramp
 from models.layers import Conv, default_uniform
+from options import not_negative
 
 
 def hierarchical_context_loss(student: jax.Array, teacher: jax.Array) -> jax.Array:
@@ -51,10 +54,10 @@ def nearest(x: jax.Array, height: int, width: int) -> jax.Array:
 
 
 class Fusion(nn.Module):
-    """Attention-based fusion (ABF) of a stage of the student with what comes from the deeper ones.
+    """Attention-based fusion (ABF) of one of the student's stages with the fusion of the deeper stages.
 
     Attributes:
-        middle: channels of what is fused.
+        middle: channels of the fusion.
     """
 
     middle: int
@@ -83,8 +86,8 @@ class ReviewKD(Distiller):
         warmup_epochs: epochs over which the weight rises to its full value.
     """
 
-    weight: float = 1.0
-    warmup_epochs: int = 20
+    weight: float = not_negative(1.0)
+    warmup_epochs: int = not_negative(20)
 
     @nn.compact
     def __call__(self, student, teacher, batch):
@@ -95,6 +98,5 @@ class ReviewKD(Distiller):
         for depth, (s, t) in reversed(list(enumerate(pairs, start=1))):
             rebuilt, deeper = Fusion(middle, name=f"fusion{depth}")(wide(s), deeper, t.shape[1:])
             loss = loss + hierarchical_context_loss(rebuilt, t)
-        ramp = jnp.minimum((jnp.floor(batch.epoch) + 1) / max(self.warmup_epochs, 1), 1)
-        loss = self.weight * ramp.astype(loss.dtype) * loss
+        loss = self.weight * ramp(batch.epoch, self.warmup_epochs).astype(loss.dtype) * loss
         return loss, {"ReviewKD": loss}

@@ -1,14 +1,14 @@
-"""RKD: distances between the examples of the batch, and the angles that any three of them make.
+"""RKD: the distances between the examples of the batch, and the angles in every triplet of examples.
 
     d_ij = ||f_i - f_j||_2 / mean over i != j,   a_ijk = cos(f_j - f_i, f_k - f_i),   h = Huber's loss with threshold 1
     loss = weight * (distance_weight * mean_ij h(d^s_ij - d^t_ij) + angle_weight * mean_ijk h(a^s_ijk - a^t_ijk))
 
 Paper: Park, Kim, Lu, Cho. Relational Knowledge Distillation. CVPR 2019. arXiv:1904.05068.
 
-The paper sums over pairs and triplets; means, over all B^2 and B^3 entries (those of an example with itself are zero),
-and the weights 25 and 50 are those of the paper's classification experiments and of the benchmarks. Distances below
-1e-6 count as 1e-6 and directions between equal examples as zero, both without a gradient. Features are the embeddings;
-their widths may differ. Differences take B^2 D numbers, angles B^3.
+The paper sums over pairs and triplets. The means over all B^2 and B^3 entries (those of an example with itself are
+zero) and the weights 25 and 50 are those of the paper's classification experiments and of the benchmarks. A distance
+below 1e-6 counts as 1e-6, and the direction between equal examples as zero; neither has a gradient. The features are
+the embeddings; their widths may differ. Differences take B^2 D numbers, angles B^3.
 """
 
 import flax.linen as nn
@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from distiller.base import Distiller
 from distiller.normalised import embedding, flat, off_diagonal, unit
+from options import not_negative
 
 
 def relations(feature: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -59,8 +60,8 @@ class RKD(Distiller):
         distance_weight, angle_weight: of the two terms.
     """
 
-    distance_weight: float = 25.0
-    angle_weight: float = 50.0
+    distance_weight: float = not_negative(25.0)
+    angle_weight: float = not_negative(50.0)
 
     @nn.compact
     def __call__(self, student, teacher, batch):

@@ -1,4 +1,4 @@
-"""SDD: what the teacher sees in each region of the image, at several scales.
+"""SDD: the teacher's class scores for each region of the image, at several scales.
 
     loss = weight * ramp * mean_b mean_cells c_b,cell * DKD(z_s[b, cell], z_t[b, cell])
     z[b, cell]: the network's classifier on the mean of its last map over the cell; m x m cells for every m in scales
@@ -6,16 +6,16 @@
 
 Paper: Wei, Luo, Luo. Scale Decoupled Distillation. CVPR 2024. arXiv:2403.13512; its SD-DKD.
 
-`scales` are (1, 2, 4) for networks of different families, (1, 2) for those of the same. alpha, beta and temperature are
-DKD's (distiller/dkd.py), the warm-up of 30 epochs is the paper's. The mean is over the labelled rows of the batch.
+`scales` are (1, 2, 4) for networks of different families, (1, 2) for those of the same. alpha, beta and temperature
+are DKD's (dkd.py); the warm-up of 30 epochs is the paper's. The mean is over the labelled rows of the batch.
 
-Deviations. The paper adds the cells' losses up; its code averages them, as here: the paper's sum is `weight` = number
-of cells (21). The paper compares classes, as here; its code compares whether they are right, which differs where the
-teacher is wrong about cell and image in different ways. The code pools the coarser cells from the 4x4 ones, which
-differs where 4 does not divide the map.
+Deviations. The paper sums the cells' losses; its code averages them, as here. The paper's sum is `weight` = number of
+cells (21). The paper compares the classes of cell and image, as here. Its code compares whether both are right, which
+differs where the teacher is wrong about cell and image in different ways. The code pools the coarser cells from the
+4x4 ones, which differs where 4 does not divide the map.
 
-It needs networks whose embedding is the mean of a map over its positions, the tap `final`: all but ViT (a class token)
-and ConvNeXt (a norm after the mean), which are refused.
+SDD needs networks whose embedding is the mean of a map over its positions, the tap `final`. ViT (a class token) and
+ConvNeXt (a norm after the mean) are refused.
 """
 
 import flax.linen as nn
@@ -27,7 +27,7 @@ from distiller.dkd import decoupled_rows
 from distiller.spatial import adaptive_average_pool
 from distiller.target import labelled_mean, ramp, refuse_two_classes
 from models import Outputs
-from registry import UserError
+from options import not_negative, positive
 
 
 def pooled_map(outputs: Outputs, who: str) -> jax.Array:
@@ -35,10 +35,10 @@ def pooled_map(outputs: Outputs, who: str) -> jax.Array:
 
     Args:
         outputs: a network's.
-        who: "student" or "teacher", for the error.
+        who: "student" or "teacher", for the message.
 
     Raises:
-        ValueError: the network's embedding is no mean of a map.
+        ValueError: the network's embedding is not the mean of a map.
     """
     if "final" not in outputs.features:
         raise ValueError(
@@ -53,7 +53,7 @@ def cell_logits(outputs: Outputs, who: str, scales: tuple[int, ...]) -> jax.Arra
 
     Args:
         outputs: a network's.
-        who: "student" or "teacher", for the error.
+        who: "student" or "teacher", for the message.
         scales: m for m x m cells.
 
     Returns:
@@ -78,18 +78,16 @@ class SDD(Distiller):
         warmup_epochs: epochs over which the loss rises to its weight.
     """
 
-    scales: tuple[int, ...] = (1, 2, 4)
-    complementary: float = 2.0
-    alpha: float = 1.0
-    beta: float = 8.0
-    temperature: float = 4.0
-    warmup_epochs: int = 30
+    scales: tuple[int, ...] = positive((1, 2, 4))
+    complementary: float = not_negative(2.0)
+    alpha: float = not_negative(1.0)
+    beta: float = not_negative(8.0)
+    temperature: float = positive(4.0)
+    warmup_epochs: int = not_negative(30)
 
     @nn.compact
     def __call__(self, student, teacher, batch):
         refuse_two_classes("SDD", student.logits)
-        if not self.scales or min(self.scales) < 1:
-            raise UserError(f"SDD's scales must be whole numbers above 0, one or more; got {tuple(self.scales)}.")
         cells = matched(cell_logits(student, "student", self.scales), cell_logits(teacher, "teacher", self.scales))
         other = jnp.argmax(cells[1], axis=-1) != jnp.argmax(teacher.logits, axis=-1)
         emphasis = jnp.where(other, self.complementary, 1.0).astype(cells[0].dtype)

@@ -4,13 +4,13 @@
 
 Paper: Hinton, Vinyals, Dean. Distilling the Knowledge in a Neural Network. NIPS workshop 2014. arXiv:1503.02531.
 
-Weights are those of the CIFAR-100 benchmarks (0.1 cross-entropy, 0.9 distillation, T = 4); the paper gives none.
-The paper minimises the cross-entropy with the soft targets; the divergence differs from it by the teacher's entropy,
-a constant, and is zero where the student equals the teacher.
+The weights are those of the CIFAR-100 benchmarks (0.1 cross-entropy, 0.9 distillation, T = 4); the paper gives none.
+The paper minimises the cross-entropy with the soft targets. The divergence differs from the cross-entropy by the
+teacher's entropy, a constant, and is zero where the student equals the teacher.
 
 `standardize` is the logit standardisation (LSKD) of Sun, Ren, Li, Wang, Cao. Logit Standardization in Knowledge
-Distillation. CVPR 2024. arXiv:2403.01427: z is replaced by (z - mean(z)) / (std(z) + 1e-7), per row, in both networks.
-Its CIFAR-100 recipe is weight 9, temperature 2, ce_weight 0.1.
+Distillation. CVPR 2024. arXiv:2403.01427: (z - mean(z)) / (std(z) + 1e-7) replaces each row z, in both networks. Its
+CIFAR-100 recipe is weight 9, temperature 2, ce_weight 0.1.
 """
 
 import flax.linen as nn
@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from distiller.base import Distiller, matched, wide
 from distiller.target import refuse_two_classes
+from options import not_negative, positive
 
 
 def standardize(logits: jax.Array) -> jax.Array:
@@ -72,9 +73,9 @@ class SoftLogits(Distiller):
         standardize: both networks' logits are standardised per row first (LSKD: with weight 9, temperature 2).
     """
 
-    weight: float = 0.9
-    ce_weight: float = 0.1
-    temperature: float = 4.0
+    weight: float = not_negative(0.9)
+    ce_weight: float = not_negative(0.1)
+    temperature: float = positive(4.0)
     standardize: bool = False
 
     @nn.compact

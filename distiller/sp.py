@@ -1,12 +1,12 @@
-"""SP: which examples of the batch excite the last stage alike.
+"""SP: the similarity of the batch's examples in the last stage.
 
     G = F F^T with F [B, HWC],   G~ = rows of G over their L2 norm
     loss = weight * sum_ij (G~^s_ij - G~^t_ij)^2 / B^2
 
 Paper: Tung, Mori. Similarity-Preserving Knowledge Distillation. ICCV 2019. arXiv:1907.09682.
 
-On the last stage alone, weight 3000, as the benchmarks do. Resolutions, channels
-and tokens may differ: only the B x B matrices are compared.
+As in the benchmarks, the last stage alone is compared, with weight 3000. Only B x B matrices are compared, so
+resolutions, channels and tokens may differ.
 """
 
 import flax.linen as nn
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from distiller.base import Distiller
 from distiller.normalised import flat, last_stages, unit
+from options import not_negative
 
 
 def similarity(feature: jax.Array) -> jax.Array:
@@ -34,7 +35,7 @@ class SP(Distiller):
     Paper: Tung, Mori, ICCV 2019, arXiv:1907.09682
     """
 
-    weight: float = 3000.0
+    weight: float = not_negative(3000.0)
 
     @nn.compact
     def __call__(self, student, teacher, batch):

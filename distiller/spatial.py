@@ -1,4 +1,4 @@
-"""Bringing the feature maps of two networks together: which stages pair up, and at which resolution."""
+"""Two networks' feature maps side by side: pairs of stages, and one resolution."""
 
 import math
 
@@ -13,7 +13,7 @@ from models.vit import token_map
 def as_map(feature: jax.Array) -> jax.Array:
     """A feature map [B, H, W, C] as it is; a transformer's tokens [B, N, D] as the square map of its patches.
 
-    Tokens in front that make no square (class, distillation) are left out.
+    Leading tokens that make no square (class, distillation) are left out.
     """
     if feature.ndim != 3:
         return feature
@@ -23,12 +23,12 @@ def as_map(feature: jax.Array) -> jax.Array:
 def stage_pairs(student: dict, teacher: dict, suffix: str = "") -> list[tuple[jax.Array, jax.Array]]:
     """Pairs every stage of the shallower network with one of the deeper.
 
-    Equal numbers pair in order. Of a network with more stages, evenly spread ones are taken and the last meets the
-    last: of 3 against 4 stages the pairs are (1, 1), (2, 2), (3, 4).
+    Equal numbers of stages pair in order. Of the network with more stages, evenly spread ones are taken, and the last
+    stages always pair: for 3 and 4 stages the pairs are (1, 1), (2, 2), (3, 4).
 
     Args:
         student, teacher: `Outputs.features`.
-        suffix: "" for the stage outputs, "_preact" for what is before their last ReLU.
+        suffix: "" for the stages' outputs, "_preact" for the taps before their last ReLU.
 
     Raises:
         ValueError: a network that has no such taps.
@@ -69,7 +69,7 @@ def _pooling_matrix(size: int, cells: int) -> np.ndarray:
 def match_resolution(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Average-pools the larger of two maps [B, H, W, C] (each axis by itself) to the smaller one's size.
 
-    Tokens [B, N, D] are taken `as_map`.
+    Tokens [B, N, D] become maps by `as_map`.
     """
     a, b = as_map(a), as_map(b)
     height, width = min(a.shape[1], b.shape[1]), min(a.shape[2], b.shape[2])

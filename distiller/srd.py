@@ -1,4 +1,4 @@
-"""SRD: the teacher's embedding by a linear projection, both batch-normalised, and its probabilities.
+"""SRD: the teacher's embedding, batch-normalised, from a linear projection of the student's, and its probabilities.
 
     loss = weight * (feature_weight * log sum_bk |BN(W f_s + b) - BN(f_t)|^alpha + T^2 mean_b KL(teacher || student))
 
@@ -6,8 +6,8 @@ Paper: Miles, Mikolajczyk. Understanding the Role of the Projector in Knowledge 
 arXiv:2303.11098.
 
 Form and numbers are those of the authors' ImageNet code: alpha 4, feature_weight 2, T = 1, batch norms without
-parameters by the batch's statistics (epsilon 1e-4), a projection with bias. 1e-8 is added to the sum so that equal
-features give a number; the loss is unbounded below in principle and may be negative.
+parameters by the batch's statistics (epsilon 1e-4), a projection with bias. 1e-8 is added to the sum, so that equal
+features give a number. The loss is unbounded below in principle and may be negative.
 """
 
 import flax.linen as nn
@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from distiller.base import Distiller, matched
 from distiller.normalised import Linear, batch_normalised, embedding
 from distiller.soft_logits import kl_divergence
+from options import at_least, not_negative, positive
 
 
 def log_sum_distance(student: jax.Array, teacher: jax.Array, alpha: float = 4.0) -> jax.Array:
@@ -48,10 +49,10 @@ class SRD(Distiller):
         temperature: T of the probabilities, dimensionless.
     """
 
-    weight: float = 1.0
-    feature_weight: float = 2.0
-    alpha: float = 4.0
-    temperature: float = 1.0
+    weight: float = not_negative(1.0)
+    feature_weight: float = not_negative(2.0)
+    alpha: float = at_least(1.0, 4.0)
+    temperature: float = positive(1.0)
 
     @nn.compact
     def __call__(self, student, teacher, batch):

@@ -1,4 +1,4 @@
-"""The labelled class and the others: what the methods that read labels share."""
+"""The labelled class and the other classes: functions shared by the methods that read labels."""
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,7 @@ def refuse_two_classes(method: str, logits: jax.Array, why: str = "with one clas
     """Raises `ValueError` if `logits` [B, K] have fewer than 3 classes.
 
     Args:
-        method: the name to blame.
+        method: the method's name, for the message.
         logits: [B, K].
         why: the beginning of the reason, which ends in "distribution is constant".
     """
@@ -42,5 +42,5 @@ def refuse_two_classes(method: str, logits: jax.Array, why: str = "with one clas
 
 
 def ramp(epoch: jax.Array, warmup_epochs: int) -> jax.Array:
-    """min((whole epochs done + 1) / warmup_epochs, 1), as the reference codes count: never 0. 1 without a warm-up."""
+    """min((whole epochs done + 1) / warmup_epochs, 1), as in the reference codes: never 0, and 1 without a warm-up."""
     return jnp.minimum((jnp.floor(epoch) + 1.0) / max(warmup_epochs, 1), 1.0)

@@ -1,15 +1,16 @@
-"""VID: as much information about the teacher's features as the student can be made to carry.
+"""VID: a lower bound of the mutual information between the student's and the teacher's stages.
 
     loss = weight * sum_stages mean_{b,h,w,c} ((mu(f_s)_c - f_tc)^2 / v_c + log v_c) / 2,   v = softplus(a) + 1e-5
 
-the negative log-likelihood of a Gaussian (without its constant), which bounds the mutual information from below.
+This is the negative log-likelihood of a Gaussian, without its constant. Its negative bounds the information from
+below.
 
 Paper: Ahn, Hu, Damianou, Lawrence, Dai. Variational Information Distillation for Knowledge Transfer. CVPR 2019.
 arXiv:1904.05835, equations 5 and 6.
 
-mu is three 1x1 convolutions without bias with ReLUs between, as wide as the teacher, and the variance v, one number a
-channel, begins at 5 and learns, as in RepDistiller (mdistiller's never learns: it is no parameter there). The larger
-map is average-pooled to the smaller. The loss can be negative.
+mu is three 1x1 convolutions without bias, as wide as the teacher, with ReLUs between. The variance v, one number a
+channel, starts at 5 and learns, as in RepDistiller (mdistiller's is no parameter and never learns). The larger map is
+average-pooled to the smaller. The loss can be negative.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""VkD: the teacher's pooled last stage, normalised, by a projection of the student's that keeps angles and lengths.
+"""VkD: the teacher's pooled and normalised last stage, from a projection of the student's that keeps angles.
 
     P = orthogonal [D_s, D_t],   loss = weight * mean_bk h(z_s P - normalise(z_t)),   h = Huber's loss with threshold 1
 
@@ -9,9 +9,9 @@ z is the mean over positions of the last stage: tokens of patches or places of a
 (classification) or, with `whiten`, decorrelated over the batch, which the paper does for generation. The authors add
 the divergence of the class probabilities by its own weight: `SoftLogits+VkD`.
 
-P is a part of the rotation (I + A)^-1 (I - A), Cayley's map of a skew-symmetric A = W - W^T; W is what is learned. It
-reaches every rotation that has no eigenvalue -1, with one linear solve in the wider of both widths and bounded
-gradients. Of a student wider than the teacher the columns, else the rows of P are orthonormal.
+P is a part of the rotation (I + A)^-1 (I - A), Cayley's map of a skew-symmetric A = W - W^T. W is the parameter. The
+map reaches every rotation that has no eigenvalue -1, with one linear solve in the wider of both widths and bounded
+gradients. If the student is wider than the teacher, the columns of P are orthonormal, else its rows.
 """
 
 import flax.linen as nn
@@ -22,6 +22,7 @@ from distiller.base import Distiller, matched, wide
 from distiller.normalised import last_stages
 from distiller.rkd import huber
 from distiller.spatial import as_map
+from options import not_negative
 
 
 def orthogonal(weight: jax.Array, rows: int, columns: int) -> jax.Array:
@@ -45,7 +46,7 @@ def layer_normalised(x: jax.Array, epsilon: float = 1e-5) -> jax.Array:
 def whitened(x: jax.Array, epsilon: float = 1e-5) -> jax.Array:
     """[B, D], centred, times (covariance + epsilon)^-1/2: uncorrelated and, as far as B goes, of variance 1.
 
-    Gets no gradient: it is meant for the teacher.
+    No gradient flows back: the function is for the teacher.
     """
     x = jax.lax.stop_gradient(x)
     left, values, right = jnp.linalg.svd(x - jnp.mean(x, axis=0), full_matrices=False)
@@ -70,10 +71,10 @@ class VkD(Distiller):
     Paper: Miles, Elezi, Deng, CVPR 2024, arXiv:2403.06213
 
     Attributes:
-        whiten: the teacher's features are whitened over the batch instead of layer-normalised.
+        whiten: whiten the teacher's features over the batch instead of layer-normalising them.
     """
 
-    weight: float = 1.0
+    weight: float = not_negative(1.0)
     whiten: bool = False
 
     @nn.compact

@@ -1,4 +1,4 @@
-"""WKDFeature: mean and deviation of each of the teacher's channels in the last stage, by the Wasserstein distance.
+"""WKDFeature: mean and deviation of each channel of the teacher's last stage, by the Wasserstein distance.
 
     In each of grid x grid cells every channel is a Gaussian with mean m and deviation d over the positions; then
     loss = weight * mean over cells and batch of sum_c (ratio * (m^s_c - m^t_c)^2 + (d^s_c - d^t_c)^2)
@@ -6,11 +6,11 @@
 Paper: Lv, Yang, Li. Wasserstein Distance Rivals Kullback-Leibler Divergence for Knowledge Distillation. NeurIPS 2024.
 arXiv:2412.08139 (its WKD-F).
 
-As in the authors' code: Gaussians with a diagonal covariance, deviation sqrt(variance + 1e-5) with n - 1 (a cell of one
-position has variance 0), and the student passes a 1x1 convolution, batch norm and ReLU first, which suits a teacher
-whose stage ends in a ReLU; `relu=False` leaves it out for others. Published weights lie between 0.08 and 0.3, ratios
-between 3 and 4; the authors also let the weight fall to zero by a cosine over the last epochs, which is left out here.
-Statistics need no equal resolutions: every map is cut into the same cells.
+As in the authors' code, the Gaussians have a diagonal covariance and the deviation sqrt(variance + 1e-5) with n - 1 (a
+cell of one position has variance 0). The student first passes a 1x1 convolution, batch norm and ReLU, which suits a
+teacher whose stage ends in a ReLU; `relu=False` leaves the ReLU out for other teachers. Published weights lie between
+0.08 and 0.3, ratios between 3 and 4. The authors also lower the weight to zero by a cosine over the last epochs, which
+is left out here. Every map is cut into the same cells, so resolutions may differ.
 """
 
 import flax.linen as nn
@@ -18,8 +18,10 @@ import jax
 import jax.numpy as jnp
 
 from distiller.base import Distiller, matched, wide
-from distiller.normalised import ConvNorm, last_stages
+from distiller.connectors import ConvNorm
+from distiller.normalised import last_stages
 from distiller.spatial import as_map
+from options import not_negative, positive
 
 
 def cell_statistics(feature: jax.Array, grid: int = 1, epsilon: float = 1e-5) -> tuple[jax.Array, jax.Array]:
@@ -75,9 +77,9 @@ class WKDFeature(Distiller):
         relu: the student's projection ends in a ReLU.
     """
 
-    weight: float = 0.08
-    ratio: float = 4.0
-    grid: int = 1
+    weight: float = not_negative(0.08)
+    ratio: float = not_negative(4.0)
+    grid: int = positive(1)
     relu: bool = True
 
     @nn.compact

@@ -1,20 +1,20 @@
-"""WKDLogit: the teacher's class probabilities, compared with regard to how similar its classes are.
+"""WKDLogit: the teacher's class probabilities, compared by a transport cost between similar and dissimilar classes.
 
     loss = weight * mean_b (-t_y log s_y + gamma * W(s', t')),   t, s = softmax(z),   y the label
     W(a, b) = sum_ij q_ij c_ij,   t', s' = softmax(z / T) over the classes other than y
 
-q is the entropic transport plan between a and b with costs c, from Sinkhorn's iterations at regularisation
+q is the entropic transport plan between a and b with costs c, from Sinkhorn's iterations with the regularisation
 `sinkhorn_lambda`; c_ij = 1 - cosine of the teacher's prototypes of the classes i and j.
 
 Paper: Lv, Yang, Li. Wasserstein Distance Rivals Kullback-Leibler Divergence for Knowledge Distillation. NeurIPS 2024.
 arXiv:2412.08139, the logit part (WKD-L).
 
 The prototypes are the rows of the teacher's classifier, one of the paper's choices, read through `Outputs.classify`.
-As in the released code c is max(c, 0) + 1e-8 and `epsilon` = 1e-8 is added to Sinkhorn's denominators. That is no
-small matter: at sinkhorn_lambda 0.05 a cost of 1, usual for unrelated classes, makes a kernel of exp(-20) = 2e-9, so
-mass that would have to go that far is partly dropped. Published numbers were made so; epsilon 0 is the paper's
-algorithm. Published recipes take gamma 200 to 600 and T 6 to 8; that they lower gamma with a cosine at the end of the
-training is left out: a method does not know its end. The mean is over the labelled rows of the batch.
+As in the released code, c is max(c, 0) + 1e-8, and `epsilon` = 1e-8 is added to Sinkhorn's denominators. This epsilon
+matters: at sinkhorn_lambda 0.05 a cost of 1, usual for unrelated classes, makes a kernel of exp(-20) = 2e-9, so that
+the plan drops a part of the mass that would have to move so far. The published numbers rest on this epsilon; epsilon 0
+is the paper's algorithm. Published recipes have gamma 200 to 600 and T 6 to 8. Their cosine that lowers gamma at the
+end of the training is left out: a method does not know the end. The mean is over the labelled rows of the batch.
 """
 
 import flax.linen as nn
@@ -23,7 +23,9 @@ import jax.numpy as jnp
 
 from distiller.base import Distiller, matched, wide
 from distiller.nkd import target_rows
+from distiller.normalised import embedding, unit
 from distiller.target import labelled_mean, refuse_two_classes
+from options import not_negative, positive
 
 
 def class_costs(prototypes: jax.Array) -> jax.Array:
@@ -35,22 +37,17 @@ def class_costs(prototypes: jax.Array) -> jax.Array:
     Returns:
         [K, K] in [0, 2].
     """
-    norms = jax.lax.rsqrt(jnp.sum(jnp.square(prototypes), axis=1, keepdims=True) + 1e-24)
-    unit = prototypes * norms
-    return 1.0 - unit @ unit.T
+    directions = unit(prototypes)
+    return 1.0 - directions @ directions.T
 
 
 def classifier_rows(outputs) -> jax.Array:
-    """The weights [K, D] of a network's classifier, found by asking it about every unit vector.
+    """The weights [K, D] of a network's classifier, read from its logits for every unit vector.
 
     Raises:
-        ValueError: a network without an `embedding` or a classifier.
+        ValueError: the teacher has no tap `embedding`.
     """
-    if "embedding" not in outputs.features:
-        raise ValueError(
-            f"WKDLogit needs the teacher's 'embedding'; it has {sorted(outputs.features) or 'logits only'}."
-        )
-    width = outputs.features["embedding"].shape[-1]
+    width = embedding(outputs, "teacher").shape[-1]
     units = jnp.concatenate([jnp.eye(width), jnp.zeros((1, width))])
     logits = outputs.classify(units)
     return (logits[:-1] - logits[-1:]).T
@@ -129,15 +126,15 @@ class WKDLogit(Distiller):
         gamma: weight of the transport cost against the target's term.
         temperature: T of the other classes, dimensionless.
         sinkhorn_lambda: entropic regularisation, in units of the cost.
-        iterations: of Sinkhorn's algorithm.
-        epsilon: added to its denominators; 0 is the paper's algorithm.
+        iterations: number of Sinkhorn's iterations.
+        epsilon: added to Sinkhorn's denominators; 0 is the paper's algorithm.
     """
 
-    gamma: float = 200.0
-    temperature: float = 8.0
-    sinkhorn_lambda: float = 0.05
-    iterations: int = 10
-    epsilon: float = 1e-8
+    gamma: float = not_negative(200.0)
+    temperature: float = positive(8.0)
+    sinkhorn_lambda: float = positive(0.05)
+    iterations: int = positive(10)
+    epsilon: float = not_negative(1e-8)
 
     @nn.compact
     def __call__(self, student, teacher, batch):

@@ -74,9 +74,14 @@ def keys():
     return {"params": jax.random.key(0), "method": jax.random.key(1)}
 
 
-def loss_of(method, variables, student, teacher, batch):
-    """The loss as the strategies ask for it: what the method remembers may change."""
+def asked(method, variables, student, teacher, batch):
+    """((loss, terms), memory) as the strategies ask for them: what the method remembers may change."""
     mutable = [collection for collection in variables if collection != "params"]
     teacher = jax.lax.stop_gradient(teacher)
     rngs = {"method": jax.random.key(2)}
-    return method.apply(variables, student, teacher, batch, rngs=rngs, mutable=mutable)[0][0]
+    return method.apply(variables, student, teacher, batch, rngs=rngs, mutable=mutable)
+
+
+def loss_of(method, variables, student, teacher, batch):
+    """The loss as the strategies ask for it."""
+    return asked(method, variables, student, teacher, batch)[0][0]

@@ -39,7 +39,7 @@ def test_only_the_teachers_signs_count_and_beyond_the_margin_nothing_is_asked():
 def test_after_the_first_phase_there_are_the_labels_alone(batch):
     student, teacher = network(3, 0), network(5, 1)
     method = distiller.create("AB", warmup_epochs=2)
-    variables = method.init(jax.random.key(0), student, teacher, batch)
+    variables = jax.jit(method.init)(jax.random.key(0), student, teacher, batch)
     assert (method.first_phase_epochs, method.first_phase_learns) == (2, ("student", "method"))
 
     @jax.jit
@@ -70,4 +70,4 @@ def test_deeper_stages_weigh_twice_as_much(batch):
 def test_networks_without_the_taps_are_refused_by_role(batch):
     without = Outputs(jnp.zeros((4, 2)), {"stage1": jnp.zeros((4, 6, 6, 3))})
     with pytest.raises(ValueError, match=r"The teacher has no taps stage1_preact .*'stage1'"):
-        distiller.create("AB").init(jax.random.key(0), network(3, 0), without, batch)
+        jax.jit(distiller.create("AB").init)(jax.random.key(0), network(3, 0), without, batch)

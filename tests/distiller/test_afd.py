@@ -31,7 +31,7 @@ def test_the_scale_of_each_channel_does_not_matter():
 def test_attention_is_a_two_layer_squeeze_and_excitation_that_sums_to_one():
     (x,) = arrays(T)
     layer = Attention(0.6)
-    params = layer.init(jax.random.key(0), x)["params"]
+    params = jax.jit(layer.init)(jax.random.key(0), x)["params"]
     hidden = np.maximum(T.mean((1, 2)) @ params["squeeze"]["kernel"] + params["squeeze"]["bias"], 0)
     assert hidden.shape == (3, 3)
     raw = 1 / (1 + np.exp(-(hidden @ params["excite"]["kernel"] + params["excite"]["bias"])))
@@ -51,13 +51,13 @@ def test_only_unequal_channels_are_connected_and_stages_are_averaged(batch):
     student = Outputs(jnp.zeros((3, 2)), {"stage1": s, "stage2": s})
     method = distiller.create("AFD", weight=1.0)
     same = Outputs(jnp.zeros((3, 2)), {"stage1": t, "stage2": s})
-    variables = method.init(jax.random.key(0), student, same, batch)
+    variables = jax.jit(method.init)(jax.random.key(0), student, same, batch)
     assert sorted(variables["params"]) == ["attention1", "attention2"]
     attention = Attention(1.0).apply({"params": variables["params"]["attention1"]}, t)
     found = method.apply(variables, student, same, batch)[0]
     np.testing.assert_allclose(found, attended_loss(s, t, attention) / 2, rtol=1e-6)
     unequal = Outputs(jnp.zeros((3, 2)), {"stage1": t, "stage2": other})
-    params = method.init(jax.random.key(0), student, unequal, batch)["params"]
+    params = jax.jit(method.init)(jax.random.key(0), student, unequal, batch)["params"]
     assert params["connector2"]["kernel"].shape == (1, 1, 5, 3)
     assert "connector1" not in params
 

@@ -11,14 +11,11 @@ import data
 import distiller
 import models
 
-PAIRS = [  # student, teacher
-    ("ResNet8", "ResNet8x4"),
-    ("MobileNetV2", "ResNet8x4"),
-    ("ShuffleNetV2", "WRN_16_1"),
-    ("VGG8", "ResNet8"),
-    ("ViT_Ti", "ResNet8"),
-    ("ResNet8", "ViT_Ti"),
-    ("ResNet8", "ConvNeXt_T"),
+PAIRS = [  # student, teacher: every family once, maps and tokens, three, four and five stages
+    ("VGG8", "WRN_16_1"),
+    ("MobileNetV2", "ViT_Ti"),
+    ("ViT_Ti", "ResNet8x4"),
+    ("ShuffleNetV2", "ConvNeXt_T"),
 ]
 NO_ACTIVATION = r"The (student|teacher) has no taps stage1_preact .*'stage1'.*Take a network that has them"
 # (method, network on either side) -> why the method refuses, and what it says
@@ -34,35 +31,36 @@ REFUSED = {
 IMAGE = (4, 32, 32, 3)
 
 
+OPTIONS = {"ViT_Ti": {"depth": 4}, "ConvNeXt_T": {"blocks": (1, 1, 1, 1)}}  # as many taps, less to trace
+TAPS = tuple({tap: None for name in distiller.names() for tap in distiller.create(name).gradient_taps})
+
+
 @functools.cache
-def answers(network, taps):
-    """Shapes and types of the network's `Outputs` for IMAGE, with gradients to these taps."""
-    model = models.create(network, 10)
+def variables(network):
+    """The network and the shapes of its variables."""
+    model = models.create(network, 10, **OPTIONS.get(network, {}))
+    return model, jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct(IMAGE, jnp.float32))
 
-    def forward(image):
-        return models.forward(model, model.init(jax.random.key(0), image), image, gradient_taps=taps)[0]
 
-    return jax.eval_shape(forward, jax.ShapeDtypeStruct(IMAGE, jnp.float32))
+@functools.cache
+def answers(network, with_gradients):
+    """Shapes and types of the network's `Outputs` for IMAGE, with gradients to all taps that a method reads or none."""
+    model, weights = variables(network)
+    forward = functools.partial(models.forward, model, gradient_taps=TAPS if with_gradients else ())
+    return jax.eval_shape(lambda v, x: forward(v, x)[0], weights, jax.ShapeDtypeStruct(IMAGE, jnp.float32))
 
 
 def loss_shapes(name, student, teacher):
-    """Shapes of (loss, terms), and the method's variables before and after."""
+    """Shapes of (loss, terms)."""
     method = distiller.create(name)
     further = len(method.views) - 1
-    seen = [answers(network, method.gradient_taps) for network in (student, teacher)]
+    seen = [answers(network, bool(method.gradient_taps)) for network in (student, teacher)]
     seen = [outputs.replace(views=(outputs,) * further) for outputs in seen]
-    numbers = jnp.arange(IMAGE[0], dtype=jnp.int32)
-    image = jnp.zeros(IMAGE)
-    batch = data.Batch(image, numbers, numbers, jnp.float32(0), views=(image,) * further, examples=50)
-
-    def run(student, teacher, batch):
-        variables = method.init({"params": jax.random.key(0), "method": jax.random.key(1)}, student, teacher, batch)
-        memory = {key: value for key, value in variables.items() if key != "params"}
-        rngs = {"method": jax.random.key(2)}
-        result, kept = method.apply(variables, student, teacher, batch, rngs=rngs, mutable=list(memory))
-        return result, memory, dict(kept)
-
-    return jax.eval_shape(run, *seen, batch)
+    numbers = jax.ShapeDtypeStruct(IMAGE[:1], jnp.int32)
+    image, epoch = jax.ShapeDtypeStruct(IMAGE, jnp.float32), jax.ShapeDtypeStruct((), jnp.float32)
+    batch = data.Batch(image, numbers, numbers, epoch, views=(image,) * further, examples=50)
+    keys = {"params": jax.random.key(0), "method": jax.random.key(1)}
+    return jax.eval_shape(lambda *x: method.init_with_output(keys, *x)[0], *seen, batch)
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: "-".join(pair))
@@ -73,9 +71,8 @@ def test_a_method_takes_any_two_networks_or_says_why_not(name, pair):
         with pytest.raises(ValueError, match=f"(?s){reasons[0]}"):
             loss_shapes(name, *pair)
         return
-    (loss, terms), before, after = loss_shapes(name, *pair)
+    loss, terms = loss_shapes(name, *pair)
     assert {(x.shape, x.dtype) for x in (loss, *terms.values())} == {((), np.dtype("float32"))}
-    assert before == after
 
 
 def test_every_refusal_is_of_a_method_and_a_network_here():

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distiller.connectors import BatchNorm, Connector
+from distiller.connectors import BatchNorm, Connector, ConvNorm
 
 X = jnp.asarray(np.random.RandomState(0).standard_normal((5, 4, 3, 6)) * 3 + 2, jnp.float32)
 
@@ -18,7 +18,7 @@ def kernels(connector, shape):
 
 def test_batch_norm_is_that_of_the_batch_and_keeps_no_statistics():
     module = BatchNorm()
-    variables = module.init(jax.random.key(0), X)
+    variables = jax.jit(module.init)(jax.random.key(0), X)
     assert set(variables) == {"params"}
     y = module.apply({"params": {"scale": jnp.full(6, 2.0), "bias": jnp.full(6, -1.0)}}, X)
     wide = np.asarray(X, np.float64)
@@ -29,10 +29,21 @@ def test_batch_norm_is_that_of_the_batch_and_keeps_no_statistics():
 def test_batch_norm_of_a_constant_is_its_bias():
     constant = jnp.full((2, 2, 2, 3), 7.0)
     module = BatchNorm()
-    variables = module.init(jax.random.key(0), constant)
+    variables = jax.jit(module.init)(jax.random.key(0), constant)
     value, gradient = jax.value_and_grad(lambda x: jnp.sum(module.apply(variables, x)))(constant)
     assert value == 0
     assert np.isfinite(gradient).all()
+
+
+def test_a_convolution_with_norm_is_the_convolution_normalised():
+    layer = ConvNorm(7, 3)
+    variables = jax.jit(layer.init)(jax.random.key(0), X)
+    assert set(variables) == {"params"}
+    norm = {"scale": jnp.full(7, 2.0), "bias": jnp.full(7, 3.0)}
+    found = layer.apply({"params": {**variables["params"], "BatchNorm_0": norm}}, X)
+    assert found.shape == (5, 4, 3, 7)
+    np.testing.assert_allclose(found.mean((0, 1, 2)), 3, atol=1e-5)
+    np.testing.assert_allclose(found.std((0, 1, 2)), 2, rtol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -60,6 +71,6 @@ def test_any_resolution_reaches_any_other(rows, columns, height, width):
 def test_tokens_become_a_map_and_those_in_front_are_left_out():
     tokens = jnp.asarray(np.random.RandomState(1).standard_normal((2, 17, 3)), jnp.float32)
     connector = Connector(5, 4, 4)
-    variables = connector.init(jax.random.key(0), tokens)
+    variables = jax.jit(connector.init)(jax.random.key(0), tokens)
     expected = connector.apply(variables, tokens[:, 1:].reshape(2, 4, 4, 3))
     np.testing.assert_array_equal(connector.apply(variables, tokens), expected)

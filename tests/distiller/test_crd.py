@@ -11,7 +11,6 @@ import data
 import distiller
 from distiller import crd
 from models import Outputs
-from registry import UserError
 
 N, D, B, K = 12, 4, 4, 6
 T, MOMENTUM = 0.07, 0.5
@@ -71,7 +70,7 @@ def test_three_steps_are_the_published_ones(monkeypatch):
         ([3, 1, 8, 9], [5, 4, 7, 6, 11, 4]),
     ]
     method = distiller.create("CRD", **OPTIONS)
-    variables = method.init(jax.random.key(3), outputs(0, 5), outputs(1, 7), batch(steps[0][0]))
+    variables = jax.jit(method.init)(jax.random.key(3), outputs(0, 5), outputs(1, 7), batch(steps[0][0]))
     params, memory = variables["params"], variables["memory"]
     np.testing.assert_array_equal(memory["normaliser"], [-1, -1])
     plain = Published(memory, params)
@@ -134,7 +133,7 @@ def test_what_counts_is_of_another_or_an_unknown_class_and_another_example():
 
 def test_a_label_once_seen_is_remembered_when_it_is_withheld():
     method, s, t = distiller.create("CRD", **OPTIONS), outputs(0, 5), outputs(1, 7)
-    variables = method.init(jax.random.key(3), s, t, batch([0, 1, 2, 3]))
+    variables = jax.jit(method.init)(jax.random.key(3), s, t, batch([0, 1, 2, 3]))
     rngs = {"method": jax.random.key(0)}
     _, first = method.apply(variables, s, t, batch([0, 1, 2, 3]), rngs=rngs, mutable="memory")
     withheld = batch([0, 1, 4, 5], label=[-1] * B)
@@ -153,7 +152,7 @@ def test_with_no_negative_left_only_the_positive_counts():
 @pytest.mark.parametrize("outside", [N, N + 5, -1])
 def test_an_index_outside_gives_nan_and_touches_nobodys_memory(outside):
     method, s, t = distiller.create("CRD", **OPTIONS), outputs(0, 5), outputs(1, 7)
-    variables = method.init(jax.random.key(3), s, t, batch([0, 1, 2, 3]))
+    variables = jax.jit(method.init)(jax.random.key(3), s, t, batch([0, 1, 2, 3]))
     wrong = batch([0, 1, 2, 3]).replace(index=jnp.array([0, 1, 2, outside]))
     (loss, _), changed = method.apply(variables, s, t, wrong, rngs={"method": jax.random.key(0)}, mutable="memory")
     assert np.isnan(loss)
@@ -189,12 +188,6 @@ def test_the_memory_has_a_row_per_example():
         method.apply(variables, s, t, batch([0, 1, 2, 3], examples=20), rngs={"method": key})
 
 
-@pytest.mark.parametrize("option", ["negatives", "feat_dim", "temperature"])
-def test_sizes_of_zero_are_refused(option):
-    with pytest.raises(UserError, match=f"'{option}' must be above 0"):
-        distiller.create("CRD", **{option: 0})
-
-
 def test_memories_start_as_published():
     variables = distiller.create("CRD", **OPTIONS, examples=500).init(
         jax.random.key(0), outputs(0, 5), outputs(1, 7), batch([0, 1, 2, 3], examples=0)
@@ -209,7 +202,7 @@ def test_memories_start_as_published():
 
 def test_both_projections_learn_and_negatives_change_with_the_key():
     method, s, t = distiller.create("CRD", **OPTIONS), outputs(0, 5), outputs(1, 7)
-    variables = method.init(jax.random.key(3), s, t, batch([0, 1, 2, 3]))
+    variables = jax.jit(method.init)(jax.random.key(3), s, t, batch([0, 1, 2, 3]))
 
     @jax.jit
     def run(params, key):

@@ -7,7 +7,6 @@ import distiller
 from distiller.ctkd import curriculum, reverse_gradient
 from distiller.soft_logits import kl_divergence
 from models import Outputs
-from registry import UserError
 
 S, T = (jnp.float32(x) for x in np.random.RandomState(0).standard_normal((2, 6, 5)) * 3)
 STUDENT, TEACHER = Outputs(S, {}), Outputs(T, {})
@@ -93,8 +92,3 @@ def test_the_student_does_not_learn_to_move_its_temperature(batch):
     x = jax.nn.relu(x @ params["hidden_layer"]["kernel"] + params["hidden_layer"]["bias"])
     temperature = 1.0 + 20.0 * jax.nn.sigmoid(x @ params["theta_layer"]["kernel"] + params["theta_layer"]["bias"])
     np.testing.assert_allclose(found, jax.grad(kl_divergence)(S, T, temperature), rtol=1e-4, atol=1e-6)
-
-
-def test_another_schedule_is_refused(batch):
-    with pytest.raises(UserError, match=r"schedule='step': CTKD has 'cosine' and 'linear'"):
-        init(distiller.create("CTKD", schedule="step"), batch)

@@ -47,13 +47,13 @@ def test_other_channels_are_named():
 def test_channels_are_taken_to_the_teachers_only_where_they_differ(batch):
     student, teacher = network((4, 4, 3), (2, 2, 5)), network((4, 4, 3), (2, 2, 6), seed=1)
     method = distiller.create("FSP", weight=1.0)
-    variables = method.init(jax.random.key(0), student, teacher, batch)
+    variables = jax.jit(method.init)(jax.random.key(0), student, teacher, batch)
     (kernel,) = jax.tree.leaves(variables)
     assert kernel.shape == (1, 1, 5, 6)
     (s1, s2), (t1, t2) = student.features.values(), teacher.features.values()
     loss, _ = method.apply(variables, student, teacher, batch)
     np.testing.assert_allclose(loss, flow_loss([s1, s2 @ kernel[0, 0]], [t1, t2]), rtol=1e-5)
-    assert not method.init(jax.random.key(0), student, student, batch)
+    assert not jax.jit(method.init)(jax.random.key(0), student, student, batch)
 
 
 def test_after_the_first_phase_there_are_the_labels_alone(batch):
@@ -69,4 +69,6 @@ def test_after_the_first_phase_there_are_the_labels_alone(batch):
 
 def test_one_stage_has_no_neighbour(batch):
     with pytest.raises(ValueError, match="pair only one"):
-        distiller.create("FSP").init(jax.random.key(0), network((4, 4, 3)), network((4, 4, 3), (2, 2, 3)), batch)
+        jax.jit(distiller.create("FSP").init)(
+            jax.random.key(0), network((4, 4, 3)), network((4, 4, 3), (2, 2, 3)), batch
+        )

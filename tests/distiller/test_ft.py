@@ -23,7 +23,7 @@ METHOD = distiller.create("FT", weight=1.0, warmup_epochs=2)
 
 @pytest.fixture(scope="module")
 def variables(batch):
-    return METHOD.init(jax.random.key(0), STUDENT, TEACHER, batch)
+    return jax.jit(METHOD.init)(jax.random.key(0), STUDENT, TEACHER, batch)
 
 
 @pytest.fixture(scope="module")
@@ -122,4 +122,4 @@ def test_the_factor_has_k_times_the_teachers_channels(k, width, batch):
 
 def test_a_factor_of_nothing_is_refused(batch):
     with pytest.raises(ValueError, match=r"k=0.01 .* 8 channels; give a larger k"):
-        distiller.create("FT", k=0.01).init(jax.random.key(0), STUDENT, TEACHER, batch)
+        jax.jit(distiller.create("FT", k=0.01).init)(jax.random.key(0), STUDENT, TEACHER, batch)

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distiller.normalised import ConvNorm, Linear, batch_normalised, last_stages, unit
+from distiller.normalised import Linear, batch_normalised, last_stages, unit
 from models import Outputs
 
 X = np.random.RandomState(0).standard_normal((3, 4, 5, 6))
@@ -42,18 +42,6 @@ def test_linear_computes_in_the_type_of_its_input():
         np.testing.assert_allclose(found, X[:, 0, 0] @ kernel + bias, rtol=1e-12)
     assert np.abs(kernel).max() <= 6**-0.5
     assert "bias" not in Linear(2, use_bias=False).init(jax.random.key(0), jnp.ones((1, 6)))["params"]
-
-
-def test_a_connectors_norm_needs_no_state_and_learns_scale_and_bias():
-    x, layer = jnp.asarray(X, jnp.float32), ConvNorm(7, 3)
-    variables = layer.init(jax.random.key(0), x)
-    assert set(variables) == {"params"}
-    found = np.asarray(layer.apply(variables, x))
-    assert found.shape == (3, 4, 5, 7)
-    np.testing.assert_allclose(found.mean((0, 1, 2)), 0, atol=1e-5)
-    np.testing.assert_allclose(found.std((0, 1, 2)), 1, rtol=1e-3)
-    shifted = {"params": {**variables["params"], "scale": jnp.full(7, 2.0), "bias": jnp.full(7, 3.0)}}
-    np.testing.assert_allclose(layer.apply(shifted, x), 2 * found + 3, rtol=1e-4, atol=1e-4)
 
 
 def test_the_last_stages_come_in_depth_order():

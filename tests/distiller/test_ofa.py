@@ -5,7 +5,7 @@ import pytest
 from scipy.special import log_softmax, softmax
 
 import distiller
-from distiller.ofa import BatchMoments, Exit, enhanced_loss
+from distiller.ofa import Exit, enhanced_loss
 from models import Outputs
 
 S, T = np.random.RandomState(0).standard_normal((2, 6, 5)) * 3
@@ -50,13 +50,6 @@ def test_a_constant_added_to_the_logits_is_not_seen():
     np.testing.assert_allclose(enhanced_loss(jnp.float32(S + 5), jnp.float32(T - 2), *args), expected, rtol=1e-5)
 
 
-def test_the_norm_has_the_batchs_moments():
-    x = jnp.float32(np.random.RandomState(1).standard_normal((6, 4, 4, 3)) * 5 + 2)
-    found = BatchMoments().apply({"params": {"scale": jnp.ones(3), "bias": jnp.zeros(3)}}, x)
-    np.testing.assert_allclose(found.mean((0, 1, 2)), 0, atol=1e-5)
-    np.testing.assert_allclose(found.std((0, 1, 2)), 1, rtol=1e-4)
-
-
 @pytest.mark.parametrize(
     ("shape", "steps", "expected"),
     [
@@ -90,10 +83,10 @@ def outputs(seed, stages, logits):
     "stages",
     [
         [(6, 8, 8, 4), (6, 4, 4, 8)],
-        [(6, 17, 8)] * 4,  # a class token and 16 patches
-        [(6, 18, 8)] * 6,  # DeiT's two tokens, every block a stage
+        [(6, 17, 8)] * 2,  # a class token and 16 patches
+        [(6, 18, 8)] * 3,  # DeiT's two tokens
     ],
-    ids=["maps", "tokens", "many"],
+    ids=["maps", "tokens", "two tokens"],
 )
 def test_every_stage_has_an_exit_that_learns(stages, batch):
     method = distiller.create("OFA", weight=2.0)

@@ -67,7 +67,7 @@ def test_the_margin_is_the_mean_of_the_negative_answers():
 def test_the_margin_in_memory_is_a_running_mean_from_the_first_step_on(batch):
     method, student = distiller.create("OFD"), network(3, 0)
     teachers = [network(5, seed, shift=0.3 * seed) for seed in (1, 2, 3)]
-    variables = method.init(jax.random.key(0), student, teachers[0], batch)
+    variables = jax.jit(method.init)(jax.random.key(0), student, teachers[0], batch)
     assert not any(np.any(x) for x in jax.tree.leaves(variables["memory"]))
     memory, total, weight = variables["memory"], 0.0, 0.0
     for teacher in teachers:
@@ -86,7 +86,7 @@ def test_deeper_stages_weigh_twice_as_much(batch):
     """Of equal stages with equal connectors, the loss is (1/4 + 1/2 + 1) of the last one's."""
     student, teacher = network(3, 0, 1), network(5, 1, 1)
     repeat = lambda x, n: x.replace(features={f"stage{i + 1}_preact": x.features["stage1_preact"] for i in range(n)})  # noqa: E731
-    one = distiller.create("OFD").init(jax.random.key(0), student, teacher, batch)
+    one = jax.jit(distiller.create("OFD").init)(jax.random.key(0), student, teacher, batch)
     params = {f"{kind}_{i}": one["params"][f"{kind}_0"] for kind in ("Conv", "BatchNorm") for i in range(3)}
     memory = {f"negative{i + 1}": one["memory"]["negative1"] for i in range(3)}
     loss, _ = distiller.create("OFD").apply(one, student, teacher, batch)

@@ -34,7 +34,7 @@ def test_terms_are_the_projected_embeddings_and_the_probabilities(batch):
     logits = [jnp.asarray(np.random.RandomState(i).standard_normal((6, 3)), jnp.float32) for i in (3, 4)]
     student, teacher = Outputs(logits[0], {"embedding": F32[0][:, :3]}), Outputs(logits[1], {"embedding": F32[1]})
     method = distiller.create("SRD", temperature=2.0, feature_weight=3.0)
-    variables = method.init(jax.random.key(0), student, teacher, batch)
+    variables = jax.jit(method.init)(jax.random.key(0), student, teacher, batch)
     layer = variables["params"]["projector"]
     _, terms = method.apply(variables, student, teacher, batch)
     projected = F32[0][:, :3] @ layer["kernel"] + layer["bias"]

@@ -20,7 +20,7 @@ def method():
 
 @pytest.fixture(scope="module")
 def variables(method, batch):
-    return method.init(jax.random.key(0), STUDENT, TEACHER, batch)
+    return jax.jit(method.init)(jax.random.key(0), STUDENT, TEACHER, batch)
 
 
 def test_it_is_scipys_density_up_to_the_constant():

@@ -69,7 +69,7 @@ def test_tokens_of_patches_are_pooled_and_the_teacher_is_normalised(whiten, batc
     tokens, stage = (jnp.asarray(random.standard_normal(s), jnp.float32) for s in ((6, 5, 3), (6, 2, 2, 7)))
     student, teacher = Outputs(jnp.zeros((6, 2)), {"stage1": tokens}), Outputs(jnp.zeros((6, 2)), {"stage1": stage})
     method = distiller.create("VkD", whiten=whiten)
-    variables = method.init(jax.random.key(0), student, teacher, batch)
+    variables = jax.jit(method.init)(jax.random.key(0), student, teacher, batch)
     projection = orthogonal(variables["params"]["weight_matrix"], 3, 7)
     target = (whitened if whiten else layer_normalised)(stage.mean((1, 2)))
     expected = projection_loss(tokens[:, 1:].mean(1), target, projection)  # without the class token

@@ -56,6 +56,6 @@ def test_the_projection_ends_in_a_relu_on_request(batch):
     losses = {}
     for relu in (True, False):
         method = distiller.create("WKDFeature", weight=1.0, relu=relu)
-        variables = method.init(jax.random.key(0), student, teacher, batch)
+        variables = jax.jit(method.init)(jax.random.key(0), student, teacher, batch)
         losses[relu] = method.apply(variables, student, teacher, batch)[0]
     assert losses[True] > losses[False]  # a mean of -1 is out of a ReLU's reach

@@ -99,7 +99,7 @@ def test_the_released_epsilon_drops_what_is_dear_to_move():
 
 def test_a_teacher_without_classifier_or_embedding_is_refused(batch):
     student, method = Outputs(jnp.float32(S), {}), distiller.create("WKDLogit")
-    with pytest.raises(ValueError, match="WKDLogit needs the teacher's 'embedding'; it has logits only"):
+    with pytest.raises(ValueError, match="The teacher has no tap 'embedding'; it has logits only"):
         method.apply({}, student, Outputs(jnp.float32(T), {}), batch)
     with pytest.raises(ValueError, match="no classifier"):
         method.apply({}, student, teacher_outputs().replace(head=None), batch)
