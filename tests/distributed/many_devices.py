@@ -45,7 +45,9 @@ def order(config: dict) -> dict:
         shape = (1 + STEPS, 40)
         plan = place((np.asarray(3, np.int32), np.reshape(index, shape), np.reshape(view, shape)))
         for number in range(STEPS):
-            batch = compute(data.DeviceSplit(images, labels, *plan, table), np.asarray(epoch * STEPS + number, np.int32))
+            batch = compute(
+                data.DeviceSplit(images, labels, *plan, table), np.asarray(epoch * STEPS + number, np.int32)
+            )
             if jax.device_count() > 1:
                 assert len({str(shard.index) for shard in batch.image.addressable_shards}) == jax.device_count()
             leaves = jax.tree_util.tree_leaves_with_path(batch)

@@ -219,14 +219,14 @@ def test_what_is_interrupted_leaves_nothing_that_looks_like_a_bank(tmp_path, mon
 @pytest.mark.parametrize("when", ["before", "while writing"])
 def test_a_full_disk_is_told_with_what_the_bank_needs(when, tmp_path, monkeypatch):
     if when == "before":
-        monkeypatch.setattr(banks, "free", lambda _: 100)
+        monkeypatch.setattr(stored, "free", lambda _: 100)
     else:
 
         def full(*_):
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(stored, "write", full)
-    with pytest.raises(UserError, match=r"needs 0\.3 kB") as raised:
+    with pytest.raises(UserError, match=r"0\.3 kB") as raised:
         prepare(tmp_path, setting())
     assert "--teacher_views" in str(raised.value)
     assert not list(tmp_path.iterdir())
