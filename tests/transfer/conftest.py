@@ -123,6 +123,22 @@ def seen_by(strategy, batch, seed: int = 0):
     return found
 
 
+class Cast:
+    """Implements `transfer.base.Builder`: two untrained networks beside the student, or one trained one."""
+
+    has_weights = False
+
+    def __init__(self, staged, batch):
+        self.staged, self.batch = staged, batch
+
+    def trained(self, name, frozen=True):
+        player = self.staged(name)
+        return [(player, jax.jit(player.init)(jax.random.key(5), self.batch.image))]
+
+    def untrained(self, name):
+        return tuple(self.staged(n) for n in dict.fromkeys(name.format(i) for i in (1, 2)))
+
+
 @pytest.fixture(scope="session")
 def build(staged, batch):
     """Name -> any strategy on two-stage networks, made from what its class declares, with its step compiled once.
@@ -137,16 +153,10 @@ def build(staged, batch):
         parts = {"student": staged("student"), "optimizer": optax.sgd(0.05, 0.9)}
         if "train_epoch" in {field.name for field in dataclasses.fields(rules)}:
             parts["train_epoch"] = 3
-        if rules.needs_method:
+        if "distiller" in rules.reads:
             method, options = rules.default_method
             parts["method"] = distiller.create(method, **options)
-        if rules.teachers == "trained":
-            parts["teacher"] = staged("teacher")
-            parts["teacher_variables"] = jax.jit(parts["teacher"].init)(jax.random.key(5), batch.image)
-        if rules.teachers == "peers":
-            names = dict.fromkeys(rules.peer_name.format(i) for i in (1, 2))
-            parts["peers"] = tuple(staged(peer) for peer in names)
-        strategy = transfer.create(name, **parts)
+        strategy = transfer.create(name, **parts, **rules.players(Cast(staged, batch)))
         seen, init, traces = seen_by(strategy, batch), jax.jit(strategy.init), []
 
         @jax.jit
