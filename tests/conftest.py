@@ -40,7 +40,7 @@ settings.register_profile("suite", derandomize=True)
 settings.load_profile("suite")
 jax.config.update("jax_default_matmul_precision", "float32")  # goldens are float32; accelerators would take less
 gc.set_threshold(100_000)  # traces make objects that stay: no use in looking through them often
-ROOMS = {"models", "data", "distiller", "explain", "transfer", "pretrained"}
+ROOMS = {"models", "data", "distiller", "explain", "tasks", "transfer", "pretrained"}
 
 
 @pytest.hookimpl(wrapper=True)

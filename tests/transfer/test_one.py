@@ -194,7 +194,7 @@ def test_pcl_is_its_equations_over_two_steps_and_its_means_follow(staged, batch)
 
 
 def test_mistakes_are_told(staged):
-    with pytest.raises(UserError, match="3 at least, a leader and two peers; got 2"):
+    with pytest.raises(UserError, match=r"'branches' must be at least 3 \(default 4\); got 2"):
         transfer.create("OKDDip", student=staged("student"), optimizer=OPTIMIZER, branches=2)
-    with pytest.raises(UserError, match=r"'decay' must be from 0 to below 1; got 1\.0"):
+    with pytest.raises(UserError, match=r"'decay' must be at least 0 and below 1 \(default 0\.999\); got 1\.0"):
         transfer.create("PCL", student=staged("student"), optimizer=OPTIMIZER, decay=1.0)

@@ -95,13 +95,19 @@ def test_equal_losses_have_the_gradient_of_the_mean_probabilities(teachers, play
 
 
 def test_what_makes_no_sense_is_refused(teachers, player, batch):
-    with pytest.raises(UserError, match="losses or logits; got 'mean'"):
+    with pytest.raises(UserError, match=r"'losses' or 'logits' \(default 'losses'\); got 'mean'"):
         offline(player, *teachers, "Logits", combine="mean")
-    for weights in ((1.0,), (1.0, 2.0, 3.0), ("a", 1.0), (float("nan"), 1.0)):
-        with pytest.raises(UserError, match=r"as many numbers as there are teachers \(2\)"):
+    for weights, problem in (
+        ((1.0,), r"as many numbers as there are teachers \(2\); got"),
+        ((1.0, 2.0, 3.0), r"as many numbers as there are teachers \(2\); got"),
+        (("a", 1.0), "be a number"),
+        ((True, 1.0), "be a number"),
+        ((float("nan"), 1.0), "be a finite number"),
+        ((-1.0, 1.0), "not be negative"),
+        ((0.0, 0.0), "not all be 0"),
+    ):
+        with pytest.raises(UserError, match=f"'teacher_weights' must {problem}"):
             offline(player, *teachers, "Logits", teacher_weights=weights)
-    with pytest.raises(UserError, match="not be negative, nor all zero"):
-        offline(player, *teachers, "Logits", teacher_weights=(0.0, 0.0))
     with pytest.raises(UserError, match="as many numbers"):
         offline(player, teachers[0][0], teachers[1][0], "Logits", teacher_weights=(1.0,))
     with pytest.raises(ValueError, match="only logits are there"):
