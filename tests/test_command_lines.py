@@ -111,7 +111,7 @@ MISTAKES = {
     "share": (["--transfer", "BYOT", "--config.transfer_options.alpha=3"], ["alpha", "from 0 to 1"]),
     "ramp": (["--transfer", "ONE", "--config.transfer_options.ramp=-1"], ["'ramp' must not be negative"]),
     "no teacher": (["--teacher_param", "nowhere"], ["nowhere", "python train_teacher.py"]),
-    "no teacher named": (["--teacher_param", ""], ["--teacher_param", "python train_teacher.py"]),
+    "no teacher named": (["--dataset", "Shapes"], ["--teacher_param", "python train_teacher.py"]),
     "teacher arch": (["--teacher_arch", "ResNet56"], ["ResNet56", "ResNet20"]),
     "batch": (["--batch_size", "1201"], ["1201", "1200"]),
     "labels": (["--num_labels", "5"], ["5", "10"]),
@@ -273,6 +273,7 @@ def test_shipped_teacher_distils_without_any_path(typed, tmp_path):
     assert f"test top-1 {recorded:.2f} %\n" in printed.out
 
 
+@pytest.mark.slow
 def test_what_is_recorded_makes_the_run_again(typed, tmp_path, monkeypatch):
     """The command of `env.json`, typed with another folder, writes the same bits; every model has the command too."""
     monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)  # as where a script is started
@@ -309,6 +310,7 @@ def test_what_is_recorded_makes_the_run_again(typed, tmp_path, monkeypatch):
     assert (tmp_path / "plain" / "metrics.jsonl").read_bytes() != log
 
 
+@pytest.mark.slow
 def test_own_folder_of_images_trains_distils_and_is_measured(typed, tmp_path):
     images = image_folder(tmp_path / "images", classes=("a", "b", "c"))
     shared = ["--dataset", "ImageFolder", "--data_dir", images, "--image_size", "16", "--batch_size", "4"]

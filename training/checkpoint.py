@@ -2,9 +2,9 @@
 
     checkpoints/<step>/MANIFEST   arrays/...   notes.json   logs/metrics.jsonl
 
-A checkpoint is self-contained: the arrays (written by Orbax, each device's part by itself), notes as JSON, and a copy
-of the logs up to the step. Orbax loads a flipped bit without a word, so the `MANIFEST` has size and SHA-256 of every
-file, and a SHA-256 of itself.
+A checkpoint is self-contained: the arrays (written by Orbax, as host memory holds them, so that any number of devices
+can go on), notes as JSON, and a copy of the logs up to the step. Orbax loads a flipped bit without a word, so the
+`MANIFEST` has size and SHA-256 of every file, and a SHA-256 of itself.
 
 A checkpoint is written by a thread, as `<step>.part`, manifest last, and is renamed when the whole is on the disk. A
 checkpoint that a kill interrupted has another name and counts for nothing. An older checkpoint is removed when two
@@ -101,7 +101,8 @@ class Checkpoints:
         try:
             part.mkdir(parents=True, exist_ok=True)
             _reserve(part / ARRAYS, need)
-            self._orbax.save((part / ARRAYS).resolve(), args=self._ocp.args.StandardSave(arrays))
+            host = jax.device_get(arrays)  # with their devices in it, the checkpoint could be read on these alone
+            self._orbax.save((part / ARRAYS).resolve(), args=self._ocp.args.StandardSave(host))
             (part / NOTES).write_text(notes)
             for name, content in logs.items():
                 (part / LOGS / name).parent.mkdir(parents=True, exist_ok=True)
