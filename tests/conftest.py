@@ -135,7 +135,7 @@ def batch():
 @pytest.fixture
 def stopped_at():
     """`with stopped_at(step)`: SIGTERM reaches this process during that update, and training must end by it."""
-    from training.signals import Interrupted
+    from signals import Interrupted
     from training.update import Update
 
     @contextlib.contextmanager

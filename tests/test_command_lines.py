@@ -20,7 +20,7 @@ from configs import command
 from configs.command import Command
 from files import write_whole
 from registry import DamagedFileError, NonFiniteError, UserError
-from training.signals import Interrupted
+from signals import Interrupted
 
 ROOT = pathlib.Path(__file__).parent.parent
 TEACHER = "pretrained/resnet20_digits"

@@ -13,12 +13,12 @@ import data
 import pretrained
 from configs.resolve import plain, resolve
 from registry import NonFiniteError, UserError
+from signals import Interrupted
 from studies import evaluation
 from training import run_folder
 from training.builder import Builder
 from training.checkpoint import Checkpoints
 from training.replica import Replica
-from training.signals import Interrupted
 from training.train import train
 
 RECIPE = {

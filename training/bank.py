@@ -19,11 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 
 import data
+import hosts
 from data import stored
 from data.stored import DeviceBank
 from files import size_text
 from registry import NonFiniteError
-from training import hosts
 from training.answers import BATCH
 from transfer import Strategy
 

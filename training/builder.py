@@ -16,6 +16,7 @@ from ml_collections import FrozenConfigDict
 
 import data
 import distiller
+import hosts
 import models
 import pretrained
 import tasks
@@ -26,7 +27,7 @@ from configs.resolve import plain
 from distiller import dot
 from pretrained.players import check_fits, player_of
 from registry import UserError
-from training import bank, hosts, optimizer
+from training import bank, optimizer
 from training.devices import here
 from training.replica import Replica, Shared
 from training.run_folder import warn

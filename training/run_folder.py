@@ -5,10 +5,10 @@ import json
 import pathlib
 import sys
 
+import hosts
 from configs import environment, resolve
 from files import LOCK, PART, lock, refuse_second, write_json
 from registry import DamagedFileError, UserError
-from training import hosts
 
 CONFIG, ENV, METRICS, SUMMARY = "config.json", "env.json", "metrics.jsonl", "summary.json"
 EPOCHS = "epochs"  # the folder of weights that `keep_epochs` keeps

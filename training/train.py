@@ -9,15 +9,16 @@ import jax
 import numpy as np
 from clu import parameter_overview
 
+import hosts
 from configs.resolve import plain, resolve
 from files import write_json
 from models import profile
-from training import hosts, run_folder
+from signals import Interrupted, asked_to_stop
+from training import run_folder
 from training.builder import Builder
 from training.checkpoint import Checkpoints
 from training.replica import Replica, Shared, copied
 from training.run_folder import SaveError, open_run, warn
-from training.signals import Interrupted, asked_to_stop
 from training.writers import Clock, MetricsLog, Progress
 
 
@@ -34,7 +35,7 @@ def train(recipe: Mapping, quiet: bool = False, typed: tuple[str, ...] = ()) -> 
 
     Raises:
         UserError: a mistake in the recipe, data, weights or folder; found before anything compiles or is written.
-        training.signals.Interrupted: a signal arrived; everything is saved.
+        signals.Interrupted: a signal arrived; everything is saved.
     """
     begun, quiet = time.monotonic(), quiet or not hosts.first()
 

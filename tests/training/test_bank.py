@@ -23,13 +23,13 @@ from data import stored
 from distiller.soft_logits import SoftLogits
 from models.layers import Conv, Dense
 from registry import NonFiniteError, UserError
+from signals import Interrupted
 from training import bank as banks
 from training import devices
 from training.bank import Settings
 from training.builder import Builder
 from training.devices import here
 from training.replica import Replica
-from training.signals import Interrupted
 from training.train import train
 from training.update import Update
 
