@@ -102,7 +102,7 @@ def linear():
 
 
 class Staged(nn.Module):
-    """Two stages of one linear layer, batch norm and ReLU at every second pixel: what compiles in no time."""
+    """Two stages, 8x8 and 4x4, of a linear layer, batch norm and ReLU: a network that compiles in no time."""
 
     num_classes: int = 10
 
@@ -110,8 +110,9 @@ class Staged(nn.Module):
     def __call__(self, images, train: bool = False, deltas: dict | None = None):
         x, tap = images, Taps(deltas)
         for stage, width in enumerate((6, 8), start=1):
-            x = Dense(width, name=f"dense{stage}")(x[:, ::2, ::2])
-            x = tap(f"stage{stage}", nn.relu(BatchNorm(name=f"bn{stage}")(x, train)))
+            x = Dense(width, name=f"dense{stage}")(x[:, ::stage, ::stage])
+            x = tap(f"stage{stage}_preact", BatchNorm(name=f"bn{stage}")(x, train))
+            x = tap(f"stage{stage}", nn.relu(x))
         x = tap("embedding", x.mean((1, 2)))
         return Outputs(logits=Dense(self.num_classes, name="classifier")(x), features=tap.features)
 

@@ -78,9 +78,8 @@ def test_the_teacher_learns_as_it_would_alone(staged, batch):
 class TrainModeOffline(Offline):
     """Offline whose teacher answers in train mode."""
 
-    def _taught(self, frozen, batch):
-        outputs, _ = self.teacher.look(frozen["teacher"], batch, train=True)
-        return {"teacher": jax.lax.stop_gradient(outputs)}
+    def _lessons(self, frozen, batch):
+        return {"teacher": self._taught(self.teacher, frozen["teacher"], batch, train=True)}
 
 
 def test_at_rate_zero_it_is_offline_with_a_teacher_in_train_mode(staged, batch, same):
