@@ -5,8 +5,8 @@ function for all platforms; `Operation.words` registers another function for one
 it lowers a program, not when it traces one. So `jax.jit(f).trace(x).lower(lowering_platforms=("tpu",))` gives the TPU's
 program on a machine that has none. `models/xla_cpu` has the words for CPUs.
 
-Every operation but `norm` is linear in each of its arrays. Its derivatives are operations again, of any order, under
-`vmap` too, and a platform may have its own words for them.
+Every `Operation` is linear in each of its arrays. The derivatives are operations again, of any order, under `vmap` too,
+and a platform may have its own words for them.
 """
 
 import functools
@@ -210,14 +210,6 @@ ad.primitive_transposes[STORED.primitive] = lambda cotangent, x, *, when: [
 batching.defvectorized(STORED.primitive)
 
 
-# The norm of a tree. It has no derivative here.
-
-NORM = Operation("norm", lambda *leaves: jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in leaves)))
-
-
 def norm(tree) -> jax.Array:
     """The Euclidean norm over all leaves of a tree of arrays."""
-    return NORM(*jax.tree.leaves(tree))
-
-
-batching.primitive_batchers[NORM.primitive] = lambda leaves, axes: (jax.vmap(NORM.plain, axes)(*leaves), 0)
+    return jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree)))

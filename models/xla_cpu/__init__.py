@@ -45,4 +45,3 @@ def prepare() -> None:
 ops.CONVOLUTION.words("cpu", convolution.convolution)
 ops.SUM.words("cpu", sums.sum_over_pixels)
 ops.STORED.words("cpu", memory.stored)
-ops.NORM.words("cpu", sums.norm)

@@ -1,4 +1,4 @@
-"""Sums over pixels, axis by axis, and the norm of a tree."""
+"""Sums over pixels, axis by axis."""
 
 import math
 
@@ -24,8 +24,3 @@ def sum_over_pixels(x: jax.Array, *, lead: int) -> jax.Array:
     while total.ndim > lead + 1:
         total = jax.lax.optimization_barrier(jnp.sum(total, lead))
     return total
-
-
-def norm(*leaves: jax.Array) -> jax.Array:
-    """The Euclidean norm of all numbers, as of one vector: XLA:CPU compiles a program for each sum over an array."""
-    return jnp.linalg.norm(jnp.concatenate([leaf.ravel() for leaf in leaves]))

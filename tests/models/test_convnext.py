@@ -25,6 +25,22 @@ def small():
     return model, variables, images
 
 
+TAPS = ("input", "stem", "stage1", "stage2_preact", "stage2", "embedding")
+
+
+@functools.cache
+def answered():
+    """(outputs, gradients of the sum of the logits at `TAPS`) of the small network."""
+    model, variables, images = small()
+
+    @jax.jit
+    def run(variables, images):
+        outputs, _ = models.forward(model, variables, images, gradient_taps=TAPS)
+        return outputs, outputs.gradients(jnp.ones_like(outputs.logits))
+
+    return run(variables, images)
+
+
 def torch_convnext():
     """timm's module tree, written out again in PyTorch."""
     torch = pytest.importorskip("torch", reason="the extra `torch` is not installed")
@@ -85,7 +101,7 @@ def test_logits_are_those_of_a_pytorch_network_with_timms_names():
     jax.tree.map(np.testing.assert_array_equal, back["params"], dict(variables["params"]))
     with torch.no_grad():
         expected = net(torch.tensor(images.transpose(0, 3, 1, 2))).numpy()
-    found = jax.jit(model.apply)(variables, images).logits
+    found = answered()[0].logits
     assert np.abs(expected).max() > 0.5
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
@@ -128,10 +144,12 @@ PAPER = {
 def test_other_projects_names_become_timms(names):
     scale = np.ones((8, 1, 1), np.float32)
     state = {name: scale if "scale" in name else np.ones(8, np.float32) for name in names}
-    found = translate("ConvNeXt", state)
+    found, origin = translate("ConvNeXt", state)
     assert list(found) == list(names.values())
+    assert origin == {new: old for old, new in names.items()}
     assert {x.shape for x in found.values()} == {(8,)}
-    assert translate("ConvNeXt", found).keys() == found.keys()  # timm's own stay
+    again, origin = translate("ConvNeXt", found)
+    assert (again.keys(), origin) == (found.keys(), {})  # timm's own stay
     model = models.create("ConvNeXt_T", 10)
     variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
     paths = jax.tree_util.tree_flatten_with_path(dict(variables))[0]
@@ -140,8 +158,7 @@ def test_other_projects_names_become_timms(names):
 
 
 def test_taps_run_from_the_input_to_the_classifier():
-    model, variables, images = small()
-    outputs = jax.jit(lambda v, x: models.forward(model, v, x)[0])(variables, images)
+    outputs, _ = answered()
     shapes = {name: x.shape for name, x in outputs.features.items()}
     assert shapes["stem"] == shapes["stage1"] == (2, 8, 8, 8)
     assert shapes["stage2"] == (2, 4, 4, 16)
@@ -151,19 +168,11 @@ def test_taps_run_from_the_input_to_the_classifier():
 
 
 def test_gradients_reach_every_tap():
-    model, variables, images = small()
-    taps = ("input", "stem", "stage1", "stage2_preact", "stage2", "embedding")
-
-    @jax.jit
-    def run(variables, images):
-        outputs, _ = models.forward(model, variables, images, gradient_taps=taps)
-        return outputs.gradients(jnp.ones_like(outputs.logits))
-
-    gradients = run(variables, images)
-    assert set(gradients) == set(taps)
+    _, gradients = answered()
+    assert set(gradients) == set(TAPS)
     assert all(np.abs(g).max() > 0 for g in gradients.values())
     np.testing.assert_array_equal(gradients["stage2"], gradients["stage2_preact"])
-    kernel = variables["params"]["classifier"]["kernel"]
+    kernel = small()[1]["params"]["classifier"]["kernel"]
     np.testing.assert_allclose(gradients["embedding"], np.tile(kernel.sum(1), (2, 1)), rtol=1e-5, atol=1e-6)
 
 

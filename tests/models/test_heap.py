@@ -38,11 +38,8 @@ def test_a_call_takes_no_new_pages_where_the_tuning_is_on():
 
 
 PREPARED = """
-import sys
-from training import cli
-cli.define()
-cli.FLAGS(sys.argv[:1])
-cli.prepare_jax()
+from configs import command
+command.tune()
 import jax
 from jax._src import xla_bridge
 print(xla_bridge.backends_are_initialized(), jax.config.values["jax_cpu_enable_async_dispatch"])
