@@ -15,9 +15,9 @@ from explain.faithfulness import compare, faithfulness, teacher_similarity
 from explain.subject import Subject
 
 # From the engine; used by `subject_of` and `epochs_of` only.
-from pretrained.players import check_fits, player_of
+from pretrained.players import check_fits, class_note, player_of
 from registry import UserError, unknown
-from training.run_folder import EPOCHS
+from training.run_folder import EPOCHS, warn
 
 KINDS = ("panel", "training", "tsne", "correlation", "confusion", "reliability")
 IMAGES = {"panel": 6, "training": 4, "tsne": 1000}  # default number of images; the other kinds use all
@@ -41,7 +41,9 @@ def subject_of(path: str, dataset: data.Dataset, role: str, arch: str = "") -> S
     """
     weights = pretrained.load(path)
     check_fits(weights, dataset, role)
-    player, variables = player_of(weights, role, arch=arch)
+    if note := class_note(role, weights.info, dataset):
+        warn(note)
+    player, variables = player_of(weights, role, arch=arch, class_names=dataset.class_names)
     folder = weights.folder.resolve()
     run = {"last": folder.parent.name, "best": f"{folder.parent.name} best"}.get(folder.name, folder.name)
     if folder.parent.name == EPOCHS:

@@ -114,6 +114,7 @@ def _key(settings: Settings, shared, weights, player, variables) -> dict:
         "std": player.std,
         "dataset": dataset.name,
         "data": dataset.fingerprint,
+        "classes": dataset.class_names,  # the order of the logits (`pretrained.players.class_order`)
         "images": [len(dataset.train), *dataset.image_shape],
         "augmentation": dataclasses.asdict(shared.update.augmentation),
         **dataclasses.asdict(settings),

@@ -94,7 +94,7 @@ class Builder:
             weights = pretrained.load(param)
             check_fits(weights, self.dataset, "teacher", advice)
             self.digests.append(weights.sha256)
-            player, variables = player_of(weights, name, dtype, arch, frozen)
+            player, variables = player_of(weights, name, dtype, arch, frozen, self.dataset.class_names)
             found.append((player, variables))
             if frozen:
                 self.teachers.append((weights, player, variables))
