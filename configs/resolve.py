@@ -111,6 +111,7 @@ def differences(old: dict, new: dict) -> list[str]:
 
 def grows(old: dict, new: dict) -> bool:
     """Whether `new` only trains for longer: at a constant rate, and with a strategy that does not know the length."""
+    old, new = ({**plain(get_config()), **config} for config in (old, new))
     fields = {field.name for field in dataclasses.fields(transfer.registry.get(new["transfer"]))}
     constant = new["schedule"] == "constant" and "train_epoch" not in fields
     return constant and old["train_epoch"] < new["train_epoch"]
