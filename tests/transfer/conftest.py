@@ -113,7 +113,7 @@ class Staged(nn.Module):
             x = Dense(width, name=f"dense{stage}")(x[:, ::stage, ::stage])
             x = tap(f"stage{stage}_preact", BatchNorm(name=f"bn{stage}")(x, train))
             x = tap(f"stage{stage}", nn.relu(x))
-        x = tap("embedding", x.mean((1, 2)))
+        x = tap("embedding", tap("final", x).mean((1, 2)))
         return Outputs(logits=Dense(self.num_classes, name="classifier")(x), features=tap.features)
 
 
