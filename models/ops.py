@@ -5,8 +5,9 @@ function for all platforms; `Operation.words` registers another function for one
 it lowers a program, not when it traces one. So `jax.jit(f).trace(x).lower(lowering_platforms=("tpu",))` gives the TPU's
 program on a machine that has none. `models/xla_cpu` has the words for CPUs.
 
-Every `Operation` is linear in each of its arrays. The derivatives are operations again, of any order, under `vmap` too,
-and a platform may have its own words for them.
+Every `Operation` is linear in each of its arrays. Its derivatives are operations again, of any order, and a platform
+may have its own words for them. Under `vmap` an operation becomes its plain function, because the engine uses `vmap`
+to stack seeds, and only accelerators stack seeds by default.
 """
 
 import functools
@@ -42,6 +43,10 @@ class Operation:
         self.primitive.def_impl(lambda *arrays, **params: _compiled(self.primitive, **params)(*arrays))
         self.primitive.def_abstract_eval(lambda *avals, **params: _result(plain, *avals, **params))
         mlir.register_lowering(self.primitive, mlir.lower_fun(plain, multiple_results=False))
+        batching.primitive_batchers[self.primitive] = self._mapped
+
+    def _mapped(self, arrays, axes, **params):
+        return jax.vmap(functools.partial(self.plain, **params), axes)(*arrays), 0
 
     def words(self, platform: str, function: Callable) -> None:
         """Registers the `function` that programs for `platform` ("cpu") contain in the place of `plain`."""
@@ -71,7 +76,7 @@ ROLES = ("input", "kernel", "output")
 def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1, groups: int = 1) -> jax.Array:
     """[B, H, W, C] by [size, size, C / groups, features] of the same dtype, padded by (size - 1) / 2 on every side."""
     x = STORED(x, when="training")
-    return CONVOLUTION(x, kernel, of="output", wanted=None, stride=stride, groups=groups, mapped=False)
+    return CONVOLUTION(x, kernel, of="output", wanted=None, stride=stride, groups=groups)
 
 
 def xla_convolve(x: jax.Array, kernel: jax.Array, stride: int | tuple[int, int] = 1, groups: int = 1) -> jax.Array:
@@ -99,24 +104,20 @@ def third(function: Callable, of: str, wanted, first: jax.Array, second: jax.Arr
     return jax.linear_transpose(lambda kernel: function(first, kernel), wanted)(second)[0]
 
 
-def _xla_convolution(first, second, *, of, wanted, stride, groups, mapped):
-    one = functools.partial(third, functools.partial(xla_convolve, stride=stride, groups=groups), of, wanted)
-    return (jax.vmap(one) if mapped else one)(first, second)
+def _xla_convolution(first, second, *, of, wanted, stride, groups):
+    return third(functools.partial(xla_convolve, stride=stride, groups=groups), of, wanted, first, second)
 
 
 CONVOLUTION = Operation("convolution", _xla_convolution)
 
 
 def _by_operand(number: int):
-    def rule(cotangent, first, second, *, of, wanted, mapped, **params):
+    def rule(cotangent, first, second, *, of, wanted, **params):
         del wanted
         roles = [role for role in ROLES if role != of]
         known = {of: cotangent, roles[1 - number]: (second, first)[number]}
-        aval = (first, second)[number].aval
-        if mapped:
-            aval = aval.update(shape=aval.shape[1:])
         operands = [known[role] for role in ROLES if role in known]
-        return CONVOLUTION(*operands, of=roles[number], wanted=aval, mapped=mapped, **params)
+        return CONVOLUTION(*operands, of=roles[number], wanted=(first, second)[number].aval, **params)
 
     return rule
 
@@ -124,63 +125,30 @@ def _by_operand(number: int):
 ad.defbilinear(CONVOLUTION.primitive, _by_operand(0), _by_operand(1))
 
 
-def _convolution_mapped(operands, axes, *, of, wanted, mapped, **params):
-    """Images alone are mapped: more images. Otherwise one convolution for each entry of a leading axis: `mapped`."""
-    roles = [role for role in ROLES if role != of]
-    count = next(x.shape[axis] for x, axis in zip(operands, axes, strict=True) if axis is not None)
-    operands = [x if axis is None else jnp.moveaxis(x, axis, 0) for x, axis in zip(operands, axes, strict=True)]
-    more_images = not mapped and of != "kernel" and axes[roles.index("kernel")] is None
-    if more_images:
-        wanted = wanted and wanted.update(shape=(count * wanted.shape[0], *wanted.shape[1:]))
-    else:
-        pairs = zip(operands, axes, strict=True)
-        operands = [jnp.broadcast_to(x, (count, *x.shape)) if axis is None else x for x, axis in pairs]
-    if more_images or mapped:
-        operands = [x if x.ndim == 4 else x.reshape(-1, *x.shape[2:]) for x in operands]
-    result = CONVOLUTION(*operands, of=of, wanted=wanted, mapped=not more_images, **params)
-    return result.reshape(count, -1, *result.shape[1:]) if more_images or mapped else result, 0
-
-
-batching.primitive_batchers[CONVOLUTION.primitive] = _convolution_mapped
-
-
-# The sum over all pixels and the broadcast to all pixels are each other's derivatives. `lead` axes in front are kept.
+# The sum over all pixels and the broadcast to all pixels are each other's derivatives.
 
 
 def mean(x: jax.Array) -> jax.Array:
     """[..., C] -> [C], the mean over all axes but the last."""
-    return SUM(x, lead=0) / (x.size // x.shape[-1])
+    return SUM(x) / (x.size // x.shape[-1])
 
 
 def spread(c: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """[C] -> `shape`, [..., C]: the same for all pixels."""
-    return SPREAD(c, shape=shape, lead=0)
+    return SPREAD(c, shape=shape)
 
 
-def _xla_sum(x, *, lead):
-    return jnp.sum(x, tuple(range(lead, x.ndim - 1)))
+def _xla_sum(x):
+    return jnp.sum(x, tuple(range(x.ndim - 1)))
 
 
-def _xla_spread(c, *, shape, lead):
-    return jax.lax.broadcast_in_dim(c, shape, (*range(lead), len(shape) - 1))
+def _xla_spread(c, *, shape):
+    return jax.lax.broadcast_in_dim(c, shape, (len(shape) - 1,))
 
 
 SUM, SPREAD = Operation("sum_over_pixels", _xla_sum), Operation("spread_over_pixels", _xla_spread)
-ad.deflinear2(SUM.primitive, lambda cotangent, x, *, lead: [SPREAD(cotangent, shape=x.aval.shape, lead=lead)])
-ad.deflinear2(SPREAD.primitive, lambda cotangent, c, *, shape, lead: [SUM(cotangent, lead=lead)])
-
-
-def _sum_mapped(operands, axes, *, lead):
-    return SUM(jnp.moveaxis(operands[0], axes[0], 0), lead=lead + 1), 0
-
-
-def _spread_mapped(operands, axes, *, shape, lead):
-    c = jnp.moveaxis(operands[0], axes[0], 0)
-    return SPREAD(c, shape=(len(c), *shape), lead=lead + 1), 0
-
-
-batching.primitive_batchers[SUM.primitive] = _sum_mapped
-batching.primitive_batchers[SPREAD.primitive] = _spread_mapped
+ad.deflinear2(SUM.primitive, lambda cotangent, x: [SPREAD(cotangent, shape=x.aval.shape)])
+ad.deflinear2(SPREAD.primitive, lambda cotangent, c, *, shape: [SUM(cotangent)])
 
 
 # An array that is read often: nothing in plain words. A backend may write it to memory.
@@ -207,7 +175,6 @@ ad.primitive_jvps[STORED.primitive] = _stored_jvp
 ad.primitive_transposes[STORED.primitive] = lambda cotangent, x, *, when: [
     cotangent if type(cotangent) is ad.Zero else STORED(cotangent, when=when)
 ]
-batching.defvectorized(STORED.primitive)
 
 
 def norm(tree) -> jax.Array:

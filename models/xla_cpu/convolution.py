@@ -11,14 +11,9 @@ from models.ops import third, xla_convolve
 SIZE = 3
 
 
-def convolution(first: jax.Array, second: jax.Array, *, of: str, wanted, stride: int, groups: int, mapped: bool):
+def convolution(first: jax.Array, second: jax.Array, *, of: str, wanted, stride: int, groups: int) -> jax.Array:
     """A convolution or one of its derivatives (`models.ops.third`), in the fastest words."""
-    one = functools.partial(_one, of, wanted, stride, groups, not mapped)
-    return jax.vmap(one)(first, second) if mapped else one(first, second)
-
-
-def _one(of, wanted, stride, groups, in_rows, first, second):
-    if in_rows and groups == stride == 1 and of != "kernel":
+    if groups == stride == 1 and of != "kernel":
         # The derivative by the input is the same convolution again, with the kernel turned round.
         x, kernel = (first, second) if of == "output" else (second, first[::-1, ::-1].swapaxes(2, 3))
         if (pixels := pixels_a_row(x.shape, kernel.shape)) > 1:

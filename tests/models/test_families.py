@@ -18,7 +18,14 @@ from models.shufflenet import channel_shuffle
 from registry import UserError
 
 WITHOUT_FINAL = {"ViT_Ti", "ViT_S", "ViT_B", "ConvNeXt_T"}  # a class token; a norm between the mean and the classifier
-every = pytest.mark.parametrize("name", models.names())
+# the smallest network of each file; the others are not of the fast tier
+FAMILIES = (
+    *("ResNet8", "ResNet8x4", "ResNet18", "ResNet50", "WRN_16_1", "VGG8", "MobileNetV1", "MobileNetV2"),
+    *("ShuffleNetV1", "ShuffleNetV2", "CNN", "ViT_Ti", "ConvNeXt_T"),
+)
+every = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in FAMILIES)) for name in models.names()]
+)
 
 
 def images(size: int = 32, count: int = 2):
@@ -74,25 +81,17 @@ def test_the_classifier_alone_gives_the_logits(name):
 
 
 @every
-def test_a_delta_reaches_every_tap(name):
-    model, variables, outputs, _ = traced(name)
-    used = []
+def test_a_training_step_in_bfloat16_reads_each_delta_and_each_batch_norm_once_and_keeps_float32(name):
+    """One trace: the logits, the statistics and what has no positions are float32, all else is bfloat16."""
+    _, variables, outputs, _ = traced(name)
+    model, read, calls = models.create(name, 10, dtype=jnp.bfloat16), [], collections.Counter()
+    shapes = {tap: x.shape for tap, x in outputs.features.items()}
+    types = {tap: jnp.dtype("float32" if len(shape) == 2 else "bfloat16") for tap, shape in shapes.items()}
 
     class Deltas(dict):
         def __getitem__(self, tap):
-            used.append(tap)
+            read.append(tap)
             return super().__getitem__(tap)
-
-    deltas = {tap: jnp.zeros(x.shape, x.dtype) for tap, x in outputs.features.items()}
-    deltas["input"] = jnp.zeros((2, 32, 32, 3))
-    jax.eval_shape(lambda v, x: model.apply(v, x, deltas=Deltas(deltas)), variables, images())
-    assert sorted(used) == sorted(deltas)
-
-
-@every
-def test_training_calls_every_batch_norm_once(name):
-    model, variables, _, _ = traced(name)
-    calls = collections.Counter()
 
     def count(call, args, kwargs, context):
         if isinstance(context.module, BatchNorm) and context.method_name == "__call__":
@@ -100,26 +99,23 @@ def test_training_calls_every_batch_norm_once(name):
         return call(*args, **kwargs)
 
     def run(v, x):
+        deltas = {tap: jnp.zeros(shape, types[tap]) for tap, shape in shapes.items()}
         with nn.intercept_methods(count):
-            return model.apply(v, x, train=True, mutable=["batch_stats"])
+            deltas = Deltas(deltas, input=jnp.zeros_like(x))
+            return model.apply(v, x, train=True, deltas=deltas, mutable=["batch_stats"])
 
-    _, updates = jax.eval_shape(run, variables, images())
-    statistics = traverse_util.flatten_dict(dict(updates.get("batch_stats", {})))
-    assert set(calls) == {path[:-1] for path in statistics}
-    assert set(calls.values()) <= {1}
-    assert statistics.keys() == traverse_util.flatten_dict(dict(variables.get("batch_stats", {}))).keys()
-
-
-@every
-def test_bfloat16_keeps_parameters_statistics_and_logits_float32(name):
-    model, variables, outputs, _ = traced(name, dtype=jnp.bfloat16)
-    assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
-    assert outputs.logits.dtype == jnp.float32
-    for stage in models.stages(outputs.features):
-        assert stage.dtype == jnp.bfloat16
-    trained, stats = jax.eval_shape(lambda v, x: models.forward(model, v, x, train=True), variables, images())
+    trained, updates = jax.eval_shape(run, variables, images())
+    assert sorted(read) == sorted([*shapes, "input"])
     assert trained.logits.dtype == jnp.float32
-    assert {x.dtype for x in jax.tree.leaves(stats)} <= {jnp.dtype("float32")}
+    assert {tap: x.dtype for tap, x in trained.features.items()} == types
+    statistics = variables.get("batch_stats", {})
+    assert updates.get("batch_stats", {}) == statistics
+    assert calls == dict.fromkeys({path[:-1] for path in traverse_util.flatten_dict(dict(statistics))}, 1)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_network_that_computes_in_bfloat16_has_float32_parameters(name):
+    assert traced(name, dtype=jnp.bfloat16)[1] == traced(name)[1]
 
 
 @every

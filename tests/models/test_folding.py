@@ -30,7 +30,11 @@ FAMILIES = {
     "ViT_Ti": (0, 0),
     "ConvNeXt_T": (0, 0),
 }
-RUN = ("ResNet8x4", "WRN_16_1", "VGG8", "MobileNetV2", "ShuffleNetV1", "ShuffleNetV2", "CNN")
+# name -> options that leave fewer blocks of the same kinds
+RUN = {
+    **{name: {} for name in ("ResNet8x4", "WRN_16_1", "VGG8", "MobileNetV2", "CNN")},
+    **{name: {"blocks": (2, 2, 2)} for name in ("ShuffleNetV1", "ShuffleNetV2")},
+}
 
 
 def random_variables(model, shape, seed=0):
@@ -81,14 +85,17 @@ def test_the_batch_norms_behind_a_convolution_are_found(name):
         assert epsilon == 1e-5
 
 
-@pytest.mark.parametrize("name", RUN)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "MobileNetV2")) for name in RUN]
+)
 def test_a_folded_network_gives_the_same_outputs_within_a_hundred_thousandth(name):
-    model, shape = models.create(name, 7), (8, 8, 3)
+    model, shape = models.create(name, 7, **RUN[name]), (8, 8, 3)
     variables = random_variables(model, shape)
     folded, features = compare(model, variables, shape)
     np.testing.assert_allclose(np.mean(features["final"], axis=(1, 2)), features["embedding"], rtol=1e-4, atol=1e-6)
     paths = traverse_util.flatten_dict(folded)
-    assert sum(path[-1] == "mean" for path in paths) == FAMILIES[name][1] - FAMILIES[name][0]
+    before, after = (sum(path[-1] == "mean" for path in its) for its in (traverse_util.flatten_dict(variables), paths))
+    assert before - after == len(foldable(model, variables, shape)) > 0
     assert {np.asarray(x).dtype for x in paths.values()} == {np.dtype("float32")}
 
 

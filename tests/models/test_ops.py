@@ -16,7 +16,6 @@ OURS = {"convolution", "sum_over_pixels", "spread_over_pixels", "stored"}
 CONVOLUTIONS = {  # input [B, H, W, C], kernel, stride, groups
     "few channels": ((2, 5, 8, 3), (3, 3, 3, 16), 1, 1),
     "narrow": ((2, 5, 6, 16), (3, 3, 16, 8), 1, 1),
-    "wide": ((2, 4, 4, 26), (3, 3, 26, 25), 1, 1),
     "stride": ((2, 5, 6, 4), (3, 3, 4, 3), 2, 1),
     "1x1": ((2, 4, 6, 4), (1, 1, 4, 3), 2, 1),
     "depthwise": ((2, 4, 5, 4), (3, 3, 1, 4), 1, 4),
@@ -82,7 +81,7 @@ def test_convolutions_are_the_plain_ones_with_all_derivatives(case):
     same(numbers, lambda x, k: ops.convolve(x, k, stride, groups), draw(x), draw(kernel, 1) / kernel[2] ** 0.5, 2e-6)
 
 
-@pytest.mark.parametrize("case", ["few channels", "depthwise", "groups"])
+@pytest.mark.parametrize("case", ["few channels", "groups"])
 def test_mapped_convolutions_are_the_plain_ones(case):
     x, kernel, stride, groups = CONVOLUTIONS[case]
     same(mapped, lambda x, k: ops.convolve(x, k, stride, groups), draw(x), draw(kernel, 1) / kernel[2] ** 0.5, 2e-6)
@@ -150,6 +149,12 @@ def test_plain_traces_have_operations_of_jax_alone(training):
     assert traces.primitives(jax.make_jaxpr(gradient)(*arguments).jaxpr).keys() >= OURS
     with ops.plain():
         assert not traces.primitives(jax.make_jaxpr(gradient)(*arguments).jaxpr).keys() & OURS
+
+
+def test_mapped_traces_have_operations_of_jax_alone(training):
+    gradient, arguments = training
+    stacked = [jax.tree.map(lambda x: jax.ShapeDtypeStruct((2, *x.shape), x.dtype), tree) for tree in arguments]
+    assert not traces.primitives(jax.make_jaxpr(jax.vmap(gradient))(*stacked).jaxpr).keys() & OURS
 
 
 def test_a_compiled_function_is_traced_again_in_plain_operations():

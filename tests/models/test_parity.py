@@ -16,7 +16,7 @@ ALIASES = {"shufflev1": "ShuffleNetV1", "shufflev2": "ShuffleNetV2"}
 NAMES = {name.lower(): name for name in models.names()} | ALIASES
 NETWORKS = {key: NAMES[key.partition("/")[2].lower()] for key in GOLDENS}  # an absent network fails here
 SLOW = {"cifar/resnet56", "cifar/ShuffleV1", "imagenet/ResNet18", "imagenet/MobileNetV1"}
-every = pytest.mark.parametrize("key", NETWORKS)
+FAST = {"resnet8x4", "resnet20", "wrn_16_2", "vgg8", "MobileNetV2", "ShuffleV1", "ShuffleV2", "ResNet18"}  # of CIFAR
 
 
 def counted(entry: dict) -> dict[str, np.ndarray]:
@@ -49,8 +49,10 @@ def test_there_are_goldens_of_all_families():
     assert sum("logits" in entry for entry in GOLDENS.values()) == 9
 
 
-@every
-def test_names_layouts_and_number_of_parameters_are_the_references(key):
+@pytest.mark.parametrize(
+    "key", [pytest.param(key, marks=[pytest.mark.slow] * (key.removeprefix("cifar/") not in FAST)) for key in NETWORKS]
+)
+def test_names_layouts_numbers_of_parameters_and_shapes_of_taps_are_the_references(key):
     entry = GOLDENS[key]
     model = models.create(NETWORKS[key], entry["num_classes"])
     weights = counted(entry)
@@ -61,15 +63,8 @@ def test_names_layouts_and_number_of_parameters_are_the_references(key):
     for name, value in weights.items():
         assert back[name].dtype == value.dtype, name
         np.testing.assert_array_equal(back[name], value, err_msg=name)
-
-
-@every
-def test_shapes_of_taps_are_the_references(key):
-    entry = GOLDENS[key]
-    model = models.create(NETWORKS[key], entry["num_classes"])
     size = entry["input_size"]
-    images = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
-    outputs = jax.eval_shape(lambda x: model.init_with_output(jax.random.key(0), x)[0], images)
+    outputs = jax.eval_shape(model.apply, variables, jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32))
     assert outputs.logits.shape == (2, entry["num_classes"])
     for kind, expected in entry["features"].items():
         found = [list(x.shape) for x in taps(outputs.features, kind)]
