@@ -16,7 +16,7 @@ import tasks
 import transfer
 from configs import digits
 from configs.command import names_in
-from configs.default import KEYS, Keys, get_config
+from configs.default import KEYS, Facts, Keys, get_config
 from registry import UserError
 
 SHIPPED = {"Digits": "pretrained/resnet20_digits"}  # the teacher of a dataset where the recipe names none
@@ -40,15 +40,17 @@ def resolve(recipe: Mapping, typed: tuple[str, ...] = ()) -> tuple[FrozenConfigD
     config = merge(recipe)
     strategy = transfer.registry.get(config["transfer"])
     transfer.check(config["transfer"], config["transfer_options"])
+    method = None
     if config["distiller"]:  # an unknown method raises even where it has no effect
-        distiller.create(config["distiller"], **config["distiller_options"])
-    notes = _drop_what_has_no_effect(config, recipe, () if strategy.baseline else typed, strategy.reads)
+        method = distiller.create(config["distiller"], **config["distiller_options"])
+    facts = _facts(strategy, method, config)
+    notes = _drop_what_has_no_effect(config, recipe, () if strategy.baseline else typed, facts)
     for kind, names in ((data, config["dataset"]), (models, config["student_arch"]), (tasks, config["task"])):
         kind.registry.check(names)
     for arch in names_in(config["teacher_arch"]):
         models.registry.check(arch)
     _check_together(config)
-    _add_dataset(config, data.load(**{key: config[key] for key in data.KEYS}, name=config["dataset"]))
+    _add_dataset(config, facts.dataset())
     found = [pretrained.load(param).info["arch"] for param in names_in(config["teacher_param"])]
     _check_teachers(config, found)
     config["teacher_arch"] = config["teacher_arch"] or ",".join(found)
@@ -116,13 +118,25 @@ def grows(old: dict, new: dict) -> bool:
     return constant and old["train_epoch"] < new["train_epoch"]
 
 
-def _drop_what_has_no_effect(
-    config: dict, recipe: Mapping, typed: tuple[str, ...], reads: tuple[str, ...]
-) -> list[str]:
+def _facts(strategy: type, method: distiller.Distiller | None, config: dict) -> Facts:
+    """What conditions on keys ask; `config` may still change before `dataset` is called."""
+    reads_method = method is not None and "distiller" in strategy.reads
+    views = strategy.views if isinstance(strategy.views, tuple) else ()  # a property is not known before the players
+    return Facts(
+        reads=strategy.reads,
+        views=(*views, *(method.views if reads_method else ())),
+        first_phase=method.first_phase_epochs if reads_method else 0,
+        dataset=lambda: data.load(**{key: config[key] for key in data.KEYS}, name=config["dataset"]),
+    )
+
+
+def _drop_what_has_no_effect(config: dict, recipe: Mapping, typed: tuple[str, ...], facts: Facts) -> list[str]:
     """Resets keys without effect; returns a note for each that the recipe has, raises `UserError` for a typed one."""
     notes, defaults = [], plain(get_config())
     for name, key in KEYS.items():
-        reason = next(filter(None, (why_not(config, reads) for why_not in key.metadata["needs"])), "")
+        if config[name] == defaults[name] and name not in typed:
+            continue
+        reason = next(filter(None, (why_not(config, facts) for why_not in key.metadata["needs"])), "")
         if not reason:
             continue
         if name in typed:
@@ -130,6 +144,11 @@ def _drop_what_has_no_effect(
         if name in recipe and plain(recipe[name]) != defaults[name]:
             notes.append(f"{_shown(name, recipe[name])} has no effect: {reason}.")
         config[name] = defaults[name]
+    method, chosen = config["distiller"], config["distiller_options"]
+    for path, reason in (distiller.ignored(method, chosen) if method else {}).items():
+        if "distiller_options" in typed:
+            raise UserError(f"--config.distiller_options.{path} has no effect: {reason}. Leave it out.")
+        notes.append(f"distiller_options.{path} has no effect: {reason}.")
     return notes
 
 
@@ -147,11 +166,6 @@ def _check_together(config: dict) -> None:
     if config["seed"] + config["seeds"] > 2**31:
         raise UserError(
             f"'seed' and the 'seeds' after it must be below 2**31; got {config['seed']}, {config['seeds']}."
-        )
-    if config["resized_crop"] and config["crop_pad"] > 0:
-        raise UserError(
-            "'resized_crop' takes the place of 'crop_pad'; "
-            f"got {config['resized_crop']}, {config['crop_pad']}. Set one to 0."
         )
     if config["optimizer"] == "dot" and config["clip_norm"]:
         raise UserError(

@@ -57,6 +57,10 @@ class Offline(Strategy):
     def __post_init__(self):
         refuse_one_in("combine", self.combine, ("losses", "logits"))
         count, weights = len(self._players), self.teacher_weights
+        if self.combine == "logits" and not self._several:
+            raise UserError(
+                "'combine' 'logits' averages the logits of several teachers, and there is one. Leave it out."
+            )
         if self._several and len(self.teacher_variables) != count:
             raise UserError(f"There are {count} teachers and variables of {len(self.teacher_variables)}.")
         numbers = [isinstance(w, (int, float)) and not isinstance(w, bool) and math.isfinite(w) for w in weights]
