@@ -173,6 +173,16 @@ class Keys:
     num_labels: int = key(
         not_negative(0), "labelled images that the label loss sees, class-balanced; 0: all", group="data"
     )
+    sampling: str = key(
+        one_of("uniform", "balanced"),
+        "uniform: an epoch is one pass; balanced: all classes equally often, for long tails",
+        only("num_labels", 0),
+    )
+    class_weights: str = key(
+        one_of("none", "balanced"),
+        "weights of the label loss; balanced: inversely proportional to the counts of the classes, mean 1",
+        only("num_labels", 0),
+    )
     crop_pad: int = key(
         limited(-1, "be -1 or more", lambda pad: pad >= -1),
         "padding of the random crop, pixels; -1: the dataset's",

@@ -26,6 +26,7 @@ from configs.resolve import plain
 from distiller import dot
 from pretrained.players import check_fits, player_of
 from registry import UserError
+from tasks.classification import balanced_weights
 from training import bank, hosts, optimizer
 from training.devices import here
 from training.replica import Replica, Shared
@@ -59,10 +60,13 @@ class Builder:
         self.devices = here()
         if config.deterministic:
             self.devices.check_repeatable()
-        self.task = tasks.create(config.task)
         self.dataset = data.load(**{key: config[key] for key in data.KEYS}, name=config.dataset)
         for line in self.dataset.report:
             say(line)
+        weights = {}
+        if config.class_weights == "balanced":
+            weights["class_weights"] = balanced_weights(self.dataset.train.labels, self.dataset.num_classes)
+        self.task = tasks.create(config.task, **weights)
         self.teachers: list = []
         self.digests: list[str] = []
         self.others: dict[str, dict] = {}
@@ -153,6 +157,7 @@ class Builder:
             batch_size=config.batch_size,
             train_epoch=config.train_epoch,
             teacher_views=config.teacher_views,
+            balanced=config.sampling == "balanced",
             learning_rate=optimizer.learning_rate(config, self.steps_per_epoch),
             info=info,
             others=self.others,

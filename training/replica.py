@@ -44,6 +44,7 @@ class Shared:
         batch_size: examples of an update.
         train_epoch: the recipe's epochs, without a method's first phase.
         teacher_views: fixed views of each image; 0: fresh views.
+        balanced: an epoch shows all classes equally often.
         learning_rate: updates done by the optimizer -> learning rate.
         info: what `model.json` says of the student, but for its accuracy.
         others: what `model.json` says in addition of the learners beside the student, by name.
@@ -60,6 +61,7 @@ class Shared:
     batch_size: int
     train_epoch: int
     teacher_views: int
+    balanced: bool
     learning_rate: Callable
     info: dict
     others: dict
@@ -114,6 +116,7 @@ class Replica:
     ):
         self.shared, self.seed, self.folder = shared, seed, folder
         self.pool = jnp.asarray(pool)
+        self._members = _by_class(pool, labels) if shared.balanced else []
         place = shared.devices.place
         table = data.class_table(labels) if "partner" in shared.strategy.views else None
         self._fixed = place((labels, np.asarray(seed, np.int32), table, bank))
@@ -127,7 +130,8 @@ class Replica:
         """What the updates of the epoch that holds `step` read."""
         shared, (labels, seed, table, bank) = self.shared, self._fixed
         steps, size = shared.schedule.steps_per_epoch, shared.batch_size
-        index, view = data.epoch_plan(self.seed, step // steps, self.pool, steps * size, size)
+        plan, examples = (data.balanced_plan, self._members) if shared.balanced else (data.epoch_plan, self.pool)
+        index, view = plan(self.seed, step // steps, examples, steps * size, size)
         if bank is not None:
             view = data.fixed_views(self.seed, index, view, shared.teacher_views)
         rows = [np.asarray(x).reshape(1 + steps, size) for x in (index, view)]
@@ -332,6 +336,11 @@ class Replica:
 
     def _write(self, name: str, variables: dict, **facts) -> None:
         pretrained.save(self.folder / name, jax.device_get(variables), {**self.shared.info, "seed": self.seed, **facts})
+
+
+def _by_class(pool: np.ndarray, labels: np.ndarray) -> list[np.ndarray]:
+    """The examples of `pool` [P], by the class that `labels` [N] give them; classes without examples are left out."""
+    return [pool[labels[pool] == number] for number in np.unique(labels[pool])]
 
 
 @jax.jit
