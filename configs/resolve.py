@@ -19,6 +19,8 @@ from configs.command import names_in
 from configs.default import KEYS, Facts, Keys, get_config
 from registry import UserError
 
+FEW = 8  # examples of a batch below which comparing them is noise
+HOT = 1e5  # a temperature at which differences of logits come near float32's rounding of probabilities
 SHIPPED = {"Digits": "pretrained/resnet20_digits"}  # the teacher of a dataset where the recipe names none
 TUNED = {"Digits": digits.tuned}  # method -> its options for a dataset where the recipe gives none
 
@@ -51,7 +53,14 @@ def resolve(recipe: Mapping, typed: tuple[str, ...] = ()) -> tuple[FrozenConfigD
         models.registry.check(arch)
     _check_together(config)
     _add_dataset(config, facts.dataset())
-    found = [pretrained.load(param).info["arch"] for param in names_in(config["teacher_param"])]
+    notes += _check_batch(config, method if "distiller" in strategy.reads else None)
+    notes += [
+        f"{path} {value:g} leaves little of the logits but float32's rounding: the loss is nearly constant."
+        for path, value in _temperatures(config)
+        if value >= HOT
+    ]
+    command = teacher_command(config)
+    found = [pretrained.load(param, command).info["arch"] for param in names_in(config["teacher_param"])]
     _check_teachers(config, found)
     config["teacher_arch"] = config["teacher_arch"] or ",".join(found)
     if "teacher_arch" in strategy.reads and "teacher_views" not in strategy.reads and not config["teacher_arch"]:
@@ -116,6 +125,19 @@ def grows(old: dict, new: dict) -> bool:
     fields = {field.name for field in dataclasses.fields(transfer.registry.get(new["transfer"]))}
     constant = new["schedule"] == "constant" and "train_epoch" not in fields
     return constant and old["train_epoch"] < new["train_epoch"]
+
+
+def advice(old: dict, new: dict) -> str:
+    """What to do where `differences` refuses to continue the run of `old` with `new`."""
+    if old["train_epoch"] == new["train_epoch"] or grows(old, new):
+        return "Use the same config to resume it, or another --train_path."
+    if new["schedule"] != "constant":
+        reason = f"A {new['schedule']} schedule depends on 'train_epoch'"
+    elif old["train_epoch"] > new["train_epoch"]:
+        reason = "A run cannot become shorter"
+    else:
+        reason = f"The losses of --transfer {new['transfer']} depend on 'train_epoch'"
+    return f"{reason}: use another --train_path. Only a run with --schedule constant can be made longer."
 
 
 def _facts(strategy: type, method: distiller.Distiller | None, config: dict) -> Facts:
@@ -197,6 +219,38 @@ def _add_dataset(config: dict, dataset: data.Dataset) -> None:
         raise UserError(
             f"--num_labels {config['num_labels']} must be 0 (all) or from {classes} (one a class) to {count}."
         )
+
+
+def _check_batch(config: dict, method: distiller.Distiller | None) -> list[str]:
+    """Raises `UserError` for a batch too small to compare examples in; returns a note for one that is nearly so."""
+    size, least = config["batch_size"], method.least_batch if method else 1
+    if size < least:
+        raise UserError(
+            f"--batch_size {size}: {config['distiller']} compares the examples of a batch, and below {least} of them a "
+            f"loss is constant.\nTake a --batch_size of {least} or more; the method's paper has 64 or more."
+        )
+    if least > 1 and size < FEW:
+        return [f"--batch_size {size}: {config['distiller']} compares the examples of a batch, and has few to compare."]
+    return []
+
+
+def _temperatures(options: Mapping, path: str = "") -> list[tuple[str, float]]:
+    """(path, value) of each option of a method or strategy that is a temperature or several."""
+    found = []
+    for name, value in options.items():
+        here = f"{path}.{name}" if path else name
+        if isinstance(value, Mapping):
+            found += _temperatures(value, here)
+        elif name.startswith("temperature"):
+            found += [(here, one) for one in (value if isinstance(value, tuple) else (value,))]
+    return found
+
+
+def teacher_command(config: Mapping) -> str:
+    """A command that trains a teacher for this config."""
+    arch = (names_in(config["teacher_arch"]) or ["ResNet20"])[0]
+    own = "".join(f" --{key}" if config[key] is True else f" --{key} {config[key]}" for key in data.KEYS if config[key])
+    return f"python train_teacher.py --arch {arch} --dataset {config['dataset']}{own} --train_path runs/teacher"
 
 
 def _check_teachers(config: dict, found: list[str]) -> None:

@@ -20,6 +20,7 @@ The kernel form needs no projection. Its numbers are Knowledge-Distillation-Zoo'
 """
 
 import math
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -78,6 +79,7 @@ class CC(Distiller):
     gamma: float = only_with(positive(0.4), kernel=(True,))
     order: int = only_with(positive(2), kernel=(True,))
     project_to: int = only_with(not_negative(0), kernel=(False,))
+    least_batch: ClassVar[int] = 2
 
     @property
     def order_matters(self) -> bool:

@@ -25,7 +25,8 @@ from training.update import Totals, Update
 from training.writers import MetricsLog
 from transfer import State, Strategy
 
-ADVICE = "Continue with --on_nan skip, or start anew with a lower --learning_rate and another --train_path."
+ANEW = "Start anew with a lower --learning_rate and another --train_path."
+ADVICE = f"Continue with --on_nan skip, or s{ANEW[1:]}"
 EXTREME, PATIENCE = (0.001, 0.999), 100  # share of the gradient, and the steps outside before a warning
 
 
@@ -215,7 +216,7 @@ class Replica:
         if self.shared.update.skip:
             values["skipped"] = int(totals.skipped)
             if "loss" not in values:
-                warn(f"all updates since the last log line were skipped; {values['skipped']:,} in all. {ADVICE}")
+                warn(f"all updates since the last log line were skipped; {values['skipped']:,} in all. {ANEW}")
         values["learning_rate"] = float(self.shared.learning_rate(self._optimizer_steps() - 1))
         if self.shared.strategy.method and self._first_of_epoch(step):
             values.update(self._shares(step))
@@ -277,10 +278,10 @@ class Replica:
     def write_test(self, step: int, logits: dict[str, np.ndarray], teacher_logits: np.ndarray | None) -> None:
         """Writes what `answer` returned as a row, and keeps the student's weights if they are the best so far."""
         shared, labels = self.shared, self.shared.dataset.test.labels
-        values = shared.task.metrics(logits["student"], labels, teacher_logits)
+        values = self._metrics(logits["student"], labels, teacher_logits)
         for name, theirs in {**logits, **shared.strategy.ensembles(logits)}.items():
             if name != "student":
-                measured = shared.task.metrics(theirs, labels)
+                measured = self._metrics(theirs, labels)
                 values[f"{name}/{shared.task.main}"], values[f"{name}/nll"] = (
                     measured[shared.task.main],
                     measured["nll"],
@@ -289,6 +290,16 @@ class Replica:
         if self.best_test is self.tests[-1]:
             self.best = copied(shared.strategy.student_variables(self.state))
         self._row("test", step, values)
+
+    def _metrics(self, logits: np.ndarray, labels: np.ndarray, teacher_logits: np.ndarray | None = None) -> dict:
+        """The task's metrics. Logits that are not finite raise `NonFiniteError` with the number of skipped updates."""
+        try:
+            return self.shared.task.metrics(logits, labels, teacher_logits)
+        except NonFiniteError as error:
+            skipped = int(jax.device_get(self.totals.skipped))
+            after = f" {skipped:,} updates were skipped until then." if self.shared.update.skip else ""
+            advice = ANEW if self.shared.update.skip else ADVICE
+            raise NonFiniteError(f"In the test: {error}{after}\n{advice}") from None
 
     def tested_at(self, step: int) -> bool:
         """Whether the test after `step` updates, an epoch's end, is made."""

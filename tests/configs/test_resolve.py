@@ -4,6 +4,7 @@ import json
 
 import pytest
 from ml_collections import FrozenConfigDict
+from PIL import Image
 
 import data
 from configs import funmatch
@@ -170,6 +171,37 @@ def test_an_option_of_a_method_with_effect_is_taken():
     chosen = {"kernel": True, "gamma": 1.0, "order": 3}
     recipe = {"distiller": "CC", "distiller_options": chosen, "student_arch": "CNN", "teacher_param": "tests/teacher"}
     assert resolve(recipe, tuple(recipe))[1] == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "path"),
+    [
+        ({"distiller_options": {"temperature": 1e6}}, "distiller_options.temperature"),
+        (
+            {"distiller": "AT+DKD", "distiller_options": {"DKD": {"temperature": 1e6}}},
+            "distiller_options.DKD.temperature",
+        ),
+        (
+            {"transfer": "TfKD", "distiller": "", "transfer_options": {"temperature": 1e6}},
+            "transfer_options.temperature",
+        ),
+    ],
+    ids=str,
+)
+def test_a_temperature_that_leaves_only_rounding_is_noted(changes, path):
+    notes = resolve({"student_arch": "CNN", "distiller": "SoftLogits", **changes})[1]
+    assert [note for note in notes if note.startswith(f"{path} 1e+06 leaves little of the logits")]
+    assert not resolve({"student_arch": "CNN", "distiller": "SoftLogits"})[1]
+
+
+def test_the_hint_to_train_a_teacher_has_the_data(tmp_path):
+    for name in ("train/a", "train/b", "test/a", "test/b"):
+        (tmp_path / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / name / "x.png")
+    own = {"dataset": "ImageFolder", "data_dir": str(tmp_path), "image_size": 8, "batch_size": 2}
+    for changes in ({}, {"teacher_param": str(tmp_path / "none")}):
+        with pytest.raises(UserError, match=f"--dataset ImageFolder --data_dir {tmp_path} --image_size 8 --train_path"):
+            Builder(resolve({**own, **changes, "distiller": "SoftLogits", "student_arch": "CNN"})[0])
 
 
 def test_under_the_baseline_a_typed_method_is_noted_and_a_wrong_name_raises():
