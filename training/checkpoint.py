@@ -101,8 +101,7 @@ class Checkpoints:
         try:
             part.mkdir(parents=True, exist_ok=True)
             _reserve(part / ARRAYS, need)
-            host = jax.device_get(arrays)  # with their devices in it, the checkpoint could be read on these alone
-            self._orbax.save((part / ARRAYS).resolve(), args=self._ocp.args.StandardSave(host))
+            self._orbax.save((part / ARRAYS).resolve(), args=self._ocp.args.StandardSave(arrays))
             (part / NOTES).write_text(notes)
             for name, content in logs.items():
                 (part / LOGS / name).parent.mkdir(parents=True, exist_ok=True)
@@ -190,10 +189,14 @@ class Checkpoints:
             write_whole(log, saved)
 
     def read(self, step: int) -> dict[str, np.ndarray]:
-        """The arrays of a checkpoint by their path in the tree."""
+        """The arrays of a checkpoint by their path in the tree, in host memory: the number of devices may change."""
         path = self.folder / str(step)
         try:
-            return self._orbax.restore((path / ARRAYS).resolve(), args=self._ocp.args.StandardRestore())
+            arrays = (path / ARRAYS).resolve()
+            found = self._orbax.metadata(arrays)
+            found = getattr(found, "item_metadata", found)
+            like = {name: np.empty(x.shape, x.dtype) for name, x in getattr(found, "tree", found).items()}
+            return self._orbax.restore(arrays, args=self._ocp.args.StandardRestore(like))
         except Exception as error:  # Orbax and its storage raise many kinds
             raise DamagedFileError(
                 f"The checkpoint {path} is as it was written, but cannot be read ({type(error).__name__}).\n"

@@ -73,8 +73,7 @@ def open_run(folder: pathlib.Path, identity: dict, report: tuple[str, ...] = ())
         different, grows = resolve.differences(before, identity), resolve.grows(before, identity)
         if different:
             raise UserError(
-                f"{folder} holds a run with another config: {'; '.join(different)}.\n"
-                "Use the same config to resume it, or another --train_path."
+                f"{folder} holds a run with another config: {'; '.join(different)}.\n{resolve.advice(before, identity)}"
             )
     elif (folder / METRICS).exists() or (folder / "checkpoints").exists():
         raise DamagedFileError(f"{known} is missing, but the rest of a run is there.\n{FIXES[CONFIG]}")

@@ -11,7 +11,7 @@ from clu import parameter_overview
 
 import hosts
 from configs.resolve import plain, resolve
-from files import write_json
+from files import size_text, write_json
 from models import profile
 from signals import Interrupted, asked_to_stop
 from training import run_folder
@@ -280,5 +280,9 @@ def _describe(shared: Shared, replica: Replica, say, step: int) -> None:
         say(profile.compare(profile.cost(player.model, shape, weights.variables), cost))
     if not shared.teachers.loaded:
         say(f"Cost: {cost}.")
+    examples = len(shared.dataset.train)
+    memory = sum(x.nbytes for x in jax.tree.leaves(replica.state.extra) if x.ndim and len(x) == examples)
+    if memory:
+        say(f"Memory of {examples:,} training images: {size_text(memory)}, beside the weights.")
     if step:
         say(f"Continuing at step {step} of {shared.schedule.total}.")

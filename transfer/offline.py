@@ -56,6 +56,10 @@ class Offline(Strategy):
 
     def __post_init__(self):
         count, weights = len(self._teachers), self.teacher_weights
+        if self.combine == "logits" and not self._several:
+            raise UserError(
+                "'combine' 'logits' averages the logits of several teachers, and there is one. Leave it out."
+            )
         if self._several and len(self.teacher_variables) != count:
             raise UserError(f"There are {count} teachers and variables of {len(self.teacher_variables)}.")
         if weights and not (self._several and len(weights) == count):

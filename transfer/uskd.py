@@ -87,7 +87,7 @@ class USKD(Alone):
         student, extra = self._student(params, state, batch)
         labels, counts = self._label_terms({"student": student}, batch)
         logits, label, fixed = wide(student.logits), batch.label, jax.lax.stop_gradient
-        refuse_two_classes("USKD", logits)
+        refuse_two_classes("USKD", logits, instead="--transfer PSKD or EMA, which teach from all classes")
         weak = self._heads(params, student)
         target, _ = split_target(jax.nn.log_softmax(logits), label)
         target = target[:, 0]

@@ -11,7 +11,7 @@ import tasks
 from data import Batch
 from models import Outputs
 from registry import NonFiniteError, UserError
-from tasks.classification import Classification, log_softmax
+from tasks.classification import Classification, balanced_weights, log_softmax, per_class
 
 TASK = Classification()
 evaluate = TASK.metrics
@@ -179,3 +179,31 @@ def test_an_unknown_task_raises_with_the_nearest():
     assert tasks.create("classification") == TASK
     with pytest.raises(UserError, match="Did you mean 'classification'"):
         tasks.create("clasification")
+
+
+def test_balanced_weights_have_mean_1_and_make_the_classes_count_alike():
+    labels = np.repeat([0, 1, 3], [6, 3, 1])
+    weights = np.array(balanced_weights(labels, 4))
+    np.testing.assert_allclose(weights[labels].mean(), 1)
+    np.testing.assert_allclose(np.bincount(labels, weights[labels], 4), [10 / 3, 10 / 3, 0, 10 / 3])
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_class_weights_multiply_the_rows_of_their_labels(mixed):
+    weights, logits = (2.0, 0.5, 1.0), jnp.asarray(LOGITS[:4, :3])
+    batch = Batch(jnp.zeros((4, 1, 1, 1)), jnp.array([0, 1, 2, -1]), jnp.arange(4), jnp.float32(0))
+    if mixed:
+        batch = batch.replace(second_label=jnp.array([1, 1, -1, 0]), share=jnp.full(4, 0.75))
+    ce = -np.asarray(log_softmax(LOGITS[:4, :3]))
+    expected = [2 * ce[0, 0], 0.5 * ce[1, 1], ce[2, 2], 0]
+    if mixed:
+        second = [0.5 * ce[0, 1], 0.5 * ce[1, 1], 0, 2 * ce[3, 0]]
+        expected = [0.75 * a + 0.25 * b for a, b in zip(expected, second, strict=True)]
+    known = 3 if not mixed else 1 + 1 + 0.75 + 0.25
+    loss = Classification(class_weights=weights).loss(Outputs(logits, {}), batch)[0]
+    np.testing.assert_allclose(loss, np.sum(expected) / known, rtol=1e-6)
+
+
+def test_accuracy_of_each_class():
+    logits = np.eye(3)[[0, 0, 1, 1]]
+    assert per_class(logits, np.array([0, 0, 0, 1]), ("a", "b", "c")) == {"a": pytest.approx(200 / 3), "b": 100.0}
