@@ -26,11 +26,12 @@ FAMILIES = {
     "MobileNetV2": (53, 53),
     "ShuffleNetV1": (49, 49),
     "ShuffleNetV2": (56, 56),
+    "EfficientNet_B0": (49, 49),
     "CNN": (4, 4),
     "ViT_Ti": (0, 0),
     "ConvNeXt_T": (0, 0),
 }
-RUN = ("ResNet8x4", "WRN_16_1", "VGG8", "MobileNetV2", "ShuffleNetV1", "ShuffleNetV2", "CNN")
+RUN = ("ResNet8x4", "WRN_16_1", "VGG8", "MobileNetV2", "EfficientNet_B0", "ShuffleNetV1", "ShuffleNetV2", "CNN")
 
 
 def random_variables(model, shape, seed=0):
@@ -78,7 +79,7 @@ def test_the_batch_norms_behind_a_convolution_are_found(name):
     assert len({layer for layer, _, _ in found}) == len({norm for _, norm, _ in found}) == pairs
     for layer, norm, epsilon in found:
         assert layer[:-1] == norm[:-1]  # of one block
-        assert epsilon == 1e-5
+        assert epsilon == getattr(model, "epsilon", 1e-5)
 
 
 @pytest.mark.parametrize("name", RUN)
