@@ -89,6 +89,12 @@ def recipe_tensor(name: str, shape: list[int]) -> np.ndarray:
 
 
 @pytest.fixture(scope="session")
+def draw_tensor():
+    """`recipe_tensor`, for tests that have no entry in models.json."""
+    return recipe_tensor
+
+
+@pytest.fixture(scope="session")
 def recipe(golden):
     """Golden key and network's name -> (model, variables with the recipe weights, images)."""
 
