@@ -36,11 +36,11 @@ def convolve_rows(x: jax.Array, kernel: jax.Array, pixels: int) -> jax.Array:
 
     XLA:CPU copies the 3x3 neighbours of every pixel into a row and multiplies all rows by the kernel. With few channels
     the copies cost most of the time, and a product with few columns leaves most of a core's registers empty. So
-    `pixels` side by side share a row: their 3 x (pixels + 2) neighbours, times a kernel that holds the 3x3 one once for
-    each pixel, shifted by one column each, zeros elsewhere. That makes fewer copies and wider products. The sums differ
-    by terms that are zero (or NaN: a number that is not finite reaches all pixels of its row).
+    `pixels` neighbouring pixels share a row of 3 x (pixels + 2) neighbours. The kernel for such a row holds the 3x3
+    kernel once for each pixel, shifted by one column each, and zeros elsewhere. The copies are fewer and the products
+    wider. The sums differ by terms that are zero (or NaN: a number that is not finite reaches all pixels of its row).
 
-    The derivative by the kernel stays XLA's: putting its rows together costs more than the copies that it saves.
+    The derivative by the kernel stays XLA's: to put its rows together costs more than the copies that would be saved.
     """
     shifted = [jnp.pad(kernel, ((0, 0), (i, pixels - 1 - i), (0, 0), (0, 0))) for i in range(pixels)]
     y = xla_convolve(x, jnp.concatenate(shifted, axis=-1), (1, pixels))  # [B, H, W / pixels, pixels * features]
@@ -67,7 +67,8 @@ def pixels_a_row(x_shape: tuple[int, ...], kernel_shape: tuple[int, ...]) -> int
 def convolve_depthwise(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     """A convolution with one channel a group, as a sum of shifted products in float32.
 
-    XLA:CPU has no fast convolution for it: the sum is 10 to 30 times as fast, its derivatives more so.
+    XLA:CPU has no fast depthwise convolution. The sum is 10 to 30 times as fast, and the sum's derivatives are faster
+    still.
     """
     size, (rows, columns) = kernel.shape[0], (-(-side // stride) for side in x.shape[1:3])
     pad, wide = (size - 1) // 2, np.promote_types(x.dtype, np.float32)
@@ -82,6 +83,9 @@ def convolve_depthwise(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.
 
 
 def convolve_groups(x: jax.Array, kernel: jax.Array, stride: int, groups: int) -> jax.Array:
-    """A convolution of several groups, one group after the other: XLA's derivatives take 5 to 10 times as long."""
+    """A convolution of several groups, one group after the other.
+
+    XLA:CPU's derivatives of a grouped convolution take 5 to 10 times as long as those of one convolution a group.
+    """
     parts = zip(jnp.split(x, groups, axis=-1), jnp.split(kernel, groups, axis=-1), strict=True)
     return jnp.concatenate([xla_convolve(part, its_kernel, stride) for part, its_kernel in parts], axis=-1)

@@ -1,17 +1,21 @@
-"""XLA:CPU is kept from computing an array again for each operation that reads it."""
+"""An array that XLA:CPU computes once, and not again for each operation that reads the array."""
 
 import jax
 import jax.numpy as jnp
 
 
 def stored(x: jax.Array, *, when: str) -> jax.Array:
-    """`x` / 1. XLA never computes a division twice, so the quotient is written to memory. The value does not change.
+    """`x` / 1, which XLA:CPU writes to memory. The value does not change.
 
-    XLA:CPU fuses an elementwise operation into every operation that reads its result, and so computes it once for each
-    of them, together with everything since the last convolution. It removes a division by a 1 that it can see through,
-    and makes a product of a division by a scalar. So the 1 is max(0 * x, 1), which is NaN where `x` is not finite.
+    XLA:CPU fuses an elementwise operation into every reader of its result, and so computes the operation once for each
+    reader, together with everything since the last convolution. XLA never computes a division twice, so `x` is divided
+    by 1. XLA removes a division by a 1 that it can see through, and makes a product of a division by a scalar. So the
+    1 is max(0 * x, 1), which is NaN where `x` is not finite.
 
-    "always", where a derivative is taken: the derivative by a kernel reads the convolution's input a second time.
-    "evaluation", where no derivative is taken: each residual block would add up all blocks before it again.
+    Args:
+        x: any shape and type of floating-point numbers.
+        when: "always", where a derivative is taken: the derivative by a kernel reads the convolution's input a second
+            time. "evaluation", where no derivative is taken: each residual block would add up all blocks before it
+            again. "training", where no derivative is taken: `x` itself.
     """
     return x if when == "training" else x / jnp.maximum(0 * x, 1)

@@ -138,7 +138,7 @@ def torchvision_box(random, least, height, width):
     return (height - h) // 2, (width - w) // 2, h, w
 
 
-@pytest.mark.parametrize(("least", "height", "width"), [(0.08, 32, 32), (0.5, 8, 8), (0.9, 10, 40), (0.9, 40, 10)])
+@pytest.mark.parametrize(("least", "height", "width"), [(0.08, 32, 32), (0.9, 10, 40), (0.9, 40, 10)])
 def test_boxes_are_drawn_as_torchvision_draws_them(least, height, width):
     found = boxes(least, height, width)
     assert found.dtype == np.int32
@@ -166,8 +166,7 @@ def test_a_resized_crop_takes_the_place_of_the_padded_one_and_is_mirrored():
 EVERYTHING = Augmentation(flip=True, resized_crop=0.4, randaugment=2, magnitude=20)
 
 
-@pytest.mark.parametrize("shape", [(8, 8, 1), (7, 5, 3)], ids=str)
-@pytest.mark.parametrize("strong", [False, True])
+@pytest.mark.parametrize(("shape", "strong"), [((7, 5, 3), False), ((8, 8, 1), True)], ids=str)
 def test_everything_at_once_stays_within_0_and_1_and_depends_on_its_own_key(shape, strong):
     images = np.random.RandomState(4).randint(0, 256, (12, *shape)).astype(np.uint8)
     how = Augmentation(pad=1, flip=True, strong="fixmatch") if strong else EVERYTHING
