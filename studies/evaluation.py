@@ -48,10 +48,21 @@ def answers(params: list[str], dataset: data.Dataset, archs: list[str], role: st
         weights = pretrained.load(param)
         check_fits(weights, dataset, role)
         players.append(player_of(weights, role, arch=arch, frozen=role == "teacher"))
-    images = here().place(dataset.test.images)
-    return [Answers(player, images, here())(variables) for player, variables in players]
+    return _logits(players, dataset.test)
 
 
 def logits_of(player: Player, variables: dict, dataset: data.Dataset) -> np.ndarray:
     """Logits [N, K] float32 of a network on the test split."""
-    return Answers(player, here().place(dataset.test.images), here())(variables)
+    return _logits([(player, variables)], dataset.test)[0]
+
+
+def _logits(players: list[tuple[Player, dict]], split: data.Split) -> list[np.ndarray]:
+    """Logits [N, K] float32 of each (network, variables) on the images of a split, which are read once."""
+    asked, found = [], [[] for _ in players]
+    for block in split.blocks():
+        images = here().place(block)
+        asked = asked or [Answers(player, images, here()) for player, _ in players]
+        for answers, (_, variables), parts in zip(asked, players, found, strict=True):
+            answers.images = images
+            parts.append(answers(variables))
+    return [np.concatenate(parts) for parts in found]
