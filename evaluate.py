@@ -6,6 +6,7 @@ from files import write_json
 from registry import UserError
 
 KEYS = ("teacher_arch", "teacher_param", "dataset", "data_dir", "image_size", "channels", "skip_damaged")
+KEYS += ("resize", "interpolation")
 FLAGS = {
     "param": "what to measure: a run folder, or one with weights.safetensors + model.json",
     "arch": "its network, where that is a module:attribute of your own",
@@ -15,6 +16,7 @@ FLAGS = {
     **command.MACHINE,
 }
 APART = 10.0  # points between the best and the worst class from which on the classes are printed
+SHOWN = 100  # classes that are printed at most: the worst
 UNITS = {"top1": "%", "top5": "%", "ece": "%", "agreement": "%", "nll": "nats", "kl": "nats"}
 
 
@@ -66,7 +68,9 @@ def main(argv: list[str]) -> None:
         for key, value in result.items():
             print(f"{key:<10} {value:8.3f} {UNITS[key]}")
         if max(classes.values()) - min(classes.values()) > APART:
-            print("per class  " + ", ".join(f"{label} {value:.1f}" for label, value in classes.items()) + " %")
+            shown = sorted(classes, key=classes.get)[:SHOWN] if len(classes) > SHOWN else classes
+            title = "per class  " if len(shown) == len(classes) else "worst classes  "
+            print(title + ", ".join(f"{label} {classes[label]:.1f}" for label in shown) + " %")
         facts_of_run = {**facts, "images": len(dataset.test), **result, "per_class": classes}
         files = {f"evaluation-{name}{against}.json": facts_of_run}
         if maps:

@@ -5,6 +5,7 @@ from configs.command import names_in
 from registry import UserError
 
 KEYS = ("teacher_arch", "teacher_param", "dataset", "data_dir", "image_size", "channels", "skip_damaged")
+KEYS += ("resize", "interpolation")
 FLAGS = {
     "param": "the students: run folders or folders of weights, joined by commas",
     "out": "the picture, .png or .svg",

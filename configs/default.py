@@ -110,6 +110,9 @@ TRAINED = strategy_reads("teacher_param", "starts all networks untrained; --teac
 FROZEN = strategy_reads("teacher_views", "has no frozen teacher; --transfer Offline has one")
 
 
+SIZED = ("ImageFolder", "ImageNet")  # datasets of pictures of any size
+
+
 @dataclasses.dataclass
 class Keys:
     """All keys, with the defaults of `train_w_kd.py`."""
@@ -159,7 +162,19 @@ class Keys:
     dataset: str = key("Digits", "the dataset", group="data")
     data_dir: str = key("", "where the dataset lies; empty: the source's default place", free=True, group="data")
     image_size: int = key(
-        not_negative(0), "side in pixels, for ImageFolder; 0: 32", only("dataset", "ImageFolder"), group="data"
+        not_negative(0), "side in pixels, for ImageFolder; 0: 32", only("dataset", *SIZED), group="data"
+    )
+    resize: int = key(
+        not_negative(0),
+        "short side in pixels of which the centre is cropped; 0: the aspect is not kept",
+        only("dataset", *SIZED),
+        group="data",
+    )
+    interpolation: str = key(
+        one_of("", "bilinear", "bicubic"),
+        "of the resizing; empty: the dataset's",
+        only("dataset", *SIZED),
+        group="data",
     )
     channels: int = key(
         limited(0, "be 0, 1 or 3", lambda count: count in (0, 1, 3)),

@@ -202,6 +202,8 @@ def _check_together(config: dict) -> None:
 def _add_dataset(config: dict, dataset: data.Dataset) -> None:
     """Fills in what the dataset decides; raises `UserError` for values that the dataset does not allow."""
     own, count, classes = dataset.augmentation, len(dataset.train), dataset.num_classes
+    if not count:
+        raise UserError(f"{dataset.name} has no training images here: evaluate.py measures networks on it.")
     config["crop_pad"] = own.pad if config["crop_pad"] < 0 else config["crop_pad"]
     config["crop_pad"] = 0 if config["resized_crop"] else config["crop_pad"]
     config["flip"] = ("yes" if own.flip else "no") if config["flip"] == "auto" else config["flip"]

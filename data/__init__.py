@@ -26,6 +26,7 @@ __all__ = [
     "load",
     "make_batch",
     "names",
+    "options",
     "registry",
 ]
 
@@ -38,32 +39,51 @@ registry = Registry(
         "CIFAR10": "data.tfds_source:load_cifar10",
         "CIFAR100": "data.tfds_source:load_cifar100",
         "ImageFolder": "data.image_folder:load",
+        "ImageNet": "data.imagenet:load",
         "Shapes": "data.shapes:load",
     },
 )
 names = registry.names
-KEYS = ("data_dir", "image_size", "channels", "skip_damaged")  # options of `load`
+KEYS = ("data_dir", "image_size", "channels", "skip_damaged", "resize", "interpolation")  # options of `load`
+
+
+def options(name: str) -> list[str]:
+    """The options of `load` that a dataset has a use for."""
+    return [key for key in KEYS if key in inspect.signature(registry.get(name)).parameters]
 
 
 @functools.lru_cache(maxsize=2)
-def load(name: str, data_dir: str = "", image_size: int = 0, channels: int = 0, skip_damaged: bool = False) -> Dataset:
+def load(
+    name: str,
+    data_dir: str = "",
+    image_size: int = 0,
+    channels: int = 0,
+    skip_damaged: bool = False,
+    resize: int = 0,
+    interpolation: str = "",
+) -> Dataset:
     """Reads a dataset into host memory (kept for the next call with the same arguments).
 
     Args:
         name: one of `names()`.
         data_dir: its folder; empty means the source's default folder.
-        image_size: side in pixels that ImageFolder resizes to; 0 means 32. The other datasets keep their own size.
+        image_size: side in pixels of the images of ImageFolder (0 means 32) and ImageNet (0 means 224). The other
+            datasets keep their own size.
         channels: of ImageFolder's images, 1 (grey) or 3 (RGB); 0 means 3.
         skip_damaged: ImageFolder leaves out, and counts, the images that cannot be read. Otherwise they are an error.
+        resize: pixels of the short side of which the centre is cropped; 0 means that ImageFolder does not keep the
+            aspect, and 256 for ImageNet's 224.
+        interpolation: "bilinear" or "bicubic"; empty means bilinear for ImageFolder and bicubic for ImageNet.
 
     Raises:
         UserError: unknown name, an option that the dataset has no use for, or no such data, with what to do.
     """
-    loader = registry.get(name)
-    options = {"image_size": image_size, "channels": channels, "skip_damaged": skip_damaged}
-    taken = inspect.signature(loader).parameters
-    for key, value in options.items():
+    loader, taken = registry.get(name), options(name)
+    given = {"image_size": image_size, "channels": channels, "skip_damaged": skip_damaged}
+    given |= {"resize": resize, "interpolation": interpolation}
+    for key, value in given.items():
         if value and key not in taken:
             flag = f"--{key}" if value is True else f"--{key} {value}"
-            raise UserError(f"{flag} is for --dataset ImageFolder; {name} has no use for it. Leave it out.")
-    return loader(data_dir=data_dir, **{key: value for key, value in options.items() if key in taken})
+            users = " or ".join(other for other in names() if key in options(other))
+            raise UserError(f"{flag} is for --dataset {users}; {name} has no use for it. Leave it out.")
+    return loader(data_dir=data_dir, **{key: value for key, value in given.items() if key in taken})

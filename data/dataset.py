@@ -2,12 +2,13 @@
 
 import dataclasses
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 
 import numpy as np
 
 BLOCK = 2**18  # values that are counted at once
+IMAGES = 1000  # that are read from files at once
 
 
 class Split:
@@ -52,6 +53,10 @@ class Split:
     def images(self) -> np.ndarray:
         return self._arrays[0]
 
+    def blocks(self) -> Iterator[np.ndarray]:
+        """The images [M, H, W, C] uint8, some after the other; images in memory are one block."""
+        yield self.images
+
     @property
     def labels(self) -> np.ndarray:
         return self._arrays[1]
@@ -62,6 +67,28 @@ class Split:
 
     def __len__(self) -> int:
         return self.count
+
+
+class FileSplit(Split):
+    """Some examples whose images are read from files, a block at a time where the reader of the split allows it.
+
+    Args:
+        labels: [N] int32.
+        image_shape: (H, W, C).
+        read: numbers of examples -> their images [M, H, W, C] uint8.
+    """
+
+    def __init__(self, labels: np.ndarray, image_shape: tuple[int, int, int], read: Callable):
+        super().__init__(len(labels), image_shape, lambda: (read(range(len(labels))), labels))
+        self._labels, self._read_rows = labels, read
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self._labels
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        for first in range(0, len(self), IMAGES):
+            yield self._read_rows(range(first, min(first + IMAGES, len(self))))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +134,8 @@ class Dataset:
         augmentation: the usual augmentation of its training images.
         fingerprint: differs where the examples differ, so that a run does not go on with other data.
         val: a third split to choose weights on, or None.
+        resize: pixels of the short side that the images are cropped from; 0: they are not.
+        interpolation: of the resizing; "" where images keep their size.
         notes: lines on what was left out or changed when the data were read, and why.
     """
 
@@ -119,6 +148,8 @@ class Dataset:
     augmentation: Augmentation
     fingerprint: str = ""
     val: Split | None = None
+    resize: int = 0
+    interpolation: str = ""
     notes: tuple[str, ...] = ()
 
     @property
@@ -140,6 +171,7 @@ class Dataset:
     @property
     def info(self) -> dict:
         """The facts of the data in `model.json`, beside the weights that were trained on them."""
+        resized = {"resize": self.resize, "interpolation": self.interpolation} if self.interpolation else {}
         return {
             "num_classes": self.num_classes,
             "class_names": list(self.class_names),
@@ -147,6 +179,7 @@ class Dataset:
             "image_shape": list(self.image_shape),
             "mean": list(self.mean),
             "std": list(self.std),
+            **resized,
         }
 
 

@@ -26,7 +26,14 @@ EVERY = 10.0  # seconds between two lines of progress
 EXAMPLES = 5  # names in a line of the report
 
 
-def load(data_dir: str = "", image_size: int = 0, channels: int = 0, skip_damaged: bool = False) -> Dataset:
+def load(
+    data_dir: str = "",
+    image_size: int = 0,
+    channels: int = 0,
+    skip_damaged: bool = False,
+    resize: int = 0,
+    interpolation: str = "",
+) -> Dataset:
     """Your own images: DATA_DIR/train/CLASS/* and DATA_DIR/test/CLASS/*, resized to --image_size.
 
     Source: --data_dir
@@ -41,23 +48,23 @@ def load(data_dir: str = "", image_size: int = 0, channels: int = 0, skip_damage
         image_size: side in pixels; 0 means 32.
         channels: 3 for RGB, 1 for grey; 0 means 3.
         skip_damaged: leave pictures out that cannot be read.
+        resize: pixels of the short side, of which the centre is cropped; 0 means that the aspect is not kept.
+        interpolation: "bilinear" or "bicubic"; empty means bilinear.
 
     Raises:
         UserError: the folders are not as they must be.
         DamagedFileError: pictures that cannot be read; all of them with the reason.
     """
-    if channels not in (0, 1, 3):
-        raise UserError(f"--channels must be 1 (grey) or 3 (RGB); got {channels}.")
-    size, channels = image_size or 32, channels or 3
+    form = picture.Form(image_size or 32, channels or 3, resize, interpolation or "bilinear").check()
     root = pathlib.Path(data_dir).expanduser()
     if not data_dir or not root.is_dir():
         raise UserError(
             f"ImageFolder needs --data_dir, a folder with train/CLASS/*.png and test/CLASS/*; got '{data_dir}'."
         )
     listing = _list(root)
-    decode = functools.partial(_decode, str(root), listing.files, size, channels, skip_damaged)
+    decode = functools.partial(decode_all, str(root), listing.files, form, skip_damaged)
     if len(listing.files) > KEPT:
-        place = hashlib.sha256(f"{root.resolve()} {size} {channels} {skip_damaged}".encode()).hexdigest()[:8]
+        place = hashlib.sha256(f"{root.resolve()} {form} {skip_damaged}".encode()).hexdigest()[:8]
         paths = (os.path.join(root, file) for file in listing.files)
         images, present, said = decoded.kept(f"ImageFolder-{place}", paths, decode)
     else:
@@ -74,8 +81,10 @@ def load(data_dir: str = "", image_size: int = 0, channels: int = 0, skip_damage
         class_names=listing.classes,
         mean=mean,
         std=std,
-        augmentation=Augmentation(pad=max(1, size // 8), flip=True),
+        augmentation=Augmentation(pad=max(1, form.size // 8), flip=True),
         fingerprint=digest.hexdigest(),
+        resize=form.resize,
+        interpolation=form.interpolation,
         notes=(*listing.notes, *_coverage(listing, splits), *said.tolist()),
     )
 
@@ -105,7 +114,7 @@ def _list(root: pathlib.Path) -> _Listing:
     left, notes = collections.defaultdict(list), []
     folders = _split_folders(root, left, notes)
     with picture.reading():
-        found = {split: _class_files(root, folder, left) for split, folder in folders.items()}
+        found = {split: class_files(root, folder, left) for split, folder in folders.items()}
     classes = sorted(found["train"])
     for split, folder in folders.items():
         if odd := sorted(set(found[split]) - set(classes)):
@@ -124,7 +133,7 @@ def _list(root: pathlib.Path) -> _Listing:
             files += by_class.get(name, [])
             labels += [label] * len(by_class.get(name, []))
         sizes.append(len(files) - before)
-    notes += [f"Left out, {reason}: {len(names):,} ({_names(names)})." for reason, names in left.items() if names]
+    notes += left_out(left)
     return _Listing(folders, files, np.asarray(labels, np.int32), tuple(sizes), tuple(classes), tuple(notes))
 
 
@@ -151,7 +160,7 @@ def _split_folders(root: pathlib.Path, left: dict[str, list[str]], notes: list[s
     return folders
 
 
-def _class_files(root: pathlib.Path, split: str, left: dict[str, list[str]]) -> dict[str, list[str]]:
+def class_files(root: pathlib.Path, split: str, left: dict[str, list[str]]) -> dict[str, list[str]]:
     """Class name -> its pictures, relative to the root and sorted. One name in two Unicode forms is one class."""
     found = collections.defaultdict(list)
     for file in _walk(str(root), split, left):
@@ -196,6 +205,11 @@ def _is_litter(name: str) -> bool:
     return name.startswith(".") or name.lower() in SYSTEM
 
 
+def left_out(left: dict[str, list[str]]) -> list[str]:
+    """The lines of the report on what is left out: reason -> names."""
+    return [f"Left out, {reason}: {len(names):,} ({_names(names)})." for reason, names in left.items() if names]
+
+
 def _composed(name: str) -> str:
     """The name with each accented letter as one character; macOS may store a letter and its accent as two."""
     return unicodedata.normalize("NFC", name)
@@ -206,7 +220,9 @@ def _names(names: list[str]) -> str:
     return ", ".join(f"'{name}'" for name in names[:EXAMPLES]) + more
 
 
-def _decode(root: str, files: list[str], size: int, channels: int, skip_damaged: bool) -> tuple[np.ndarray, ...]:
+def decode_all(
+    root: str, files: list[str], form: picture.Form, skip_damaged: bool = False, name: str = "ImageFolder"
+) -> tuple[np.ndarray, ...]:
     """Reads all pictures into one array.
 
     A picture of 16-bit grey that does not say its depth is read again, once the largest value of all is known. A
@@ -216,7 +232,7 @@ def _decode(root: str, files: list[str], size: int, channels: int, skip_damaged:
         images [M, size, size, channels] uint8 of the pictures that can be read, present [N] bool (which they are), and
         the lines of the report, an array of text.
     """
-    images = np.empty((len(files), size, size, channels), np.uint8)
+    images = np.empty((len(files), form.size, form.size, form.channels), np.uint8)
     facts, damaged, maxima, early = collections.defaultdict(list), {}, {}, []
 
     def fill(rows: Iterable[int], top: int | None) -> list[tuple]:
@@ -224,7 +240,7 @@ def _decode(root: str, files: list[str], size: int, channels: int, skip_damaged:
         results = []
         for row in rows:
             try:
-                images[row], found = picture.read(os.path.join(root, files[row]), size, channels, top)
+                images[row], found = picture.read(os.path.join(root, files[row]), form, top)
                 results.append((row, found, None, None))
             except (picture.Unreadable, picture.Unscaled) as error:  # kept without its frames and their arrays
                 results.append((row, (), type(error), error.args[0]))
@@ -251,8 +267,8 @@ def _decode(root: str, files: list[str], size: int, channels: int, skip_damaged:
     if damaged and not skip_damaged:
         lines = [f"  {os.path.join(root, files[row])} ({damaged[row]})" for row in sorted(damaged)]
         raise DamagedFileError(
-            "\n".join([f"ImageFolder: {len(lines):,} of {len(files):,} pictures cannot be read:", *lines])
-            + "\nReplace or remove them; --skip_damaged leaves them out."
+            "\n".join([f"{name}: {len(lines):,} of {len(files):,} pictures cannot be read:", *lines])
+            + f"\nReplace or remove them{'; --skip_damaged leaves them out' * (name == 'ImageFolder')}."
         )
     notes = []
 
@@ -266,9 +282,9 @@ def _decode(root: str, files: list[str], size: int, channels: int, skip_damaged:
     note(facts["frames"], "Pictures of several frames or pages, of which the first is read")
     note(sorted(maxima), f"Grey of 16 bits that does not say its depth; 0 to {top}, the largest value, became 0 to 255")
     grey = len(facts["grey"])
-    if channels == 1 and grey < len(files) - len(damaged):
+    if form.channels == 1 and grey < len(files) - len(damaged):
         notes.append(f"Pictures in colour, turned grey: {len(files) - len(damaged) - grey:,}.")
-    elif channels == 3 and grey == len(files) - len(damaged):
+    elif form.channels == 3 and grey == len(files) - len(damaged):
         notes.append("All pictures are grey; --channels 1 reads them with one channel.")
     present = np.ones(len(files), bool)
     present[list(damaged)] = False

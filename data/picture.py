@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
+from registry import UserError, unknown
+
 # The content decides what a file is. The ending decides what a file was meant to be: a file with one of these endings
 # that cannot be read is damaged, any other file that cannot be read is no picture.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "AVIF", "HEIF", "JPEG2000", "PPM", "QOI")
@@ -18,6 +20,7 @@ ENDINGS = (
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
 LARGE = 89_478_485  # pixels: Pillow's own limit, above which a JPEG is decoded at a reduced scale
 LARGEST = 2**30  # pixels of a picture of another format, which has to be decoded whole
+INTERPOLATIONS = ("bilinear", "bicubic")
 MISSING = 1 / 20  # the largest share of lines that a picture may lack at its end
 
 
@@ -82,15 +85,44 @@ def is_picture(path: str) -> bool:
         return False
 
 
-def read(path: str, size: int, channels: int, top: int | None = None) -> Picture:
-    """Reads a picture and resizes it to a square (bilinear, aspect not kept). Called within `reading`.
+class Form(NamedTuple):
+    """The images that pictures become.
+
+    Attributes:
+        size: side in pixels of the square.
+        channels: 3 for RGB, 1 for grey (a colour picture becomes its luminance).
+        resize: pixels of the short side, of which the centre is cropped; 0: the whole picture becomes the square, and
+            the aspect is not kept.
+        interpolation: of `INTERPOLATIONS`, Pillow's.
+    """
+
+    size: int
+    channels: int = 3
+    resize: int = 0
+    interpolation: str = "bilinear"
+
+    def check(self) -> "Form":
+        """Returns itself, or raises `UserError` for values that exclude each other."""
+        if self.channels not in (1, 3):
+            raise UserError(f"--channels must be 1 (grey) or 3 (RGB); got {self.channels}.")
+        if self.interpolation not in INTERPOLATIONS:
+            raise unknown("interpolation", self.interpolation, INTERPOLATIONS)
+        if 0 < self.resize < self.size:
+            raise UserError(
+                f"--resize {self.resize} is the short side that --image_size {self.size} is cropped from; "
+                f"give at least {self.size}."
+            )
+        return self
+
+
+def read(path: str, form: Form, top: int | None = None) -> Picture:
+    """Reads a picture and brings it into a form. Called within `reading`.
 
     The picture is turned as its EXIF says. Transparency becomes white. Grey of 16 bits becomes grey of 8 bits.
 
     Args:
         path: of the file.
-        size: side in pixels.
-        channels: 3 for RGB, 1 for grey (a colour picture becomes its luminance).
+        form: of the image.
         top: the value of 16-bit grey that becomes 255, for a file that does not say how many of its bits are used.
 
     Raises:
@@ -101,7 +133,7 @@ def read(path: str, size: int, channels: int, top: int | None = None) -> Picture
     image = None
     try:
         with _open(path) as image:
-            return _read(image, path, size, channels, top)
+            return _read(image, path, form, top)
     except (Unscaled, Unreadable):
         raise
     except Exception as error:  # Pillow raises many kinds for a damaged file
@@ -115,14 +147,15 @@ def _open(path: str) -> Image.Image:
     return Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN])
 
 
-def _read(image: Image.Image, path: str, size: int, channels: int, top: int | None) -> Picture:
+def _read(image: Image.Image, path: str, form: Form, top: int | None) -> Picture:
     facts, jpeg = set(), image.format in ("JPEG", "MPO")
     if image.format != "MPO" and getattr(
         image, "is_animated", False
     ):  # an MPO's further frames are a camera's previews
         facts.add("frames")
     if image.width * image.height > LARGE and jpeg:
-        image.draft(None, (2 * size, 2 * size))
+        side = 2 * max(form.size, form.resize)
+        image.draft(None, (side, side))
         facts.add("reduced")
     elif image.width * image.height > LARGEST:
         raise Unreadable(f"{image.width} x {image.height} pixels, more than {LARGEST:,}")
@@ -134,13 +167,24 @@ def _read(image: Image.Image, path: str, size: int, channels: int, top: int | No
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    image = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
+    image = _fitted(image.convert("RGB"), form)
     pixels = np.asarray(image, np.uint8)
     if (pixels == pixels[..., :1]).all():
         facts.add("grey")
-    if channels == 1:
+    if form.channels == 1:
         pixels = pixels[..., :1] if "grey" in facts else np.asarray(image.convert("L"))[..., None]
     return Picture(pixels, frozenset(facts))
+
+
+def _fitted(image: Image.Image, form: Form) -> Image.Image:
+    """The square: the whole picture, or the centre of the picture with the short side `form.resize`."""
+    filters, size = Image.Resampling[form.interpolation.upper()], (form.size, form.size)
+    if not form.resize:
+        return image.resize(size, filters)
+    short = min(image.size)
+    width, height = (side * form.resize // short for side in image.size)
+    left, upper = round((width - form.size) / 2), round((height - form.size) / 2)
+    return image.resize((width, height), filters).crop((left, upper, left + form.size, upper + form.size))
 
 
 def _eight_bits(image: Image.Image, path: str, top: int | None) -> Image.Image:

@@ -37,8 +37,9 @@ class Pretrained:
         folder: the folder they were read from.
         variables: `{"params", "batch_stats"}`, nested dicts of NumPy arrays, float32.
         info: `model.json`: arch, num_classes, class_names, dataset, image_shape [H, W, C], mean, std (of pixels in
-            [0, 1]), test_top1 (percent, or None), options (the network's, for `models.create`; may be missing),
-            command, ...
+            [0, 1]), test_top1 (percent, or None), resize (pixels of the short side that images are cropped from; may
+            be missing), interpolation (of the resizing; may be missing), options (the network's, for `models.create`;
+            may be missing), command, ...
         sha256: of the file `weights.safetensors`.
     """
 
@@ -142,6 +143,9 @@ def check_info(info: dict) -> None:
             raise ValueError(f"'{key}' is missing or of the wrong type")
     if not isinstance(info.get("options", {}), dict) or {"num_classes", "dtype"} & info.get("options", {}).keys():
         raise ValueError("'options' must be a dict, without 'num_classes' and 'dtype'")
+    for key, kind in {"resize": int, "interpolation": str}.items():
+        if not isinstance(info.get(key, kind()), kind):
+            raise ValueError(f"'{key}' is of the wrong type")
     shape, mean, std = info["image_shape"], info["mean"], info["std"]
     if len(shape) != 3 or not all(isinstance(n, int) and n > 0 for n in shape):
         raise ValueError(f"'image_shape' must be [height, width, channels]; it is {shape}")

@@ -9,6 +9,7 @@ import json
 import pathlib
 import re
 
+from data.picture import INTERPOLATIONS
 from registry import UserError
 
 NAME = "config.json"
@@ -19,6 +20,9 @@ TIMM = {  # --arch -> timm's names of the same network, where they are not the l
     "ViT_B": r"(vit|deit)_base(_distilled)?_patch\d+_\d+",
     "ConvNeXt_T": "convnext_tiny",
     "MobileNetV2": "mobilenetv2_100|mobilenet_v2",
+    **{
+        f"EfficientNet_{size}": f"(tf_)?efficientnet_{size.lower()}" for size in ("B0", *(f"Lite{n}" for n in range(5)))
+    },
 }
 # timm's arguments that change nothing which the shapes of the weights do not show
 SAFE = {"num_classes", "in_chans", "img_size", "drop_rate", "drop_path_rate"}
@@ -33,6 +37,8 @@ class Card:
         path: the file, for messages.
         architectures: names of the network.
         mean, std: of its input, pixels in [0, 1].
+        image_size, resize, interpolation: the side of the square that is cropped, the short side that it is cropped
+            from, and how pictures are resized; 0 and "" where the file does not say.
         class_names: in the order of the outputs.
         arguments: timm's `model_args`, "name=value", which change the named network.
         activation: transformers' `hidden_act`.
@@ -42,6 +48,9 @@ class Card:
     architectures: tuple[str, ...] = ()
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    image_size: int = 0
+    resize: int = 0
+    interpolation: str = ""
     class_names: tuple[str, ...] = ()
     arguments: tuple[str, ...] = ()
     activation: str = ""
@@ -65,11 +74,15 @@ def read(path: pathlib.Path) -> Card:
         classes = tuple(str(labels[key]) for key in sorted(labels, key=int))
         classes = () if any(re.fullmatch(r"LABEL_\d+", name) for name in classes) else classes
     arguments = content.get("model_args")
+    size, share = (_numbers(timm.get("input_size")) or (0,))[-1], timm.get("crop_pct")
     return Card(
         path=path,
         architectures=tuple(names),
         mean=_numbers(timm.get("mean")),
         std=_numbers(timm.get("std")),
+        image_size=int(size),
+        resize=int(size / share) if isinstance(share, (int, float)) and 0 < share <= 1 else 0,
+        interpolation=method if (method := timm.get("interpolation")) in INTERPOLATIONS else "",
         class_names=classes,
         arguments=tuple(f"{key}={x}" for key, x in arguments.items()) if isinstance(arguments, dict) else (),
         activation=str(content.get("hidden_act") or ""),

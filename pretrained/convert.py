@@ -22,6 +22,7 @@ from clu import parameter_overview
 import models
 import pretrained
 from configs import command
+from data.picture import INTERPOLATIONS
 from pretrained import card as cards
 from pretrained import naming, orders, reading
 from pretrained.players import dataset_of, player_of
@@ -39,6 +40,11 @@ DATASETS = {
     "ImageNet": (1000, (224, 224, 3), *IMAGENET),
     "ImageFolder": (0, (224, 224, 3), *IMAGENET),
 }
+PICTURES = ("ImageNet", "ImageFolder")  # datasets whose pictures have any size
+SHORT_SIDE, INTERPOLATION = 1 / 0.875, "bicubic"  # ImageNet's; in units of the image's side
+# TensorFlow's EfficientNet-Lites read (pixel - 127) / 128, four of them at a size of their own.
+LITE_MEAN, LITE_STD = (127 / 255,) * 3, (128 / 255,) * 3
+SIZES = {"EfficientNet_Lite1": 240, "EfficientNet_Lite2": 260, "EfficientNet_Lite3": 280, "EfficientNet_Lite4": 300}
 # The older cookbook subtracted BGR statistics from RGB pixels. Its weights need exactly that input.
 COOKBOOK_MEAN = tuple(x / 255 for x in (113.9, 123.0, 125.3))
 COOKBOOK_STD = tuple(x / 255 for x in (66.7, 62.1, 63.0))
@@ -126,6 +132,8 @@ def describe(args: argparse.Namespace, chosen: naming.Selection, card: cards.Car
     classes, shape, mean, std = DATASETS[args.dataset]
     if naming.is_cookbook(chosen.tensors):
         mean, std = COOKBOOK_MEAN, COOKBOOK_STD
+    elif args.arch.startswith("EfficientNet_Lite") and naming.is_tensorflow_port(chosen.tensors):
+        mean, std = LITE_MEAN, LITE_STD
     mean, std = args.mean or card.mean or mean, args.std or card.std or std
     names = class_names(args.class_names) if args.class_names else []
     classes = args.num_classes or len(names) or classes
@@ -135,8 +143,9 @@ def describe(args: argparse.Namespace, chosen: naming.Selection, card: cards.Car
     if names and len(names) != classes:
         raise UserError(f"--class_names {args.class_names} has {len(names)} names for {classes} classes.")
     known = card.class_names if len(set(card.class_names)) == classes else map(str, range(classes))
-    options = {**naming.guess_options(args.arch, chosen.tensors), **args.option}
-    size = args.image_size or options.get("image_size") or shape[0]
+    options = {**naming.guess_options(args.arch, chosen.tensors, card.architectures), **args.option}
+    size = args.image_size or options.get("image_size") or (args.dataset in PICTURES and card.image_size)
+    size = size or (args.dataset == "ImageNet" and SIZES.get(args.arch)) or shape[0]
     name = f"{args.hub}: {args.source or 'weights'}" if args.hub else pathlib.Path(args.source).name
     return {
         "arch": args.arch,
@@ -147,10 +156,21 @@ def describe(args: argparse.Namespace, chosen: naming.Selection, card: cards.Car
         "image_shape": [size, size, len(mean)],
         "mean": list(mean),
         "std": list(std),
+        **resizing(args, size, card),
         "test_top1": None,
         "source": f"{name} ({chosen.prefix.rstrip('.')})" if chosen.prefix else name,
         "command": " ".join(["python -m pretrained.convert", *args.arguments]),
     }
+
+
+def resizing(args: argparse.Namespace, size: int, card: cards.Card) -> dict:
+    """The entries `resize` and `interpolation` of `model.json`; none for images that keep their size."""
+    if args.dataset not in PICTURES:
+        return {}
+    own = {"resize": round(size * SHORT_SIDE), "interpolation": INTERPOLATION} if args.dataset == "ImageNet" else {}
+    of_card = {"resize": card.resize if size == card.image_size else 0, "interpolation": card.interpolation}
+    given = {"resize": args.resize, "interpolation": args.interpolation}
+    return own | {key: value for facts in (of_card, given) for key, value in facts.items() if value}
 
 
 def convert(args: argparse.Namespace) -> pretrained.Pretrained:
@@ -290,6 +310,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--mean", type=_numbers, help="of the input, pixels in [0, 1], such as 0.5,0.5,0.5")
     p.add_argument("--std", type=_numbers, help="deviation of the input, likewise")
     p.add_argument("--image_size", type=int, default=0, help="side in pixels; default: the dataset's")
+    p.add_argument("--resize", type=int, default=0, help="short side in pixels that images are cropped from")
+    p.add_argument("--interpolation", choices=INTERPOLATIONS, default="", help="of the resizing")
     p.add_argument("--prefix", help="what stands before the names to take, such as module.student; default: found")
     p.add_argument("--weights", choices=("raw", "ema"), default="", help="where a file has both; default: raw")
     p.add_argument("--option", type=_option, action="append", default=[], help="of the network: NAME=VALUE; repeatable")

@@ -24,8 +24,33 @@ def _mobile_block(m: re.Match) -> str:
     return f"features.{1 + sum((1, 2, 3, 4, 3, 3, 1)[: int(m[1])]) + int(m[2])}."
 
 
-# network's class -> dialects: (a name that only this dialect has, [(pattern, replacement)], applied in order)
-DIALECTS: dict[str, list[tuple[str, Rules]]] = {
+def _efficient_blocks(state: dict[str, np.ndarray]) -> Rules:
+    """lukemelas' blocks in one row -> timm's groups: a group begins where a block has another width than the last."""
+    group, block, width, place = -1, 0, None, {}
+    while f"_blocks.{len(place)}._project_conv.weight" in state:
+        features = state[f"_blocks.{len(place)}._project_conv.weight"].shape[0]
+        group, block = (group, block + 1) if features == width else (group + 1, 0)
+        width, place[str(len(place))] = features, f"blocks.{group}.{block}."
+    return [
+        (r"^_conv_stem\.", "conv_stem."),
+        (r"^_bn0\.", "bn1."),
+        (r"^_conv_head\.", "conv_head."),
+        (r"^_bn1\.", "bn2."),
+        (r"^_fc\.", "classifier."),
+        (r"^_blocks\.(\d+)\.", lambda m: place.get(m[1], m[0])),
+        (r"\._se_(reduce|expand)\.", r".se.conv_\1."),
+        (r"\._depthwise_conv\.", ".conv_dw."),
+        (r"^(blocks\.0\.\d+)\._project_conv\.", r"\1.conv_pw."),  # the first group expands nothing
+        (r"^(blocks\.0\.\d+)\._bn([12])\.", r"\1.bn\2."),
+        (r"\._expand_conv\.", ".conv_pw."),
+        (r"\._project_conv\.", ".conv_pwl."),
+        (r"\._bn([012])\.", lambda m: f".bn{int(m[1]) + 1}."),
+    ]
+
+
+# network's class -> dialects: (a name that only this dialect has, [(pattern, replacement)], applied in order; or a
+# function of the state_dict that returns them)
+DIALECTS: dict[str, list[tuple[str, Rules | Callable[[dict], Rules]]]] = {
     "ViT": [
         (
             "class_token",  # torchvision
@@ -119,6 +144,32 @@ DIALECTS: dict[str, list[tuple[str, Rules]]] = {
             ],
         ),
     ],
+    "EfficientNet": [
+        ("_conv_stem.weight", _efficient_blocks),  # lukemelas, to timm's, which the network has
+        (
+            "features.0.0.weight",  # torchvision
+            [
+                (r"^features\.0\.0\.", "conv_stem."),
+                (r"^features\.0\.1\.", "bn1."),
+                (r"^features\.8\.0\.", "conv_head."),
+                (r"^features\.8\.1\.", "bn2."),
+                (r"^classifier\.1\.", "classifier."),
+                (r"^features\.(\d+)\.(\d+)\.block\.", lambda m: f"blocks.{int(m[1]) - 1}.{m[2]}."),
+                (r"\.\d\.fc1\.", ".se.conv_reduce."),
+                (r"\.\d\.fc2\.", ".se.conv_expand."),
+                (r"^(blocks\.0\.\d+)\.0\.0\.", r"\1.conv_dw."),  # the first group expands nothing
+                (r"^(blocks\.0\.\d+)\.0\.1\.", r"\1.bn1."),
+                (r"^(blocks\.0\.\d+)\.2\.0\.", r"\1.conv_pw."),
+                (r"^(blocks\.0\.\d+)\.2\.1\.", r"\1.bn2."),
+                (r"^(blocks\.\d+\.\d+)\.0\.0\.", r"\1.conv_pw."),
+                (r"^(blocks\.\d+\.\d+)\.0\.1\.", r"\1.bn1."),
+                (r"^(blocks\.\d+\.\d+)\.1\.0\.", r"\1.conv_dw."),
+                (r"^(blocks\.\d+\.\d+)\.1\.1\.", r"\1.bn2."),
+                (r"^(blocks\.\d+\.\d+)\.3\.0\.", r"\1.conv_pwl."),
+                (r"^(blocks\.\d+\.\d+)\.3\.1\.", r"\1.bn3."),
+            ],
+        ),
+    ],
 }
 
 COOKBOOK: Rules = [  # the older Flax cookbook's CIFAR ResNets
@@ -154,6 +205,7 @@ def translate(network: str, state: dict[str, np.ndarray]) -> tuple[dict[str, np.
     """
     for telltale, rules in DIALECTS.get(network, []):
         if telltale in state:
+            rules = rules(state) if callable(rules) else rules
             origin = {rename(name, rules): name for name in state}
             state = {name: state[old] for name, old in origin.items()}
             for first in [name for name in state if ".attn.query." in name]:

@@ -52,6 +52,11 @@ def is_cookbook(tensors: dict[str, np.ndarray]) -> bool:
     return any(name.startswith("params/") for name in tensors)
 
 
+def is_tensorflow_port(tensors: dict[str, np.ndarray]) -> bool:
+    """Whether the names are lukemelas', under which TensorFlow's EfficientNets were first ported to PyTorch."""
+    return "_conv_stem.weight" in tensors
+
+
 def select(path, tensors: dict[str, np.ndarray], prefix: str | None = None, weights: str = "") -> Selection:
     """Picks one network's tensors out of a file's.
 
@@ -158,8 +163,14 @@ def _groups(names: list[str], prefix: str = "") -> dict[str, dict[str, str]]:
     return groups
 
 
-def guess_options(arch: str, tensors: dict[str, np.ndarray]) -> dict:
-    """The network's options that the shapes of the tensors decide."""
+def guess_options(arch: str, tensors: dict[str, np.ndarray], architectures: tuple[str, ...] = ()) -> dict:
+    """The network's options that the names and shapes of the tensors decide.
+
+    Args:
+        arch: the network's name.
+        tensors: name without the prefix -> array.
+        architectures: names of the network in the file's config.json.
+    """
     network = models.registry.get(arch)
     if is_cookbook(tensors):
         return {"padding": "SAME"}
@@ -177,6 +188,9 @@ def guess_options(arch: str, tensors: dict[str, np.ndarray]) -> dict:
         tensors, _ = translate("ConvNeXt", tensors)
         if "stem.0.weight" in tensors:
             options["patch_size"] = tensors["stem.0.weight"].shape[-1]
+    elif arch.startswith("EfficientNet"):
+        ported = is_tensorflow_port(tensors) or any(name.startswith("tf_") for name in architectures)
+        options |= {"padding": "SAME", "epsilon": 1e-3} if ported else {"padding": "TORCH", "epsilon": 1e-5}
     elif "stem" in _fields(network):
         if "conv1.weight" in tensors:
             options["stem"] = "imagenet" if tensors["conv1.weight"].shape[-1] == 7 else "cifar"

@@ -120,10 +120,13 @@ def dataset_of(info: dict, options: dict) -> data.Dataset:
 
     Args:
         info: what `model.json` says of the weights.
-        options: may have `dataset` and `data.KEYS`; else the dataset, the size and the channels of the training.
+        options: may have `dataset` and `data.KEYS`; else the dataset, the size, the resizing and the
+            channels of the training.
     """
     name, shape = options.get("dataset", info["dataset"]), info["image_shape"]
-    own = {"image_size": shape[0], "channels": shape[2]} if name == "ImageFolder" else {}
+    own = {"image_size": shape[0], "channels": shape[2]}
+    own |= {key: info[key] for key in ("resize", "interpolation") if key in info}
+    own = {key: value for key, value in own.items() if key in data.options(name)}
     return data.load(name, **{**own, **{key: options[key] for key in data.KEYS if key in options}})
 
 

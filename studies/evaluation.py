@@ -50,16 +50,29 @@ def answers(params: list[str], dataset: data.Dataset, archs: list[str], role: st
     loaded = [pretrained.load(param) for param in params]
     for weights in loaded:
         check_fits(weights, dataset, role)
-    images, found = here().place(dataset.test.images), []
+    players = []
     for weights, arch in zip(loaded, archs, strict=True):
         frozen = role == "teacher"
-        player, variables = player_of(weights, role, arch=arch, frozen=frozen, class_names=dataset.class_names)
-        found.append(Answers(player, images, here())(variables))
-        if note := class_note(role, weights.info, dataset, found[-1], dataset.test.labels):
+        players.append(player_of(weights, role, arch=arch, frozen=frozen, class_names=dataset.class_names))
+    found = _logits(players, dataset.test)
+    for weights, logits in zip(loaded, found, strict=True):
+        if note := class_note(role, weights.info, dataset, logits, dataset.test.labels):
             warn(note)
     return found
 
 
 def logits_of(player: Player, variables: dict, dataset: data.Dataset) -> np.ndarray:
     """Logits [N, K] float32 of a network on the test split."""
-    return Answers(player, here().place(dataset.test.images), here())(variables)
+    return _logits([(player, variables)], dataset.test)[0]
+
+
+def _logits(players: list[tuple[Player, dict]], split: data.Split) -> list[np.ndarray]:
+    """Logits [N, K] float32 of each (network, variables) on the images of a split, which are read once."""
+    asked, found = [], [[] for _ in players]
+    for block in split.blocks():
+        images = here().place(block)
+        asked = asked or [Answers(player, images, here()) for player, _ in players]
+        for answers, (_, variables), parts in zip(asked, players, found, strict=True):
+            answers.images = images
+            parts.append(answers(variables))
+    return [np.concatenate(parts) for parts in found]

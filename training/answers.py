@@ -17,7 +17,8 @@ class Answers:
 
     Args:
         player: the network.
-        images: [N, H, W, C] uint8, on the devices; several networks share the one copy.
+        images: [N, H, W, C] uint8, on the devices; several networks share the one copy. The attribute `images` may be
+            replaced by other images.
         devices: where the program runs.
     """
 
