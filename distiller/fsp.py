@@ -11,7 +11,9 @@ The training has two phases, as in the paper: `warmup_epochs` on this loss alone
 0). Weight 50 and 30 epochs are the benchmarks'. Their 50 scales nothing: they apply it in the second phase, where they
 set the loss to 0. The paper pairs the first with the last layer of a stage and max-pools. Here, as in the benchmarks,
 the stages' outputs are paired and average-pooled. The paper needs equal channels. Where the channels differ here, a
-learned 1x1 convolution takes the student's to the teacher's.
+learned 1x1 convolution and batch norm take the student's to the teacher's. Without the batch norm nothing bounds the
+maps of a network that does not normalise its stages (ViT, ConvNeXt): the loss is of fourth order in them, and at weight
+50 the first steps diverge.
 """
 
 import flax.linen as nn
@@ -19,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from distiller.base import Distiller, matched, wide
-from distiller.connectors import to_channels
+from distiller.connectors import ConvNorm
 from distiller.spatial import as_map, match_resolution, stage_pairs
 from options import not_negative
 
@@ -76,7 +78,10 @@ class FSP(Distiller):
         pairs = stage_pairs(student.features, teacher.features)
         if len(pairs) < 2:
             raise ValueError("FSP compares neighbouring stages, and these networks pair only one: take AT or FitNet.")
-        maps = [(to_channels(wide(as_map(s)), t.shape[-1]), t) for s, t in pairs]
+        maps = [(self._matched(wide(as_map(s)), t.shape[-1]), t) for s, t in pairs]
         loss = self.weight * flow_loss(*(list(side) for side in zip(*maps, strict=True)))
         loss = jnp.where(batch.epoch < self.warmup_epochs, loss, 0.0)
         return loss, {"FSP": loss}
+
+    def _matched(self, x: jax.Array, channels: int) -> jax.Array:
+        return x if x.shape[-1] == channels else ConvNorm(channels)(x)
