@@ -106,15 +106,22 @@ class Staged(nn.Module):
 
     num_classes: int = 10
 
-    @nn.compact
+    def setup(self):
+        self.dense1, self.dense2 = Dense(6), Dense(8)
+        self.bn1, self.bn2 = BatchNorm(), BatchNorm()
+        self.classifier = Dense(self.num_classes)
+
     def __call__(self, images, train: bool = False, deltas: dict | None = None):
         x, tap = images, Taps(deltas)
-        for stage, width in enumerate((6, 8), start=1):
-            x = Dense(width, name=f"dense{stage}")(x[:, ::stage, ::stage])
-            x = tap(f"stage{stage}_preact", BatchNorm(name=f"bn{stage}")(x, train))
+        for stage, dense, norm in ((1, self.dense1, self.bn1), (2, self.dense2, self.bn2)):
+            x = tap(f"stage{stage}_preact", norm(dense(x[:, ::stage, ::stage]), train))
             x = tap(f"stage{stage}", nn.relu(x))
         x = tap("embedding", tap("final", x).mean((1, 2)))
-        return Outputs(logits=Dense(self.num_classes, name="classifier")(x), features=tap.features)
+        return Outputs(logits=self.classify(x), features=tap.features)
+
+    def classify(self, embedding):
+        """Logits of an embedding."""
+        return self.classifier(embedding)
 
 
 @pytest.fixture(scope="session")
