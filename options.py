@@ -71,6 +71,27 @@ def one_of(default: str, *others: str):
     return limited(default, f"be {', '.join(first)} or {last}", (default, *others).__contains__)
 
 
+def only_with(option, **others):
+    """The field `option`, which has an effect only where each of the other options has one of the values named here.
+
+    `gamma: float = only_with(positive(0.4), kernel=(True,))`.
+    """
+    if not isinstance(option, dataclasses.Field):
+        option = dataclasses.field(default=option)
+    return dataclasses.field(default=option.default, metadata={**option.metadata, "only_with": others})
+
+
+def without_effect(owner: type, options: dict) -> dict[str, str]:
+    """Name -> reason, for each of the `options` that has no effect beside the others and the defaults of `owner`."""
+    fields, found = {field.name: field for field in dataclasses.fields(owner)}, {}
+    for name in options:
+        for other, values in fields[name].metadata.get("only_with", {}).items():
+            value = options.get(other, fields[other].default)
+            if value not in values:
+                found[name] = f"'{other}' is {value!r}, not {' or '.join(map(repr, values))}"
+    return found
+
+
 def check(kind: str, owner: type, options: dict, hidden: tuple[str, ...] = ("parent", "name")) -> None:
     """Checks values for the fields of a dataclass before the dataclass is built.
 

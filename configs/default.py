@@ -7,17 +7,35 @@ precedence: this file, then the recipe (`--config FILE.py`), then the flags of t
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from options import between, limited, not_negative, one_of, positive
 
 
-def only(key: str, *values) -> Callable[[dict, tuple], str]:
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What conditions on keys know besides the recipe.
+
+    Attributes:
+        reads: the keys that matter to the strategy (`transfer.base.Strategy.reads`).
+        views: the views of each image that the method and the strategy ask for (`data.make_batch`).
+        first_phase: epochs that the method adds before the training proper.
+        dataset: returns the dataset; the first call reads its description.
+    """
+
+    reads: tuple[str, ...]
+    views: tuple[str, ...]
+    first_phase: int
+    dataset: Callable[[], Any]
+
+
+def only(key: str, *values) -> Callable[[dict, Facts], str]:
     """A condition on a key: the recipe's `key` is one of `values`, or is not empty or 0 where no value is named."""
 
-    def why_not(config: dict, reads: tuple[str, ...]) -> str:
-        del reads
+    def why_not(config: dict, facts: Facts) -> str:
+        del facts
         if config[key] in values if values else config[key]:
             return ""
         wanted = " or ".join(map(repr, values)) if values else "set"
@@ -26,13 +44,46 @@ def only(key: str, *values) -> Callable[[dict, tuple], str]:
     return why_not
 
 
-def strategy_reads(key: str, otherwise: str) -> Callable[[dict, tuple], str]:
+def strategy_reads(key: str, otherwise: str) -> Callable[[dict, Facts], str]:
     """A condition on a key: the strategy's `reads` name `key`; `otherwise` says what is so of the strategy instead."""
 
-    def why_not(config: dict, reads: tuple[str, ...]) -> str:
-        return "" if key in reads else f"--transfer {config['transfer']} {otherwise}"
+    def why_not(config: dict, facts: Facts) -> str:
+        return "" if key in facts.reads else f"--transfer {config['transfer']} {otherwise}"
 
     return why_not
+
+
+def padded_crop(config: dict, facts: Facts) -> str:
+    """A condition on a key: images are padded and cropped."""
+    pad = config["crop_pad"] if config["crop_pad"] >= 0 else facts.dataset().augmentation.pad
+    own = " by default" if config["crop_pad"] < 0 else ""
+    return "" if pad else f"images of {config['dataset']} are not cropped{own}; --crop_pad 4 crops them"
+
+
+def whole_crop(config: dict, facts: Facts) -> str:
+    """A condition on a key: no random resized crop."""
+    del facts
+    share = config["resized_crop"]
+    return f"'resized_crop' {share} takes the place of 'crop_pad' and 'crop_mode'" if share else ""
+
+
+def strong_views(config: dict, facts: Facts) -> str:
+    """A condition on a key: something learns from strong views."""
+    if "strong" in facts.views:
+        return ""
+    return f"--distiller {config['distiller']} --transfer {config['transfer']} ask for no strong view; MLKD does"
+
+
+def several_seeds(config: dict, facts: Facts) -> str:
+    """A condition on a key: there is more than one replica."""
+    del facts
+    return "" if config["seeds"] > 1 else "'seeds' is 1"
+
+
+def within_training(config: dict, facts: Facts) -> str:
+    """A condition on `keep_epochs`: the training has so many epochs."""
+    epochs = config["train_epoch"] + facts.first_phase
+    return "" if config["keep_epochs"] <= epochs else f"the training has {epochs} epochs"
 
 
 def key(default, text: str, *needs: Callable, free: bool = False, group: str = "more"):
@@ -122,10 +173,22 @@ class Keys:
     num_labels: int = key(
         not_negative(0), "labelled images that the label loss sees, class-balanced; 0: all", group="data"
     )
-    crop_pad: int = key(
-        limited(-1, "be -1 or more", lambda pad: pad >= -1), "padding of the random crop, pixels; -1: the dataset's"
+    sampling: str = key(
+        one_of("uniform", "balanced"),
+        "uniform: an epoch is one pass; balanced: all classes equally often, for long tails",
+        only("num_labels", 0),
     )
-    crop_mode: str = key(one_of("zero", "reflect"), "what the padding holds")
+    class_weights: str = key(
+        one_of("none", "balanced"),
+        "weights of the label loss; balanced: inversely proportional to the counts of the classes, mean 1",
+        only("num_labels", 0),
+    )
+    crop_pad: int = key(
+        limited(-1, "be -1 or more", lambda pad: pad >= -1),
+        "padding of the random crop, pixels; -1: the dataset's",
+        whole_crop,
+    )
+    crop_mode: str = key(one_of("zero", "reflect"), "what the padding holds", whole_crop, padded_crop)
     flip: str = key(one_of("auto", "yes", "no"), "random horizontal flips; auto: the dataset's")
     resized_crop: float = key(
         between(0, 1, 0.0), "least share of the area in a random resized crop, instead of crop_pad; 0: none"
@@ -133,7 +196,7 @@ class Keys:
     randaugment: int = key(not_negative(0), "operations of RandAugment for each image; 0: none")
     magnitude: int = key(between(0, 30, 9), "magnitude of RandAugment", only("randaugment"))
     strong_view: str = key(
-        one_of("randaugment", "fixmatch"), "strong views: 2 operations of magnitude 10, or FixMatch's"
+        one_of("randaugment", "fixmatch"), "strong views: 2 operations of magnitude 10, or FixMatch's", strong_views
     )
     mixup: float = key(not_negative(0.0), "alpha of mixup; 1: shares are uniform, 0: none")
     cutmix: float = key(not_negative(0.0), "alpha of CutMix; with mixup, each image gets one of the two")
@@ -165,7 +228,7 @@ class Keys:
     seed: int = key(not_negative(0), "of everything random", group="recipe")
     seeds: int = key(positive(1), "replicas to train side by side, with seeds from --seed up", group="recipe")
     stack_seeds: str = key(
-        one_of("auto", "yes", "no"), "one program for all seeds; auto: yes on GPU and TPU", free=True
+        one_of("auto", "yes", "no"), "one program for all seeds; auto: yes on GPU and TPU", several_seeds, free=True
     )
     steps_per_call: str = key(
         limited("auto", "be 'auto' or a whole number above 0", lambda x: x == "auto" or (x.isdecimal() and int(x) > 0)),
@@ -188,7 +251,11 @@ class Keys:
     log_every: int = key(positive(50), "steps between log lines", free=True, group="run")
     eval_every: int = key(positive(1), "epochs between tests", free=True, group="run")
     keep_epochs: int = key(
-        not_negative(0), "keep the weights of every n-th epoch in epochs/; 0: none", free=True, group="run"
+        not_negative(0),
+        "keep the weights of every n-th epoch in epochs/; 0: none",
+        within_training,
+        free=True,
+        group="run",
     )
     checkpoint_seconds: float = key(not_negative(30.0), "least time between two checkpoints", free=True, group="run")
 

@@ -70,15 +70,16 @@ def _table(source: str, pairs: str, rows: dict[str, str]) -> Table:
     return Table(source, pairs.split(), {name: [float(n) for n in row.split()] for name, row in rows.items()})
 
 
+REPDISTILLER = "WRN_40_2,WRN_16_2 WRN_40_2,WRN_40_1 ResNet56,ResNet20 ResNet110,ResNet20 ResNet110,ResNet32"
+REPDISTILLER += " ResNet32x4,ResNet8x4 VGG13,VGG8 VGG13,MobileNetV2 ResNet50,MobileNetV2 ResNet50,VGG8"
+REPDISTILLER += " ResNet32x4,ShuffleNetV1 ResNet32x4,ShuffleNetV2 WRN_40_2,ShuffleNetV1"
 LSKD = "ResNet32x4,ResNet8x4 VGG13,VGG8 WRN_40_2,WRN_40_1 WRN_40_2,WRN_16_2 ResNet56,ResNet20"
 LSKD += " ResNet110,ResNet32 ResNet110,ResNet20 ResNet32x4,ShuffleNetV2 ResNet32x4,WRN_16_2 ResNet32x4,WRN_40_2"
 LSKD += " WRN_40_2,ResNet8x4 WRN_40_2,MobileNetV2 VGG13,MobileNetV2 ResNet50,MobileNetV2"
 TABLES = [
     _table(
         "RepDistiller's README, last epoch, mean of runs",
-        "WRN_40_2,WRN_16_2 WRN_40_2,WRN_40_1 ResNet56,ResNet20 ResNet110,ResNet20 ResNet110,ResNet32"
-        " ResNet32x4,ResNet8x4 VGG13,VGG8 VGG13,MobileNetV2 ResNet50,MobileNetV2 ResNet50,VGG8"
-        " ResNet32x4,ShuffleNetV1 ResNet32x4,ShuffleNetV2 WRN_40_2,ShuffleNetV1",
+        REPDISTILLER,
         {
             "SoftLogits": "74.92 73.54 70.66 70.67 73.08 73.33 72.98 67.37 67.35 73.81 74.07 74.45 74.83",
             "FitNet": "73.58 72.24 69.21 68.99 71.06 73.50 71.02 64.14 63.16 70.69 73.59 73.54 73.73",
@@ -122,6 +123,19 @@ TABLES = [
             " 77.37 76.19 78.95 76.75 70.01 69.98 70.45",
             "MLKD, weight 9": "78.28 75.22 75.56 76.95 72.33 74.32 72.27 78.76 77.53 79.66 77.68 71.61 70.94 71.19",
         },
+    ),
+    _table(
+        "README of the TTM code",
+        REPDISTILLER,
+        {
+            "TTM": "76.23 74.32 71.83 71.46 73.97 76.17 74.33 68.98 69.24 74.87 74.18 76.57 75.39",
+            "WTTM": "76.37 74.58 71.92 71.67 74.13 76.06 74.44 69.16 69.59 74.82 74.37 76.55 75.42",
+        },
+    ),
+    _table(
+        "README of the SKD code, with its own teachers",
+        "ResNet56,ResNet20 ResNet110,ResNet32 ResNet32x4,ResNet8x4 WRN_40_2,WRN_16_2 WRN_40_2,WRN_40_1",
+        {"SKD": "71.34 74.26 77.21 76.42 75.56"},
     ),
     _table("DIST's paper", "ResNet56,ResNet20 ResNet32x4,ResNet8x4", {"DIST": "71.75 76.31"}),
     _table("Papers with Code, of the paper", "ResNet32x4,ResNet8x4 VGG13,VGG8", {"ReviewKD": "75.63 74.84"}),

@@ -16,9 +16,11 @@ import tasks
 import transfer
 from configs import digits
 from configs.command import names_in
-from configs.default import KEYS, Keys, get_config
+from configs.default import KEYS, Facts, Keys, get_config
 from registry import UserError
 
+FEW = 8  # examples of a batch below which comparing them is noise
+HOT = 1e5  # a temperature at which differences of logits come near float32's rounding of probabilities
 SHIPPED = {"Digits": "pretrained/resnet20_digits"}  # the teacher of a dataset where the recipe names none
 TUNED = {"Digits": digits.tuned}  # method -> its options for a dataset where the recipe gives none
 
@@ -40,16 +42,25 @@ def resolve(recipe: Mapping, typed: tuple[str, ...] = ()) -> tuple[FrozenConfigD
     config = merge(recipe)
     strategy = transfer.registry.get(config["transfer"])
     transfer.check(config["transfer"], config["transfer_options"])
+    method = None
     if config["distiller"]:  # an unknown method raises even where it has no effect
-        distiller.create(config["distiller"], **config["distiller_options"])
-    notes = _drop_what_has_no_effect(config, recipe, () if strategy.baseline else typed, strategy.reads)
+        method = distiller.create(config["distiller"], **config["distiller_options"])
+    facts = _facts(strategy, method, config)
+    notes = _drop_what_has_no_effect(config, recipe, () if strategy.baseline else typed, facts)
     for kind, names in ((data, config["dataset"]), (models, config["student_arch"]), (tasks, config["task"])):
         kind.registry.check(names)
     for arch in names_in(config["teacher_arch"]):
         models.registry.check(arch)
     _check_together(config)
-    _add_dataset(config, data.load(**{key: config[key] for key in data.KEYS}, name=config["dataset"]))
-    found = [pretrained.load(param).info["arch"] for param in names_in(config["teacher_param"])]
+    _add_dataset(config, facts.dataset())
+    notes += _check_batch(config, method if "distiller" in strategy.reads else None)
+    notes += [
+        f"{path} {value:g} leaves little of the logits but float32's rounding: the loss is nearly constant."
+        for path, value in _temperatures(config)
+        if value >= HOT
+    ]
+    command = teacher_command(config)
+    found = [pretrained.load(param, command).info["arch"] for param in names_in(config["teacher_param"])]
     _check_teachers(config, found)
     config["teacher_arch"] = config["teacher_arch"] or ",".join(found)
     if "teacher_arch" in strategy.reads and "teacher_views" not in strategy.reads and not config["teacher_arch"]:
@@ -111,18 +122,44 @@ def differences(old: dict, new: dict) -> list[str]:
 
 def grows(old: dict, new: dict) -> bool:
     """Whether `new` only trains for longer: at a constant rate, and with a strategy that does not know the length."""
+    old, new = ({**plain(get_config()), **config} for config in (old, new))
     fields = {field.name for field in dataclasses.fields(transfer.registry.get(new["transfer"]))}
     constant = new["schedule"] == "constant" and "train_epoch" not in fields
     return constant and old["train_epoch"] < new["train_epoch"]
 
 
-def _drop_what_has_no_effect(
-    config: dict, recipe: Mapping, typed: tuple[str, ...], reads: tuple[str, ...]
-) -> list[str]:
+def advice(old: dict, new: dict) -> str:
+    """What to do where `differences` refuses to continue the run of `old` with `new`."""
+    if old["train_epoch"] == new["train_epoch"] or grows(old, new):
+        return "Use the same config to resume it, or another --train_path."
+    if new["schedule"] != "constant":
+        reason = f"A {new['schedule']} schedule depends on 'train_epoch'"
+    elif old["train_epoch"] > new["train_epoch"]:
+        reason = "A run cannot become shorter"
+    else:
+        reason = f"The losses of --transfer {new['transfer']} depend on 'train_epoch'"
+    return f"{reason}: use another --train_path. Only a run with --schedule constant can be made longer."
+
+
+def _facts(strategy: type, method: distiller.Distiller | None, config: dict) -> Facts:
+    """What conditions on keys ask; `config` may still change before `dataset` is called."""
+    reads_method = method is not None and "distiller" in strategy.reads
+    views = strategy.views if isinstance(strategy.views, tuple) else ()  # a property is not known before the players
+    return Facts(
+        reads=strategy.reads,
+        views=(*views, *(method.views if reads_method else ())),
+        first_phase=method.first_phase_epochs if reads_method else 0,
+        dataset=lambda: data.load(**{key: config[key] for key in data.KEYS}, name=config["dataset"]),
+    )
+
+
+def _drop_what_has_no_effect(config: dict, recipe: Mapping, typed: tuple[str, ...], facts: Facts) -> list[str]:
     """Resets keys without effect; returns a note for each that the recipe has, raises `UserError` for a typed one."""
     notes, defaults = [], plain(get_config())
     for name, key in KEYS.items():
-        reason = next(filter(None, (why_not(config, reads) for why_not in key.metadata["needs"])), "")
+        if config[name] == defaults[name] and name not in typed:
+            continue
+        reason = next(filter(None, (why_not(config, facts) for why_not in key.metadata["needs"])), "")
         if not reason:
             continue
         if name in typed:
@@ -130,6 +167,11 @@ def _drop_what_has_no_effect(
         if name in recipe and plain(recipe[name]) != defaults[name]:
             notes.append(f"{_shown(name, recipe[name])} has no effect: {reason}.")
         config[name] = defaults[name]
+    method, chosen = config["distiller"], config["distiller_options"]
+    for path, reason in (distiller.ignored(method, chosen) if method else {}).items():
+        if "distiller_options" in typed:
+            raise UserError(f"--config.distiller_options.{path} has no effect: {reason}. Leave it out.")
+        notes.append(f"distiller_options.{path} has no effect: {reason}.")
     return notes
 
 
@@ -147,11 +189,6 @@ def _check_together(config: dict) -> None:
     if config["seed"] + config["seeds"] > 2**31:
         raise UserError(
             f"'seed' and the 'seeds' after it must be below 2**31; got {config['seed']}, {config['seeds']}."
-        )
-    if config["resized_crop"] and config["crop_pad"] > 0:
-        raise UserError(
-            "'resized_crop' takes the place of 'crop_pad'; "
-            f"got {config['resized_crop']}, {config['crop_pad']}. Set one to 0."
         )
     if config["optimizer"] == "dot" and config["clip_norm"]:
         raise UserError(
@@ -183,6 +220,38 @@ def _add_dataset(config: dict, dataset: data.Dataset) -> None:
         raise UserError(
             f"--num_labels {config['num_labels']} must be 0 (all) or from {classes} (one a class) to {count}."
         )
+
+
+def _check_batch(config: dict, method: distiller.Distiller | None) -> list[str]:
+    """Raises `UserError` for a batch too small to compare examples in; returns a note for one that is nearly so."""
+    size, least = config["batch_size"], method.least_batch if method else 1
+    if size < least:
+        raise UserError(
+            f"--batch_size {size}: {config['distiller']} compares the examples of a batch, and below {least} of them a "
+            f"loss is constant.\nTake a --batch_size of {least} or more; the method's paper has 64 or more."
+        )
+    if least > 1 and size < FEW:
+        return [f"--batch_size {size}: {config['distiller']} compares the examples of a batch, and has few to compare."]
+    return []
+
+
+def _temperatures(options: Mapping, path: str = "") -> list[tuple[str, float]]:
+    """(path, value) of each option of a method or strategy that is a temperature or several."""
+    found = []
+    for name, value in options.items():
+        here = f"{path}.{name}" if path else name
+        if isinstance(value, Mapping):
+            found += _temperatures(value, here)
+        elif name.startswith("temperature"):
+            found += [(here, one) for one in (value if isinstance(value, tuple) else (value,))]
+    return found
+
+
+def teacher_command(config: Mapping) -> str:
+    """A command that trains a teacher for this config."""
+    arch = (names_in(config["teacher_arch"]) or ["ResNet20"])[0]
+    own = "".join(f" --{key}" if config[key] is True else f" --{key} {config[key]}" for key in data.KEYS if config[key])
+    return f"python train_teacher.py --arch {arch} --dataset {config['dataset']}{own} --train_path runs/teacher"
 
 
 def _check_teachers(config: dict, found: list[str]) -> None:

@@ -3,7 +3,7 @@
 import functools
 import inspect
 
-from data.batch import VIEWS, Batch, balanced_subset, epoch_plan, fixed_views, make_batch
+from data.batch import VIEWS, Batch, balanced_plan, balanced_subset, epoch_plan, fixed_views, make_batch
 from data.dataset import Augmentation, Dataset, Split
 from data.device_split import DeviceSplit
 from data.pairs import ClassTable, class_partners, class_table
@@ -17,6 +17,7 @@ __all__ = [
     "Dataset",
     "DeviceSplit",
     "Split",
+    "balanced_plan",
     "balanced_subset",
     "class_partners",
     "class_table",

@@ -19,7 +19,7 @@ from data.pairs import ClassTable, class_partners
 
 UNLABELLED = -1
 # What the seed's key is folded with first: independent streams. 2 and 3 are the engine's, 5 is that of data/pairs.py.
-ORDER, VIEW, FURTHER, MIX, FIXED_VIEW = 0, 1, 4, 6, 11
+ORDER, VIEW, FURTHER, MIX, FIXED_VIEW, BALANCED = 0, 1, 4, 6, 11, 12
 VIEWS = ("weak", "strong", "partner", "previous")
 
 
@@ -81,6 +81,39 @@ def epoch_plan(seed: int, epoch: int, pool: jax.Array, length: int, lead: int = 
         return jnp.concatenate([rows[0, length - lead :], rows[1]]) if lead else rows[0]
 
     return cut(orders), cut(jnp.broadcast_to(numbers[:, None], orders.shape))
+
+
+def balanced_plan(
+    seed: int, epoch: int, members: list[np.ndarray], length: int, lead: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """The order of one epoch in which all classes are equally frequent.
+
+    The examples of a small class come several times in an epoch, each time in another view. Of a large class, each
+    epoch shows a new choice.
+
+    Args:
+        seed, epoch, length, lead: as in `epoch_plan`.
+        members: of each class that has examples, the examples [n] int32.
+
+    Returns:
+        index [lead + length] int32, view [lead + length] int32, as in `epoch_plan`. In an epoch the counts of two
+        classes differ by 1 at most, before `length` cuts the last examples off.
+    """
+    draws = -(-length // len(members))
+    most = max(-(-draws // len(own)) for own in members)  # passes over a class in an epoch
+
+    def one(number):
+        random = np.random.default_rng((seed, BALANCED, number + 1))
+        passes = [[random.permutation(own) for _ in range(-(-draws // len(own)))] for own in members]
+        index = np.stack([np.concatenate(own)[:draws] for own in passes])
+        view = np.stack([number * most + np.arange(draws) // len(own) for own in members])
+        columns = np.argsort(random.random((draws, len(members))), axis=1)  # the classes' order in each round
+        rows = np.arange(draws)[:, None]
+        return index[columns, rows].reshape(-1)[:length], view[columns, rows].reshape(-1)[:length]
+
+    parts = [one(epoch)] if not lead else [[x[length - lead :] for x in one(epoch - 1)], one(epoch)]
+    index, view = (np.concatenate(own).astype(np.int32) for own in zip(*parts, strict=True))
+    return index, view
 
 
 @functools.partial(jax.jit, static_argnames=("count",))

@@ -2,10 +2,10 @@
 
 from distiller.base import Distiller
 from distiller.compose import Composition
-from options import check
+from options import check, without_effect
 from registry import Registry, UserError
 
-__all__ = ["Composition", "Distiller", "check_options", "create", "names", "registry"]
+__all__ = ["Composition", "Distiller", "check_options", "create", "ignored", "names", "registry"]
 
 registry = Registry(
     "distiller",
@@ -20,6 +20,16 @@ registry = Registry(
         "SDD": "distiller.sdd:SDD",
         "WKDLogit": "distiller.wkd_logit:WKDLogit",
         "OFA": "distiller.ofa:OFA",
+        "TTM": "distiller.ttm:TTM",
+        "WTTM": "distiller.ttm:WTTM",
+        "RLD": "distiller.rld:RLD",
+        "ABKD": "distiller.abkd:ABKD",
+        "IKL": "distiller.dkl:IKL",
+        "GKL": "distiller.dkl:GKL",
+        "SKD": "distiller.skd:SKD",
+        "WSLD": "distiller.wsld:WSLD",
+        "CRLD": "distiller.crld:CRLD",
+        "NormKD": "distiller.normkd:NormKD",
         "AT": "distiller.at:AT",
         "PKT": "distiller.pkt:PKT",
         "RKD": "distiller.rkd:RKD",
@@ -58,6 +68,7 @@ registry = Registry(
         "abound": "'AB'",
         "factor": "'FT'",
         "svd": "'KDSVD'",
+        "dkl": "'IKL' or 'GKL'",
         "dml": "--transfer Mutual",
         "none": "--transfer Labels",
         "vanilla": "--transfer Labels",
@@ -99,6 +110,18 @@ def create(name: str, **options) -> Distiller:
     own = {"ce_weight": options.get("ce_weight", min(method.ce_weight for method in methods))}
     check(f"option of {name}", Composition, own)
     return Composition(parts=methods, **own)
+
+
+def ignored(name: str, options: dict) -> dict[str, str]:
+    """Path ("gamma", "CC.gamma") -> reason, for each option that has no effect on a method or sum of methods."""
+    parts, found = [part.strip() for part in name.split("+")], {}
+    for part in parts:
+        own = options.get(part, {})
+        found |= {f"{part}.{key}": reason for key, reason in without_effect(registry.get(part), own).items()}
+    if len(parts) == 1:
+        own = {key: value for key, value in options.items() if key != name}
+        found |= without_effect(registry.get(name), own)
+    return found
 
 
 def _build(name: str, options: dict) -> Distiller:

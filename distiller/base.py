@@ -23,6 +23,8 @@ class Distiller(nn.Module):
         views: the views of each image that the method reads, as named in `data.make_batch`. The first is "weak", the
             usual augmentation. Further ones are "weak" (another draw), "strong" (RandAugment on top) or "partner"
             (another image of the class). The networks' Outputs for them are `student.views`, `teacher.views`.
+        least_batch: examples of a batch from which on each of the method's terms teaches something. A method that
+            compares examples needs more than 1.
         order_matters: the loss depends on the order of the examples in the batch.
         first_phase_learns: players that learn in the first phase: "student", "method".
         adversarial: the method's own parameters climb the loss by a reversed gradient.
@@ -32,6 +34,7 @@ class Distiller(nn.Module):
     ce_weight: float = not_negative(1.0)
     gradient_taps: ClassVar[tuple[str, ...]] = ()
     views: ClassVar[tuple[str, ...]] = ("weak",)
+    least_batch: ClassVar[int] = 1
     order_matters: ClassVar[bool] = False
     first_phase_learns: ClassVar[tuple[str, ...]] = ("student", "method")
     adversarial: ClassVar[bool] = False

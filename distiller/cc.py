@@ -20,6 +20,7 @@ The kernel form needs no projection. Its numbers are Knowledge-Distillation-Zoo'
 """
 
 import math
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -27,7 +28,7 @@ import jax.numpy as jnp
 
 from distiller.base import Distiller, matched
 from distiller.normalised import Linear, embedding, flat, unit
-from options import not_negative, positive
+from options import not_negative, only_with, positive
 
 
 def consecutive_loss(student: jax.Array, teacher: jax.Array) -> jax.Array:
@@ -75,9 +76,10 @@ class CC(Distiller):
 
     weight: float = not_negative(0.02)
     kernel: bool = False
-    gamma: float = positive(0.4)
-    order: int = positive(2)
-    project_to: int = not_negative(0)
+    gamma: float = only_with(positive(0.4), kernel=(True,))
+    order: int = only_with(positive(2), kernel=(True,))
+    project_to: int = only_with(not_negative(0), kernel=(False,))
+    least_batch: ClassVar[int] = 2
 
     @property
     def order_matters(self) -> bool:

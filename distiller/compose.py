@@ -42,6 +42,10 @@ class Composition(Distiller):
         return tuple(dict.fromkeys(learns))
 
     @property
+    def least_batch(self) -> int:
+        return max(part.least_batch for part in self.parts)
+
+    @property
     def order_matters(self) -> bool:
         return any(part.order_matters for part in self.parts)
 

@@ -114,8 +114,6 @@ class CRD(Distiller):
         temperature: T, dimensionless.
         momentum: share of the old in the memories.
         feat_dim: width of the embeddings that are contrasted.
-        examples: N, rows of the memories, for batches without `Batch.examples`; 0: the rows of the first batch, right
-            only if that batch is the whole data set.
     """
 
     weight: float = not_negative(0.8)
@@ -123,11 +121,10 @@ class CRD(Distiller):
     temperature: float = positive(0.07)
     momentum: float = between(0.0, 1.0, 0.5)
     feat_dim: int = positive(128)
-    examples: int = not_negative(0)
 
     @nn.compact
     def __call__(self, student, teacher, batch):
-        size = batch.examples or self.examples or len(batch.index)
+        size = batch.examples or len(batch.index)  # a batch that does not say N is the whole data set
         shape, bound = (size, self.feat_dim), math.sqrt(3 / self.feat_dim)
 
         def uniform():
@@ -137,7 +134,7 @@ class CRD(Distiller):
         labels = self.variable("memory", "label", lambda: jnp.full(size, -1, jnp.int32))
         normalisers = self.variable("memory", "normaliser", lambda: jnp.full(2, -1.0, jnp.float32))
         rows = bank_s.value.shape[0]
-        if (batch.examples or self.examples) and rows != size:
+        if batch.examples and rows != size:
             raise ValueError(f"CRD's memory has {rows} rows, but there are {size} examples. Initialise it anew.")
 
         s = unit(Linear(self.feat_dim, name="embed_student")(embedding(student, "student")))

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from distiller.base import Distiller, matched
 from distiller.soft_logits import kl_divergence
 from distiller.target import ramp
-from options import not_negative, one_of, positive
+from options import not_negative, one_of, only_with, positive
 
 
 def reverse_gradient(x: jax.Array, factor: jax.Array) -> jax.Array:
@@ -66,7 +66,7 @@ class CTKD(Distiller):
     loops: int = positive(10)
     schedule: str = one_of("cosine", "linear")
     instance: bool = False
-    hidden: int = positive(256)
+    hidden: int = only_with(positive(256), instance=(True,))
     adversarial: ClassVar[bool] = True
 
     @nn.compact

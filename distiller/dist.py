@@ -12,6 +12,8 @@ The value of the second term depends on the batch size. With two classes each im
 only the second term has a gradient.
 """
 
+from typing import ClassVar
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -70,6 +72,7 @@ class DIST(Distiller):
     beta: float = not_negative(1.0)
     gamma: float = not_negative(1.0)
     temperature: float = positive(4.0)
+    least_batch: ClassVar[int] = 2
 
     @nn.compact
     def __call__(self, student, teacher, batch):

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from distiller.base import Distiller, matched
 from distiller.maps import cosine_distance, map_rule, maps_of, masked_mean, same_size, taught_classes
-from options import not_negative, one_of, positive
+from options import not_negative, one_of, only_with, positive
 
 
 def _log_shares(maps: jax.Array, temperature: float) -> jax.Array:
@@ -72,9 +72,9 @@ class ExplanationMatch(Distiller):
     map: str = "LayerCAM"
     tap: str = ""
     distance: str = one_of("cosine", "l2", "softmax", "kl")
-    temperature: float = positive(1.0)
+    temperature: float = only_with(positive(1.0), distance=("softmax", "kl"))
     classes: str = one_of("teacher", "label")
-    top_k: int = positive(1)
+    top_k: int = only_with(positive(1), classes=("teacher",))
 
     @property
     def gradient_taps(self):

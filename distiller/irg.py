@@ -14,6 +14,8 @@ the channels; groups of adaptive pooling serve any two numbers. Student's and te
 other, so their resolutions, channels and tokens may differ.
 """
 
+from typing import ClassVar
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -69,6 +71,7 @@ class IRG(Distiller):
     vertex_weight: float = not_negative(0.1)
     edge_weight: float = not_negative(5.0)
     transformation_weight: float = not_negative(5.0)
+    least_batch: ClassVar[int] = 3
 
     @nn.compact
     def __call__(self, student, teacher, batch):

@@ -11,6 +11,8 @@ sum), and 1e-7 is added to both probabilities in the logarithm. The weight of 30
 are the embeddings; their widths may differ.
 """
 
+from typing import ClassVar
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -49,6 +51,7 @@ class PKT(Distiller):
     """
 
     weight: float = not_negative(30000.0)
+    least_batch: ClassVar[int] = 2
 
     @nn.compact
     def __call__(self, student, teacher, batch):

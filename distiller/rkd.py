@@ -11,6 +11,8 @@ below 1e-6 counts as 1e-6, and the direction between equal examples as zero; nei
 the embeddings; their widths may differ. Differences take B^2 D numbers, angles B^3.
 """
 
+from typing import ClassVar
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -62,6 +64,7 @@ class RKD(Distiller):
 
     distance_weight: float = not_negative(25.0)
     angle_weight: float = not_negative(50.0)
+    least_batch: ClassVar[int] = 3
 
     @nn.compact
     def __call__(self, student, teacher, batch):

@@ -9,6 +9,8 @@ As in the benchmarks, the last stage alone is compared, with weight 3000. Only B
 resolutions, channels and tokens may differ.
 """
 
+from typing import ClassVar
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -36,6 +38,7 @@ class SP(Distiller):
     """
 
     weight: float = not_negative(3000.0)
+    least_batch: ClassVar[int] = 2
 
     @nn.compact
     def __call__(self, student, teacher, batch):

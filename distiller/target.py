@@ -26,18 +26,24 @@ def labelled_mean(rows: jax.Array, label: jax.Array) -> jax.Array:
     return jnp.sum(jnp.where(labelled, rows, 0.0)) / jnp.maximum(jnp.sum(labelled.astype(rows.dtype)), 1.0)
 
 
-def refuse_two_classes(method: str, logits: jax.Array, why: str = "with one class besides the target's, its") -> None:
+def refuse_two_classes(
+    method: str,
+    logits: jax.Array,
+    why: str = "with one class besides the target's, its",
+    instead: str = "SoftLogits, which for two classes transfers all that the teacher's logits say",
+) -> None:
     """Raises `ValueError` if `logits` [B, K] have fewer than 3 classes.
 
     Args:
         method: the method's name, for the message.
         logits: [B, K].
         why: the beginning of the reason, which ends in "distribution is constant".
+        instead: what to use.
     """
     if logits.shape[1] < 3:
         raise ValueError(
             f"{method} needs 3 classes or more and found {logits.shape[1]}: {why} distribution is constant and "
-            "teaches nothing.\nUse SoftLogits, which for two classes transfers all that the teacher's logits say."
+            f"teaches nothing.\nUse {instead}."
         )
 
 

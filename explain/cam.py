@@ -44,7 +44,8 @@ def class_maps(outputs: Outputs) -> jax.Array:
     if "final" not in outputs.features:
         raise ValueError(
             "Class activation maps need a tap `final`, the map whose mean is the embedding; "
-            f"this network has {sorted(outputs.features)}.\nTake GradCAM, or record the tap in the network."
+            f"this network has {sorted(outputs.features)}.\nRecord the tap in the network, or take the map GradCAM (to "
+            "draw and measure) or the distiller ExplanationMatch (to train)."
         )
     final = wide(outputs.features["final"])
     scores = outputs.classify(final.reshape(-1, final.shape[-1]))

@@ -56,6 +56,12 @@ registry = Registry(
         "ViT_S": "models.vit:vit_s",
         "ViT_B": "models.vit:vit_b",
         "ConvNeXt_T": "models.convnext:convnext_t",
+        "EfficientNet_B0": "models.efficientnet:efficientnet_b0",
+        "EfficientNet_Lite0": "models.efficientnet:efficientnet_lite0",
+        "EfficientNet_Lite1": "models.efficientnet:efficientnet_lite1",
+        "EfficientNet_Lite2": "models.efficientnet:efficientnet_lite2",
+        "EfficientNet_Lite3": "models.efficientnet:efficientnet_lite3",
+        "EfficientNet_Lite4": "models.efficientnet:efficientnet_lite4",
         "CNN": "models.cnn:CNN",
     },
 )

@@ -52,10 +52,22 @@ def parameter(module: nn.Module, name: str, init: Callable, shape: tuple[int, ..
     return value
 
 
+def convolve_same(convolve: Callable, x: jax.Array) -> jax.Array:
+    """A convolution of stride 2 with XLA's SAME padding: of an even side, one zero more behind the input than before.
+
+    `convolve`, [B, H, W, C] -> [B, H', W', features], pads both ends alike. One more zero in front shifts its windows
+    onto SAME's, and adds a first one to drop.
+    """
+    rows, columns = (1 - side % 2 for side in x.shape[1:3])
+    x = jnp.pad(x, ((0, 0), (rows, 0), (columns, 0), (0, 0)))
+    return convolve(x)[:, rows:, columns:]
+
+
 class Conv(nn.Module):
     """A square convolution, padded by (size - 1) / 2 on every side as PyTorch's reference networks are.
 
-    (XLA's SAME pads a stride-2 convolution of an even input on one side only, which makes another network.)
+    With padding="SAME" a convolution of stride 2 has XLA's SAME padding, as networks of TensorFlow and Flax have. The
+    two differ where the input has an even side.
     Parameters `kernel` [size, size, C_in / groups, features] float32 and, with `use_bias`, `bias` [features],
     initially zero. `groups` = C_in makes the convolution depthwise.
     """
@@ -67,12 +79,18 @@ class Conv(nn.Module):
     use_bias: bool = False
     kernel_init: Any = fan_out_normal
     dtype: Any = jnp.float32
+    padding: str = "TORCH"
 
     @nn.compact
     def __call__(self, x):
         shape = (self.size, self.size, x.shape[-1] // self.groups, self.features)
         kernel = parameter(self, "kernel", self.kernel_init, shape)
-        y = ops.convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, self.groups)
+
+        def convolve(x):
+            return ops.convolve(x, kernel.astype(self.dtype), self.stride, self.groups)
+
+        x, same = x.astype(self.dtype), self.padding == "SAME" and self.stride == 2
+        y = convolve_same(convolve, x) if same else convolve(x)
         if self.use_bias:
             y = y + parameter(self, "bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
         return y

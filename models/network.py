@@ -45,10 +45,21 @@ class Network(nn.Module):
     def setup(self):
         self.classifier = Dense(self.num_classes, *self.classifier_init)
 
-    def pooled(self, tap: Taps, x: jax.Array) -> Outputs:
-        """The `Outputs` of a network whose last map is `x` [B, H, W, D]; records the taps `final` and `embedding`."""
+    def pooled(self, tap: Taps, x: jax.Array, drop: float = 0.0) -> Outputs:
+        """The end of the forward pass; records the taps `final` and `embedding`.
+
+        Args:
+            tap: of this pass.
+            x: [B, H, W, D], the last map.
+            drop: share of the embedding's entries that are zeroed before the classifier reads it.
+
+        Returns:
+            The network's `Outputs`.
+        """
         x = tap("final", x)
         embedding = tap("embedding", jnp.mean(x.astype(jnp.float32), axis=(1, 2)))
+        if drop:
+            embedding = nn.Dropout(drop, deterministic=False)(embedding)
         return Outputs(logits=self.classify(embedding), features=tap.features)
 
     def classify(self, embedding: jax.Array) -> jax.Array:

@@ -197,6 +197,7 @@ def forward(
     train: bool = False,
     gradient_taps: tuple[str, ...] = (),
     shifts: dict[str, jax.Array] | None = None,
+    rngs: dict[str, jax.Array] | None = None,
 ) -> tuple[Outputs, dict]:
     """Runs a network.
 
@@ -208,6 +209,7 @@ def forward(
         gradient_taps: features (or `input`, `last_map`, `attention*`, see `resolve`) that `Outputs.gradients` shall
             reach. In training mode they are gradients at constant statistics of the batch (`layers.BatchNorm`).
         shifts: tap -> what is added to it on its way through the network; of taps that are no gradient taps.
+        rngs: stream -> key, for a network that draws random numbers in training: `{"dropout": key}`.
 
     Returns:
         (`Outputs`, the batch statistics after the pass: the old ones in eval mode).
@@ -226,7 +228,9 @@ def forward(
         extra = {"deltas": moved} if moved else {}
         if train:
             with nn.intercept_methods(hold_statistics):
-                result, updates = model.apply(variables, images, train=True, mutable=["batch_stats"], **extra)
+                result, updates = model.apply(
+                    variables, images, train=True, mutable=["batch_stats"], rngs=rngs, **extra
+                )
             stats = updates.get("batch_stats", {})
         else:
             result, stats = model.apply(variables, images, train=False, **extra), variables.get("batch_stats", {})

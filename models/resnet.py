@@ -10,7 +10,6 @@ Any input size works; the stages halve the resolution twice.
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from models import ops
@@ -28,16 +27,6 @@ TORCH_NAMES = {
 }
 
 
-def padded_as_xla(conv, x: jax.Array) -> jax.Array:
-    """A 3x3 `conv` of stride 2 with XLA's SAME padding: of an even side, one zero behind the input and none before it.
-
-    `conv` pads both ends by one. One more zero in front shifts its windows onto SAME's, and adds a first one to drop.
-    """
-    rows, columns = (1 - side % 2 for side in x.shape[1:3])
-    x = jnp.pad(x, ((0, 0), (rows, 0), (columns, 0), (0, 0)))
-    return conv(x)[:, rows:, columns:]
-
-
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions around a shortcut. Returns (sum before the ReLU, after it), [B, H/s, W/s, width] each."""
 
@@ -48,8 +37,7 @@ class BasicBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x, train: bool, tap=unnamed):
-        conv1 = Conv(self.width, 3, self.stride, dtype=self.dtype, name="conv1")
-        y = padded_as_xla(conv1, x) if self.padding == "SAME" and self.stride == 2 else conv1(x)
+        y = Conv(self.width, 3, self.stride, dtype=self.dtype, padding=self.padding, name="conv1")(x)
         y = nn.relu(BatchNorm(dtype=self.dtype, name="bn1")(y, train))
         y = Conv(self.width, 3, dtype=self.dtype, name="conv2")(y)
         y = BatchNorm(dtype=self.dtype, name="bn2")(y, train)

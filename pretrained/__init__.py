@@ -70,8 +70,12 @@ def save(folder: str | os.PathLike, variables: dict, info: dict) -> None:
         load(part)
 
 
-def find(path: str | os.PathLike) -> pathlib.Path:
+def find(path: str | os.PathLike, command: str = "") -> pathlib.Path:
     """The folder of weights that `path` stands for: `path` itself, or the `last/` of the run folder `path`.
+
+    Args:
+        path: a folder.
+        command: for the message, a command that trains such weights.
 
     Raises:
         UserError: `path` is neither; the message has a command that makes one.
@@ -86,20 +90,21 @@ def find(path: str | os.PathLike) -> pathlib.Path:
     shipped = ", ".join(f"pretrained/{p.parent.name}" for p in sorted((here / "pretrained").glob(f"*/{WEIGHTS}")))
     raise UserError(
         f"No weights in '{path}': {WEIGHTS} and {DESCRIPTION} are missing. Shipped: {shipped or 'none'}.\n"
-        f"To train a teacher: python train_teacher.py --arch ResNet20 --train_path {path}"
+        f"To train a teacher: {command or f'python train_teacher.py --arch ResNet20 --train_path {path}'}"
     )
 
 
-def load(path: str | os.PathLike) -> Pretrained:
+def load(path: str | os.PathLike, command: str = "") -> Pretrained:
     """Reads a folder of weights and checks it.
 
     Args:
         path: a folder of weights, or a finished run's folder.
+        command: as in `find`.
 
     Raises:
         UserError: there is no folder of weights. DamagedFileError: a file cannot be read, or is not as it was written.
     """
-    folder = find(path)
+    folder = find(path, command)
     try:
         info = json.loads((folder / DESCRIPTION).read_text(), parse_constant=_no_constant)
         check_info(info)

@@ -7,10 +7,11 @@ import pretrained
 import tasks
 from configs.command import names_in
 from models import Player
-from pretrained.players import check_fits, player_of
+from pretrained.players import check_fits, class_note, player_of
 from registry import UserError
 from training.answers import Answers
 from training.devices import here
+from training.run_folder import warn
 
 
 def measure(
@@ -42,14 +43,21 @@ def teacher_answers(params: str, dataset: data.Dataset, archs: str = "") -> np.n
 
 
 def answers(params: list[str], dataset: data.Dataset, archs: list[str], role: str) -> list[np.ndarray]:
-    """Logits [N, K] float32 on the test split of each folder of weights; teachers are folded as in training."""
-    players = []
-    for param, arch in zip(params, archs, strict=True):
-        weights = pretrained.load(param)
+    """Logits [N, K] float32 on the test split of each folder of weights, in the order of the dataset's classes.
+
+    Teachers are folded as in training. Classes that do not match the dataset's are warned of.
+    """
+    loaded = [pretrained.load(param) for param in params]
+    for weights in loaded:
         check_fits(weights, dataset, role)
-        players.append(player_of(weights, role, arch=arch, frozen=role == "teacher"))
-    images = here().place(dataset.test.images)
-    return [Answers(player, images, here())(variables) for player, variables in players]
+    images, found = here().place(dataset.test.images), []
+    for weights, arch in zip(loaded, archs, strict=True):
+        frozen = role == "teacher"
+        player, variables = player_of(weights, role, arch=arch, frozen=frozen, class_names=dataset.class_names)
+        found.append(Answers(player, images, here())(variables))
+        if note := class_note(role, weights.info, dataset, found[-1], dataset.test.labels):
+            warn(note)
+    return found
 
 
 def logits_of(player: Player, variables: dict, dataset: data.Dataset) -> np.ndarray:

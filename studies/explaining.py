@@ -10,14 +10,15 @@ from matplotlib.figure import Figure
 import data
 import explain
 import pretrained
+from configs.command import names_in
 from explain import charts, pictures
 from explain.faithfulness import compare, faithfulness, teacher_similarity
 from explain.subject import Subject
 
 # From the engine; used by `subject_of` and `epochs_of` only.
-from pretrained.players import check_fits, player_of
+from pretrained.players import check_fits, class_note, player_of
 from registry import UserError, unknown
-from training.run_folder import EPOCHS
+from training.run_folder import EPOCHS, warn
 
 KINDS = ("panel", "training", "tsne", "correlation", "confusion", "reliability")
 IMAGES = {"panel": 6, "training": 4, "tsne": 1000}  # default number of images; the other kinds use all
@@ -41,13 +42,24 @@ def subject_of(path: str, dataset: data.Dataset, role: str, arch: str = "") -> S
     """
     weights = pretrained.load(path)
     check_fits(weights, dataset, role)
-    player, variables = player_of(weights, role, arch=arch)
+    if note := class_note(role, weights.info, dataset):
+        warn(note)
+    player, variables = player_of(weights, role, arch=arch, class_names=dataset.class_names)
     folder = weights.folder.resolve()
     run = {"last": folder.parent.name, "best": f"{folder.parent.name} best"}.get(folder.name, folder.name)
     if folder.parent.name == EPOCHS:
         run = f"epoch {weights.info['epoch']}"
     name = f"teacher {weights.info['arch']}" if role == "teacher" else run
     return Subject(name, player.model, variables, player.mean, player.std)
+
+
+def _teachers(params: str, dataset: data.Dataset, archs: str = "") -> list[Subject]:
+    """Load the teachers in `params`, joined by commas; `archs` is empty or has as many parts."""
+    names, types = names_in(params), names_in(archs)
+    if types and len(types) != len(names):
+        raise UserError(f"--teacher_arch names {len(types)} networks and --teacher_param {len(names)} weights.")
+    pairs = zip(names, types or [""] * len(names), strict=True)
+    return [subject_of(name, dataset, "teacher", arch) for name, arch in pairs]
 
 
 def check_maps(names: Sequence[str]) -> list:
@@ -100,7 +112,8 @@ def draw(
         kind: one of `KINDS`.
         params: the students: folders of weights, or run folders. One run folder for the kind "training".
         dataset: the data.
-        teacher_param: the teacher's folder; the kind "correlation" needs a teacher.
+        teacher_param: the teacher's folder, or several joined by commas, of which the first is the reference. The kind
+            "correlation" needs a teacher.
         map_name: one of `explain.names()`, for the kinds in `MAP_KINDS`.
         images: as in `chosen`.
         arch, teacher_arch: as in `pretrained.players.player_of`.
@@ -115,8 +128,10 @@ def draw(
         raise UserError("--kind correlation compares with a teacher: add --teacher_param.")
     if kind == "training":
         params = epochs_of(params)
-    teachers = [subject_of(teacher_param, dataset, "teacher", teacher_arch)] if teacher_param else []
-    students = _apart([*teachers, *(subject_of(path, dataset, "network", arch) for path in params)])[len(teachers) :]
+    teachers = _teachers(teacher_param, dataset, teacher_arch)
+    students = [subject_of(path, dataset, "network", arch) for path in params]
+    everyone = _apart([*teachers, *students])
+    teachers, students = everyone[: len(teachers)], everyone[len(teachers) :]
     index = chosen(images, len(dataset.test), IMAGES.get(kind, 0))
     if len(set(index)) < LEAST.get(kind, 1):
         raise UserError(f"--kind {kind} needs {LEAST[kind]} images or more; --images chose {len(set(index))}.")
@@ -137,7 +152,7 @@ def draw(
 
 
 def _maps(kind, subjects, teachers, rule, map_name, pixels, labels, logits, dataset) -> Figure:
-    """Draw maps side by side. All maps of an image explain one class: the teacher's prediction, or else the label."""
+    """Draw maps side by side. All maps of an image explain one class: the first teacher's prediction or the label."""
     classes, of = labels, "the true class"
     if teachers:
         classes, of = logits[teachers[0].name].argmax(axis=1), "the class that the teacher predicts"
@@ -207,7 +222,7 @@ def measure(
         params: the students: folders of weights, or run folders. With `baselines`: seeds of one method.
         dataset: the data.
         maps: names of `explain.names()`.
-        teacher_param: the teacher's folder.
+        teacher_param: the teacher's folder, or several joined by commas: the similarity is the mean over them.
         baselines: other students, one for each of `params`, such as students trained on labels with the same seeds.
         images: the largest number of test images, evenly spaced; 0: all.
         arch, teacher_arch: as in `pretrained.players.player_of`.
@@ -234,7 +249,7 @@ def measure(
         raise UserError(f"--explain_images must be 0 (all images) or more; got {images}.")
     subjects = [subject_of(path, dataset, "network", arch) for path in params]
     others = [subject_of(path, dataset, "network", arch) for path in baselines]
-    teacher = subject_of(teacher_param, dataset, "teacher", teacher_arch) if teacher_param else None
+    teachers = _teachers(teacher_param, dataset, teacher_arch)
     test = dataset.test
     index = chosen("", len(test), images)
     if len(others) == 1 and len(index) < 2:
@@ -246,10 +261,10 @@ def measure(
         try:
             for row, subject in zip(result["networks"], subjects, strict=True):
                 row[name] = faithfulness(subject, rule, pixels, labels, masks)
-            if not teacher:
+            if not teachers:
                 continue
-            similar = teacher_similarity(teacher, subjects, rule, pixels)
-            baseline = teacher_similarity(teacher, others, rule, pixels) if others else {}
+            similar = _mean_similarity(teachers, subjects, rule, pixels)
+            baseline = _mean_similarity(teachers, others, rule, pixels) if others else {}
         except ValueError as error:  # a network without a tap that the map reads
             raise UserError(f"{name} cannot explain this network: {error}") from None
         for i, row in enumerate(result["networks"]):
@@ -257,6 +272,12 @@ def measure(
         if others:
             result.setdefault("comparison", {})[name] = compare(similar, baseline)
     return result
+
+
+def _mean_similarity(teachers: list[Subject], subjects: list[Subject], rule, pixels: np.ndarray) -> dict:
+    """The result of `teacher_similarity`, its values the mean over the teachers."""
+    found = [teacher_similarity(teacher, subjects, rule, pixels) for teacher in teachers]
+    return {measure: np.mean([values[measure] for values in found], axis=0) for measure in found[0]}
 
 
 LINES = {  # measure -> text, unit

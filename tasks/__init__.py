@@ -13,10 +13,14 @@ registry = Registry("task", {"classification": "tasks.classification:Classificat
 names = registry.names
 
 
-def create(name: str):
+def create(name: str, **options):
     """Builds a task.
+
+    Args:
+        name: one of `names()`.
+        **options: the task's fields.
 
     Raises:
         UserError: an unknown name, with the nearest known one.
     """
-    return registry.get(name)()
+    return registry.get(name)(**options)

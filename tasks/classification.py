@@ -23,9 +23,12 @@ class Classification:
     the smaller part and `share` [B] float32 in [0.5, 1] the share of the larger part.
 
     Attributes:
+        class_weights: K numbers, by which the rows of each class count in the label loss; empty: all rows count alike.
         term: the label loss's name among the terms of a step.
         main: the metric that the best weights are chosen by; higher is better.
     """
+
+    class_weights: tuple[float, ...] = ()
 
     term: ClassVar[str] = "cross_entropy"
     main: ClassVar[str] = "top1"
@@ -42,6 +45,8 @@ class Classification:
               0 where no label is known. Natural log.
             - {"correct": share of the batch whose `label` is known and predicted, "labelled": share of the batch whose
               `label` is known}.
+
+        `class_weights` multiply the rows' losses and are not in the divisor.
         """
         logits, label = outputs.logits, batch.label
         rows, weights = self.loss_rows(logits, batch), self.known(batch, logits.dtype)
@@ -54,8 +59,14 @@ class Classification:
     def loss_rows(self, logits: jax.Array, batch) -> jax.Array:
         """Each row's loss, both labels by their shares: [..., B] from [..., B, K]; 0 where no label is known."""
         first, second = _weights(batch, logits.dtype)
-        rows = first * _cross_entropy(logits, batch.label)
-        return rows if batch.second_label is None else rows + second * _cross_entropy(logits, batch.second_label)
+        rows = first * self._row(logits, batch.label)
+        return rows if batch.second_label is None else rows + second * self._row(logits, batch.second_label)
+
+    def _row(self, logits: jax.Array, label: jax.Array) -> jax.Array:
+        """The cross-entropy times the weight of the label's class."""
+        if not self.class_weights:
+            return _cross_entropy(logits, label)
+        return jnp.asarray(self.class_weights, logits.dtype)[label] * _cross_entropy(logits, label)
 
     def known(self, batch, dtype=jnp.float32) -> jax.Array:
         """The share of each row whose label is known: [B]."""
@@ -115,6 +126,16 @@ class Classification:
             result["agreement"] = 100 * (log_t.argmax(axis=1) == prediction).mean()
             result["kl"] = (np.exp(log_t) * (log_t - log_p)).sum(axis=1).mean()
         return {name: float(value) for name, value in result.items()}
+
+
+def balanced_weights(labels: np.ndarray, classes: int) -> tuple[float, ...]:
+    """K weights that are inversely proportional to the classes' counts in `labels` [N], with mean 1 over the labels.
+
+    A class without examples has weight 0.
+    """
+    counts = np.bincount(labels, minlength=classes)
+    present = counts > 0
+    return tuple(float(w) for w in np.where(present, len(labels) / (present.sum() * np.maximum(counts, 1)), 0.0))
 
 
 def per_class(logits: np.ndarray, labels: np.ndarray, names: tuple[str, ...]) -> dict[str, float]:

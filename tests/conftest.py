@@ -40,7 +40,7 @@ settings.register_profile("suite", derandomize=True)
 settings.load_profile("suite")
 jax.config.update("jax_default_matmul_precision", "float32")  # goldens are float32; accelerators would take less
 gc.set_threshold(100_000)  # traces make objects that stay: no use in looking through them often
-ROOMS = {"models", "data", "distiller", "explain", "transfer", "pretrained"}
+ROOMS = {"models", "data", "distiller", "explain", "tasks", "transfer", "pretrained"}
 
 
 @pytest.hookimpl(wrapper=True)
@@ -86,6 +86,12 @@ def recipe_tensor(name: str, shape: list[int]) -> np.ndarray:
     else:
         value = 0.1 * random.standard_normal(shape)
     return np.asarray(value, np.float32)
+
+
+@pytest.fixture(scope="session")
+def draw_tensor():
+    """`recipe_tensor`, for tests that have no entry in models.json."""
+    return recipe_tensor
 
 
 @pytest.fixture(scope="session")
@@ -135,7 +141,7 @@ def batch():
 @pytest.fixture
 def stopped_at():
     """`with stopped_at(step)`: SIGTERM reaches this process during that update, and training must end by it."""
-    from training.signals import Interrupted
+    from signals import Interrupted
     from training.update import Update
 
     @contextlib.contextmanager

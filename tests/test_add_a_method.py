@@ -66,6 +66,7 @@ def test_the_page_has_its_commands():
     assert len([command for command in COMMANDS if "pytest" in command]) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [command for command in COMMANDS if "train_w_kd.py" in command])
 def test_the_method_trains_by_the_pages_commands(command, added, tmp_path):
     given = train_w_kd.parse(command.split()[2:])

@@ -19,11 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 
 import data
+import hosts
 from data import stored
 from data.stored import DeviceBank
 from files import size_text
 from registry import NonFiniteError
-from training import hosts
 from training.answers import BATCH
 from transfer import Strategy
 
@@ -114,6 +114,7 @@ def _key(settings: Settings, shared, weights, player, variables) -> dict:
         "std": player.std,
         "dataset": dataset.name,
         "data": dataset.fingerprint,
+        "classes": dataset.class_names,  # the order of the logits (`pretrained.players.class_order`)
         "images": [len(dataset.train), *dataset.image_shape],
         "augmentation": dataclasses.asdict(shared.update.augmentation),
         **dataclasses.asdict(settings),

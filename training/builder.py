@@ -16,17 +16,19 @@ from ml_collections import FrozenConfigDict
 
 import data
 import distiller
+import hosts
 import models
 import pretrained
 import tasks
 import transfer
 from configs.command import names_in
 from configs.environment import command_line
-from configs.resolve import plain
+from configs.resolve import plain, teacher_command
 from distiller import dot
 from pretrained.players import check_fits, player_of
 from registry import UserError
-from training import bank, hosts, optimizer
+from tasks.classification import balanced_weights
+from training import bank, optimizer
 from training.devices import here
 from training.replica import Replica, Shared
 from training.run_folder import warn
@@ -59,10 +61,13 @@ class Builder:
         self.devices = here()
         if config.deterministic:
             self.devices.check_repeatable()
-        self.task = tasks.create(config.task)
         self.dataset = data.load(**{key: config[key] for key in data.KEYS}, name=config.dataset)
         for line in self.dataset.report:
             say(line)
+        weights = {}
+        if config.class_weights == "balanced":
+            weights["class_weights"] = balanced_weights(self.dataset.train.labels, self.dataset.num_classes)
+        self.task = tasks.create(config.task, **weights)
         self.teachers: list = []
         self.digests: list[str] = []
         self.others: dict[str, dict] = {}
@@ -84,16 +89,14 @@ class Builder:
         config, found = self.config, []
         dtype = jnp.dtype(config.teacher_dtype or config.dtype)
         archs = names_in(config.teacher_arch) or [""]
-        command = f"python train_teacher.py --arch {archs[0] or 'ResNet20'} --dataset {config.dataset}"
-        command += "".join(f" --{key} {config[key]}" for key in data.KEYS if config[key])
-        advice = f"\nTo train one: {command} --train_path runs/teacher"
+        advice = f"\nTo train one: {teacher_command(config)}"
         if not self.has_weights:
             raise UserError(f"--transfer {config.transfer} needs --teacher_param, a trained teacher.{advice}")
         for param, arch in zip(names_in(config.teacher_param), archs, strict=True):
             weights = pretrained.load(param)
             check_fits(weights, self.dataset, "teacher", advice)
             self.digests.append(weights.sha256)
-            player, variables = player_of(weights, name, dtype, arch, frozen)
+            player, variables = player_of(weights, name, dtype, arch, frozen, self.dataset.class_names)
             found.append((player, variables))
             if frozen:
                 self.teachers.append((weights, player, variables))
@@ -153,6 +156,7 @@ class Builder:
             batch_size=config.batch_size,
             train_epoch=config.train_epoch,
             teacher_views=config.teacher_views,
+            balanced=config.sampling == "balanced",
             learning_rate=optimizer.learning_rate(config, self.steps_per_epoch),
             info=info,
             others=self.others,
@@ -185,6 +189,10 @@ class Builder:
         if not self.config.num_labels:
             return everything, labels
         labelled = data.balanced_subset(labels, self.config.num_labels, seed)
+        counts = np.bincount(labels[labelled], minlength=self.dataset.num_classes)
+        if counts.min() < counts.max() and seed == self.config.seed:
+            shown = ", ".join(map(str, counts[:12])) + ", ..." * (len(counts) > 12)
+            warn(f"--num_labels {len(labelled)}: the classes have unequal numbers of labels: {shown}.")
         withheld = np.full_like(labels, -1)
         withheld[labelled] = labels[labelled]
         return (everything if self.strategy.uses_unlabelled else labelled), withheld

@@ -2,9 +2,9 @@
 
     checkpoints/<step>/MANIFEST   arrays/...   notes.json   logs/metrics.jsonl
 
-A checkpoint is self-contained: the arrays (written by Orbax, each device's part by itself), notes as JSON, and a copy
-of the logs up to the step. Orbax loads a flipped bit without a word, so the `MANIFEST` has size and SHA-256 of every
-file, and a SHA-256 of itself.
+A checkpoint is self-contained: the arrays (written by Orbax, as host memory holds them, so that any number of devices
+can go on), notes as JSON, and a copy of the logs up to the step. Orbax loads a flipped bit without a word, so the
+`MANIFEST` has size and SHA-256 of every file, and a SHA-256 of itself.
 
 A checkpoint is written by a thread, as `<step>.part`, manifest last, and is renamed when the whole is on the disk. A
 checkpoint that a kill interrupted has another name and counts for nothing. An older checkpoint is removed when two
@@ -189,10 +189,14 @@ class Checkpoints:
             write_whole(log, saved)
 
     def read(self, step: int) -> dict[str, np.ndarray]:
-        """The arrays of a checkpoint by their path in the tree."""
+        """The arrays of a checkpoint by their path in the tree, in host memory: the number of devices may change."""
         path = self.folder / str(step)
         try:
-            return self._orbax.restore((path / ARRAYS).resolve(), args=self._ocp.args.StandardRestore())
+            arrays = (path / ARRAYS).resolve()
+            found = self._orbax.metadata(arrays)
+            found = getattr(found, "item_metadata", found)
+            like = {name: np.empty(x.shape, x.dtype) for name, x in getattr(found, "tree", found).items()}
+            return self._orbax.restore(arrays, args=self._ocp.args.StandardRestore(like))
         except Exception as error:  # Orbax and its storage raise many kinds
             raise DamagedFileError(
                 f"The checkpoint {path} is as it was written, but cannot be read ({type(error).__name__}).\n"

@@ -25,7 +25,8 @@ from training.update import Totals, Update
 from training.writers import MetricsLog
 from transfer import State, Strategy
 
-ADVICE = "Continue with --on_nan skip, or start anew with a lower --learning_rate and another --train_path."
+ANEW = "Start anew with a lower --learning_rate and another --train_path."
+ADVICE = f"Continue with --on_nan skip, or s{ANEW[1:]}"
 EXTREME, PATIENCE = (0.001, 0.999), 100  # share of the gradient, and the steps outside before a warning
 
 
@@ -44,6 +45,7 @@ class Shared:
         batch_size: examples of an update.
         train_epoch: the recipe's epochs, without a method's first phase.
         teacher_views: fixed views of each image; 0: fresh views.
+        balanced: an epoch shows all classes equally often.
         learning_rate: updates done by the optimizer -> learning rate.
         info: what `model.json` says of the student, but for its accuracy.
         others: what `model.json` says in addition of the learners beside the student, by name.
@@ -60,6 +62,7 @@ class Shared:
     batch_size: int
     train_epoch: int
     teacher_views: int
+    balanced: bool
     learning_rate: Callable
     info: dict
     others: dict
@@ -114,6 +117,7 @@ class Replica:
     ):
         self.shared, self.seed, self.folder = shared, seed, folder
         self.pool = jnp.asarray(pool)
+        self._members = _by_class(pool, labels) if shared.balanced else []
         place = shared.devices.place
         table = data.class_table(labels) if "partner" in shared.strategy.views else None
         self._fixed = place((labels, np.asarray(seed, np.int32), table, bank))
@@ -127,7 +131,8 @@ class Replica:
         """What the updates of the epoch that holds `step` read."""
         shared, (labels, seed, table, bank) = self.shared, self._fixed
         steps, size = shared.schedule.steps_per_epoch, shared.batch_size
-        index, view = data.epoch_plan(self.seed, step // steps, self.pool, steps * size, size)
+        plan, examples = (data.balanced_plan, self._members) if shared.balanced else (data.epoch_plan, self.pool)
+        index, view = plan(self.seed, step // steps, examples, steps * size, size)
         if bank is not None:
             view = data.fixed_views(self.seed, index, view, shared.teacher_views)
         rows = [np.asarray(x).reshape(1 + steps, size) for x in (index, view)]
@@ -211,7 +216,7 @@ class Replica:
         if self.shared.update.skip:
             values["skipped"] = int(totals.skipped)
             if "loss" not in values:
-                warn(f"all updates since the last log line were skipped; {values['skipped']:,} in all. {ADVICE}")
+                warn(f"all updates since the last log line were skipped; {values['skipped']:,} in all. {ANEW}")
         values["learning_rate"] = float(self.shared.learning_rate(self._optimizer_steps() - 1))
         if self.shared.strategy.method and self._first_of_epoch(step):
             values.update(self._shares(step))
@@ -273,10 +278,10 @@ class Replica:
     def write_test(self, step: int, logits: dict[str, np.ndarray], teacher_logits: np.ndarray | None) -> None:
         """Writes what `answer` returned as a row, and keeps the student's weights if they are the best so far."""
         shared, labels = self.shared, self.shared.dataset.test.labels
-        values = shared.task.metrics(logits["student"], labels, teacher_logits)
+        values = self._metrics(logits["student"], labels, teacher_logits)
         for name, theirs in {**logits, **shared.strategy.ensembles(logits)}.items():
             if name != "student":
-                measured = shared.task.metrics(theirs, labels)
+                measured = self._metrics(theirs, labels)
                 values[f"{name}/{shared.task.main}"], values[f"{name}/nll"] = (
                     measured[shared.task.main],
                     measured["nll"],
@@ -285,6 +290,16 @@ class Replica:
         if self.best_test is self.tests[-1]:
             self.best = copied(shared.strategy.student_variables(self.state))
         self._row("test", step, values)
+
+    def _metrics(self, logits: np.ndarray, labels: np.ndarray, teacher_logits: np.ndarray | None = None) -> dict:
+        """The task's metrics. Logits that are not finite raise `NonFiniteError` with the number of skipped updates."""
+        try:
+            return self.shared.task.metrics(logits, labels, teacher_logits)
+        except NonFiniteError as error:
+            skipped = int(jax.device_get(self.totals.skipped))
+            after = f" {skipped:,} updates were skipped until then." if self.shared.update.skip else ""
+            advice = ANEW if self.shared.update.skip else ADVICE
+            raise NonFiniteError(f"In the test: {error}{after}\n{advice}") from None
 
     def tested_at(self, step: int) -> bool:
         """Whether the test after `step` updates, an epoch's end, is made."""
@@ -332,6 +347,11 @@ class Replica:
 
     def _write(self, name: str, variables: dict, **facts) -> None:
         pretrained.save(self.folder / name, jax.device_get(variables), {**self.shared.info, "seed": self.seed, **facts})
+
+
+def _by_class(pool: np.ndarray, labels: np.ndarray) -> list[np.ndarray]:
+    """The examples of `pool` [P], by the class that `labels` [N] give them; classes without examples are left out."""
+    return [pool[labels[pool] == number] for number in np.unique(labels[pool])]
 
 
 @jax.jit

@@ -5,10 +5,10 @@ import json
 import pathlib
 import sys
 
+import hosts
 from configs import environment, resolve
 from files import LOCK, PART, lock, refuse_second, write_json
 from registry import DamagedFileError, UserError
-from training import hosts
 
 CONFIG, ENV, METRICS, SUMMARY = "config.json", "env.json", "metrics.jsonl", "summary.json"
 EPOCHS = "epochs"  # the folder of weights that `keep_epochs` keeps
@@ -73,8 +73,7 @@ def open_run(folder: pathlib.Path, identity: dict, report: tuple[str, ...] = ())
         different, grows = resolve.differences(before, identity), resolve.grows(before, identity)
         if different:
             raise UserError(
-                f"{folder} holds a run with another config: {'; '.join(different)}.\n"
-                "Use the same config to resume it, or another --train_path."
+                f"{folder} holds a run with another config: {'; '.join(different)}.\n{resolve.advice(before, identity)}"
             )
     elif (folder / METRICS).exists() or (folder / "checkpoints").exists():
         raise DamagedFileError(f"{known} is missing, but the rest of a run is there.\n{FIXES[CONFIG]}")

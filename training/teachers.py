@@ -7,6 +7,7 @@ import numpy as np
 
 import data
 import pretrained
+from pretrained.players import class_note
 from training.answers import BATCH, Answers
 from training.devices import Devices
 from training.run_folder import warn
@@ -41,17 +42,18 @@ class Teachers:
         self._logits: np.ndarray | None = None
 
     def check(self) -> None:
-        """Prints how good the teachers are, on some of the test images; warns of a teacher worse than recorded.
+        """Prints how good the teachers are, on some of the test images.
 
-        A wrong normalisation, class order or image size makes a teacher worse than recorded.
+        Warns of a teacher worse than recorded: the normalisation, the image size or the classes' order is wrong. Warns
+        of a teacher of other classes, and of one that another order of the classes would make far better.
         """
-        ours, count = list(self.dataset.class_names), len(self.dataset.test)
+        count = len(self.dataset.test)
         rows = np.unique(np.linspace(0, count - 1, min(BATCH, count)).astype(int))  # some splits are sorted by class
         for (weights, _, variables), answers in zip(self.loaded, self._answers, strict=True):
-            names = weights.info["class_names"]
-            if names not in (ours, [str(i) for i in range(len(ours))]):  # numbers: the import knew no names
-                warn(f"the teacher's classes {names[:3]} ... are not the data's {ours[:3]} ...")
-            self._compare(weights, answers(variables, rows), rows)
+            logits = answers(variables, rows)
+            self._compare(weights, logits, rows)
+            if note := class_note("teacher", weights.info, self.dataset, logits, self.dataset.test.labels[rows]):
+                warn(note)
 
     def logits(self, stop: Callable[[], bool]) -> np.ndarray | None:
         """[N, K] float32 on the test split, asked for once; None without teachers, or where `stop` became true.

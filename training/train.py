@@ -9,15 +9,16 @@ import jax
 import numpy as np
 from clu import parameter_overview
 
+import hosts
 from configs.resolve import plain, resolve
-from files import write_json
+from files import size_text, write_json
 from models import profile
-from training import hosts, run_folder
+from signals import Interrupted, asked_to_stop
+from training import run_folder
 from training.builder import Builder
 from training.checkpoint import Checkpoints
 from training.replica import Replica, Shared, copied
 from training.run_folder import SaveError, open_run, warn
-from training.signals import Interrupted, asked_to_stop
 from training.writers import Clock, MetricsLog, Progress
 
 
@@ -34,7 +35,7 @@ def train(recipe: Mapping, quiet: bool = False, typed: tuple[str, ...] = ()) -> 
 
     Raises:
         UserError: a mistake in the recipe, data, weights or folder; found before anything compiles or is written.
-        training.signals.Interrupted: a signal arrived; everything is saved.
+        signals.Interrupted: a signal arrived; everything is saved.
     """
     begun, quiet = time.monotonic(), quiet or not hosts.first()
 
@@ -279,5 +280,9 @@ def _describe(shared: Shared, replica: Replica, say, step: int) -> None:
         say(profile.compare(profile.cost(player.model, shape, weights.variables), cost))
     if not shared.teachers.loaded:
         say(f"Cost: {cost}.")
+    examples = len(shared.dataset.train)
+    memory = sum(x.nbytes for x in jax.tree.leaves(replica.state.extra) if x.ndim and len(x) == examples)
+    if memory:
+        say(f"Memory of {examples:,} training images: {size_text(memory)}, beside the weights.")
     if step:
         say(f"Continuing at step {step} of {shared.schedule.total}.")

@@ -1,6 +1,6 @@
 """Strategies: who teaches whom. One file a strategy, one line here."""
 
-from distiller import check_options
+import options
 from registry import Registry
 from transfer.base import PLAYERS, Player, State, Strategy
 
@@ -45,15 +45,25 @@ def create(name: str, **players_and_rules) -> Strategy:
 
     Args:
         name: one of `names()`.
-        **players_and_rules: the strategy's fields: `student` and, where it has one, `teacher` (`Player`s),
-            `teacher_variables`, `method` (a distiller), `optimizer` (an optax transformation).
+        **players_and_rules: the strategy's fields: `student` (a `Player`), `optimizer` (an optax transformation), its
+            options, and those of `method` (a distiller), `teacher`, `teacher_variables` and `peers` that it has.
 
     Raises:
-        UserError: an unknown name, with the nearest known one.
+        UserError: an unknown name or option, with the nearest known one; an option's value outside its limit.
     """
+    check(name, {key: value for key, value in players_and_rules.items() if key not in PLAYERS})
     return registry.get(name)(**players_and_rules)
 
 
-def check(name: str, options: dict) -> None:
-    """Raises `UserError` unless each of `options` is an option of strategy `name`, of its default's type."""
-    check_options(f"option of {name}", registry.get(name), options, hidden=PLAYERS)
+def check(name: str, given: dict) -> None:
+    """Checks values for the options of the strategy `name`.
+
+    Args:
+        name: one of `names()`.
+        given: name of an option -> value.
+
+    Raises:
+        UserError: an unknown name or option, with the nearest known one; a value of another type than the default; a
+            value outside the option's limit.
+    """
+    options.check(f"option of {name}", registry.get(name), given, hidden=PLAYERS)

@@ -1,4 +1,4 @@
-"""What strategies share: players, the state, the label terms and the update."""
+"""What strategies share: the learners, the state, the label terms and the update."""
 
 import abc
 import dataclasses
@@ -17,8 +17,10 @@ from tasks.classification import Classification
 
 # Fields of strategies that the engine fills in; all others are the user's options.
 PLAYERS = ("student", "optimizer", "method", "task", "split_gradients", "teacher", "teacher_variables", "peers")
-PLAYERS += ("train_epoch",)  # of strategies whose losses or length depend on it
-STUDENT, METHOD, MEMORY = 0, 1, 2  # what the key of `init` is folded with: equal seeds start equal students
+PLAYERS += ("train_epoch",)
+# The key of `init` is folded with these numbers; the student's first weights are the same under every strategy.
+STUDENT, METHOD, MEMORY = 0, 1, 2
+PEERS = 16  # and then with the number of a learner beside the student
 TEACHER_KEYS = ("teacher_arch", "teacher_param", "teacher_dtype")
 BANK_KEYS = ("teacher_views", "teacher_bank_dtype", "teacher_bank_top_k")
 
@@ -33,8 +35,8 @@ class Builder(Protocol):
         """Returns (player, variables) of each network whose weights the recipe names.
 
         Args:
-            name: the player's role. Several are called `name` + their number, from 1.
-            frozen: the network is only asked. Tests then compare the student with the network.
+            name: the player's role.
+            frozen: the network answers and does not learn; tests compare the student with the network.
         """
 
     def untrained(self, name: str) -> tuple[Player, ...]:
@@ -51,10 +53,10 @@ class State:
 
     Attributes:
         step: int32 scalar, updates done.
-        params: player name (or "method") -> what the optimizer moves.
-        extra: player name (or "method") -> its other variables: batch statistics, memory.
-        opt_state: the optimizer's.
-        frozen: player name -> variables that never change. Not part of a checkpoint.
+        params: name of a player (or "method") -> the parameters that the optimizer moves.
+        extra: name of a player (or "method") -> the other variables: batch statistics, memory.
+        opt_state: the optimizer's state.
+        frozen: name of a player -> variables that never change. A checkpoint does not hold them.
     """
 
     step: jax.Array
@@ -64,7 +66,7 @@ class State:
     frozen: dict
 
     def variables(self, name: str, params: dict | None = None) -> dict:
-        """`{"params", "batch_stats"}` of the player `name`, with other parameters where `params` has them."""
+        """Returns `{"params", "batch_stats"}` of the player `name`; the parameters are from `params` if given."""
         return {"params": (params or self.params)[name], **self.extra[name]}
 
 
@@ -72,20 +74,20 @@ class State:
 class Strategy(abc.ABC):
     """Base of the strategies: `init(key, batch) -> State` and `step(state, batch, key) -> (State, metrics)`, both pure.
 
-    A subclass defines `init` and `losses`, `players` where other networks take part, and `frozen` where its state has
-    frozen variables. Its further dataclass fields with defaults are the options of `--config.transfer_options` (fields
-    that the engine fills in stand in `PLAYERS`).
+    A subclass defines `losses`; `init` if the state holds more than the learners' variables; `players` and `_players`
+    if other networks take part; `frozen` if the state has frozen variables. Its dataclass fields with defaults are the
+    options of `--config.transfer_options`, with their limits (`options`). The engine fills in the fields in `PLAYERS`.
 
     Attributes:
         student: the network that the user asked for.
         optimizer: an optax transformation.
-        method: a distiller; None for a strategy that needs none.
+        method: a distiller; None for a strategy that takes none.
         task: what labels mean (`tasks`).
-        split_gradients: the optimizer wants the gradient of the label losses by itself too (`distiller.dot`).
+        split_gradients: the optimizer also takes the gradient of the label losses alone (`distiller.dot`).
         reads: keys of the recipe that matter to this strategy and not to all: "distiller", `TEACHER_KEYS`, ...
-        default_method: the distiller and its options where the user names none.
-        baseline: stands in tables beside the others, so the same command line with another `--transfer` is allowed:
-            a distiller or teacher on that command line is ignored with a note.
+        default_method: the distiller and its options if the user names none.
+        baseline: tables show this strategy beside the others. So the command line of another strategy is allowed, and a
+            distiller or teacher on that command line is ignored with a note.
         uses_unlabelled: whether images without a label teach the student anything.
     """
 
@@ -107,15 +109,15 @@ class Strategy(abc.ABC):
 
     @property
     def views(self) -> tuple[str, ...]:
-        """The views of each image that a step sees (`distiller.Distiller.views`); the first is the usual one."""
+        """The views of each image that a step takes (`distiller.Distiller.views`); the first is the usual one."""
         return self.method.views if self.method else ("weak",)
 
     def epochs(self, train_epoch: int) -> int:
-        """Epochs in all: the recipe's and a method's first phase."""
+        """Epochs of the whole run: the recipe's, and those of the method's first phase."""
         return train_epoch + self._first_phase
 
     def best_after(self, train_epoch: int) -> int:
-        """The epoch after which a test can be the student's best; earlier epochs train another network."""
+        """The epoch after which a test can be the student's best; the epochs before train another network."""
         return 0
 
     def student_variables(self, state: State) -> dict:
@@ -123,29 +125,33 @@ class Strategy(abc.ABC):
         return state.variables("student")
 
     def learners(self, state: State) -> dict[str, tuple[Player, dict]]:
-        """Name -> (player, variables) of all that is to be tested and kept; "student" is the first."""
-        return {"student": (self.student, self.student_variables(state))}
+        """Name -> (player, variables) of the networks that are tested and kept; "student" is the first."""
+        return {name: (player, state.variables(name)) for name, player in self._players.items()}
 
     def ensembles(self, logits: dict) -> dict:
-        """Name -> logits of the combinations to be tested beside the learners, from the learners' [N, K]."""
+        """Name -> logits [N, K] of each combination that is tested beside the learners.
+
+        Args:
+            logits: name of a learner -> its logits [N, K].
+        """
         return {}
 
     def tested(self, state: State) -> dict[str, tuple[Player, dict]]:
-        """Name -> (player, variables) of what is to be tested beside the learners and is not kept as a network."""
+        """Name -> (player, variables) of networks that are tested beside the learners and not kept."""
         return {}
 
     @property
     def frozen(self) -> dict:
-        """Name -> variables of all that `init` may put into `State.frozen`, so that no program has to compute them."""
+        """Name -> all variables that `init` may put into `State.frozen`, so that no program has to compute them."""
         return {}
 
     def inspect(self, state: State, batch: Batch) -> dict[str, jax.Array]:
-        """Name -> what a step reads: searched for the cause when something became non-finite."""
+        """Name -> an input of the step. The engine looks there for the cause of a non-finite number."""
         return {"image": batch.image, **{f"image of view {i + 2}": view for i, view in enumerate(batch.views)}}
 
-    @abc.abstractmethod
     def init(self, key: jax.Array, batch: Batch) -> State:
-        """The first state, for batches like `batch`."""
+        """Returns the first state, for batches like `batch`."""
+        return self._state(*self._first_variables(key, batch.image))
 
     @abc.abstractmethod
     def losses(self, params: dict, state: State, batch: Batch, key: jax.Array):
@@ -166,7 +172,7 @@ class Strategy(abc.ABC):
         """
         opt_state, phase = state.opt_state, self._first_phase
         if phase:  # the training proper starts with a fresh optimizer
-            opt_state = _where(batch.epoch == phase, self.optimizer.init(state.params), opt_state)
+            opt_state = where(batch.epoch == phase, self.optimizer.init(state.params), opt_state)
 
         def total(params):
             terms, aux = self.losses(params, state, batch, key)
@@ -183,25 +189,27 @@ class Strategy(abc.ABC):
         if phase:  # a player that does not learn yet stays as it was, weight decay and batch statistics included
             first = batch.epoch < phase
             still = [name for name in params if name not in self.method.first_phase_learns]
-            params = params | {name: _where(first, state.params[name], params[name]) for name in still}
-            extra = extra | {name: _where(first, state.extra[name], extra[name]) for name in still}
+            params = params | {name: where(first, state.params[name], params[name]) for name in still}
+            extra = extra | {name: where(first, state.extra[name], extra[name]) for name in still}
         metrics = {"loss": loss, **terms, **metrics, "gradient_norm": ops.norm(gradients)}
         return state.replace(step=state.step + 1, params=params, extra=extra, opt_state=opt_state), metrics
 
     @functools.cached_property
     def traced_init(self):
-        """`init`, which JAX traces once, however many programs it becomes a part of."""
-        return jax.jit(self.init, inline=True)  # a program that reads some of it computes only that
+        """`init`; JAX traces this one once, however many programs contain it."""
+        return jax.jit(self.init, inline=True)  # inlined: a program that reads a part of the state computes that part
 
     @functools.cached_property
     def traced_step(self):
-        """`step`, likewise."""
+        """`step`; JAX traces this one once, however many programs contain it."""
         return jax.jit(self.step)
 
     def shares(self, state: State, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
-        """Loss term -> its share of the gradient: its norm by the student's parameters over the sum of all terms'.
+        """Computes how much each loss term moves the student.
 
-        The terms are the student's own; those of other learners are left out.
+        Returns:
+            Name of a term of the student's own -> the norm of its gradient with respect to the student's parameters,
+            divided by the sum of these norms over all terms.
         """
 
         def terms(student):
@@ -215,26 +223,44 @@ class Strategy(abc.ABC):
         return {name: norm / whole for name, norm in norms.items()}
 
     def is_label_term(self, name: str) -> bool:
-        """Whether a term is a loss on labels: the student's, or with a name in front another learner's."""
+        """Whether a term is a loss on labels, of any learner."""
         return name.rpartition("/")[2] == self.task.term
 
     @property
     def _first_phase(self) -> int:
         return self.method.first_phase_epochs if self.method else 0
 
+    @property
+    def _players(self) -> dict[str, Player]:
+        """Name -> network that the optimizer moves; the student is the first."""
+        return {"student": self.student}
+
     def _scaled(self, updates: dict) -> dict:
-        """The optimizer's updates as they shall be made."""
+        """Returns the updates to make for the optimizer's `updates`."""
         return updates
 
-    def _state(self, params: dict, extra: dict) -> State:
-        step = jnp.zeros((), jnp.int32)
-        return State(step=step, params=params, extra=extra, opt_state=self.optimizer.init(params), frozen={})
+    def _first_variables(self, key: jax.Array, image: jax.Array) -> tuple[dict, dict]:
+        """Returns (name -> parameters, name -> {"batch_stats"}) of all `_players`, each drawn from its own key."""
+        params, extra = {}, {}
+        for number, (name, player) in enumerate(self._players.items()):
+            variables = player.init(player_key(key, number), image)
+            params[name], extra[name] = variables["params"], {"batch_stats": variables["batch_stats"]}
+        return params, extra
+
+    def _state(self, params: dict, extra: dict, frozen: dict | None = None) -> State:
+        step, opt_state = jnp.zeros((), jnp.int32), self.optimizer.init(params)
+        return State(step=step, params=params, extra=extra, opt_state=opt_state, frozen=frozen or {})
 
     def _label_terms(self, outputs: dict[str, Outputs], batch: Batch, weight=1.0) -> tuple[dict, dict]:
         """The task's loss for each learner, times `weight`.
 
+        Args:
+            outputs: name of a learner -> its outputs.
+            batch: has the labels.
+            weight: scalar.
+
         Returns:
-            (term -> scalar, the names as `losses` wants them; the first learner's counts).
+            (name of a term, as `losses` returns it -> scalar; the first learner's counts).
         """
         terms, counts = {}, {}
         for name, own in outputs.items():
@@ -244,36 +270,59 @@ class Strategy(abc.ABC):
         return terms, counts
 
     def _label_weight(self, batch: Batch):
-        """The method's weight of the label loss; 0 in a method's first phase."""
+        """The method's weight of the label loss; 0 in the method's first phase, 1 without a method."""
         if self.method is None:
             return 1.0
         if not self._first_phase:
             return self.method.ce_weight
         return jnp.where(batch.epoch < self._first_phase, 0.0, self.method.ce_weight)
 
-    def _look(self, player: Player, variables: dict, batch: Batch, train: bool = True) -> tuple[Outputs, dict]:
-        """`player.look` with the views and the gradient taps that the method wants."""
-        taps = self.method.gradient_taps
-        return player.look(variables, batch, len(self.method.views), train=train, gradient_taps=taps)
+    def _look(self, name: str, params: dict, extra: dict, batch: Batch) -> tuple[Outputs, dict]:
+        """Runs a learner in train mode on all views.
+
+        Args:
+            name: of `_players`.
+            params, extra: of all players, as in `State`.
+            batch: has the images.
+
+        Returns:
+            (`Outputs` with the method's gradient taps, {"batch_stats"} after the passes).
+        """
+        outputs, stats = self._run(self._players[name], {"params": params[name], **extra[name]}, batch, True)
+        return outputs, {"batch_stats": stats}
+
+    def _taught(self, player: Player, variables: dict, batch: Batch, train: bool = False) -> Outputs:
+        """Runs a teacher on all views; no gradient flows through the `Outputs` that this returns."""
+        return jax.lax.stop_gradient(self._run(player, variables, batch, train)[0])
+
+    def _run(self, player: Player, variables: dict, batch: Batch, train: bool) -> tuple[Outputs, dict]:
+        taps = self.method.gradient_taps if self.method else ()
+        return player.look(variables, batch, len(self.views), train=train, gradient_taps=taps)
 
     def _method_init(self, key: jax.Array, student: Outputs, teacher: Outputs, batch: Batch) -> tuple[Any, dict]:
-        """(parameters, other variables) of the method."""
+        """Returns (parameters, other variables) of the method."""
         keys = {"params": jax.random.fold_in(key, METHOD), "method": jax.random.fold_in(key, MEMORY)}
         variables = dict(self.method.init(keys, student, teacher, batch))
         return variables.pop("params", {}), variables
 
     def _method(self, params, memory: dict, student: Outputs, teacher: Outputs, batch: Batch, key: jax.Array):
-        """-> (the method's terms, its other variables afterwards)."""
+        """Returns (the method's terms, its other variables after the call)."""
         (_, terms), memory = self.method.apply(
             {"params": params, **memory}, student, teacher, batch, rngs={"method": key}, mutable=list(memory)
         )
         return terms, dict(memory)
 
 
+def player_key(key: jax.Array, number: int) -> jax.Array:
+    """Returns the key that the first weights of learner `number` are drawn from; 0 is the student."""
+    return jax.random.fold_in(jax.random.fold_in(key, PEERS), number) if number else jax.random.fold_in(key, STUDENT)
+
+
 def term_of(learner: str, name: str) -> str:
-    """The name of a learner's term: the student's own is `name`, "peer1"'s is "peer1/name"."""
+    """Returns the name of a learner's term: the student's own is `name`, "peer1"'s is "peer1/name"."""
     return name if learner == "student" else f"{learner}/{name}"
 
 
-def _where(condition, a, b):
+def where(condition: jax.Array, a, b):
+    """Returns the tree `a` if `condition` holds, else the tree `b`."""
     return jax.tree.map(lambda x, y: jnp.where(condition, x, y), a, b)

@@ -1,14 +1,17 @@
 """Branches: several copies of a network's last stage and classifier on one trunk, for any network that has stages.
 
-A branch is the whole network with the trunk's variables in the places of its own. The trunk is what the last stage but
-one, `stage{N-1}`, depends on, found in a trace of the network. Every branch computes the trunk, from the same numbers,
-and XLA merges the copies. So that the backward pass is made once, too, a branch's copy stands behind `stop_gradient`,
-and what is differentiated is h - stop_gradient(h), zero, added to its tap, where h is the trunk of the student:
+A branch is the whole network with the trunk's variables in the places of its own. The trunk is everything that the last
+stage but one, `stage{N-1}`, depends on; a trace of the network finds it.
 
-    branch_i(x) = network(trunk constant, own_i)(x with h - stop_gradient(h) added at stage{N-1})
+Every branch computes the trunk from the same numbers, and XLA merges the equal forward passes. XLA does not merge the
+backward passes, because each branch has a gradient of its own: the trunk would cost one backward pass a branch. So a
+branch's copy of the trunk stands behind `stop_gradient`, and h - stop_gradient(h), which is zero, is added to its tap,
+where h is the tap of the student. All gradients then meet in h, and the trunk has one backward pass:
 
-Where something else of the trunk reaches the logits than that tap, or the network takes no shifts, each copy is
-differentiated by itself: the same gradients, at the cost of a whole backward pass a branch.
+    branch_i(x) = network(constant trunk, own_i)(x, with h - stop_gradient(h) added at stage{N-1})
+
+If the logits depend on the trunk also past that tap, or if the network takes no shifts, each copy is differentiated by
+itself: the gradients are the same and cost a whole backward pass a branch.
 """
 
 import dataclasses
@@ -22,19 +25,20 @@ import jax.numpy as jnp
 from flax import traverse_util
 
 from models import Outputs, forward, stages, traces
+from options import at_least, not_negative, positive
 from registry import UserError
-from transfer.base import Player
-from transfer.peers import peer_key
+from transfer.base import Player, State, Strategy, player_key
+from transfer.peers import ramp_up
 
 
 @dataclasses.dataclass(frozen=True)
 class Trunk:
-    """What branches share.
+    """The part of a network that branches share.
 
     Attributes:
-        tap: the feature at its end.
-        paths: of its variables, ("params", ...) and ("batch_stats", ...).
-        cut: nothing of it reaches the logits but through the tap.
+        tap: the feature at the trunk's end.
+        paths: of the trunk's variables, ("params", ...) and ("batch_stats", ...).
+        cut: the logits depend on the trunk through the tap alone, and the network takes shifts.
     """
 
     tap: str
@@ -44,7 +48,7 @@ class Trunk:
 
 @functools.lru_cache(maxsize=64)
 def trunk_of(model: nn.Module, image_shape: tuple[int, ...]) -> Trunk:
-    """Traces `model` on images [B, H, W, C]; computes nothing.
+    """Finds the trunk in a trace of `model` on images of the shape [B, H, W, C]; computes nothing.
 
     Raises:
         UserError: a network with fewer than two stages.
@@ -78,21 +82,17 @@ def trunk_of(model: nn.Module, image_shape: tuple[int, ...]) -> Trunk:
 class Branches:
     """`count` networks of one architecture with the trunk in common; the first is the student.
 
-    Parameters are `{"student": all of a network's, "branch1": what is its own, ...}`, and so are the other variables.
+    Parameters are `{"student": a whole network's, "branch1": without the trunk's, ...}`, and the other variables alike.
 
     Attributes:
         player: the student.
-        count: networks, two at least.
-        shared: they have a trunk in common; False: they are whole networks.
+        count: how many networks, two or more.
+        shared: the networks have a trunk in common; False: they are whole networks.
     """
 
     player: Player
     count: int
     shared: bool = True
-
-    def __post_init__(self):
-        if self.count < 2:
-            raise UserError(f"'branches' must be 2 at least; got {self.count}.")
 
     @property
     def names(self) -> list[str]:
@@ -100,29 +100,29 @@ class Branches:
         return ["student", *(f"branch{i}" for i in range(1, self.count))]
 
     def init(self, key: jax.Array, image: jax.Array) -> tuple[dict, dict]:
-        """First (parameters, other variables), each branch's from its own key."""
+        """Returns the first (parameters, other variables), each branch's drawn from its own key."""
         params, extra = {}, {}
         for number, name in enumerate(self.names):
-            variables = self.player.init(peer_key(key, number), image)
+            variables = self.player.init(player_key(key, number), image)
             own = self._own(variables, image.shape) if number else variables
             params[name], extra[name] = own["params"], {"batch_stats": own["batch_stats"]}
         return params, extra
 
     def variables(self, params: dict, extra: dict, name: str) -> dict:
-        """A whole network's variables, as the plain network takes them."""
+        """Returns the variables of the branch `name` for the plain network."""
         own = {"params": params[name], **extra[name]}
         return own if name == "student" else _joined({"params": params["student"], **extra["student"]}, own)
 
     def look(self, params: dict, extra: dict, images: tuple[jax.Array, ...]) -> tuple[dict, dict, jax.Array]:
-        """All branches in train mode.
+        """Runs all branches in train mode.
 
         Args:
-            params, extra: as `init` gives them.
-            images: [B, H, W, C] in [0, 1]: one for all branches, or one for each. The trunk's batch norms take the
-                statistics of each image in turn.
+            params, extra: as `init` returns them.
+            images: [B, H, W, C] in [0, 1]: one array for all branches, or one for each. The trunk's batch norms take
+                the statistics of each array in turn.
 
         Returns:
-            (name -> Outputs, the new `extra`, the trunk's feature at the student).
+            (name -> `Outputs`, the new `extra`, the student's feature at the trunk's end).
         """
         trunk = trunk_of(self.player.model, images[0].shape)
         outputs, after, extra = {}, {}, dict(extra)
@@ -147,11 +147,11 @@ class Branches:
         return outputs, after, outputs["student"].features[trunk.tap]
 
     def learners(self, params: dict, extra: dict) -> dict[str, tuple[Player, dict]]:
-        """Name -> (player, a plain network's variables)."""
+        """Returns name -> (player, variables for the plain network)."""
         return {name: (self.player, self.variables(params, extra, name)) for name in self.names}
 
     def _own(self, variables, image_shape):
-        """What is not the trunk's."""
+        """Returns the variables without the trunk's."""
         if not self.shared:
             return variables
         paths = trunk_of(self.player.model, tuple(image_shape)).paths
@@ -160,7 +160,7 @@ class Branches:
 
 @dataclasses.dataclass(frozen=True)
 class Assembly(Player):
-    """A player of several networks and what joins them: tested like a network, not kept as one.
+    """Several networks and the part that joins their logits, in the role of one network: tested, and not kept.
 
     Attributes:
         call: (variables, image [B, H, W, C] in [0, 1]) -> logits [B, K], in evaluation mode.
@@ -172,9 +172,52 @@ class Assembly(Player):
         return Outputs(logits=self.call(variables, image), features={}), {}
 
 
-def assembled(player: Player, call: Callable) -> Assembly:
-    """`call` in the place of `player`."""
-    return Assembly("ensemble", player.model, player.mean, player.std, call)
+@dataclasses.dataclass(frozen=True)
+class Branched(Strategy):
+    """Base of the strategies whose learners are branches of one network.
+
+    Attributes:
+        branches: how many networks, the student included.
+        weight: of the distillation losses.
+        temperature: T, dimensionless.
+        ramp: share of the training in which the distillation losses grow to their weight; 0: they are whole at once.
+        train_epoch: epochs of the training; the engine sets it. 0: unknown, and the ramp is over.
+    """
+
+    branches: int = at_least(2, 3)
+    weight: float = not_negative(1.0)
+    temperature: float = positive(3.0)
+    ramp: float = not_negative(80 / 300)
+    train_epoch: int = 0
+
+    @property
+    def _branches(self) -> Branches:
+        return Branches(self.student, self.branches)
+
+    def learners(self, state):
+        return self._branches.learners(state.params, state.extra)
+
+    def _factor(self, epoch: jax.Array) -> jax.Array:
+        """The weight of the distillation losses at `epoch`."""
+        return self.weight * ramp_up(epoch, self.ramp * self.train_epoch)
+
+    def _ensemble(self, state: State, variables: dict, join: Callable) -> dict[str, tuple[Player, dict]]:
+        """The branches' ensemble for `tested`.
+
+        Args:
+            state: has the branches' variables.
+            variables: those of `join`.
+            join: (variables, `Outputs` of each branch) -> logits [B, K].
+        """
+        branches, student = self._branches, self.student
+        networks = {name: branches.variables(state.params, state.extra, name) for name in branches.names}
+
+        def call(all_variables, image):
+            outputs = [student.forward(all_variables[name], image)[0] for name in branches.names]
+            return join(all_variables["ensemble"], outputs)
+
+        player = Assembly("ensemble", student.model, student.mean, student.std, call)
+        return {"ensemble": (player, {**networks, "ensemble": variables})}
 
 
 def pooled(feature: jax.Array) -> jax.Array:
@@ -199,6 +242,6 @@ def _joined(whole: dict, own: dict) -> dict:
 
 
 def _behind(variables: dict, paths) -> dict:
-    """With the variables at `paths` behind `stop_gradient`."""
+    """Returns the variables with those at `paths` behind `stop_gradient`."""
     flat = _flat(variables)
     return _unflat({path: jax.lax.stop_gradient(x) if path in paths else x for path, x in flat.items()})

@@ -1,4 +1,19 @@
-"""BYOT: the deepest classifier teaches exits at the stages before."""
+"""BYOT: the deepest classifier teaches exits at the stages before.
+
+    loss = L(z) + sum_exits [(1 - alpha) L(z_i) + alpha T^2 KL(softmax(z / T) || softmax(z_i / T))
+                              + feature_weight * mean_b |F_i - F|^2]
+
+L is the task's loss on labels, z are the logits and F is the last stage; z and F are constants where they teach. z_i
+and F_i are those of exit i: bottlenecks down to F's shape, the mean over positions, a linear layer.
+
+Paper: Zhang, Song, Gao, Chen, Bao, Ma. Be Your Own Teacher: Improve the Performance of Convolutional Neural Networks
+via Self Distillation. ICCV 2019. arXiv:1905.08094.
+
+The paper gives no weights. 0.1, T = 3 and 1e-6 are from later comparisons; code by the authors has alpha 0.3 and 0.03
+times the unsquared distance. Any network with two stages or more works; a transformer's tokens are taken as a square
+map. Exits exist in training only: their batch norms always use the batch's statistics, and they are not kept. The
+metrics `exit1_correct` ... are shares of the batch, like `correct`.
+"""
 
 import dataclasses
 
@@ -13,12 +28,12 @@ from distiller.soft_logits import kl_divergence
 from distiller.spatial import adaptive_average_pool, as_map
 from models import Outputs, stages
 from models.layers import Conv
-from registry import UserError
+from options import between, not_negative, positive
 from transfer.alone import Alone
 
 
 def halvings(side: int, least: int) -> int:
-    """How many times `side` can be halved, rounding up, without falling below `least`."""
+    """How many times `side` can be halved, rounding up, and stay at `least` or above."""
     count = 0
     while side > 1 and -(-side // 2) >= least:
         side, count = -(-side // 2), count + 1
@@ -46,8 +61,12 @@ class Bottleneck(nn.Module):
 class Exit(nn.Module):
     """A stage's map -> (map in the shape of the last stage's, logits [B, K]).
 
-    Bottlenecks of stride 2 halve the map as long as it stays as large as the last stage's; the channels double up to
-    its width. Where nothing is to be halved there is one of stride 1.
+    Bottlenecks of stride 2 halve the map while the result is at least as large as the last stage's; the channels
+    double, up to the last stage's. If nothing can be halved, there is one bottleneck of stride 1.
+
+    Attributes:
+        shape: (H, W, C) of the last stage's map.
+        classes: K.
     """
 
     shape: tuple[int, int, int]
@@ -65,7 +84,7 @@ class Exit(nn.Module):
 
 
 class Exits(nn.Module):
-    """An exit at every stage but the last: -> [(map, logits), ...]."""
+    """An exit at every stage but the last: `Outputs` -> [(map, logits), ...]."""
 
     @nn.compact
     def __call__(self, outputs):
@@ -80,20 +99,7 @@ class Exits(nn.Module):
 class BYOT(Alone):
     """The student's deepest classifier and last stage teach exits at the stages before: be your own teacher.
 
-    Paper: Zhang, Song, Gao, Chen, Bao, Ma. Be Your Own Teacher: Improve the Performance of Convolutional Neural
-    Networks via Self Distillation. ICCV 2019. arXiv:1905.08094
-
-        loss = L(z) + sum_exits [(1 - alpha) L(z_i) + alpha T^2 KL(softmax(z / T) || softmax(z_i / T))
-                                  + feature_weight * mean_b |F_i - F|^2]
-
-    L is the task's loss on labels.
-    z are the logits, F the last stage, and neither is differentiated where it teaches; z_i and F_i are those of exit
-    i: bottlenecks down to F's shape, the mean over positions, a linear layer. Any network with stages has them (a
-    transformer's tokens are taken as a square map). The weights are 0.9, 0.1, T = 3 and 1e-6 as in later comparisons;
-    the paper gives none, and code by its authors has alpha 0.3 and 0.03 times the unsquared distance.
-
-    Exits are for training: their batch norms always use the batch's statistics and they are not kept. How good they
-    are in training is in the metrics: `exit1_correct` ... are shares of the batch, like `correct`.
+    Paper: Zhang, Song, Gao, Chen, Bao, Ma, ICCV 2019, arXiv:1905.08094
 
     Attributes:
         alpha: the soft targets' share of an exit's loss.
@@ -101,19 +107,15 @@ class BYOT(Alone):
         feature_weight: of the squared distance of features, summed over positions and channels.
     """
 
-    alpha: float = 0.1
-    temperature: float = 3.0
-    feature_weight: float = 1e-6
-
-    def __post_init__(self):
-        if not 0 <= self.alpha <= 1:
-            raise UserError(f"BYOT's alpha is from 0 to 1; got {self.alpha}.")
+    alpha: float = between(0, 1, 0.1)
+    temperature: float = positive(3.0)
+    feature_weight: float = not_negative(1e-6)
 
     def heads(self):
         return Exits()
 
     def losses(self, params, state, batch, key):
-        student, stats = self._student(params, state, batch)
+        student, extra = self._student(params, state, batch)
         labels, counts = self.task.loss(student, batch)
         deepest = jax.lax.stop_gradient((wide(as_map(stages(student.features)[-1])), student.logits))
         soft = features = 0.0
@@ -125,4 +127,4 @@ class BYOT(Alone):
             ours, theirs = matched(feature, deepest[0])
             features = features + jnp.sum(jnp.square(ours - theirs)) / len(ours)
         terms = {"BYOT_logits": self.alpha * soft, "BYOT_features": self.feature_weight * features}
-        return {self.task.term: labels, **terms}, ({"student": {"batch_stats": stats}, "method": {}}, counts)
+        return {self.task.term: labels, **terms}, (extra, counts)

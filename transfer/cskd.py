@@ -1,10 +1,24 @@
-"""CSKD: another image of the same class teaches."""
+"""CSKD: another image of the same class teaches.
+
+    loss = L(x) + weight * T^2 * mean_b KL(softmax(z(x') / T) || softmax(z(x) / T))
+
+L is the task's loss on labels, z(x) are the student's logits for image x, and x' is the view "partner": a random other
+image of x's class. The prediction for x' is a constant.
+
+Paper: Yun, Park, Lee, Shin. Regularizing Class-wise Predictions via Self-knowledge Distillation. CVPR 2020.
+arXiv:2003.13964.
+
+As in the released code the prediction for x' is made in train mode, so the batch statistics move twice a step.
+`weight` is the paper's lambda_cls (1 to 4 in the paper). An image without a label is its own partner, in another view;
+this needs no label.
+"""
 
 import dataclasses
 
 import jax
 
 from distiller.soft_logits import kl_divergence
+from options import not_negative, positive
 from transfer.alone import Alone
 
 
@@ -12,28 +26,20 @@ from transfer.alone import Alone
 class CSKD(Alone):
     """The student's own prediction for another image of the same class teaches it.
 
-    Paper: Yun, Park, Lee, Shin. Regularizing Class-wise Predictions via Self-knowledge Distillation. CVPR 2020.
-    arXiv:2003.13964
-
-        loss = L(x) + weight * T^2 * mean_b KL(softmax(z(x') / T) || softmax(z(x) / T))
-
-    L is the task's loss on labels.
-    x' is the view "partner", a random other image of x's class, and its prediction is not differentiated. As in the
-    released code it is made in training mode, so the batch statistics move twice a step. `weight` is the paper's
-    lambda_cls, 1 to 4 there. An image without a label is its own partner in another view, which needs no label.
+    Paper: Yun, Park, Lee, Shin, CVPR 2020, arXiv:2003.13964
 
     Attributes:
         temperature: T, dimensionless.
         weight: of the divergence.
     """
 
-    temperature: float = 4.0
-    weight: float = 1.0
+    temperature: float = positive(4.0)
+    weight: float = not_negative(1.0)
     views = ("weak", "partner")
 
     def losses(self, params, state, batch, key):
-        student, stats = self._student(params, state, batch)
+        student, extra = self._student(params, state, batch)
         partner = jax.lax.stop_gradient(student.views[0].logits)
         labels, counts = self._label_terms({"student": student}, batch)
         loss = self.weight * kl_divergence(student.logits, partner, self.temperature)
-        return {**labels, "CSKD": loss}, ({"student": {"batch_stats": stats}}, counts)
+        return {**labels, "CSKD": loss}, (extra, counts)

@@ -1,4 +1,18 @@
-"""DDGSD: two distorted versions of an image teach each other."""
+"""DDGSD: two distorted versions of an image teach each other.
+
+    loss = L(a) + L(b) + weight * T^2 * mean [KL(p_b || p_a) + KL(p_a || p_b)]
+           + mmd_weight * |mean_b f(a) - mean_b f(b)|^2
+
+L is the task's loss on labels; a and b are two draws of the usual augmentation; p are predictions softened by T, and f
+is the embedding.
+
+Paper: Xu, Liu. Data-Distortion Guided Self-Distillation for Deep Neural Networks. AAAI 2019.
+doi:10.1609/aaai.v33i01.33015565.
+
+The authors published no code; 1, 0.0005 and T = 3 are the values of a public reimplementation. `weight` and
+`mmd_weight` are the paper's lambda and mu. As in mutual learning each divergence teaches one side only: the first
+distribution, the target, is a constant. The mean discrepancy has the linear kernel.
+"""
 
 import dataclasses
 
@@ -8,11 +22,19 @@ import jax.numpy as jnp
 from distiller.base import matched
 from distiller.normalised import embedding
 from distiller.soft_logits import kl_divergence
+from options import not_negative, positive
 from transfer.alone import Alone
 
 
 def mean_discrepancy(a: jax.Array, b: jax.Array) -> jax.Array:
-    """|mean_b a - mean_b b|^2 of features [B, D]: the squared maximum mean discrepancy with a linear kernel."""
+    """The squared maximum mean discrepancy with a linear kernel: |mean_b a - mean_b b|^2.
+
+    Args:
+        a, b: features [B, D].
+
+    Returns:
+        Scalar: the sum over D.
+    """
     a, b = matched(a, b)
     return jnp.sum(jnp.square(jnp.mean(a, axis=0) - jnp.mean(b, axis=0)))
 
@@ -21,17 +43,7 @@ def mean_discrepancy(a: jax.Array, b: jax.Array) -> jax.Array:
 class DDGSD(Alone):
     """The student's predictions for two distorted versions of an image teach each other.
 
-    Paper: Xu, Liu. Data-Distortion Guided Self-Distillation for Deep Neural Networks. AAAI 2019.
-    doi:10.1609/aaai.v33i01.33015565
-
-        loss = L(a) + L(b) + weight * T^2 * mean [KL(p_b || p_a) + KL(p_a || p_b)]
-               + mmd_weight * |mean_b f(a) - mean_b f(b)|^2
-
-    L is the task's loss on labels.
-    a and b are two draws of the usual augmentation, f is the embedding. `weight` and `mmd_weight` are the paper's
-    lambda and mu; there is no official code, and 1, 0.0005 and T = 3 are those of a public reimplementation. As in
-    mutual learning each divergence teaches only one side: the other one's prediction is its target, not
-    differentiated. The mean discrepancy has the linear kernel.
+    Paper: Xu, Liu, AAAI 2019, doi:10.1609/aaai.v33i01.33015565
 
     Attributes:
         temperature: T, dimensionless.
@@ -39,13 +51,13 @@ class DDGSD(Alone):
         mmd_weight: of the mean discrepancy.
     """
 
-    temperature: float = 3.0
-    weight: float = 1.0
-    mmd_weight: float = 5e-4
+    temperature: float = positive(3.0)
+    weight: float = not_negative(1.0)
+    mmd_weight: float = not_negative(5e-4)
     views = ("weak", "weak")
 
     def losses(self, params, state, batch, key):
-        a, stats = self._student(params, state, batch)
+        a, extra = self._student(params, state, batch)
         b, fixed = a.views[0], jax.lax.stop_gradient
         labels, counts = self.task.loss(a, batch)
         labels = labels + self.task.loss(b, batch)[0]
@@ -55,4 +67,4 @@ class DDGSD(Alone):
             "DDGSD_logits": self.weight * sum(kl_divergence(s, t, self.temperature) for s, t in pairs),
             "DDGSD_features": self.mmd_weight * mean_discrepancy(embedding(a, "student"), embedding(b, "student")),
         }
-        return terms, ({"student": {"batch_stats": stats}}, counts)
+        return terms, (extra, counts)

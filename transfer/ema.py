@@ -1,73 +1,73 @@
-"""EMA: the running mean of the student's weights teaches it."""
+"""EMA: the running mean of the student's weights teaches the student.
+
+    teacher <- d * teacher + (1 - d) * student   after each update,   d = min(decay, 1 - 1 / updates) with `ramp`
+    loss = ce_weight * L(student) + method(student, teacher)
+
+L is the task's loss on labels. Batch statistics are averaged like the weights.
+
+Paper: Tarvainen, Valpola. Mean teachers are better role models: Weight-averaged consistency targets improve
+semi-supervised deep learning results. NeurIPS 2017. arXiv:1703.01780.
+
+With the ramp of the released code the teacher is the plain mean of all students so far until the moving average is
+shorter than that mean. Without the ramp the student's first, random weights stay in the teacher for 1 / (1 - decay)
+updates. The teacher normalises with its averaged statistics, with `train_mode` by the batch's own, like the released
+code.
+
+The paper's method is the squared difference of probabilities, with a ramp of its weight, on noise that differs between
+teacher and student; here both see the same views, and any method teaches. The default is the KL divergence at T = 1
+beside the whole label loss: a teacher that is no better than its student must not outweigh the labels. Teacher and
+student still differ, because the student has the batch's statistics and newer weights. With decay 1 and no ramp the
+strategy is `Offline` with the student's first weights as the teacher. The teacher is tested and kept beside the
+student.
+"""
 
 import dataclasses
 
 import jax
 import jax.numpy as jnp
 
-from registry import UserError
-from transfer.base import STUDENT, Strategy
+from options import between
+from transfer.base import Strategy
 from transfer.peers import refuse_two_phases
 
 
 @dataclasses.dataclass(frozen=True)
 class EMA(Strategy):
-    """The exponential moving average of the student's weights teaches it: the mean teacher.
+    """The exponential moving average of the student's weights, the mean teacher, teaches the student.
 
-    Paper: Tarvainen, Valpola. Mean teachers are better role models: Weight-averaged consistency targets improve
-    semi-supervised deep learning results. NeurIPS 2017. arXiv:1703.01780
-
-        teacher <- d * teacher + (1 - d) * student   after each update,   d = min(decay, 1 - 1 / updates) with `ramp`
-
-    The ramp, which the released code has, makes the teacher the plain mean of the students so far until that is longer
-    than the moving one; without it the teacher is held by the student's first weights. Batch statistics are averaged
-    like the weights. The teacher normalises with them; with `train_mode` it uses the batch's own statistics, as the
-    released code does.
-
-    What the teacher teaches is the method's matter: the paper has the squared difference of probabilities (with a ramp
-    of its weight), on noise that differs between the two, where here both see the same views. Without `--distiller` it
-    is the KL divergence at T = 1 beside the whole label loss: a teacher that is no better than its student must not
-    outweigh the labels. The student stays apart from the teacher for its batch statistics and because it is ahead. With
-    decay 1 and no ramp it is `Offline` with the student's first weights. The teacher is tested and kept beside the
-    student.
+    Paper: Tarvainen, Valpola, NeurIPS 2017, arXiv:1703.01780
 
     Attributes:
         decay: d, in [0, 1].
-        ramp: the decay grows from 0 in the first updates.
+        ramp: d grows from 0 in the first updates.
         train_mode: the teacher's batch norms use the batch's statistics.
-        method: a distiller.
     """
 
-    decay: float = 0.999
+    decay: float = between(0, 1, 0.999)
     ramp: bool = True
     train_mode: bool = False
     reads = ("distiller",)
     default_method = ("SoftLogits", {"weight": 1.0, "ce_weight": 1.0, "temperature": 1.0})
 
     def __post_init__(self):
-        if not 0 <= self.decay <= 1:
-            raise UserError(f"EMA's decay is from 0 to 1; got {self.decay}.")
         refuse_two_phases("EMA", self.method)
 
     def init(self, key, batch):
-        variables = self.student.init(jax.random.fold_in(key, STUDENT), batch.image)
-        teacher = self._teacher(variables, batch)
-        student, _ = self._look(self.student, variables, batch)
-        params, memory = self._method_init(key, student, teacher, batch)
-        params = {"student": variables["params"], "method": params}
-        extra = {"student": {"batch_stats": variables["batch_stats"]}, "method": memory}
-        # a copy: the state's buffers are donated one by one
-        extra["teacher"] = jax.tree.map(jnp.copy, variables)
+        params, extra = self._first_variables(key, batch.image)
+        # A copy, because a step takes over the state's buffers one by one: no two leaves may share one.
+        extra["teacher"] = jax.tree.map(jnp.copy, {"params": params["student"], **extra["student"]})
+        teacher = self._teacher(extra["teacher"], batch)
+        student, _ = self._look("student", params, extra, batch)
+        params["method"], extra["method"] = self._method_init(key, student, teacher, batch)
         return self._state(params, extra)
 
     def losses(self, params, state, batch, key):
         extra = state.extra
         teacher = self._teacher(extra["teacher"], batch)
-        student, stats = self._look(self.student, state.variables("student", params), batch)
+        student, stats = self._look("student", params, extra, batch)
         terms, memory = self._method(params["method"], extra["method"], student, teacher, batch, key)
         labels, counts = self._label_terms({"student": student}, batch, self._label_weight(batch))
-        extra = {"student": {"batch_stats": stats}, "method": memory, "teacher": extra["teacher"]}
-        return {**labels, **terms}, (extra, counts)
+        return {**labels, **terms}, ({**extra, "student": stats, "method": memory}, counts)
 
     def step(self, state, batch, key):
         new, metrics = super().step(state, batch, key)
@@ -90,4 +90,4 @@ class EMA(Strategy):
         return {**super().inspect(state, batch), "teacher's logits": logits}
 
     def _teacher(self, variables, batch):
-        return jax.lax.stop_gradient(self._look(self.student, variables, batch, self.train_mode)[0])
+        return self._taught(self.student, variables, batch, self.train_mode)

@@ -1,4 +1,20 @@
-"""FRSKD: an auxiliary network that refines the student's own feature maps teaches it."""
+"""FRSKD: an auxiliary network that refines the student's own feature maps teaches the student.
+
+    loss = L(z) + L(z_a) + weight * T^2 KL(softmax(z_a / T) || softmax(z / T))
+           + feature_weight * sum_stages mean (attention(f_i) - attention(r_i))^2
+
+L is the task's loss on labels. z_a and r_i are the logits and refined maps of the auxiliary network: a bidirectional
+feature pyramid over the student's stages f_i (BiFPNc, one layer, twice the channels). As teachers they are constants;
+L(z_a) reaches the student's stages through the pyramid. `attention` is AT's.
+
+Paper: Ji, Shin, Hwang, Park, Moon. Refine Myself by Teaching Myself: Feature Refinement via Self-Knowledge
+Distillation. CVPR 2021. arXiv:2103.08273.
+
+The weights 2 and 100 (CIFAR-100) are the paper's alpha and beta. As in the released code the pyramid reads the maps
+after a ReLU. Here any network with two stages or more works: maps are resized whatever the ratio, and a transformer's
+tokens are taken as square maps. The auxiliary network is not kept, so its batch norms always use the batch's
+statistics.
+"""
 
 import dataclasses
 
@@ -15,7 +31,7 @@ from distiller.soft_logits import kl_divergence
 from distiller.spatial import adaptive_average_pool, as_map
 from models import Outputs, stages
 from models.layers import Conv
-from registry import UserError
+from options import at_least, not_negative, positive
 from transfer.alone import Alone
 
 
@@ -45,7 +61,15 @@ class Separable(nn.Module):
 
 
 def fit(x: jax.Array, height: int, width: int) -> jax.Array:
-    """[B, H, W, C] -> [B, height, width, C]: 3x3 max pooling down by 2, nearest elements up, or else area means."""
+    """Resizes a map: 3x3 max pooling for half the size, nearest elements for a larger one, else means over areas.
+
+    Args:
+        x: [B, H, W, C].
+        height, width: of the result.
+
+    Returns:
+        [B, height, width, C].
+    """
     rows, columns = x.shape[1:3]
     if (rows, columns) == (height, width):
         return x
@@ -57,7 +81,7 @@ def fit(x: jax.Array, height: int, width: int) -> jax.Array:
 
 
 class Fuse(nn.Module):
-    """Maps of one shape, weighted by learned non-negative shares, then `Separable`: [B, H, W, C]."""
+    """The mean of maps [B, H, W, C] with learned shares that are not negative, then `Separable`."""
 
     @nn.compact
     def __call__(self, *maps):
@@ -70,7 +94,7 @@ class SelfTeacher(nn.Module):
     """A bidirectional feature pyramid (BiFPNc) over the student's stages and a classifier on its last map.
 
     Attributes:
-        width: channels of each level over those of the student's stage.
+        width: channels of each level, divided by those of the student's stage.
 
     Returns:
         ([refined map of each stage, [B, H, W, width * C]], logits [B, K]).
@@ -107,41 +131,25 @@ class SelfTeacher(nn.Module):
 class FRSKD(Alone):
     """An auxiliary network that refines the student's stages teaches it, and learns beside it.
 
-    Paper: Ji, Shin, Hwang, Park, Moon. Refine Myself by Teaching Myself: Feature Refinement via Self-Knowledge
-    Distillation. CVPR 2021. arXiv:2103.08273
-
-        loss = L(z) + L(z_a) + weight * T^2 KL(softmax(z_a / T) || softmax(z / T))
-               + feature_weight * sum_stages mean (attention(f_i) - attention(r_i))^2
-
-    L is the task's loss on labels.
-    z_a and r_i are logits and refined maps of the auxiliary network, a bidirectional feature pyramid over the
-    student's stages f_i (BiFPNc, one layer, twice the channels); as teachers they are not differentiated, and L(z_a)
-    reaches the student's stages through it. `attention` is AT's. Weights 2 and 100 (CIFAR-100) are the paper's alpha
-    and beta. As in the released code the pyramid reads the maps after a ReLU. Here any network with two stages or more
-    will do: maps are brought to each other's size whatever the ratio, a transformer's tokens as square maps. The
-    auxiliary network is not kept, so its batch norms always use the batch's statistics.
+    Paper: Ji, Shin, Hwang, Park, Moon, CVPR 2021, arXiv:2103.08273
 
     Attributes:
         temperature: T, dimensionless.
         weight: of the divergence.
         feature_weight: of the attention's difference.
-        width: channels of the auxiliary network over those of the stages.
+        width: channels of the auxiliary network, divided by those of the stages.
     """
 
-    temperature: float = 4.0
-    weight: float = 2.0
-    feature_weight: float = 100.0
-    width: int = 2
-
-    def __post_init__(self):
-        if self.width < 1:
-            raise UserError(f"FRSKD's width is a whole number of 1 or more; got {self.width}.")
+    temperature: float = positive(4.0)
+    weight: float = not_negative(2.0)
+    feature_weight: float = not_negative(100.0)
+    width: int = at_least(1, 2)
 
     def heads(self):
         return SelfTeacher(self.width)
 
     def losses(self, params, state, batch, key):
-        student, stats = self._student(params, state, batch)
+        student, extra = self._student(params, state, batch)
         refined, logits = self._heads(params, student)
         labels, counts = self.task.loss(student, batch)
         auxiliary, found = self.task.loss(Outputs(logits, {}), batch)
@@ -154,4 +162,4 @@ class FRSKD(Alone):
             "FRSKD_logits": self.weight * kl_divergence(student.logits, logits, self.temperature),
             "FRSKD_features": self.feature_weight * attention,
         }
-        return terms, ({"student": {"batch_stats": stats}, "method": {}}, counts)
+        return terms, (extra, counts)

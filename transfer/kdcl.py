@@ -1,4 +1,4 @@
-"""KDCL: peers learn from an ensemble of them that is better than each, on distorted images.
+"""KDCL: peers learn from an ensemble of their logits that is better than each of them, on distorted images.
 
     loss = sum_k L(k) + weight * T^2 KL(softmax(z_t / T) || softmax(z_k / T))
 
@@ -10,12 +10,12 @@ The ensemble's logits z_t are, per image:
 
 Paper: Guo, Wang, Wu, Yu, Liang, Hu, Luo. Online Knowledge Distillation via Collaborative Learning. CVPR 2020.
 
-Each peer sees a random view of its own (the paper's invariant collaborative learning), `own_views=False` shows all the
-same. Ours: naive's peer is chosen for each image; the linear problem is solved by a fixed number of steps of
-exponentiated gradients (within 0.2 % of the lowest loss in tests); weight 1 and temperature 2. Rows without a
-label, for which no peer is known to be better, get the mean of the logits (linear: the weights that the labelled rows
-have found). The paper's fourth ensemble, "general", weighs peers by their errors on a part of the training set that is
-held back, and is not here.
+Each peer sees a random view of its own (the paper's invariant collaborative learning); with `own_views=False` all see
+the same. The paper leaves open, and we chose: naive's peer is chosen for each image; a fixed number of steps of
+exponentiated gradients solves the linear problem (within 0.2 % of the lowest loss in tests); weight 1 and temperature
+2. For a row without a label no peer is known to be better: the ensemble is the mean of the logits (linear: has the
+weights of the labelled rows). The paper's fourth ensemble, "general", weighs peers by their errors on a part of the
+training set that is held back. That ensemble is not here.
 """
 
 import dataclasses
@@ -24,10 +24,10 @@ import jax
 import jax.numpy as jnp
 
 from distiller.soft_logits import kl_divergence
-from registry import UserError
+from options import not_negative, one_of, positive
 from tasks.classification import Classification
-from transfer.base import Player, Strategy, term_of
-from transfer.peers import first_variables, mean_prediction, players_of, refuse_one_in
+from transfer.base import term_of
+from transfer.peers import Group
 
 CLASSIFICATION = Classification()
 ENSEMBLES = ("naive", "linear", "minlogit")
@@ -35,7 +35,7 @@ STEPS = 50  # towards the linear ensemble's weights
 
 
 def naive(logits: jax.Array, batch, task=CLASSIFICATION) -> jax.Array:
-    """[n, B, K] -> [B, K]: each row from the peer with the lowest label loss, the first of equals."""
+    """[n, B, K] -> [B, K]: each row from the peer with the lowest label loss; of equal peers from the first."""
     best = jnp.argmin(task.loss_rows(logits, batch), axis=0)
     return jnp.take_along_axis(logits, best[None, :, None], axis=0)[0]
 
@@ -58,7 +58,7 @@ def linear_weights(logits: jax.Array, batch, task=CLASSIFICATION) -> jax.Array:
 
 
 def minlogit(logits: jax.Array, batch) -> jax.Array:
-    """[n, B, K] -> [B, K]: the lowest of the peers' logits, counted from that of the (first known) label."""
+    """[n, B, K] -> [B, K]: the lowest of the peers' logits, minus the logit of the (first known) label."""
     label = batch.label if batch.second_label is None else jnp.where(batch.label < 0, batch.second_label, batch.label)
     label = jnp.maximum(label, 0)
     index = jnp.broadcast_to(label[:, None], (*logits.shape[:-1], 1))
@@ -66,13 +66,16 @@ def minlogit(logits: jax.Array, batch) -> jax.Array:
 
 
 def ensemble(kind: str, logits: jax.Array, batch, task=CLASSIFICATION) -> jax.Array:
-    """The teacher's logits [B, K] of the peers' [n, B, K]; the mean in rows without a label.
+    """Combines the peers' logits.
 
     Args:
         kind: one of `ENSEMBLES`.
         logits: [n, B, K].
         batch: as in the step.
         task: what the batch's labels mean.
+
+    Returns:
+        The teacher's logits [B, K].
     """
     mean = jnp.mean(logits, axis=0)
     if kind == "linear":
@@ -82,47 +85,27 @@ def ensemble(kind: str, logits: jax.Array, batch, task=CLASSIFICATION) -> jax.Ar
 
 
 @dataclasses.dataclass(frozen=True)
-class KDCL(Strategy):
+class KDCL(Group):
     """Peers learn from labels and from an ensemble of their logits, each on a view of its own.
 
     Paper: Guo, Wang, Wu, Yu, Liang, Hu, Luo, CVPR 2020
 
     Attributes:
-        peers: the student's peers, one or more.
         ensemble: "naive", "linear" or "minlogit".
         weight: of the distillation loss.
         temperature: T, dimensionless.
         own_views: each peer sees another random view of each image.
     """
 
-    peers: tuple[Player, ...]
-    ensemble: str = "naive"
-    weight: float = 1.0
-    temperature: float = 2.0
+    ensemble: str = one_of(*ENSEMBLES)
+    weight: float = not_negative(1.0)
+    temperature: float = positive(2.0)
     own_views: bool = True
     reads = ("teacher_arch",)
-
-    @classmethod
-    def players(cls, build):
-        return {"peers": build.untrained("peer{}")}
-
-    def __post_init__(self):
-        refuse_one_in("ensemble", self.ensemble, ENSEMBLES)
-        if self.weight < 0:
-            raise UserError(f"'weight' must not be negative; got {self.weight}.")
-        self._players  # noqa: B018  # the names are checked
-
-    @property
-    def _players(self) -> dict[str, Player]:
-        return players_of(self.student, self.peers)
 
     @property
     def views(self):
         return ("weak",) * (len(self._players) if self.own_views else 1)
-
-    def init(self, key, batch):
-        params, extra = first_variables(self._players, key, batch.image)
-        return self._state(params, extra)
 
     def losses(self, params, state, batch, key):
         images = (batch.image, *batch.views) if self.own_views else (batch.image,) * len(self._players)
@@ -136,9 +119,3 @@ class KDCL(Strategy):
         for name, own in answers.items():
             terms[term_of(name, "KDCL")] = self.weight * kl_divergence(own.logits, target, self.temperature)
         return terms, (extra, counts)
-
-    def learners(self, state):
-        return {name: (player, state.variables(name)) for name, player in self._players.items()}
-
-    def ensembles(self, logits):
-        return {"ensemble": mean_prediction([logits[name] for name in self._players])}

@@ -8,11 +8,11 @@ L is the task's loss on labels.
 Paper: Chen, Mei, Wang, Feng, Chen. Online Knowledge Distillation with Diverse Peers. AAAI 2020. arXiv:1912.00350.
 
 The student is the leader; the peers only help. `shared=True` is the paper's branch-based group (copies of the last
-stage on one trunk, transfer/branches.py), False its network-based one (whole networks). W_1 and W_2 reduce the
-embedding to an eighth, and learn through a_kl in the targets; the predictions and embeddings there are constants. The
-released code mixes logits in the place of probabilities and lets the gradient pass through the whole target:
-`as_released`. Its ramp is exp(-5 (1 - epoch / 80)^2) in 300 epochs; here the 80 are a share of the training, and the
-epoch is continuous.
+stage on one trunk, transfer/branches.py), False the paper's network-based group (whole networks). W_1 and W_2 reduce
+the embedding to an eighth of its width and learn through a_kl in the targets; the predictions and embeddings in the
+targets are constants. The released code mixes logits instead of probabilities, and the gradient flows through the whole
+target: `as_released`. The released code's ramp is exp(-5 (1 - epoch / 80)^2) in 300 epochs; here 80 / 300 is a share of
+the training, and the epoch is continuous.
 """
 
 import dataclasses
@@ -22,20 +22,20 @@ import jax
 import jax.numpy as jnp
 
 from distiller.normalised import embedding
-from registry import UserError
-from transfer.base import METHOD, Strategy, term_of
-from transfer.branches import Branches
-from transfer.peers import divergence, mean_prediction, ramp_up
+from options import at_least
+from transfer.base import METHOD, term_of
+from transfer.branches import Branched, Branches
+from transfer.peers import divergence, mean_prediction
 
 REDUCTION = 8
 
 
 class Attention(nn.Module):
-    """How much each peer looks at each."""
+    """The weight of each peer in each peer's mixture, image by image."""
 
     @nn.compact
     def __call__(self, embeddings):
-        """[n, B, D] -> [B, n, n] float32, logarithms: row k are the weights of peer k's mixture, whose sum is 1."""
+        """Embeddings [n, B, D] -> [B, n, n] float32: row k has the logarithms of the weights in peer k's mixture."""
         width = max(1, embeddings.shape[-1] // REDUCTION)
         query = nn.Dense(width, use_bias=False, name="query")(embeddings)
         memory = nn.Dense(width, use_bias=False, name="key")(embeddings)
@@ -43,32 +43,22 @@ class Attention(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class OKDDip(Strategy):
+class OKDDip(Branched):
     """Peers learn from attention-weighted mixtures of each other, and the student, their leader, from their mean.
 
     Paper: Chen, Mei, Wang, Feng, Chen, AAAI 2020, arXiv:1912.00350
 
+    Further options are those of `Branched`.
+
     Attributes:
-        branches: how many networks, the leader with them; three at least.
-        shared: they have a trunk in common; False: whole networks.
-        weight: of the distillation losses.
-        temperature: T, dimensionless.
-        ramp: share of the training in which the distillation losses grow to their weight; 0: they are whole at once.
-        train_epoch: epochs of the training; set by the engine. 0: not known, and the ramp is over.
-        as_released: targets are mixtures of logits, and the gradient passes through them.
+        branches: how many networks, three or more: a leader and two peers.
+        shared: the networks have a trunk in common; False: they are whole networks.
+        as_released: targets are mixtures of logits, and the gradient flows through them.
     """
 
-    branches: int = 4
+    branches: int = at_least(3, 4)
     shared: bool = True
-    weight: float = 1.0
-    temperature: float = 3.0
-    ramp: float = 80 / 300
-    train_epoch: int = 0
     as_released: bool = False
-
-    def __post_init__(self):
-        if self.branches < 3:
-            raise UserError(f"'branches' must be 3 at least, a leader and two peers; got {self.branches}.")
 
     @property
     def _branches(self) -> Branches:
@@ -87,7 +77,7 @@ class OKDDip(Strategy):
         weights = Attention().apply({"params": params["attention"]}, constant(_embeddings(outputs)))
         logits = constant(jnp.stack([peer.logits for peer in peers]))
         own_targets, group_target = self._targets(weights, logits)
-        factor = self.weight * ramp_up(batch.epoch, self.ramp * self.train_epoch)
+        factor = self._factor(batch.epoch)
         terms, counts = self._label_terms({"student": leader, **outputs}, batch)
         targets = {"student": group_target} | dict(zip(self._branches.names[1:], own_targets, strict=True))
         for name, own in {"student": leader, **outputs}.items():
@@ -95,7 +85,12 @@ class OKDDip(Strategy):
         return terms, ({**extra, "attention": {}}, counts)
 
     def _targets(self, weights, logits):
-        """([n, B, K] of each peer, [B, K] of the leader), logarithms, from those of [B, n, n], and [n, B, K]."""
+        """Returns the logarithms of the targets: ([n, B, K] for the peers, [B, K] for the leader).
+
+        Args:
+            weights: [B, n, n], as `Attention` returns them.
+            logits: the peers' [n, B, K].
+        """
         if self.as_released:
             mixed, mean = jnp.einsum("bkl,lbc->kbc", jnp.exp(weights), logits), jnp.mean(logits, axis=0)
             return jax.nn.log_softmax(mixed / self.temperature), jax.nn.log_softmax(mean / self.temperature)
@@ -103,13 +98,10 @@ class OKDDip(Strategy):
         parts = jnp.moveaxis(weights, 0, 2)[..., None] + soft  # [n, n, B, K]
         return jax.nn.logsumexp(parts, axis=1), jax.nn.logsumexp(soft, axis=0) - jnp.log(jnp.float32(len(soft)))
 
-    def learners(self, state):
-        return self._branches.learners(state.params, state.extra)
-
     def ensembles(self, logits):
         return {"ensemble": mean_prediction([logits[name] for name in self._branches.names[1:]])}
 
 
 def _embeddings(outputs):
-    """Of the peers, [n, B, D] float32."""
+    """Returns the peers' embeddings [n, B, D] float32."""
     return jnp.stack([embedding(o, "student") for name, o in outputs.items() if name != "student"])

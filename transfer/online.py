@@ -8,10 +8,10 @@ L is the task's loss on labels.
 Source: the one-way online distillation of older JAX cookbooks (CIFAR-10, ResNet-56 to ResNet-32); the simplest case of
 Zhang, Xiang, Hospedales, Lu. Deep Mutual Learning. CVPR 2018. arXiv:1706.00384, with one direction only.
 
-Both see the same images in the same step, both in train mode: the student learns from the teacher's answers as its
-batch norms give them on this batch. The teacher's outputs are constants to the method, so it learns from labels alone.
-One optimizer moves both; with `clip_norm` the norm is that of both together. `teacher_learning_rate` 0 is Offline with
-a teacher in train mode.
+Both see the same images in the same step, both in train mode: the student learns from answers that the teacher's batch
+norms give on this batch. The teacher's outputs are constants to the method, so the teacher learns from labels alone.
+One optimizer moves both; `clip_norm` clips the norm of both together. With `teacher_learning_rate` 0 the strategy is
+Offline with a teacher in train mode.
 """
 
 import dataclasses
@@ -20,9 +20,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from options import not_negative
 from registry import UserError
 from transfer.base import TEACHER_KEYS, Player, Strategy
-from transfer.peers import first_variables, players_of, refuse_two_phases
+from transfer.peers import players_of, refuse_two_phases
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,14 +34,14 @@ class Online(Strategy):
 
     Attributes:
         peers: the teacher alone.
-        method: a distiller.
-        teacher_variables: what the teacher starts from (`--teacher_param`); None: drawn.
-        teacher_learning_rate: factor on the teacher's updates; at 0 its weights stay and its batch statistics move.
+        teacher_variables: the teacher's first variables (`--teacher_param`); None: drawn at random.
+        teacher_learning_rate: factor on the teacher's updates; at 0 the teacher's weights stay and its batch statistics
+            move.
     """
 
     peers: tuple[Player, ...]
     teacher_variables: Any = None
-    teacher_learning_rate: float = 1.0
+    teacher_learning_rate: float = not_negative(1.0)
     reads = ("distiller", *TEACHER_KEYS)
 
     @classmethod
@@ -53,51 +54,36 @@ class Online(Strategy):
     def __post_init__(self):
         if len(self.peers) != 1:
             raise UserError(f"Online has one teacher; got {len(self.peers)}. For several learners: --transfer Mutual.")
-        if self.teacher_learning_rate < 0:
-            raise UserError(f"'teacher_learning_rate' must not be negative; got {self.teacher_learning_rate}.")
         if self.teacher_variables is None:
             refuse_two_phases("Online", self.method, " or give --teacher_param")
-        self._players  # noqa: B018  # the names are checked
+        self._players  # noqa: B018  # checks the names
 
     @property
-    def _players(self) -> dict[str, Player]:
+    def _players(self):
         return players_of(self.student, self.peers)
 
-    @property
-    def _teacher(self) -> Player:
-        return self.peers[0]
-
     def init(self, key, batch):
-        name = self._teacher.name
-        params, extra = first_variables(self._players, key, batch.image)
+        name = self.peers[0].name
+        params, extra = self._first_variables(key, batch.image)
         if self.teacher_variables is not None:
             own = jax.tree.map(jnp.asarray, dict(self.teacher_variables))
             params[name], extra[name] = own["params"], {"batch_stats": own.get("batch_stats", {})}
-        outputs = {n: self._own(n, params, extra, batch)[0] for n in self._players}
-        taught = jax.lax.stop_gradient(outputs[name])
-        params["method"], extra["method"] = self._method_init(key, outputs["student"], taught, batch)
+        outputs = {n: self._look(n, params, extra, batch)[0] for n in self._players}
+        teacher = jax.lax.stop_gradient(outputs[name])
+        params["method"], extra["method"] = self._method_init(key, outputs["student"], teacher, batch)
         return self._state(params, extra)
 
     def losses(self, params, state, batch, key):
-        name = self._teacher.name
-        student, stats = self._own("student", params, state.extra, batch)
-        teacher, its_stats = self._own(name, params, state.extra, batch)
-        taught = jax.lax.stop_gradient(teacher)
-        terms, memory = self._method(params["method"], state.extra["method"], student, taught, batch, key)
+        name = self.peers[0].name
+        student, stats = self._look("student", params, state.extra, batch)
+        teacher, its_stats = self._look(name, params, state.extra, batch)
+        constant = jax.lax.stop_gradient(teacher)
+        terms, memory = self._method(params["method"], state.extra["method"], student, constant, batch, key)
         labels, counts = self._label_terms({"student": student}, batch, self._label_weight(batch))
         weight = jnp.where(batch.epoch < self._first_phase, 0.0, 1.0) if self._first_phase else 1.0
         its_labels, _ = self._label_terms({name: teacher}, batch, weight)
-        terms = {**labels, **terms, **its_labels}
-        extra = {"student": {"batch_stats": stats}, name: {"batch_stats": its_stats}, "method": memory}
-        return terms, (extra, counts)
-
-    def learners(self, state):
-        name = self._teacher.name
-        return {**super().learners(state), name: (self._teacher, state.variables(name))}
-
-    def _own(self, name, params, extra, batch):
-        return self._look(self._players[name], {"params": params[name], **extra[name]}, batch)
+        return {**labels, **terms, **its_labels}, ({"student": stats, name: its_stats, "method": memory}, counts)
 
     def _scaled(self, updates):
-        name, factor = self._teacher.name, self.teacher_learning_rate
+        name, factor = self.peers[0].name, self.teacher_learning_rate
         return {**updates, name: jax.tree.map(lambda u: factor * u, updates[name])}

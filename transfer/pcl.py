@@ -2,19 +2,21 @@
 
     loss = L(z_e) + sum_k [L(z_k) + weight * ramp * T^2 (KL(q_e || q_k) + 1 / (m - 1) sum_{l != k} KL(p_l || q_k))]
 
-L is the task's loss on labels.
-q_k: peer k on its own random view of the images; z_e: a linear classifier of all peers' embeddings, put end to end;
-p_l: the running mean of peer l, on l's view. q, p are softened by T.
     mean <- a mean + (1 - a) weights,   a = min(1 - 1 / (step + 1), decay), after each update
+
+L is the task's loss on labels. q_k is the prediction of peer k on its own random view of the images, z_e the logits of
+a linear classifier on all peers' embeddings, put end to end, and p_l the prediction of peer l's running mean on l's
+view. All are softened by T.
 
 Paper: Wu, Gong. Peer Collaborative Learning for Online Knowledge Distillation. AAAI 2021. arXiv:2006.04147.
 
 Peers are branches: copies of the last stage and the classifier on one trunk (transfer/branches.py). Teachers are
-constants. The ramp exp(-5 (1 - epoch / 80)^2), of 300 epochs, is a share of the training here and continuous. The means
-are asked in train mode and have batch statistics of their own, of which the paper says nothing.
+constants. The paper's ramp is exp(-5 (1 - epoch / 80)^2) in 300 epochs; here 80 / 300 is a share of the training, and
+the epoch is continuous. The running means answer in train mode and have batch statistics of their own; the paper is
+silent about both.
 
-The student is the first peer; the others are kept too, and so is "mean", the first peer's running mean. "ensemble"
-(PCL-E), the classifier, is tested beside them.
+The student is the first peer. All peers are kept, and so is "mean", the first peer's running mean. "ensemble" (PCL-E),
+the classifier, is tested beside them.
 """
 
 import dataclasses
@@ -27,10 +29,9 @@ from distiller.normalised import embedding
 from distiller.soft_logits import kl_divergence
 from models import Outputs
 from models.layers import Dense
-from registry import UserError
-from transfer.base import METHOD, Strategy, term_of
-from transfer.branches import Branches, assembled
-from transfer.peers import ramp_up
+from options import between
+from transfer.base import METHOD, term_of
+from transfer.branches import Branched
 
 
 class Ensemble(nn.Module):
@@ -50,39 +51,22 @@ class Ensemble(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class PCL(Strategy):
+class PCL(Branched):
     """Branches of one network are taught by a classifier on all of them and by each other's running means.
 
     Paper: Wu, Gong, AAAI 2021, arXiv:2006.04147
 
+    Further options are those of `Branched`.
+
     Attributes:
-        branches: how many peers, the student with them.
-        weight: of the distillation losses.
-        temperature: T, dimensionless.
-        ramp: share of the training in which the distillation losses grow to their weight; 0: they are whole at once.
-        train_epoch: epochs of the training; set by the engine. 0: not known, and the ramp is over.
         decay: of the running means, at most.
     """
 
-    branches: int = 3
-    weight: float = 1.0
-    temperature: float = 3.0
-    ramp: float = 80 / 300
-    train_epoch: int = 0
-    decay: float = 0.999
-
-    def __post_init__(self):
-        if not 0 <= self.decay < 1:
-            raise UserError(f"'decay' must be from 0 to below 1; got {self.decay}.")
-        self._branches  # noqa: B018  # their number is checked
+    decay: float = between(0, 1, 0.999, with_high=False)
 
     @property
     def views(self):
         return ("weak",) * self.branches
-
-    @property
-    def _branches(self) -> Branches:
-        return Branches(self.student, self.branches)
 
     def init(self, key, batch):
         params, extra = self._branches.init(key, batch.image)
@@ -104,7 +88,7 @@ class PCL(Strategy):
         target = jax.lax.stop_gradient(together)
         ensemble = Outputs(logits=together, features={})
         terms, counts = self._label_terms({**outputs, "ensemble": ensemble}, batch)
-        factor = self.weight * ramp_up(batch.epoch, self.ramp * self.train_epoch)
+        factor = self._factor(batch.epoch)
         for name, own in outputs.items():
             others = [kl_divergence(own.logits, z, self.temperature) for n, z in means.items() if n != name]
             terms[term_of(name, "peer_ensemble")] = factor * kl_divergence(own.logits, target, self.temperature)
@@ -113,7 +97,6 @@ class PCL(Strategy):
         return terms, ({**extra, "ensemble": {}, "mean": mean}, counts)
 
     def step(self, state, batch, key):
-        """One update, and the running means' step towards the new weights."""
         new, metrics = super().step(state, batch, key)
         done = state.step.astype(jnp.float32)
         keep = jnp.minimum(1.0 - 1.0 / (done + 1.0), self.decay)
@@ -123,17 +106,12 @@ class PCL(Strategy):
 
     def learners(self, state):
         mean = state.extra["mean"]
-        found = self._branches.learners(state.params, state.extra)
+        found = super().learners(state)
         return {**found, "mean": (self.student, self._branches.variables(mean["params"], mean["extra"], "student"))}
 
     def tested(self, state):
-        branches = self._branches
+        def join(classifier, outputs):
+            embeddings = [o.features["embedding"] for o in outputs]
+            return Ensemble(outputs[0].logits.shape[-1]).apply({"params": classifier}, embeddings)
 
-        def call(variables, image):
-            outputs = [self.student.forward(variables[name], image)[0] for name in branches.names]
-            classifier = Ensemble(outputs[0].logits.shape[-1])
-            return classifier.apply({"params": variables["ensemble"]}, [o.features["embedding"] for o in outputs])
-
-        variables = {name: branches.variables(state.params, state.extra, name) for name in branches.names}
-        variables["ensemble"] = state.params["ensemble"]
-        return {"ensemble": (assembled(self.student, call), variables)}
+        return self._ensemble(state, state.params["ensemble"], join)

@@ -1,20 +1,45 @@
-"""What strategies with several learners share: their first variables, their targets, and the ramp of their weights."""
+"""What strategies with several learners share: the group of peers, its targets, and the ramp of a weight."""
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from registry import UserError
-from transfer.base import STUDENT, Player
+from transfer.base import Player, Strategy
 
-PEERS = 16  # what the key of `init` is folded with before the number of a learner beside the student
+
+@dataclasses.dataclass(frozen=True)
+class Group(Strategy):
+    """Base of the strategies whose learners are the student and its peers, networks of their own.
+
+    Attributes:
+        peers: the student's peers, one or more.
+    """
+
+    peers: tuple[Player, ...]
+
+    @classmethod
+    def players(cls, build):
+        return {"peers": build.untrained("peer{}")}
+
+    def __post_init__(self):
+        self._players  # noqa: B018  # checks the names
+
+    @property
+    def _players(self):
+        return players_of(self.student, self.peers)
+
+    def ensembles(self, logits):
+        return {"ensemble": mean_prediction([logits[name] for name in self._players])}
 
 
 def players_of(student: Player, peers: tuple[Player, ...]) -> dict[str, Player]:
-    """Name -> player, the student first.
+    """Returns name -> player; the student is the first.
 
     Raises:
-        UserError: no peer, or two of one name.
+        UserError: no peer, or two players of one name.
     """
     players = {player.name: player for player in (student, *peers)}
     if not peers or len(players) != len(peers) + 1:
@@ -22,22 +47,8 @@ def players_of(student: Player, peers: tuple[Player, ...]) -> dict[str, Player]:
     return players
 
 
-def peer_key(key: jax.Array, number: int) -> jax.Array:
-    """The key that learner `number` is drawn from; 0 is the student, whom every strategy starts alike."""
-    return jax.random.fold_in(jax.random.fold_in(key, PEERS), number) if number else jax.random.fold_in(key, STUDENT)
-
-
-def first_variables(players: dict[str, Player], key: jax.Array, image: jax.Array) -> tuple[dict, dict]:
-    """(name -> parameters, name -> {"batch_stats"}), each drawn from its own key."""
-    params, extra = {}, {}
-    for number, (name, player) in enumerate(players.items()):
-        variables = player.init(peer_key(key, number), image)
-        params[name], extra[name] = variables["params"], {"batch_stats": variables["batch_stats"]}
-    return params, extra
-
-
 def ramp_up(epoch: jax.Array, length: float) -> jax.Array:
-    """exp(-5 (1 - epoch / length)^2), 1 from `length` (in epochs) on; always 1 where that is 0.
+    """exp(-5 (1 - epoch / length)^2), and 1 from `length` (in epochs) on; always 1 if `length` is 0.
 
     Source: Laine, Aila, ICLR 2017, arXiv:1610.02242
     """
@@ -47,11 +58,11 @@ def ramp_up(epoch: jax.Array, length: float) -> jax.Array:
 
 
 def divergence(logits: jax.Array, target: jax.Array, temperature: float) -> jax.Array:
-    """KL(target || softmax(logits / T)) * T^2; also differentiable by the target.
+    """KL(target || softmax(logits / T)) * T^2, which can also be differentiated with respect to the target.
 
     Args:
         logits: [B, K] float32.
-        target: [B, K], logarithms of probabilities: those that underflow have a gradient, too.
+        target: [B, K], logarithms of probabilities; probabilities that underflow have a finite gradient, too.
         temperature: T, dimensionless. T^2 is in.
 
     Returns:
@@ -62,21 +73,22 @@ def divergence(logits: jax.Array, target: jax.Array, temperature: float) -> jax.
 
 
 def mean_prediction(logits: list[np.ndarray]) -> np.ndarray:
-    """Log of the mean of the predicted probabilities, [N, K], from logits [N, K] each."""
+    """The mean of several networks' predictions.
+
+    Args:
+        logits: [N, K] of each network.
+
+    Returns:
+        [N, K] float32, logarithms of the mean probabilities.
+    """
     predictions = jax.nn.log_softmax(np.stack(logits), axis=-1)
     return np.asarray(jax.nn.logsumexp(predictions, axis=0) - np.log(len(logits)).astype(np.float32))
 
 
 def refuse_two_phases(strategy: str, method, advice: str = "") -> None:
-    """Raises `UserError` where a method first learns from a teacher for some epochs: here there is none yet."""
+    """Raises `UserError` if the method first learns from a trained teacher for some epochs: there is none yet."""
     if method is not None and method.first_phase_epochs:
         raise UserError(
             f"{type(method).__name__} learns from its teacher for {method.first_phase_epochs:g} epochs before the "
             f"training proper;\nunder {strategy} the teacher is untrained then. Use --transfer Offline{advice}."
         )
-
-
-def refuse_one_in(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raises `UserError` unless an option's value is one of its choices."""
-    if value not in choices:
-        raise UserError(f"'{name}' is {' or '.join(choices)}; got {value!r}.")

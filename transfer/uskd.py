@@ -1,4 +1,19 @@
-"""USKD: the student's own logits become soft labels, of the target and of the other classes."""
+"""USKD: the student's own logits become soft labels, of the target and of the other classes.
+
+    loss = L - alpha * mean_b P_b log s_bt - beta * mean_b sum_{i != t} Z_bi log n_bi + mu * weak
+    P = s_t^2 + 1 - mean_b s_t^2,   n = softmax of the other classes' logits,   weak = smoothed label loss of w
+    Z_i proportional to 1 / rank_i, the rank of s_i / (1 - s_t) + w_i / (1 - w_t) among the other classes
+
+L is the task's loss on labels, t the label, s the student's probabilities, and w those of the weak head, a linear
+layer on the last stage but one. P and Z are constants.
+
+Paper: Yang, Zeng, Li, Zhang, Yuan, Li. From Knowledge Distillation to Self-Knowledge Distillation: A Unified Approach
+with Normalized Loss and Customized Soft Labels. ICCV 2023. arXiv:2303.13005.
+
+The weights are those of the CIFAR-100 recipe; ImageNet's are 1, 0.1 and 0.005. The released code ranks by
+log s_i / (1 - log s_t) and gives the target a place among the ranks: `as_released`. The label is in every term, so rows
+without a label teach nothing. The strategy needs 3 classes or more.
+"""
 
 import dataclasses
 
@@ -11,13 +26,14 @@ from distiller.normalised import Linear
 from distiller.spatial import as_map
 from distiller.target import labelled_mean, refuse_two_classes, split_target
 from models import stages
+from options import not_negative
 from transfer.alone import Alone
 
 SMOOTHING = 0.1  # of the weak head's labels
 
 
 class WeakHead(nn.Module):
-    """A linear classifier on the mean over positions of the last stage but one: -> [B, K]."""
+    """A linear classifier on the mean over positions of the last stage but one: `Outputs` -> [B, K] float32."""
 
     @nn.compact
     def __call__(self, outputs):
@@ -41,36 +57,26 @@ def zipf(rank: jax.Array) -> jax.Array:
 
 
 def ranks(scores: jax.Array) -> jax.Array:
-    """[B, C] -> [B, C] int32: 1 for the highest of a row; of equal ones the first is the higher."""
+    """Scores [B, C] -> [B, C] int32: 1 for the highest of a row; of equal scores the first has the lower rank."""
     return 1 + jnp.argsort(jnp.argsort(-scores, axis=1, stable=True), axis=1).astype(jnp.int32)
 
 
 @dataclasses.dataclass(frozen=True)
 class USKD(Alone):
-    """Soft labels that the student makes itself: of the target from its confidence, of the others from their order.
+    """The student makes soft labels for itself: the target's from its confidence, the others' from their order.
 
-    Paper: Yang, Zeng, Li, Zhang, Yuan, Li. From Knowledge Distillation to Self-Knowledge Distillation: A Unified
-    Approach with Normalized Loss and Customized Soft Labels. ICCV 2023. arXiv:2303.13005
-
-        loss = label loss - alpha * mean_b P_b log s_bt - beta * mean_b sum_{i != t} Z_bi log n_bi + mu * weak
-        P = s_t^2 + 1 - mean_b s_t^2,   n = softmax of the other classes' logits,   weak = smoothed label loss of w
-        Z_i proportional to 1 / rank_i, the rank of s_i / (1 - s_t) + w_i / (1 - w_t) among the other classes
-
-    t is the label, s the student's and w the weak head's probabilities: a linear layer on the last stage but one. P
-    and Z are not differentiated. Weights are those of the CIFAR-100 recipe; ImageNet's are 1, 0.1 and 0.005. The
-    released code ranks by log s_i / (1 - log s_t) and counts the target's place among the ranks: `as_released`.
-    The label is in every term, so rows without one teach nothing. Needs 3 classes or more.
+    Paper: Yang, Zeng, Li, Zhang, Yuan, Li, ICCV 2023, arXiv:2303.13005
 
     Attributes:
         alpha: weight of the target's term.
         beta: weight of the other classes' term.
         mu: weight of the weak head's label loss.
-        as_released: rank as the released code does.
+        as_released: rank like the released code.
     """
 
-    alpha: float = 0.1
-    beta: float = 0.1
-    mu: float = 0.1
+    alpha: float = not_negative(0.1)
+    beta: float = not_negative(0.1)
+    mu: float = not_negative(0.1)
     as_released: bool = False
     uses_unlabelled = False
 
@@ -78,10 +84,10 @@ class USKD(Alone):
         return WeakHead()
 
     def losses(self, params, state, batch, key):
-        student, stats = self._student(params, state, batch)
+        student, extra = self._student(params, state, batch)
         labels, counts = self._label_terms({"student": student}, batch)
         logits, label, fixed = wide(student.logits), batch.label, jax.lax.stop_gradient
-        refuse_two_classes("USKD", logits)
+        refuse_two_classes("USKD", logits, instead="--transfer PSKD or EMA, which teach from all classes")
         weak = self._heads(params, student)
         target, _ = split_target(jax.nn.log_softmax(logits), label)
         target = target[:, 0]
@@ -96,10 +102,10 @@ class USKD(Alone):
             "USKD_others": self.beta * labelled_mean(rows_others, label),
             "USKD_weak": self.mu * labelled_mean(rows_weak, label),
         }
-        return terms, ({"student": {"batch_stats": stats}, "method": {}}, counts)
+        return terms, (extra, counts)
 
     def _order(self, logits: jax.Array, weak: jax.Array, label: jax.Array) -> jax.Array:
-        """Z [B, K - 1], the other classes in the order of `split_target`."""
+        """Z [B, K - 1] of the other classes, in the order of `split_target`."""
         own = jax.nn.log_softmax(logits) if self.as_released else jax.nn.softmax(logits)
         parts = [split_target(x, label) for x in (own, jax.nn.softmax(weak))]
         scores = sum(others / (1 - target + 1e-6) for target, others in parts)

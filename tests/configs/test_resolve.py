@@ -4,6 +4,7 @@ import json
 
 import pytest
 from ml_collections import FrozenConfigDict
+from PIL import Image
 
 import data
 from configs import funmatch
@@ -87,18 +88,31 @@ WITHOUT = {
     "distiller": ("AT", [{"transfer": "KDCL"}]),
     "distiller_options": ({"weight": 2.0}, [{"transfer": "KDCL"}]),
     "image_size": (16, [{}]),
+    "channels": (1, [{}]),
+    "skip_damaged": (True, [{}]),
+    "sampling": ("balanced", [{"num_labels": 100}]),
+    "class_weights": ("balanced", [{"num_labels": 100}]),
+    "crop_pad": (2, [{"resized_crop": 0.5}]),
+    "crop_mode": ("reflect", [{"resized_crop": 0.5}, {}]),
     "magnitude": (3, [{}]),
+    "strong_view": ("fixmatch", [{}]),
     "momentum": (0.5, [{"optimizer": "adamw"}]),
     "dot_delta": (0.01, [{}]),
     "nesterov": (True, [{"optimizer": "dot"}]),
     "decay_kernels_only": (True, [{"weight_decay": 0.0}]),
     "milestones": ((0.5,), [{"schedule": "cosine"}]),
     "decay_factor": (0.5, [{"schedule": "constant"}]),
+    "stack_seeds": ("yes", [{}]),
+    "keep_epochs": (31, [{}]),
 }
 WITH = {  # what the default recipe lacks for the key to have an effect
     "teacher_bank_dtype": {"teacher_views": 1},
     "teacher_bank_top_k": {"teacher_views": 1},
+    "crop_mode": {"crop_pad": 1},
     "magnitude": {"randaugment": 1},
+    "strong_view": {"distiller": "MLKD"},
+    "stack_seeds": {"seeds": 2},
+    "keep_epochs": {"distiller": "FSP"},  # 30 epochs of its own come first
     "dot_delta": {"optimizer": "dot"},
 }
 CASES = [(key, number) for key, (_, recipes) in WITHOUT.items() for number in range(len(recipes))]
@@ -120,18 +134,74 @@ def test_a_typed_key_without_effect_raises_and_one_of_a_recipe_file_is_noted(key
     assert str(raised.value).endswith(". Leave it out.")
     config, notes = resolve(recipe, ("student_arch",))
     assert [note for note in notes if note.startswith(f"{shown} has no effect: ")]
-    assert plain(config)[key] in (plain(get_config())[key], "CNN")  # the default, or what follows from other keys
+    assert plain(config)[key] in (plain(get_config())[key], "CNN", 0)  # the default, or what follows from other keys
     assert resolve({name: x for name, x in recipe.items() if name != key})[0] == config
 
 
-@pytest.mark.parametrize("key", [key for key in WITHOUT if key != "image_size"])
+@pytest.mark.parametrize("key", [key for key in WITHOUT if key not in data.KEYS])
 def test_a_typed_key_with_effect_is_taken(key):
-    """`image_size` needs a folder of images; tests/test_command_lines.py has one."""
+    """The dataset's own keys need a folder of images; tests/test_command_lines.py has one."""
     value, _ = WITHOUT[key]
     recipe = {"student_arch": "CNN", "teacher_param": "tests/teacher", **WITH.get(key, {}), key: value}
     config, notes = resolve(recipe, tuple(recipe))
     assert plain(config)[key] == value
     assert not notes
+
+
+@pytest.mark.parametrize(
+    ("method", "chosen", "path"),
+    [
+        ("CC", {"gamma": 1.0}, "gamma"),
+        ("CC", {"kernel": True, "project_to": 8}, "project_to"),
+        ("SoftLogits+CC", {"CC": {"order": 3}}, "CC.order"),
+        ("CTKD", {"hidden": 8}, "hidden"),
+        ("ExplanationMatch", {"temperature": 2.0}, "temperature"),
+        ("ExplanationMatch", {"classes": "label", "top_k": 2}, "top_k"),
+    ],
+    ids=str,
+)
+def test_an_option_of_a_method_without_effect_raises_or_is_noted(method, chosen, path):
+    recipe = {"distiller": method, "distiller_options": chosen, "student_arch": "CNN", "teacher_param": "tests/teacher"}
+    with pytest.raises(UserError, match=f"--config.distiller_options.{path} has no effect: '.*Leave it out"):
+        resolve(recipe, tuple(recipe))
+    assert [note for note in resolve(recipe)[1] if note.startswith(f"distiller_options.{path} has no effect")]
+
+
+def test_an_option_of_a_method_with_effect_is_taken():
+    chosen = {"kernel": True, "gamma": 1.0, "order": 3}
+    recipe = {"distiller": "CC", "distiller_options": chosen, "student_arch": "CNN", "teacher_param": "tests/teacher"}
+    assert resolve(recipe, tuple(recipe))[1] == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "path"),
+    [
+        ({"distiller_options": {"temperature": 1e6}}, "distiller_options.temperature"),
+        (
+            {"distiller": "AT+DKD", "distiller_options": {"DKD": {"temperature": 1e6}}},
+            "distiller_options.DKD.temperature",
+        ),
+        (
+            {"transfer": "TfKD", "distiller": "", "transfer_options": {"temperature": 1e6}},
+            "transfer_options.temperature",
+        ),
+    ],
+    ids=str,
+)
+def test_a_temperature_that_leaves_only_rounding_is_noted(changes, path):
+    notes = resolve({"student_arch": "CNN", "distiller": "SoftLogits", **changes})[1]
+    assert [note for note in notes if note.startswith(f"{path} 1e+06 leaves little of the logits")]
+    assert not resolve({"student_arch": "CNN", "distiller": "SoftLogits"})[1]
+
+
+def test_the_hint_to_train_a_teacher_has_the_data(tmp_path):
+    for name in ("train/a", "train/b", "test/a", "test/b"):
+        (tmp_path / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / name / "x.png")
+    own = {"dataset": "ImageFolder", "data_dir": str(tmp_path), "image_size": 8, "batch_size": 2}
+    for changes in ({}, {"teacher_param": str(tmp_path / "none")}):
+        with pytest.raises(UserError, match=f"--dataset ImageFolder --data_dir {tmp_path} --image_size 8 --train_path"):
+            Builder(resolve({**own, **changes, "distiller": "SoftLogits", "student_arch": "CNN"})[0])
 
 
 def test_under_the_baseline_a_typed_method_is_noted_and_a_wrong_name_raises():
@@ -156,7 +226,7 @@ def test_the_digits_have_a_teacher_and_a_weight_of_their_own():
     [
         ({}, data.load("Digits").augmentation),
         (
-            {**ALL, "flip": "yes", "strong_view": "fixmatch"},
+            {**ALL, "flip": "yes", "strong_view": "fixmatch", "distiller": "MLKD"},
             data.Augmentation(flip=True, strong="fixmatch", **ALL),
         ),
         ({"crop_pad": 2, "crop_mode": "reflect"}, data.Augmentation(pad=2, mode="reflect", flip=False)),

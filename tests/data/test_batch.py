@@ -277,3 +277,23 @@ def test_fixed_views_go_around_all_of_them_and_start_anywhere():
     assert 0.1 < again < 0.4  # one cycle says nothing of the next: a quarter starts at the same view
     assert (np.asarray(data.fixed_views(3, index, index, 1)) == 0).all()
     assert (data.fixed_views(4, index, 0 * index, 4) != passes[0]).any()
+
+
+def test_a_balanced_epoch_shows_all_classes_equally_often_and_follows_from_seed_and_epoch():
+    labels = np.repeat(np.arange(3), [50, 8, 2])
+    members = [np.flatnonzero(labels == c).astype(np.int32) for c in range(3)]
+    index, view = data.balanced_plan(7, 1, members, 60, 6)
+    assert (index.dtype, index.shape, view.shape) == (np.int32, (66,), (66,))
+    assert np.bincount(labels[index[6:]]).tolist() == [20, 20, 20]
+    assert len({*zip(index[6:].tolist(), view[6:].tolist(), strict=True)}) == 60  # no view of an example comes twice
+    counts = np.bincount(index[6:], minlength=60)
+    assert set(counts[50:58]) == {2, 3}  # the examples of a class come equally often
+    assert set(counts[58:]) == {10}
+    before = data.balanced_plan(7, 0, members, 60)
+    np.testing.assert_array_equal(index[:6], before[0][-6:])
+    np.testing.assert_array_equal(view[:6], before[1][-6:])
+    assert not {*zip(*map(np.ndarray.tolist, before), strict=True)} & {
+        *zip(index[6:].tolist(), view[6:].tolist(), strict=True)
+    }
+    np.testing.assert_array_equal(data.balanced_plan(7, 1, members, 60, 6)[0], index)
+    assert not np.array_equal(data.balanced_plan(8, 1, members, 60, 6)[0], index)

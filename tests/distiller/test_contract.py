@@ -26,9 +26,12 @@ WHERE_EQUAL |= dict.fromkeys(("AT", "PKT", "RKD", "SP", "CC", "IRG", "AFD", "NST
 WHERE_EQUAL |= dict.fromkeys(("ExpKD", "E2KD", "CATKD", "LwM", "GradAT", "ExplanationMatch"), 0.0)
 WHERE_EQUAL |= dict.fromkeys(("NKD", "OFA", "ReviewKD", "CRD", "SRD", "VkD", "WKDFeature", "AB"))
 WHERE_EQUAL |= dict.fromkeys(("FitNet", "FT", "VID", "OFD"))
+WHERE_EQUAL |= dict.fromkeys(("IKL", "GKL", "SKD", "NormKD"), 0.0)
+WHERE_EQUAL |= dict.fromkeys(("TTM", "WTTM", "RLD", "WSLD", "CRLD"))  # the target is not the teacher's own answer
+WHERE_EQUAL["ABKD"] = None  # rounding over alpha * beta; tests/distiller/test_abkd.py has the bound
 WHERE_EQUAL["DIST"] = None  # 1e-8 in the correlation's denominator; tests/distiller/test_dist.py has the bound
 WHERE_EQUAL["WKDLogit"] = None  # a cross-entropy and an entropic transport cost
-NEEDS_THREE_CLASSES = ("DKD", "NKD", "WKDLogit", "SDD")  # all others work with two, and are asked with two
+NEEDS_THREE_CLASSES = ("DKD", "NKD", "WKDLogit", "SDD", "NormKD")  # all others work with two, and are asked with two
 NAMES = [*distiller.names(), "SoftLogits+AT"]
 LATE = 1000.0  # an epoch after all warm-ups and first phases
 

@@ -176,12 +176,12 @@ def test_an_example_that_comes_twice_moves_once_by_the_mean_in_any_order():
 def test_the_memory_has_a_row_per_example():
     s, t, key = outputs(0, 5), outputs(1, 7), jax.random.key(0)
 
-    def rows(options, examples):
-        method = distiller.create("CRD", **OPTIONS, **options)
+    def rows(examples):
+        method = distiller.create("CRD", **OPTIONS)
         shapes = jax.eval_shape(functools.partial(method.init, key), s, t, batch([0, 1, 2, 3], examples=examples))
         return shapes["memory"]["student"].shape[0]
 
-    assert (rows({}, N), rows({"examples": 30}, N), rows({"examples": 30}, 0), rows({}, 0)) == (N, N, 30, B)
+    assert (rows(N), rows(0)) == (N, B)
     method = distiller.create("CRD", **OPTIONS)
     variables = method.init(key, s, t, batch([0, 1, 2, 3]))
     with pytest.raises(ValueError, match="12 rows, but there are 20 examples"):
@@ -189,8 +189,8 @@ def test_the_memory_has_a_row_per_example():
 
 
 def test_memories_start_as_published():
-    variables = distiller.create("CRD", **OPTIONS, examples=500).init(
-        jax.random.key(0), outputs(0, 5), outputs(1, 7), batch([0, 1, 2, 3], examples=0)
+    variables = distiller.create("CRD", **OPTIONS).init(
+        jax.random.key(0), outputs(0, 5), outputs(1, 7), batch([0, 1, 2, 3], examples=500)
     )
     bound = np.sqrt(3 / D)
     for who in ("student", "teacher"):
@@ -227,10 +227,10 @@ def sizes(jaxpr):
 def test_no_array_is_larger_than_the_memories_or_the_scores():
     """At the paper's numbers a gather of [B, K, D] would be 64 * 16384 * 128 = 134 million numbers."""
     rows, examples = 64, 50000
-    method = distiller.create("CRD", examples=examples)
+    method = distiller.create("CRD")
     image = jax.ShapeDtypeStruct((rows, 1, 1, 1), jnp.float32)
     integers = jax.ShapeDtypeStruct((rows,), jnp.int32)
-    example = data.Batch(image, integers, integers, jax.ShapeDtypeStruct((), jnp.float32))
+    example = data.Batch(image, integers, integers, jax.ShapeDtypeStruct((), jnp.float32), examples=examples)
     networks = [
         Outputs(
             jax.ShapeDtypeStruct((rows, 100), jnp.float32), {"embedding": jax.ShapeDtypeStruct((rows, d), jnp.float32)}

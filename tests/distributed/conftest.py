@@ -45,6 +45,7 @@ def runs(tmp_path_factory, on_devices):
 @pytest.fixture(scope="session")
 def two_devices(tmp_path_factory, on_devices):
     """The order on two devices, and what each of the two does by itself."""
-    recipe = {**RECIPE, "train_path": str(tmp_path_factory.mktemp("alone"))}
+    recipe = {**RECIPE, "distiller": "SoftLogits", "distiller_options": {}}
+    recipe["train_path"] = str(tmp_path_factory.mktemp("alone"))
     order, alone = on_devices(2, {"order": {}}, {"alone": recipe})
     return types.SimpleNamespace(order=order, alone=alone)

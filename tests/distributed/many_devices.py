@@ -20,10 +20,10 @@ import numpy as np
 import data
 import tasks
 from configs.resolve import resolve
+from signals import Interrupted
 from training import builder, checkpoint
 from training.builder import Builder
 from training.devices import Devices, here
-from training.signals import Interrupted
 from training.train import train
 from training.update import Update
 

@@ -12,8 +12,9 @@ import time
 import pytest
 from same_curve import PATIENCE, RECIPE, STEPS, assert_same_curve, environment, rows
 
+import hosts
 from registry import UserError
-from training import hosts, run_folder
+from training import run_folder
 
 pytestmark = pytest.mark.slow
 GLOO = re.compile(r"\[Gloo\]|connected peer ranks|^[\d\s.:]+$")

@@ -129,12 +129,15 @@ def test_every_variable_has_one_torch_name(name):
 # convolutions, the linear layer's kernel, its bias: standard deviations as functions of the shape; 0 means zeros
 NORMAL = (lambda size, per_output, out: np.sqrt(2 / (size * size * out)), "normal")
 UNIFORM = (lambda size, per_output, out: 1 / np.sqrt(3 * size * size * per_output), "uniform")
+# of a depthwise convolution, EfficientNet's code counts one output
+REFERENCE = (lambda size, per_output, out: np.sqrt(2 / (size * size * (out if per_output > 1 else 1))), "normal")
 INITIAL = {
     "ResNet18": (NORMAL, "default", "default"),
     "WRN_16_2": (NORMAL, "default", "zero"),
     "VGG8": (NORMAL, 0.01, "zero"),
     "MobileNetV1": (UNIFORM, "default", "default"),
     "MobileNetV2": (NORMAL, 0.01, "zero"),
+    "EfficientNet_B0": (REFERENCE, 1 / np.sqrt(3 * 100), "zero"),  # the linear layer: uniform in +-1/sqrt(outputs)
     "ShuffleNetV1": (UNIFORM, "default", "default"),
     "CNN": (NORMAL, "default", "default"),
 }

@@ -26,13 +26,14 @@ FAMILIES = {
     "MobileNetV2": (53, 53),
     "ShuffleNetV1": (49, 49),
     "ShuffleNetV2": (56, 56),
+    "EfficientNet_B0": (49, 49),
     "CNN": (4, 4),
     "ViT_Ti": (0, 0),
     "ConvNeXt_T": (0, 0),
 }
 # name -> options that leave fewer blocks of the same kinds
 RUN = {
-    **{name: {} for name in ("ResNet8x4", "WRN_16_1", "VGG8", "MobileNetV2", "CNN")},
+    **{name: {} for name in ("ResNet8x4", "WRN_16_1", "VGG8", "MobileNetV2", "EfficientNet_B0", "CNN")},
     **{name: {"blocks": (2, 2, 2)} for name in ("ShuffleNetV1", "ShuffleNetV2")},
 }
 
@@ -82,11 +83,12 @@ def test_the_batch_norms_behind_a_convolution_are_found(name):
     assert len({layer for layer, _, _ in found}) == len({norm for _, norm, _ in found}) == pairs
     for layer, norm, epsilon in found:
         assert layer[:-1] == norm[:-1]  # of one block
-        assert epsilon == 1e-5
+        assert epsilon == getattr(model, "epsilon", 1e-5)
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "MobileNetV2")) for name in RUN]
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in ("MobileNetV2", "EfficientNet_B0"))) for name in RUN],
 )
 def test_a_folded_network_gives_the_same_outputs_within_a_hundred_thousandth(name):
     model, shape = models.create(name, 7, **RUN[name]), (8, 8, 3)

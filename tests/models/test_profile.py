@@ -35,7 +35,8 @@ def test_the_compiled_programs_own_count_agrees_with_it():
 
 
 @pytest.mark.parametrize(
-    ("name", "billions"), [("ResNet50", 4.09), ("ViT_S", 4.6), ("ConvNeXt_T", 4.46), ("MobileNetV2", 0.30)]
+    ("name", "billions"),
+    [("ResNet50", 4.09), ("ViT_S", 4.6), ("ConvNeXt_T", 4.46), ("MobileNetV2", 0.30), ("EfficientNet_B0", 0.39)],
 )
 def test_multiply_adds_of_imagenet_networks_are_the_published_ones(name, billions):
     options = {"stem": "imagenet"} if name in ("ResNet50", "MobileNetV2") else {}

@@ -7,7 +7,7 @@ import pytest
 from real_process import contents
 from short_run import RECIPE, before_save
 
-from training.signals import Interrupted
+from signals import Interrupted
 from training.train import train
 
 

@@ -14,6 +14,7 @@ FLAGS = ["--teacher_param", "tests/teacher", "--student_arch", "CNN", "--distill
 FLAGS += ["--train_epoch", "2", "--batch_size", "100", "--log_every", "5"]
 FLAGS += ["--config.crop_pad=1", "--config.checkpoint_seconds=0"]  # a checkpoint after every step
 STEPS = 24
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,6 @@ def whole(tmp_path_factory):
     return cache, contents(folder)
 
 
-@pytest.mark.slow
 def test_killed_at_random_moments_ends_with_the_same_bits(whole, tmp_path):
     """A chain of three; `make soak` is the long form."""
     cache, expected = whole
@@ -51,7 +51,6 @@ def test_killed_at_random_moments_ends_with_the_same_bits(whole, tmp_path):
     assert json.loads((folder / "summary.json").read_text())["steps"] == STEPS
 
 
-@pytest.mark.slow
 def test_asked_to_stop_saves_and_exits_with_75(whole, tmp_path):
     """SIGINT, then SIGTERM after going on, then two at once: saved, saved, and ended on the spot; then to the end."""
     cache, expected = whole

@@ -23,13 +23,13 @@ from data import stored
 from distiller.soft_logits import SoftLogits
 from models.layers import Conv, Dense
 from registry import NonFiniteError, UserError
+from signals import Interrupted
 from training import bank as banks
 from training import devices
 from training.bank import Settings
 from training.builder import Builder
 from training.devices import here
 from training.replica import Replica
-from training.signals import Interrupted
 from training.train import train
 from training.update import Update
 
@@ -336,6 +336,7 @@ def banked(tmp_path_factory):
     return folder, recipe
 
 
+@pytest.mark.slow
 def test_a_run_with_a_bank_is_the_run_that_asks_the_teacher_about_these_views(banked, tmp_path, monkeypatch):
     plan = data.epoch_plan
 
@@ -356,6 +357,7 @@ def test_a_run_with_a_bank_is_the_run_that_asks_the_teacher_about_these_views(ba
     assert fresh["last"]["top1"] > 30
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_with_a_bank_ends_with_the_same_bits(banked, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     load_epoch = Replica.load_epoch
@@ -378,6 +380,7 @@ def test_an_interrupted_run_with_a_bank_ends_with_the_same_bits(banked, tmp_path
     assert all(np.array_equal(ours[name], value) for name, value in theirs.items())
 
 
+@pytest.mark.slow
 def test_another_number_of_views_is_another_run(banked):
     with pytest.raises(UserError, match="teacher_views: 3 there, 2 now"):
         train({**banked[1], "teacher_views": 2, "train_path": str(banked[0])}, quiet=True)

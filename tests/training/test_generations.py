@@ -17,6 +17,9 @@ RUNS = {
 STEPS = 12  # an epoch of 1,200 images
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module", params=RUNS)
 def finished(request, tmp_path_factory):
     """(recipe, folder, summary) of an uninterrupted run of 24 steps."""

@@ -13,6 +13,7 @@ import data
 import transfer
 from registry import NonFiniteError, UserError
 from training.train import over_seeds, train
+from training.update import Update
 from transfer import Strategy
 from transfer.labels import Labels
 
@@ -77,6 +78,7 @@ def test_the_summary_is_mean_and_deviation_over_the_seeds(turns, alone):
     "options", [{}, {"distiller": "CRD"}, {"transfer": "Mutual"}, {"seeds": 2}, {"teacher_views": 2}]
 )
 def test_a_run_traces_its_step_and_its_first_state_once(options, tmp_path, monkeypatch):
+    """The first update is traced here and not compiled."""
     calls = collections.Counter()
 
     def count(cls, name):
@@ -90,7 +92,18 @@ def test_a_run_traces_its_step_and_its_first_state_once(options, tmp_path, monke
 
     count(Strategy, "step")
     count(transfer.registry.get(options.get("transfer", "Offline")), "init")
-    train({**RECIPE, **options, "train_path": str(tmp_path / "run")}, quiet=True)
+
+    class Traced(Exception):
+        """The first update is."""
+
+    def trace(self, states, totals, splits, count):
+        for seed in zip(states, totals, splits, strict=True):
+            self.step.trace(*seed)
+        raise Traced
+
+    monkeypatch.setattr(Update, "__call__", trace)
+    with pytest.raises(Traced):
+        train({**RECIPE, **options, "train_path": str(tmp_path / "run")}, quiet=True)
     assert calls == {"step": 1, "init": 1}
 
 
@@ -141,6 +154,7 @@ def test_skipped_updates_are_counted_and_leave_everything_finite_and_resumable(t
     assert all(np.isfinite(row["loss"]) for row in rows(tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_a_composed_run_logs_each_terms_share_of_the_gradient(tmp_path, capsys):
     options = {"AT": {"weight": 1e-6}}
     recipe = {**RECIPE, "distiller": "SoftLogits+AT", "distiller_options": options, "train_epoch": 10, "log_every": 20}

@@ -112,6 +112,7 @@ def test_a_signal_on_the_way_leaves_the_question_open(asked):
     assert answers.logits(never).shape == (597, 10)
 
 
+@pytest.mark.slow
 def test_sampled_run_ends_as_the_whole_one(tmp_path, monkeypatch):
     recipe = {"dataset": "Digits", "student_arch": "CNN", "train_epoch": 1, "num_labels": 100, "batch_size": 600}
     recipe |= {"teacher_param": TEACHER, "distiller": "SoftLogits", "transfer": "Offline"}

@@ -10,11 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from drawn import drawn
 
 import distiller
 import transfer
 from models import Outputs, forward
-from models.layers import Dense
+from models.layers import BatchNorm, Dense
+from models.outputs import Taps
 from models.resnet import ResNet
 
 
@@ -99,11 +101,26 @@ def linear():
     return lambda name: transfer.Player(name, Linear(), (0.0,), (1.0,))
 
 
+class Staged(nn.Module):
+    """Two stages, 8x8 and 4x4, of a linear layer, batch norm and ReLU: a network that compiles in no time."""
+
+    num_classes: int = 10
+
+    @nn.compact
+    def __call__(self, images, train: bool = False, deltas: dict | None = None):
+        x, tap = images, Taps(deltas)
+        for stage, width in enumerate((6, 8), start=1):
+            x = Dense(width, name=f"dense{stage}")(x[:, ::stage, ::stage])
+            x = tap(f"stage{stage}_preact", BatchNorm(name=f"bn{stage}")(x, train))
+            x = tap(f"stage{stage}", nn.relu(x))
+        x = tap("embedding", tap("final", x).mean((1, 2)))
+        return Outputs(logits=Dense(self.num_classes, name="classifier")(x), features=tap.features)
+
+
 @pytest.fixture(scope="session")
 def staged():
-    """A ResNet of two stages of one block for 8x8x1, in a role."""
-    model = ResNet(blocks=1, widths=(8, 8, 8), num_classes=10)
-    return lambda name: transfer.Player(name, model, (0.5,), (0.25,))
+    """A network of two stages for 8x8x1, in a role."""
+    return lambda name: transfer.Player(name, Staged(), (0.5,), (0.25,))
 
 
 def seen_by(strategy, batch, seed: int = 0):
@@ -123,30 +140,49 @@ def seen_by(strategy, batch, seed: int = 0):
     return found
 
 
+class Cast:
+    """Implements `transfer.base.Builder`: two untrained networks beside the student, or one trained one."""
+
+    has_weights = False
+
+    def __init__(self, staged, batch):
+        self.staged, self.batch = staged, batch
+
+    def trained(self, name, frozen=True):
+        return [(self.staged(name), drawn(self.staged(name).model, self.batch.image, 5))]
+
+    def untrained(self, name):
+        return tuple(self.staged(n) for n in dict.fromkeys(name.format(i) for i in (1, 2)))
+
+
+def kept():
+    """A link of an optimizer that keeps the gradients: what a step's state says of its own gradients."""
+
+    def update(gradients, state, params=None):
+        return gradients, gradients
+
+    return optax.GradientTransformation(lambda params: jax.tree.map(jnp.zeros_like, params), update)
+
+
 @pytest.fixture(scope="session")
 def build(staged, batch):
     """Name -> any strategy on two-stage networks, made from what its class declares, with its step compiled once.
 
     It has two peers or one teacher where it asks for them, its default method, and its options' defaults.
-    Further fields: its first state, the one after a step, that step's metrics, and the batch that it sees.
+    Further fields: its first state, the one after a step, that step's metrics and gradients, and the batch that it
+    sees.
     """
 
     @functools.cache
     def make(name: str):
         rules = transfer.registry.get(name)
-        parts = {"student": staged("student"), "optimizer": optax.sgd(0.05, 0.9)}
+        parts = {"student": staged("student"), "optimizer": optax.chain(kept(), optax.sgd(0.05, 0.9))}
         if "train_epoch" in {field.name for field in dataclasses.fields(rules)}:
             parts["train_epoch"] = 3
-        if rules.needs_method:
+        if "distiller" in rules.reads:
             method, options = rules.default_method
             parts["method"] = distiller.create(method, **options)
-        if rules.teachers == "trained":
-            parts["teacher"] = staged("teacher")
-            parts["teacher_variables"] = jax.jit(parts["teacher"].init)(jax.random.key(5), batch.image)
-        if rules.teachers == "peers":
-            names = dict.fromkeys(rules.peer_name.format(i) for i in (1, 2))
-            parts["peers"] = tuple(staged(peer) for peer in names)
-        strategy = transfer.create(name, **parts)
+        strategy = transfer.create(name, **parts, **rules.players(Cast(staged, batch)))
         seen, init, traces = seen_by(strategy, batch), jax.jit(strategy.init), []
 
         @jax.jit
@@ -163,6 +199,7 @@ def build(staged, batch):
             state=state,
             after=after,
             metrics=metrics,
+            gradients=after.opt_state[0],
             batch=seen,
             traces=traces,
         )

@@ -1,5 +1,6 @@
 """Strategies against the papers' equations in NumPy: a network of two matrices, descended by numerical gradients."""
 
+import dataclasses
 import functools
 import types
 
@@ -48,9 +49,13 @@ def build(name: str, **options) -> types.SimpleNamespace:
     return types.SimpleNamespace(strategy=strategy, init=jax.jit(strategy.init), step=jax.jit(strategy.step))
 
 
-@functools.cache
 def compiled(player: transfer.Player, train: bool = True):
-    """(variables, images) -> `Outputs` and statistics of a network by itself; compiled once a player."""
+    """(variables, images) -> `Outputs` and statistics of a network by itself; compiled once a network."""
+    return _compiled(dataclasses.replace(player, name=""), train)
+
+
+@functools.cache
+def _compiled(player, train):
     return jax.jit(functools.partial(player.forward, train=train))
 
 

@@ -11,7 +11,6 @@ from simulation import compiled
 import distiller
 import transfer
 from models.layers import Dense
-from transfer.base import label_loss
 
 KEY = jax.random.key(1)
 
@@ -162,15 +161,3 @@ def test_shares_are_those_of_the_terms_own_gradients(offline, batch):
     norms = {name: norm(name) for name in ("cross_entropy", "SoftLogits", "AT")}
     for name, value in norms.items():
         np.testing.assert_allclose(found[name], value / sum(norms.values()), rtol=1e-4)
-
-
-def test_of_mixed_labels_those_that_are_known_count_by_their_shares():
-    logits = jnp.float32(np.random.RandomState(0).standard_normal((4, 5)))
-    label, second = jnp.array([1, 2, -1, -1]), jnp.array([3, -1, 4, -1])
-    share = jnp.float32([0.7, 0.6, 0.9, 0.5])
-    nll = -np.asarray(jax.nn.log_softmax(logits))
-    rows = 0.7 * nll[0, 1] + 0.3 * nll[0, 3] + 0.6 * nll[1, 2] + 0.1 * nll[2, 4]
-    loss, counts = label_loss(logits, label, second, share)
-    np.testing.assert_allclose(loss, rows / (1 + 0.6 + 0.1), rtol=1e-5)
-    assert counts["labelled"] == 0.5
-    assert label_loss(logits, jnp.full(4, -1), jnp.full(4, -1), share)[0] == 0

@@ -90,7 +90,7 @@ def test_exits_fit_any_network_with_stages(shapes):
         f"stage{i + 1}": jnp.asarray(random.standard_normal((3, *s)), jnp.float32) for i, s in enumerate(shapes)
     }
     outputs = Outputs(logits=jnp.zeros((3, 5)), features=features)
-    exits, _ = jax.jit(Exits().init_with_output)(KEY, outputs)
+    exits, _ = jax.eval_shape(Exits().init_with_output, KEY, outputs)
     last = shapes[-1] if len(shapes[-1]) == 3 else (4, 4, 8)
     assert [(f.shape, z.shape) for f, z in exits] == [((3, *last), (3, 5))] * (len(shapes) - 1)
 

@@ -112,5 +112,5 @@ def test_in_train_mode_the_teacher_reads_the_batchs_statistics(player, batch, ru
 
 
 def test_impossible_decay_is_refused(player):
-    with pytest.raises(UserError, match=r"from 0 to 1; got 1\.5"):
+    with pytest.raises(UserError, match=r"'decay' must be from 0 to 1 \(default 0\.999\); got 1\.5"):
         ema(player, decay=1.5)

@@ -116,5 +116,5 @@ def test_without_views_of_their_own_all_see_the_same(linear, batch):
 
 
 def test_mistakes_are_told(linear):
-    with pytest.raises(UserError, match="naive or linear or minlogit; got 'best'"):
+    with pytest.raises(UserError, match=r"'naive', 'linear' or 'minlogit' \(default 'naive'\); got 'best'"):
         transfer.create("KDCL", student=linear("student"), peers=(linear("a"),), ensemble="best", optimizer=None)

@@ -78,15 +78,14 @@ def test_the_teacher_learns_as_it_would_alone(staged, batch):
 class TrainModeOffline(Offline):
     """Offline whose teacher answers in train mode."""
 
-    def _taught(self, frozen, batch):
-        outputs, _ = self.teacher.look(frozen["teacher"], batch, train=True)
-        return {"teacher": jax.lax.stop_gradient(outputs)}
+    def _lessons(self, frozen, batch):
+        return {"teacher": self._taught(self.teacher, frozen["teacher"], batch, train=True)}
 
 
 def test_at_rate_zero_it_is_offline_with_a_teacher_in_train_mode(staged, batch, same):
     variables = jax.jit(staged("teacher").init)(jax.random.key(5), batch.image)
     optimizer = optax.chain(optax.add_decayed_weights(0.1), optax.sgd(RATE, 0.9))
-    options = {"teacher_variables": variables, "trained_teacher": True, "teacher_learning_rate": 0.0}
+    options = {"teacher_variables": variables, "teacher_learning_rate": 0.0}
     strategy = online(staged("student"), staged("teacher"), "SoftLogits+AT", optimizer, **options)
     method = distiller.create("SoftLogits+AT")
     parts = {"student": staged("student"), "method": method, "optimizer": optimizer}
@@ -142,5 +141,5 @@ def test_mistakes_are_told(linear):
         transfer.create("Online", student=linear("student"), peers=(linear("a"), linear("b")), optimizer=None)
     with pytest.raises(UserError, match="teacher_learning_rate"):
         online(linear("student"), linear("teacher"), teacher_learning_rate=-1.0)
-    with pytest.raises(UserError, match="True or False"):
-        transfer.check("Online", {"trained_teacher": 1})
+    with pytest.raises(UserError, match="a number"):
+        transfer.check("Online", {"teacher_learning_rate": "fast"})

@@ -5,8 +5,8 @@ import pytest
 from scipy.special import log_softmax, softmax
 from simulation import answer, batches, build, simulate, unlabelled
 
+from distiller.crd import recall, remember
 from registry import UserError
-from transfer.pskd import recall, remember
 
 KEY = jax.random.key(1)
 
@@ -40,7 +40,7 @@ def test_three_epochs_are_those_of_the_equations():
 
 def test_an_index_outside_of_the_memory_is_nan_and_never_another_row():
     past = jnp.arange(6.0).reshape(3, 2)
-    found = np.asarray(recall(past, jnp.array([2, 3, -1, 0], jnp.int32)))
+    found = np.asarray(recall(past, jnp.array([2, 3, -1, 0], jnp.int32), jnp.nan))
     np.testing.assert_array_equal(found, [[4, 5], [np.nan] * 2, [np.nan] * 2, [0, 1]])
     kept = remember(past, jnp.array([3, -1, 1], jnp.int32), jnp.full((3, 2), 9.0))
     np.testing.assert_array_equal(kept, [[0, 1], [9, 9], [4, 5]])

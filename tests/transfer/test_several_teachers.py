@@ -41,16 +41,21 @@ def terms(strategy, batch):
     return state, jax.jit(strategy.losses)(state.params, state, batch, KEY)[0]
 
 
+@pytest.fixture(scope="module")
+def alone(teachers, player, batch):
+    """The terms under each of the teachers alone."""
+    return [terms(offline(player, t, v, "SoftLogits+PKT"), batch)[1] for t, v in zip(*teachers, strict=True)]
+
+
 @pytest.mark.parametrize("weights", [(), (0.25, 0.75), (2.0, 0.0)])
-def test_losses_are_the_weighted_sum_of_each_teachers(weights, teachers, player, batch):
+def test_losses_are_the_weighted_sum_of_each_teachers(weights, teachers, alone, player, batch):
     state, found = terms(offline(player, *teachers, "SoftLogits+PKT", teacher_weights=weights), batch)
     assert set(state.frozen) == {"teacher1", "teacher2"}
-    expected = [terms(offline(player, t, v, "SoftLogits+PKT"), batch)[1] for t, v in zip(*teachers, strict=True)]
     factors = weights or (0.5, 0.5)
     for name in ("SoftLogits", "PKT"):
-        wanted = sum(f * e[name] for f, e in zip(factors, expected, strict=True))
+        wanted = sum(f * e[name] for f, e in zip(factors, alone, strict=True))
         np.testing.assert_allclose(found[name], wanted, rtol=1e-5)
-    np.testing.assert_allclose(found["cross_entropy"], expected[0]["cross_entropy"], rtol=1e-6)
+    np.testing.assert_allclose(found["cross_entropy"], alone[0]["cross_entropy"], rtol=1e-6)
 
 
 def test_each_teacher_has_connectors_of_its_own(teachers, player, staged, batch, same):
@@ -95,13 +100,19 @@ def test_equal_losses_have_the_gradient_of_the_mean_probabilities(teachers, play
 
 
 def test_what_makes_no_sense_is_refused(teachers, player, batch):
-    with pytest.raises(UserError, match="losses or logits; got 'mean'"):
+    with pytest.raises(UserError, match=r"'losses' or 'logits' \(default 'losses'\); got 'mean'"):
         offline(player, *teachers, "Logits", combine="mean")
-    for weights in ((1.0,), (1.0, 2.0, 3.0), ("a", 1.0), (float("nan"), 1.0)):
-        with pytest.raises(UserError, match=r"as many numbers as there are teachers \(2\)"):
+    for weights, problem in (
+        ((1.0,), r"be as many numbers as there are teachers \(2\); got"),
+        ((1.0, 2.0, 3.0), r"be as many numbers as there are teachers \(2\); got"),
+        (("a", 1.0), "be a number"),
+        ((True, 1.0), "be a number"),
+        ((float("nan"), 1.0), "be a finite number"),
+        ((-1.0, 1.0), "not be negative"),
+        ((0.0, 0.0), "not all be 0"),
+    ):
+        with pytest.raises(UserError, match=f"'teacher_weights' must {problem}"):
             offline(player, *teachers, "Logits", teacher_weights=weights)
-    with pytest.raises(UserError, match="not be negative, nor all zero"):
-        offline(player, *teachers, "Logits", teacher_weights=(0.0, 0.0))
     with pytest.raises(UserError, match="as many numbers"):
         offline(player, teachers[0][0], teachers[1][0], "Logits", teacher_weights=(1.0,))
     with pytest.raises(ValueError, match="only logits are there"):

@@ -1,0 +1,162 @@
+"""Losses and gradients of the newer methods' own reference code: losses2.json (tests/goldens/README.md)."""
+
+import types
+import zlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_goldens import normal, outputs, tensors
+
+import data
+import distiller
+from distiller.abkd import alpha_beta_rows
+from distiller.crld import view_losses
+from distiller.dkl import pair_difference_rows
+from distiller.rld import masked_correlation_rows, sample_confidence_rows
+from distiller.skd import direction_loss
+from distiller.soft_logits import hard_cross_entropy, kl_divergence
+
+
+def recipe(name, *shape):
+    """A learnable part in PyTorch's order: (out, in, kh, kw) or (out, in)."""
+    values = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(shape)
+    return np.asarray(values * np.sqrt(1 / np.prod(shape[1:])), np.float32)
+
+
+def inputs(case):
+    """Student, teacher (tensors by name) and labels of a case."""
+    seed = case["seed"]
+    student, teacher = tensors(seed, case["same_resolution"])
+    student["student_logits_2"] = 3 * normal(seed + 5, (8, 100))
+    teacher["teacher_logits_2"] = 3 * normal(seed + 6, (8, 100))
+    label = jnp.asarray(np.random.RandomState(seed + 2).randint(0, 100, 8), jnp.int32)
+    teacher = {name: jnp.asarray(value) for name, value in teacher.items()}
+    return types.SimpleNamespace(student=student, teacher=teacher, label=label, seed=seed)
+
+
+def logits(x):
+    return x.student["student_logits"], x.teacher["teacher_logits"]
+
+
+def ask(name, **options):
+    """The whole method without parameters, at weight 1 and after its warm-up."""
+
+    def loss(x):
+        views = [
+            outputs(raw, who).replace(views=(outputs({**raw, f"{who}_logits": raw[f"{who}_logits_2"]}, who),))
+            for raw, who in ((x.student, "student"), (x.teacher, "teacher"))
+        ]
+        batch = data.Batch(jnp.zeros((8, 32, 32, 3)), x.label, jnp.arange(8, dtype=jnp.int32), jnp.float32(1000))
+        return distiller.create(name, **{"weight": 1.0, **options}).apply({}, *views, batch)[0]
+
+    return loss
+
+
+def log_softmax(z, temperature=4.0):
+    return jax.nn.log_softmax(z / temperature)
+
+
+def edge(alpha, beta, factor):
+    """A divergence at an edge; the reference code returns the limit times `factor`."""
+    return lambda x: factor * jnp.mean(alpha_beta_rows(*map(log_softmax, logits(x)[::-1]), alpha, beta))
+
+
+def entropy(x, temperature):
+    """What the cross-entropy with the teacher is more than KL."""
+    t = log_softmax(x.teacher["teacher_logits"], temperature)
+    return -jnp.mean(jnp.sum(jnp.exp(t) * t, axis=1))
+
+
+def prior(x):
+    """The class's weights, which the reference draws in place of the means of an epoch."""
+    return jax.nn.softmax(2 * normal(x.seed + 9, (100, 100)))[x.label]
+
+
+def by_prior(gamma):
+    def loss(x):
+        w = prior(x) if gamma is None else prior(x) ** gamma
+        rows = pair_difference_rows(*logits(x), w)
+        divisor = 8 if gamma is None else jnp.sum(jnp.square(jnp.sum(w, axis=1)))
+        return jnp.sum(rows) / divisor + kl_divergence(*logits(x), 4.0) / 16 + entropy(x, 4.0)
+
+    return loss
+
+
+def with_entropy(loss):
+    return lambda x: loss(x) + entropy(x, 4.0)
+
+
+def views(x):
+    return [
+        (raw[f"{who}_logits"], raw[f"{who}_logits_2"]) for raw, who in ((x.student, "student"), (x.teacher, "teacher"))
+    ]
+
+
+GOLDENS = {
+    ("TTM", "gamma0.1"): ask("TTM", gamma=0.1),
+    ("TTM", "gamma0.2"): ask("TTM", gamma=0.2),
+    ("WTTM", "gamma0.1"): ask("WTTM", gamma=0.1),
+    ("WTTM", "gamma0.2"): ask("WTTM", gamma=0.2),
+    ("RLD", "a1b8T4_Talpha1"): ask("RLD", sample_temperature=1.0),
+    ("RLD", "a1b8T4_Talpha4"): ask("RLD", sample_temperature=4.0),
+    ("RLD", "a1b8T2_Talpha2_standardize"): ask("RLD", temperature=2.0, sample_temperature=2.0, standardize=True),
+    ("RLD_SCD", "T4"): lambda x: jnp.mean(sample_confidence_rows(*logits(x), x.label, 4.0)),
+    ("RLD_MCD", "T4"): lambda x: jnp.mean(masked_correlation_rows(*logits(x), x.label, 4.0)),
+    ("ABKD", "a0.8b0.3T4"): ask("ABKD", alpha=0.8, beta=0.3),
+    ("ABKD", "a0.5b0.5T4"): ask("ABKD", divergence="hellinger"),
+    ("ABKD", "a0b1T4"): ask("ABKD", divergence="reverse-kl"),
+    ("ABKD", "a1b0T4"): ask("ABKD", divergence="kl"),
+    ("ABKD", "a0.5b0T4"): edge(0.5, 0.0, 0.5),
+    ("ABKD", "a0b0.5T4"): edge(0.0, 0.5, 0.5),
+    ("ABKD", "a0.5b-0.5T4"): edge(0.5, -0.5, 0.5),
+    ("ABKD", "a0b0T4"): ask("ABKD", alpha=0.0, beta=0.0),
+    ("SKD_instance", "T4"): lambda x: kl_divergence(*logits(x), 4.0) / 16,
+    ("SKD_direction", "lambda.1"): lambda x: direction_loss(*logits(x), 0.1),
+    ("SKD", "T4_lambda.1_w1,1"): ask("SKD"),
+    ("NormKD", "T2"): ask("NormKD"),
+    ("IKL", "a1b4T4_T2_100"): with_entropy(ask("IKL")),
+    ("IKL", "a1b4T4_prior"): by_prior(None),
+    ("IKL_wMSE", "T2_1"): ask("IKL", alpha=0.0, beta=1.0, weight_temperature=1.0),
+    ("GKL", "a1b4g.2T4_T2_4"): with_entropy(ask("GKL")),
+    ("GKL", "a1b4g.2T4_prior"): by_prior(0.2),
+    ("WSLD", "T2"): ask("WSLD", temperature=2.0),
+    ("WSLD", "T4"): ask("WSLD", temperature=4.0),
+    ("CRLD", "wv2_cv.5_T4_tauw.5_taus.3"): ask("CRLD", weak_threshold=0.5, strong_threshold=0.3),
+    ("CRLD_within", "T4_tauw.5"): lambda x: view_losses(*views(x), 4.0, 0.5, 0.3)[0],
+    ("CRLD_cross", "T4_taus.3"): lambda x: view_losses(*views(x), 4.0, 0.5, 0.3)[1],
+    ("DeiT_hard_term", "argmax"): lambda x: hard_cross_entropy(
+        x.student["student_logits_2"], x.teacher["teacher_logits"]
+    ),
+}
+
+
+@pytest.mark.parametrize("case", GOLDENS, ids="-".join)
+def test_loss_and_gradients_are_the_reference_codes(case, golden):
+    found = [c for c in golden("losses2")["cases"] if (c["method"], c["case"]) == case]
+    assert len(found) == 2  # seeds 100 and 200
+    for numbers in found:
+        given = inputs(numbers)
+
+        def loss(student, given=given):
+            return GOLDENS[case](types.SimpleNamespace(**{**vars(given), "student": student}))
+
+        value, gradients = jax.jit(jax.value_and_grad(loss))(given.student)
+        np.testing.assert_allclose(value, numbers["loss"], rtol=1e-5)
+        for name, gradient in gradients.items():
+            gradient = np.asarray(gradient, np.float64)
+            if name not in numbers["grads"]:
+                assert not gradient.any(), name
+                continue
+            expected = numbers["grads"][name]
+            np.testing.assert_allclose(np.linalg.norm(gradient), expected["l2"], rtol=1e-4, err_msg=name)
+            floor = 1e-4 * expected["l2"] / np.sqrt(gradient.size)
+            np.testing.assert_allclose(gradient.reshape(-1)[:4], expected["first"], rtol=1e-4, atol=floor, err_msg=name)
+
+
+def test_every_golden_of_a_registered_method_is_checked(golden):
+    cases = {(c["method"], c["case"]) for c in golden("losses2")["cases"]}
+    here = {case for case in cases if case[0].partition("_")[0] in distiller.names()}
+    assert here
+    assert here <= GOLDENS.keys() <= cases
