@@ -22,6 +22,10 @@ OPTIONS: dict[str, dict[str, dict]] = {
     },
     "FT": {"": {"pool_channels": True}},  # RepDistiller's loss, which the published numbers rest on
     "CC": {"": {"project_to": 128}},  # RepDistiller's embeddings
+    "ND": {  # the weights of KD++ in the authors' script; its SoftLogits has weights of its own there
+        **{pair: {"weight": 1.5} for pair in ("WRN_40_2,WRN_40_1", "ResNet32x4,ShuffleNetV1")},
+        **{pair: {"weight": 0.5} for pair in ("ResNet50,MobileNetV2", "ResNet32x4,ShuffleNetV2")},
+    },
     "CATKD": {"ResNet56,ResNet20": {"normalize": False, "weight": 0.7}},  # the authors' code: raw maps for this pair
 }
 
@@ -137,6 +141,32 @@ TABLES = [
         "ResNet56,ResNet20 ResNet110,ResNet32 ResNet32x4,ResNet8x4 WRN_40_2,WRN_16_2 WRN_40_2,WRN_40_1",
         {"SKD": "71.34 74.26 77.21 76.42 75.56"},
     ),
+    _table(
+        "README of the ND code",
+        "ResNet56,ResNet20 WRN_40_2,WRN_40_1 ResNet32x4,ResNet8x4 ResNet50,MobileNetV2 ResNet32x4,ShuffleNetV1"
+        " ResNet32x4,ShuffleNetV2",
+        {
+            "ND, beside SoftLogits (KD++)": "72.53 74.59 75.54 70.10 75.45 76.42",
+            "ND, beside DIST (DIST++)": "72.52 75.00 76.13 69.80 75.60 76.64",
+            "ND, beside DKD (DKD++)": "72.16 75.02 76.28 70.82 77.11 77.49",
+            "ND, beside ReviewKD (ReviewKD++)": "72.05 75.66 76.07 70.45 77.68 77.93",
+        },
+    ),
+    _table(
+        "README of the ICKD code",
+        "WRN_40_2,WRN_16_2 WRN_40_2,WRN_40_1 ResNet56,ResNet20 ResNet110,ResNet20 ResNet110,ResNet32"
+        " ResNet32x4,ResNet8x4 VGG13,VGG8",
+        {
+            "ICKD": "75.64 74.33 71.76 71.68 73.89 75.25 73.42",
+            "ICKD, beside SoftLogits": "75.57 74.63 71.69 71.91 74.11 75.48 73.88",
+        },
+    ),
+    _table(
+        "README of the NORM code",
+        "ResNet56,ResNet20 ResNet32x4,ResNet8x4 WRN_40_2,WRN_16_2 VGG13,VGG8",
+        {"NORM": "71.35 76.49 75.65 73.95", "NORM, beside SoftLogits": "71.61 76.98 76.26 74.46"},
+    ),
+    _table("README of the SimKD code", "ResNet32x4,ResNet8x4", {"SRRL, beside SoftLogits": "75.39"}),
     _table("DIST's paper", "ResNet56,ResNet20 ResNet32x4,ResNet8x4", {"DIST": "71.75 76.31"}),
     _table("Papers with Code, of the paper", "ResNet32x4,ResNet8x4 VGG13,VGG8", {"ReviewKD": "75.63 74.84"}),
     _table(

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from distiller.base import Distiller, matched
 from distiller.connectors import Connector
-from distiller.spatial import stage_pairs
+from distiller.spatial import paired_stages, stage_pairs
 from options import not_negative
 
 
@@ -51,10 +51,12 @@ class AB(Distiller):
     Attributes:
         margin: of the hinge.
         warmup_epochs: length of the first phase, which comes before the training proper.
+        stages: pairs "STUDENT:TEACHER,..." of stages (spatial.py); "" pairs all stages of the shallower network.
     """
 
     margin: float = not_negative(1.0)
     warmup_epochs: int = not_negative(30)
+    stages: str = paired_stages()
 
     @property
     def first_phase_epochs(self) -> int:
@@ -62,7 +64,7 @@ class AB(Distiller):
 
     @nn.compact
     def __call__(self, student, teacher, batch):
-        pairs = stage_pairs(student.features, teacher.features, "_preact")
+        pairs = stage_pairs(student.features, teacher.features, self.stages, "_preact")
         total = 0.0
         for i, (s, t) in enumerate(pairs):
             if s.shape != t.shape:

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from distiller.base import Distiller, matched, wide
 from distiller.normalised import unit
-from distiller.spatial import match_resolution, stage_pairs
+from distiller.spatial import match_resolution, paired_stages, stage_pairs
 from models.layers import Conv, default_uniform
 from options import not_negative, positive
 
@@ -70,15 +70,17 @@ class AFD(Distiller):
 
     Attributes:
         attention_factor: width of the attention's hidden layer over the teacher's channels.
+        stages: pairs "STUDENT:TEACHER,..." of stages (spatial.py); "" pairs all stages of the shallower network.
     """
 
     weight: float = not_negative(500.0)
     attention_factor: float = positive(1.0)
+    stages: str = paired_stages()
 
     @nn.compact
     def __call__(self, student, teacher, batch):
         losses = []
-        for i, (s, t) in enumerate(stage_pairs(student.features, teacher.features), start=1):
+        for i, (s, t) in enumerate(stage_pairs(student.features, teacher.features, self.stages), start=1):
             s, t = match_resolution(wide(s), wide(t))
             if s.shape[-1] != t.shape[-1]:
                 s = Conv(t.shape[-1], 1, kernel_init=default_uniform, dtype=s.dtype, name=f"connector{i}")(s)

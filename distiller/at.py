@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from distiller.base import Distiller, wide
 from distiller.normalised import flat, unit
-from distiller.spatial import match_resolution, stage_pairs
+from distiller.spatial import match_resolution, paired_stages, stage_pairs
 from options import not_negative, positive
 
 
@@ -56,13 +56,15 @@ class AT(Distiller):
 
     Attributes:
         p: power of the absolute activations.
+        stages: pairs "STUDENT:TEACHER,..." of stages (spatial.py); "" pairs all stages of the shallower network.
     """
 
     weight: float = not_negative(1000.0)
     p: int = positive(2)
+    stages: str = paired_stages()
 
     @nn.compact
     def __call__(self, student, teacher, batch):
-        pairs = stage_pairs(student.features, teacher.features)
+        pairs = stage_pairs(student.features, teacher.features, self.stages)
         loss = self.weight * sum(attention_loss(s, t, self.p) for s, t in pairs)
         return loss, {"AT": loss}

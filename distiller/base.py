@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
+from models import Outputs
 from options import not_negative
 
 
@@ -47,6 +48,14 @@ class Distiller(nn.Module):
         choose their loss by `batch.epoch`.
         """
         return 0
+
+    @nn.nowrap
+    def label_outputs(self, student: Outputs) -> Outputs:
+        """The outputs whose logits the label loss reads; by default the student's own.
+
+        DeiT's student has one head for labels and one for the teacher. DeiT returns the logits of the first.
+        """
+        return student
 
 
 def wide(x: jax.Array) -> jax.Array:

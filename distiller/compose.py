@@ -53,6 +53,12 @@ class Composition(Distiller):
     def adversarial(self) -> bool:
         return any(part.adversarial for part in self.parts)
 
+    @nn.nowrap
+    def label_outputs(self, student):
+        for part in self.parts:
+            student = part.label_outputs(student)
+        return student
+
     @nn.compact
     def __call__(self, student, teacher, batch):
         loss, terms = 0.0, {}

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from distiller.base import Distiller, matched
 from distiller.connectors import Connector
-from distiller.spatial import as_map, stage_pairs
+from distiller.spatial import as_map, paired_stages, stage_pairs
 from options import not_negative, positive
 
 
@@ -46,20 +46,27 @@ class FitNet(Distiller):
 
     Attributes:
         stage: number of the hint among the paired stages, from 1; the benchmarks take the second.
+        stages: pairs "STUDENT:TEACHER,..." of stages (spatial.py), each of which is a hint; "" leaves the choice to
+            `stage`.
         relu: whether the regressor ends in a ReLU.
     """
 
     weight: float = not_negative(100.0)
     stage: int = positive(2)
+    stages: str = paired_stages()
     relu: bool = True
 
     @nn.compact
     def __call__(self, student, teacher, batch):
-        pairs = stage_pairs(student.features, teacher.features)
-        if self.stage > len(pairs):
-            raise ValueError(f"FitNet: stage={self.stage}, but these networks pair stages 1 to {len(pairs)} only.")
-        feature, hint = pairs[self.stage - 1]
-        hint = as_map(hint)
-        guess = Connector(hint.shape[3], *hint.shape[1:3])(feature)
-        loss = self.weight * hint_loss(nn.relu(guess) if self.relu else guess, hint)
+        pairs = stage_pairs(student.features, teacher.features, self.stages)
+        if not self.stages:
+            if self.stage > len(pairs):
+                raise ValueError(f"FitNet: stage={self.stage}, but these networks pair stages 1 to {len(pairs)} only.")
+            pairs = [pairs[self.stage - 1]]
+        total = 0.0
+        for feature, hint in pairs:
+            hint = as_map(hint)
+            guess = Connector(hint.shape[3], *hint.shape[1:3])(feature)
+            total = total + hint_loss(nn.relu(guess) if self.relu else guess, hint)
+        loss = self.weight * total
         return loss, {"FitNet": loss}

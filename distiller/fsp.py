@@ -22,7 +22,7 @@ import jax.numpy as jnp
 
 from distiller.base import Distiller, matched, wide
 from distiller.connectors import ConvNorm
-from distiller.spatial import as_map, match_resolution, stage_pairs
+from distiller.spatial import as_map, match_resolution, paired_stages, stage_pairs
 from options import not_negative
 
 
@@ -64,10 +64,12 @@ class FSP(Distiller):
 
     Attributes:
         warmup_epochs: length of the first phase, which comes before the training proper.
+        stages: pairs "STUDENT:TEACHER,..." of stages (spatial.py); "" pairs all stages of the shallower network.
     """
 
     weight: float = not_negative(50.0)
     warmup_epochs: int = not_negative(30)
+    stages: str = paired_stages()
 
     @property
     def first_phase_epochs(self) -> int:
@@ -75,7 +77,7 @@ class FSP(Distiller):
 
     @nn.compact
     def __call__(self, student, teacher, batch):
-        pairs = stage_pairs(student.features, teacher.features)
+        pairs = stage_pairs(student.features, teacher.features, self.stages)
         if len(pairs) < 2:
             raise ValueError("FSP compares neighbouring stages, and these networks pair only one: take AT or FitNet.")
         maps = [(self._matched(wide(as_map(s)), t.shape[-1]), t) for s, t in pairs]

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from distiller.base import Distiller, matched, wide
 from distiller.connectors import BatchNorm
 from distiller.normalised import flat, unit
-from distiller.spatial import as_map, match_resolution, stage_pairs
+from distiller.spatial import as_map, match_resolution, one_pair, stage_pairs
 from models.layers import Conv, default_uniform
 from options import not_negative, positive
 
@@ -71,6 +71,7 @@ class FT(Distiller):
     Attributes:
         k: the factor's channels, as a part of the teacher's.
         pool_channels: whether the loss is RepDistiller's.
+        stages: the pair "STUDENT:TEACHER" of stages (spatial.py).
         warmup_epochs: length of the first phase, which comes before the training proper. `weight` does not apply to
             the paraphraser's loss.
     """
@@ -78,6 +79,7 @@ class FT(Distiller):
     weight: float = not_negative(200.0)
     k: float = positive(0.5)
     pool_channels: bool = False
+    stages: str = one_pair()
     warmup_epochs: int = not_negative(30)
 
     first_phase_learns = ("method",)
@@ -88,7 +90,8 @@ class FT(Distiller):
 
     @nn.compact
     def __call__(self, student, teacher, batch):
-        s, t = (wide(as_map(x)) for x in stage_pairs(student.features, teacher.features)[-1])
+        ((s, t),) = stage_pairs(student.features, teacher.features, self.stages)
+        s, t = wide(as_map(s)), wide(as_map(t))
         channels = t.shape[-1]
         width = round(self.k * channels)
         if width < 1:

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from distiller.base import Distiller, wide
 from distiller.logits import squared_error
 from distiller.normalised import embedding, flat, last_stages, off_diagonal
-from distiller.spatial import adaptive_average_pool, match_resolution
+from distiller.spatial import adaptive_average_pool, match_resolution, paired_stages, stage_pairs
 from options import not_negative
 
 SMALLEST = 1e-12  # least divisor: the edges of equal examples are zero
@@ -66,16 +66,18 @@ class IRG(Distiller):
 
     Attributes:
         vertex_weight, edge_weight, transformation_weight: of the three terms.
+        stages: two pairs "STUDENT:TEACHER,STUDENT:TEACHER" of stages (spatial.py); "" takes each network's last two.
     """
 
     vertex_weight: float = not_negative(0.1)
     edge_weight: float = not_negative(5.0)
     transformation_weight: float = not_negative(5.0)
+    stages: str = paired_stages()
     least_batch: ClassVar[int] = 3
 
     @nn.compact
     def __call__(self, student, teacher, batch):
-        maps_s, maps_t = last_stages(student, "student", 2), last_stages(teacher, "teacher", 2)
+        maps_s, maps_t = self._maps(student, teacher)
         layers_s, layers_t = [embedding(student, "student"), *maps_s], [embedding(teacher, "teacher"), *maps_t]
         edge = sum(jnp.mean(jnp.square(edges(s) - edges(t))) for s, t in zip(layers_s, layers_t, strict=True)) / 3
         movement = jnp.mean(jnp.square(transformation(*maps_s) - transformation(*maps_t)))
@@ -85,3 +87,11 @@ class IRG(Distiller):
             "IRG_transformation": self.weight * self.transformation_weight * movement,
         }
         return sum(terms.values()), terms
+
+    def _maps(self, student, teacher):
+        if not self.stages:
+            return last_stages(student, "student", 2), last_stages(teacher, "teacher", 2)
+        pairs = stage_pairs(student.features, teacher.features, self.stages)
+        if len(pairs) != 2:
+            raise ValueError(f"IRG compares two pairs of stages; stages='{self.stages}' names {len(pairs)}.")
+        return zip(*pairs, strict=True)

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from distiller.base import Distiller, matched, wide
 from distiller.connectors import to_channels
 from distiller.normalised import unit
-from distiller.spatial import as_map, stage_pairs
+from distiller.spatial import as_map, paired_stages, stage_pairs
 from options import positive
 
 LEAST_GAP = 1e-5  # of eigenvalues, in parts of the largest
@@ -133,13 +133,15 @@ class KDSVD(Distiller):
 
     Attributes:
         top_k: k, singular vectors a stage.
+        stages: pairs "STUDENT:TEACHER,..." of stages (spatial.py); "" pairs all stages of the shallower network.
     """
 
     top_k: int = positive(1)
+    stages: str = paired_stages()
 
     @nn.compact
     def __call__(self, student, teacher, batch):
-        pairs = stage_pairs(student.features, teacher.features)
+        pairs = stage_pairs(student.features, teacher.features, self.stages)
         if len(pairs) < 2:
             raise ValueError("KDSVD compares neighbouring stages, and these networks pair only one: take AT or FitNet.")
         teachers = [as_map(t) for _, t in pairs]

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from distiller.base import Distiller, wide
 from distiller.normalised import unit
-from distiller.spatial import match_resolution, stage_pairs
+from distiller.spatial import match_resolution, paired_stages, stage_pairs
 from options import not_negative
 
 
@@ -52,12 +52,16 @@ class NST(Distiller):
     """Neuron selectivity: the distribution of the channels' maps, matched by MMD with a polynomial kernel.
 
     Paper: Huang, Wang, 2017, arXiv:1707.01219
+
+    Attributes:
+        stages: pairs "STUDENT:TEACHER,..." of stages (spatial.py); "" pairs all stages of the shallower network.
     """
 
     weight: float = not_negative(50.0)
+    stages: str = paired_stages()
 
     @nn.compact
     def __call__(self, student, teacher, batch):
-        pairs = stage_pairs(student.features, teacher.features)
+        pairs = stage_pairs(student.features, teacher.features, self.stages)
         loss = self.weight * sum(squared_mmd(s, t) for s, t in pairs)
         return loss, {"NST": loss}

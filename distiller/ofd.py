@@ -24,7 +24,7 @@ import jax.numpy as jnp
 
 from distiller.base import Distiller, matched, wide
 from distiller.connectors import BatchNorm
-from distiller.spatial import match_resolution, stage_pairs
+from distiller.spatial import match_resolution, paired_stages, stage_pairs
 from models.layers import Conv
 from options import not_negative
 
@@ -67,13 +67,17 @@ class OFD(Distiller):
     """Stages before their ReLU: distance from the teacher's, leaving out what both networks' ReLU removes.
 
     Paper: Heo, Kim, Yun, Park, Kwak, Choi, ICCV 2019, arXiv:1904.01866
+
+    Attributes:
+        stages: pairs "STUDENT:TEACHER,..." of stages (spatial.py); "" pairs all stages of the shallower network.
     """
 
     weight: float = not_negative(1e-3)
+    stages: str = paired_stages()
 
     @nn.compact
     def __call__(self, student, teacher, batch):
-        pairs = stage_pairs(student.features, teacher.features, "_preact")
+        pairs = stage_pairs(student.features, teacher.features, self.stages, "_preact")
         total = 0.0
         for i, (s, t) in enumerate(pairs):
             found = jax.lax.stop_gradient(negative_part(t))

@@ -23,7 +23,7 @@ import numpy as np
 from distiller.base import Distiller, matched, wide
 from distiller.connectors import ConvNorm
 from distiller.normalised import embedding
-from distiller.spatial import adaptive_average_pool, as_map, stage_pairs
+from distiller.spatial import adaptive_average_pool, as_map, paired_stages, stage_pairs
 from distiller.target import ramp
 from models.layers import Conv, default_uniform
 from options import not_negative
@@ -84,15 +84,17 @@ class ReviewKD(Distiller):
 
     Attributes:
         warmup_epochs: epochs over which the weight rises to its full value.
+        stages: pairs "STUDENT:TEACHER,..." of stages (spatial.py); "" pairs all stages of the shallower network.
     """
 
     weight: float = not_negative(1.0)
     warmup_epochs: int = not_negative(20)
+    stages: str = paired_stages()
 
     @nn.compact
     def __call__(self, student, teacher, batch):
         before = {k: teacher.features.get(f"{k}_preact", v) for k, v in teacher.features.items() if "_" not in k}
-        pairs = [(as_map(s), as_map(t)) for s, t in stage_pairs(student.features, before)]
+        pairs = [(as_map(s), as_map(t)) for s, t in stage_pairs(student.features, before, self.stages)]
         pairs += [(embedding(student, "student")[:, None, None], embedding(teacher, "teacher")[:, None, None])]
         middle, deeper, loss = min(512, pairs[-1][0].shape[-1]), None, 0.0
         for depth, (s, t) in reversed(list(enumerate(pairs, start=1))):

@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 
 from distiller.base import Distiller
-from distiller.normalised import flat, last_stages, unit
+from distiller.normalised import flat, unit
+from distiller.spatial import LAST, paired_stages, stage_pairs
 from options import not_negative
 
 
@@ -35,13 +36,17 @@ class SP(Distiller):
     """Similarities of the batch's examples in the last stage, squared difference.
 
     Paper: Tung, Mori, ICCV 2019, arXiv:1907.09682
+
+    Attributes:
+        stages: pairs "STUDENT:TEACHER,..." of stages (spatial.py), whose losses are summed.
     """
 
     weight: float = not_negative(3000.0)
+    stages: str = paired_stages(LAST)
     least_batch: ClassVar[int] = 2
 
     @nn.compact
     def __call__(self, student, teacher, batch):
-        (s,), (t,) = last_stages(student, "student"), last_stages(teacher, "teacher")
-        loss = self.weight * similarity_loss(s, t)
+        pairs = stage_pairs(student.features, teacher.features, self.stages)
+        loss = self.weight * sum(similarity_loss(s, t) for s, t in pairs)
         return loss, {"SP": loss}

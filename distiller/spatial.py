@@ -1,6 +1,12 @@
-"""Two networks' feature maps side by side: pairs of stages, and one resolution."""
+"""Two networks' feature maps side by side: pairs of stages, and one resolution.
+
+A method that reads stages has an option `stages`, which names the pairs: "1:1,2:3" pairs the student's stage 1 with the
+teacher's stage 1, and the student's stage 2 with the teacher's stage 3. "last" is a network's last stage. A method
+declares the option by `paired_stages`, or by `one_pair` if it compares one pair alone, and passes it to `stage_pairs`.
+"""
 
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +14,10 @@ import numpy as np
 
 from models import stages
 from models.vit import token_map
+from options import limited
+
+PAIR = r"([1-9]\d*|last):([1-9]\d*|last)"
+LAST = "last:last"
 
 
 def as_map(feature: jax.Array) -> jax.Array:
@@ -20,18 +30,38 @@ def as_map(feature: jax.Array) -> jax.Array:
     return token_map(feature, extra_tokens=feature.shape[1] - math.isqrt(feature.shape[1]) ** 2)
 
 
-def stage_pairs(student: dict, teacher: dict, suffix: str = "") -> list[tuple[jax.Array, jax.Array]]:
-    """Pairs every stage of the shallower network with one of the deeper.
+def paired_stages(default: str = ""):
+    """A field of pairs of stages, "STUDENT:TEACHER,..."; the default may be "", which names none."""
 
-    Equal numbers of stages pair in order. Of the network with more stages, evenly spread ones are taken, and the last
-    stages always pair: for 3 and 4 stages the pairs are (1, 1), (2, 2), (3, 4).
+    def holds(value):
+        return value == default or re.fullmatch(f"{PAIR}(,{PAIR})*", value) is not None
+
+    return limited(default, "name pairs STUDENT:TEACHER of stages, such as '1:1,2:3' or 'last:last'", holds)
+
+
+def one_pair(default: str = LAST):
+    """A field of one pair of stages, "STUDENT:TEACHER"."""
+    words = "name one pair STUDENT:TEACHER of stages, such as '2:3' or 'last:last'"
+    return limited(default, words, lambda value: re.fullmatch(PAIR, value) is not None)
+
+
+def stage_pairs(student: dict, teacher: dict, choice: str = "", suffix: str = "") -> list[tuple[jax.Array, jax.Array]]:
+    """The pairs of stages that a method compares.
+
+    Without a choice every stage of the shallower network pairs with one of the deeper. Equal numbers of stages pair in
+    order. Of the network with more stages, evenly spread ones are taken, and the last stages always pair: for 3 and 4
+    stages the pairs are (1, 1), (2, 2), (3, 4).
 
     Args:
         student, teacher: `Outputs.features`.
+        choice: the method's option `stages`; "" for no choice.
         suffix: "" for the stages' outputs, "_preact" for the taps before their last ReLU.
 
+    Returns:
+        (student's stage, teacher's stage) of every pair, in the order of the choice, else in depth order.
+
     Raises:
-        ValueError: a network that has no such taps.
+        ValueError: a network that has no such taps, or not the stage that the choice names.
     """
     s, t = stages(student, suffix), stages(teacher, suffix)
     for who, found, features in (("student", s, student), ("teacher", t, teacher)):
@@ -40,12 +70,22 @@ def stage_pairs(student: dict, teacher: dict, suffix: str = "") -> list[tuple[ja
                 f"The {who} has no taps stage1{suffix} ...; it has {sorted(features) or 'logits only'}. "
                 "Take a network that has them (docs/models.md) or a method that asks for others."
             )
+    if choice:
+        named = (pair.split(":") for pair in choice.split(","))
+        return [(_stage(s, i, "student", choice), _stage(t, j, "teacher", choice)) for i, j in named]
     n = min(len(s), len(t))
 
     def spread(found):
         return [found[(i + 1) * len(found) // n - 1] for i in range(n)]
 
     return list(zip(spread(s), spread(t), strict=True))
+
+
+def _stage(found: list, name: str, who: str, choice: str):
+    number = len(found) if name == "last" else int(name)
+    if number > len(found):
+        raise ValueError(f"stages='{choice}' names the {who}'s stage {number}; the {who} has stages 1 to {len(found)}.")
+    return found[number - 1]
 
 
 def adaptive_average_pool(x: jax.Array, height: int, width: int) -> jax.Array:

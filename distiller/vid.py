@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from distiller.base import Distiller, matched, wide
-from distiller.spatial import match_resolution, stage_pairs
+from distiller.spatial import match_resolution, paired_stages, stage_pairs
 from models.layers import Conv
 
 INITIAL_VARIANCE, LEAST_VARIANCE = 5.0, 1e-5
@@ -61,12 +61,17 @@ class VID(Distiller):
     """Mutual information between stages, bounded by a learned Gaussian that predicts the teacher's features.
 
     Paper: Ahn, Hu, Damianou, Lawrence, Dai, CVPR 2019, arXiv:1904.05835
+
+    Attributes:
+        stages: pairs "STUDENT:TEACHER,..." of stages (spatial.py); "" pairs all stages of the shallower network.
     """
+
+    stages: str = paired_stages()
 
     @nn.compact
     def __call__(self, student, teacher, batch):
         total = 0.0
-        for s, t in stage_pairs(student.features, teacher.features):
+        for s, t in stage_pairs(student.features, teacher.features, self.stages):
             s, t = match_resolution(wide(s), wide(t))
             mean, variance = Gaussian(t.shape[-1])(s)
             total = total + gaussian_nll(mean, t, variance)

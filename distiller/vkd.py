@@ -19,9 +19,8 @@ import jax
 import jax.numpy as jnp
 
 from distiller.base import Distiller, matched, wide
-from distiller.normalised import last_stages
 from distiller.rkd import huber
-from distiller.spatial import as_map
+from distiller.spatial import as_map, one_pair, stage_pairs
 from options import not_negative
 
 
@@ -72,14 +71,16 @@ class VkD(Distiller):
 
     Attributes:
         whiten: whiten the teacher's features over the batch instead of layer-normalising them.
+        stages: the pair "STUDENT:TEACHER" of stages (spatial.py).
     """
 
     weight: float = not_negative(1.0)
     whiten: bool = False
+    stages: str = one_pair()
 
     @nn.compact
     def __call__(self, student, teacher, batch):
-        (s,), (t,) = last_stages(student, "student"), last_stages(teacher, "teacher")
+        ((s, t),) = stage_pairs(student.features, teacher.features, self.stages)
         s, t = (jnp.mean(as_map(wide(x)), axis=(1, 2)) for x in (s, t))
         rows, columns = s.shape[-1], t.shape[-1]
         side = max(rows, columns)

@@ -19,8 +19,7 @@ import jax.numpy as jnp
 
 from distiller.base import Distiller, matched, wide
 from distiller.connectors import ConvNorm
-from distiller.normalised import last_stages
-from distiller.spatial import as_map
+from distiller.spatial import as_map, one_pair, stage_pairs
 from options import not_negative, positive
 
 
@@ -75,16 +74,18 @@ class WKDFeature(Distiller):
         ratio: weight of the means relative to the deviations.
         grid: cells along each side of the map.
         relu: the student's projection ends in a ReLU.
+        stages: the pair "STUDENT:TEACHER" of stages (spatial.py).
     """
 
     weight: float = not_negative(0.08)
     ratio: float = not_negative(4.0)
     grid: int = positive(1)
     relu: bool = True
+    stages: str = one_pair()
 
     @nn.compact
     def __call__(self, student, teacher, batch):
-        (s,), (t,) = last_stages(student, "student"), last_stages(teacher, "teacher")
+        ((s, t),) = stage_pairs(student.features, teacher.features, self.stages)
         s, t = as_map(wide(s)), as_map(wide(t))
         s = ConvNorm(t.shape[-1], name="projector")(s)
         mean, deviation = wasserstein_terms(nn.relu(s) if self.relu else s, t, self.grid)

@@ -31,9 +31,10 @@ PAIRS = {"R56 → R20": "ResNet56,ResNet20", "R32x4 → R8x4": "ResNet32x4,ResNe
 BATCH, CLASSES, EXAMPLES = 64, 100, 50_000  # CIFAR-100's
 MEASURED = pathlib.Path(__file__).parent / "methods_on_digits.json"  # column -> method -> cell
 COST = "step / SoftLogits"
+STUDENTS = {"DeiT": {"student": "ViT_Ti", "distilled": True}}  # where ResNet-20 will not do
 # Families of methods where what is compared says more than what is read.
 FAMILIES = {
-    "Class scores": ("SDD", "OFA", "WKDLogit"),
+    "Class scores": ("SDD", "OFA", "WKDLogit", "DeiT"),
     "Feature maps and embeddings": (),
     "Relations between examples": ("PKT", "RKD", "SP", "CC", "IRG", "CRD"),
     "Explanation maps": ("CATKD", "ExpKD"),
@@ -45,8 +46,11 @@ a sum. The method's file in `distiller/` has the equation, the paper and every d
 *Reads* is what the loss depends on, of the teacher and, where the student differs, of the student: `stage1-3` are the
 stages' outputs, `preact` is what is before their last ReLU, `classifier` is the network's own. *Parameters* are those
 that train beside the student (connectors). *Memory* is what the method carries from step to step. Both are counted for
-ResNet-56 to ResNet-20 at 32x32 with 100 classes and 50,000 images. *R56 → R20* and *R32x4 → R8x4* are published top-1
-on CIFAR-100 in percent, of the method with its benchmark's options."""
+ResNet-56 to ResNet-20 (DeiT: to ViT_Ti with two heads) at 32x32 with 100 classes and 50,000 images. A method that reads
+stages has an option `stages`. `--config.distiller_options.stages=1:1,2:3` pairs the student's stage 1 with the
+teacher's stage 1, and the student's stage 2 with the teacher's stage 3; `last` is a network's last stage.
+*R56 → R20* and *R32x4 → R8x4* are published top-1 on CIFAR-100 in percent, of the method alone with its benchmark's
+options."""
 PUBLISHED = """Top-1 on CIFAR-100 in percent, by source. The teacher stands above its student. On labels alone
 ({source}): {alone}."""
 OPTIONS = """These options of the benchmarks are not the method's defaults; `configs/cifar100.py` sets them by the pair.
@@ -89,11 +93,16 @@ class Facts:
     memory: int
 
 
-def answers() -> tuple[dict, dict]:
-    """All that a method may read of ResNet-20 and of ResNet-56: name -> shape; each feature's gradient is included."""
+def answers(student: str = "ResNet20", **options) -> tuple[dict, dict]:
+    """All that a method may read of a student and of ResNet-56: name -> shape; each feature's gradient is included.
 
-    def of(arch):
-        model = models.create(arch, CLASSES)
+    Args:
+        student: a network.
+        **options: its fields.
+    """
+
+    def of(arch, **options):
+        model = models.create(arch, CLASSES, **options)
         image = jax.ShapeDtypeStruct((BATCH, 32, 32, 3), jnp.float32)
 
         def run(image):
@@ -108,7 +117,7 @@ def answers() -> tuple[dict, dict]:
 
         return jax.eval_shape(run, image)
 
-    return of("ResNet20"), of("ResNet56")
+    return of(student, **options), of("ResNet56")
 
 
 def _outputs(seen: dict, views: int) -> models.Outputs:
@@ -217,7 +226,7 @@ def page(measured: dict[str, dict[str, str]]) -> str:
     tables: dict[str, list[list[str]]] = {title: [] for title in FAMILIES}
     for name, line, paper in distiller.registry.describe():
         method, top1 = distiller.create(name), published.top1(name)
-        found = facts(method, student, teacher)
+        found = facts(method, *(answers(**STUDENTS[name]) if name in STUDENTS else (student, teacher)))
         paper = re.sub(r"arXiv:(\d{4}\.\d{5}|\d{4}\.\d{4})", r"[arXiv:\1](https://arxiv.org/abs/\1)", paper)
         cells = [name, line.replace("|", r"\|"), paper, _reads(method, found)]
         cells += [f"{found.parameters:,}" if found.parameters else "", _memory(found.memory)]

@@ -264,6 +264,7 @@ class Strategy(abc.ABC):
         """
         terms, counts = {}, {}
         for name, own in outputs.items():
+            own = self.method.label_outputs(own) if self.method else own
             loss, its_counts = self.task.loss(own, batch)
             terms[term_of(name, self.task.term)] = weight * loss
             counts = counts or its_counts

@@ -18,6 +18,7 @@ class Smooth(nn.Module):
 
     widths: tuple[int, int, int, int]
     num_classes: int
+    heads: bool = False  # DeiT's two, as taps
 
     def setup(self):
         self.classifier = nn.Dense(self.num_classes)
@@ -36,15 +37,17 @@ class Smooth(nn.Module):
             x = tap(f"stage{stage}", nn.softplus(tap(f"stage{stage}_preact", nn.Dense(width, name=f"s{stage}")(x))))
         logits = self.classify(tap("embedding", jnp.mean(tap("final", x), axis=(1, 2))))
         logits = logits + self.param("logits_offset", nn.initializers.normal(1.0), logits.shape, logits.dtype)
+        if self.heads:
+            logits = (tap("class_logits", logits) + tap("distill_logits", logits)) / 2
         return Outputs(logits=logits, features=taps.features)
 
     def classify(self, embedding):
         return self.classifier(embedding)
 
 
-def player(widths, classes, seed, image):
+def player(widths, classes, seed, image, heads=False):
     """(network, its variables in the image's type), drawn by NumPy, which has nothing to compile."""
-    network, random = Smooth(widths, classes), np.random.RandomState(seed)
+    network, random = Smooth(widths, classes, heads), np.random.RandomState(seed)
 
     def draw(path, x):
         kind = jax.tree_util.keystr(path[-1:], simple=True)

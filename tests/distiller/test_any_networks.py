@@ -22,16 +22,19 @@ NO_ACTIVATION = r"The (student|teacher) has no taps stage1_preact .*'stage1'.*Ta
 NO_POOLED_MAP = ("ViT_Ti", "ConvNeXt_T")  # a class token, a norm after the mean
 NO_CLASS_MAPS = r"Class activation maps need a tap `final`.*Take GradCAM"
 NO_FINAL = r"The (student|teacher)'s embedding is not the mean of a map .*Use a network that pools one"
+TWO_HEADS = r"DeiT teaches a student with two heads .*Take a ViT with --config.student_options.distilled=True"
 REFUSED = {
     **{("SDD", network): NO_FINAL for network in NO_POOLED_MAP},
     **{(name, network): NO_CLASS_MAPS for name in ("ExpKD", "CATKD") for network in NO_POOLED_MAP},
+    **{("DeiT", network): TWO_HEADS for network in ("VGG8", "MobileNetV2", "ShuffleNetV2")},
     ("AB", "ViT_Ti"): NO_ACTIVATION,  # no ReLU after the residual stream, so no activation boundary
     ("OFD", "ViT_Ti"): NO_ACTIVATION,  # and nothing that a ReLU removes
 }
 IMAGE = (4, 32, 32, 3)
 
 
-OPTIONS = {"ViT_Ti": {"depth": 4}, "ConvNeXt_T": {"blocks": (1, 1, 1, 1)}}  # as many taps, less to trace
+# as many taps, less to trace; the ViT has DeiT's two heads
+OPTIONS = {"ViT_Ti": {"depth": 4, "distilled": True}, "ConvNeXt_T": {"blocks": (1, 1, 1, 1)}}
 TAPS = tuple({tap: None for name in distiller.names() for tap in distiller.create(name).gradient_taps})
 
 

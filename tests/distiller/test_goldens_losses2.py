@@ -12,8 +12,15 @@ from test_goldens import normal, outputs, tensors
 import data
 import distiller
 from distiller.abkd import alpha_beta_rows
+from distiller.connectors import ConvNorm
 from distiller.crld import view_losses
+from distiller.cwd import channel_divergence
 from distiller.dkl import pair_difference_rows
+from distiller.ickd import channel_loss
+from distiller.mgd import Generator, generation_loss
+from distiller.nd import norm_direction_rows
+from distiller.norm import many_to_one_loss
+from distiller.pkd import correlation_loss, resized
 from distiller.rld import masked_correlation_rows, sample_confidence_rows
 from distiller.skd import direction_loss
 from distiller.soft_logits import hard_cross_entropy, kl_divergence
@@ -94,6 +101,105 @@ def views(x):
     ]
 
 
+def embeddings(x):
+    return x.student["student_pooled"], x.teacher["teacher_pooled"]
+
+
+def maps(x, stage=3, teacher_stage=3, raw=False, cut=False):
+    """Student's and teacher's map, after the ReLU unless `raw`; `cut`: the teacher's first channels."""
+    s, t = x.student[f"student_feature_{stage}"], x.teacher[f"teacher_feature_{teacher_stage}"]
+    t = t[..., : s.shape[-1]] if cut else t
+    return (s, t) if raw else (jax.nn.relu(s), jax.nn.relu(t))
+
+
+def convolution(name, *shape, **further):
+    """Variables of a convolution with a recipe weight (out, in, kh, kw)."""
+    return {"kernel": jnp.asarray(recipe(name, *shape).transpose(2, 3, 1, 0)), **further}
+
+
+def conv_norm(name, out, inputs, size=1):
+    """Variables of `ConvNorm`."""
+    norm = {"scale": jnp.ones(out), "bias": jnp.zeros(out)}
+    return {"Conv_0": convolution(name, out, inputs, size, size), "BatchNorm_0": norm}
+
+
+def norm_direction(x):
+    centres = jnp.abs(normal(x.seed + 8, (100, 64)))[x.label]
+    s, t = embeddings(x)
+    return jnp.mean(norm_direction_rows(s, t[:, :64], centres))
+
+
+def srrl(on_map):
+    def loss(x):
+        s, t = outputs(x.student, "student"), outputs(x.teacher, "teacher")
+        if on_map:
+            s = s.replace(features={**s.features, "final": s.features["stage3"]})
+            t = t.replace(features={**t.features, "embedding": jnp.mean(t.features["stage3"], axis=(1, 2))})
+        rows = jnp.asarray(recipe("teacher_classifier.weight", 100, 256))
+        t = t.replace(head=jax.tree_util.Partial(lambda rows, x: x @ rows.T, rows))
+        variables = {"params": {"connector": conv_norm("SRRL.connector.weight", 256, 64)}}
+        return distiller.create("SRRL", on_map=on_map).apply(variables, s, t, batch=None)[0]
+
+    return loss
+
+
+def mgd(mask):
+    def loss(x):
+        s, t = maps(x)
+        zeros = {"bias": jnp.zeros(256)}
+        params = {"Conv_0": convolution("MGD.align.weight", 256, 64, 1, 1)}
+        params |= {f"conv{i}": convolution(f"MGD.conv{i}.weight", 256, 256, 3, 3, **zeros) for i in (1, 2)}
+        return generation_loss(Generator(256).apply({"params": params}, s, jnp.asarray(mask(x.seed))), t)
+
+    return loss
+
+
+def channel_mask(seed):
+    drawn = np.random.RandomState(seed + 7).uniform(0, 1, (8, 256, 1, 1)).astype(np.float32)
+    return drawn.transpose(0, 2, 3, 1) >= 0.15
+
+
+def position_mask(seed):
+    drawn = np.random.RandomState(seed + 7).uniform(0, 1, (8, 1, 8, 8)).astype(np.float32)
+    return drawn.transpose(0, 2, 3, 1) <= 0.35
+
+
+def embedded(name, width, x, **which):
+    """The student's map through `ConvNorm`, and the teacher's map."""
+    s, t = maps(x, **which)
+    return ConvNorm(width).apply({"params": conv_norm(name, width, 64)}, s), t
+
+
+def max_pooled(student, teacher):
+    size = (student.shape[1], 2, student.shape[2], 2)
+    return student, jnp.max(teacher.reshape(8, *size, -1), axis=(2, 4))
+
+
+def resize(which):
+    def loss(x):
+        s, t = maps(x, cut=True)
+        return correlation_loss(*((resized(s, t), t) if which == "student" else (s, resized(t, s))))
+
+    return loss
+
+
+def deit(x, share=None, **options):
+    """The teacher's loss of the second logits; with a share also the label loss of the first."""
+    taps = {"class_logits": x.student["student_logits"], "distill_logits": x.student["student_logits_2"]}
+    student = outputs(x.student, "student").replace(features=taps)
+    method = distiller.create("DeiT", weight=1.0, **options)
+    loss = method.apply({}, student, outputs(x.teacher, "teacher"), batch=None)[0]
+    if share is None:
+        return loss
+    picked = jnp.take_along_axis(log_softmax(method.label_outputs(student).logits, 1.0), x.label[:, None], axis=1)
+    return share * loss - (1 - share) * jnp.mean(picked)
+
+
+def split(x):
+    s, t = maps(x)
+    return many_to_one_loss(s, t[..., :16])
+
+
 GOLDENS = {
     ("TTM", "gamma0.1"): ask("TTM", gamma=0.1),
     ("TTM", "gamma0.2"): ask("TTM", gamma=0.2),
@@ -126,6 +232,28 @@ GOLDENS = {
     ("CRLD", "wv2_cv.5_T4_tauw.5_taus.3"): ask("CRLD", weak_threshold=0.5, strong_threshold=0.3),
     ("CRLD_within", "T4_tauw.5"): lambda x: view_losses(*views(x), 4.0, 0.5, 0.3)[0],
     ("CRLD_cross", "T4_taus.3"): lambda x: view_losses(*views(x), 4.0, 0.5, 0.3)[1],
+    ("ND", "embed64"): norm_direction,
+    ("SRRL", "embedding"): srrl(False),
+    ("SRRL", "map_stage3"): srrl(True),
+    ("MGD", "channel_mask_lambda.15_stage3"): mgd(channel_mask),
+    ("MGD", "spatial_mask_lambda.65_stage3"): mgd(position_mask),
+    ("ICKD", "embed_stage3"): lambda x: channel_loss(*embedded("ICKD.embed.weight", 256, x)),
+    ("ICKD", "equal_channels_stage3_per_b2"): lambda x: channel_loss(*maps(x, cut=True)) / 8,
+    ("CWD", "T1_equal_channels_stage3"): lambda x: channel_divergence(*maps(x, cut=True), 1.0),
+    ("CWD", "T4_equal_channels_stage3"): lambda x: channel_divergence(*maps(x, cut=True), 4.0),
+    ("CWD", "T4_raw_stage3"): lambda x: channel_divergence(*maps(x, cut=True, raw=True), 4.0),
+    ("NORM", "N4_split_only_stage3"): split,
+    ("NORM", "N4_stage3"): lambda x: many_to_one_loss(*embedded("NORM.expand.weight", 1024, x)),
+    ("NORM", "N2_teacher_stage2_maxpool"): lambda x: many_to_one_loss(
+        *max_pooled(*embedded("NORM.expand.weight", 256, x, teacher_stage=2))
+    ),
+    ("PKD", "stage3_equal_channels"): lambda x: correlation_loss(*maps(x, cut=True)),
+    ("PKD", "stage3_raw"): lambda x: correlation_loss(*maps(x, cut=True, raw=True)),
+    ("PKD", "stage3_resize_student"): resize("student"),
+    ("PKD", "stage3_resize_teacher"): resize("teacher"),
+    ("DeiT_soft_term", "T3"): lambda x: deit(x, hard=False, released=True),
+    ("DeiT", "soft_a.1T3"): lambda x: deit(x, 0.1, hard=False, released=True),
+    ("DeiT", "hard_a.5"): lambda x: deit(x, 0.5),
     ("DeiT_hard_term", "argmax"): lambda x: hard_cross_entropy(
         x.student["student_logits_2"], x.teacher["teacher_logits"]
     ),

@@ -7,7 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import distiller
 from distiller.spatial import adaptive_average_pool, as_map, match_resolution, stage_pairs
+from registry import UserError
+from studies import methods_table
 
 
 def pooled(x, height, width):
@@ -75,12 +78,56 @@ def numbered(count, suffix=""):
 )
 @pytest.mark.parametrize("suffix", ["", "_preact"])
 def test_stages_pair_in_depth_order_and_the_last_meets_the_last(student, teacher, pairs, suffix):
-    assert stage_pairs(numbered(student, suffix), numbered(teacher, suffix), suffix) == pairs
+    assert stage_pairs(numbered(student, suffix), numbered(teacher, suffix), suffix=suffix) == pairs
+
+
+@pytest.mark.parametrize(
+    ("choice", "pairs"),
+    [
+        ("2:3", [(2, 3)]),
+        ("1:1,3:2", [(1, 1), (3, 2)]),
+        ("last:last", [(3, 4)]),
+        ("1:last,last:1", [(1, 4), (3, 1)]),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["", "_preact"])
+def test_a_choice_names_the_pairs(choice, pairs, suffix):
+    assert stage_pairs(numbered(3, suffix), numbered(4, suffix), choice, suffix) == pairs
+
+
+def test_a_stage_that_a_network_does_not_have_is_named():
+    with pytest.raises(ValueError, match=r"stages='1:5' names the teacher's stage 5; the teacher has stages 1 to 4\."):
+        stage_pairs(numbered(3), numbered(4), "1:5")
+
+
+@pytest.mark.parametrize("choice", ["1", "0:1", "1:1,", "1-1", "last", "1:2 ,2:3"])
+@pytest.mark.parametrize("name", ["AT", "SP", "FT"])
+def test_a_choice_of_another_form_raises(name, choice):
+    with pytest.raises(UserError, match=r"'stages' must name .* STUDENT:TEACHER of stages, such as"):
+        distiller.create(name, stages=choice)
+
+
+@pytest.fixture(scope="module")
+def shapes():
+    return methods_table.answers()
+
+
+READERS = [name for name in distiller.names() if "stages" in distiller.registry.get(name).__dataclass_fields__]
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_method_reads_the_stages_that_it_is_given(name, shapes):
+    """By a trace; FT, VkD and WKDFeature compare one pair, IRG two, and FSP and KDSVD at least two."""
+    limit = distiller.registry.get(name).__dataclass_fields__["stages"].metadata["limit"]
+    choice = "1:2,2:3" if limit.holds("1:2,2:3") else "1:2"
+    found = methods_table.facts(distiller.create(name, stages=choice), *shapes)
+    numbers = [{int(tap[5]) for tap in taps if tap.startswith("stage")} for taps in (found.student, found.teacher)]
+    assert numbers == ([{1, 2}, {2, 3}] if "," in choice else [{1}, {2}])
 
 
 def test_a_network_without_stages_is_named():
     with pytest.raises(ValueError, match=r"student has no taps stage1_preact.*'stage1'"):
-        stage_pairs(numbered(3), numbered(3), "_preact")
+        stage_pairs(numbered(3), numbered(3), suffix="_preact")
     with pytest.raises(ValueError, match=r"teacher has no taps stage1 .*logits only"):
         stage_pairs(numbered(3), {})
 
