@@ -51,6 +51,8 @@ stages has an option `stages`. `--config.distiller_options.stages=1:1,2:3` pairs
 teacher's stage 1, and the student's stage 2 with the teacher's stage 3; `last` is a network's last stage.
 *R56 → R20* and *R32x4 → R8x4* are published top-1 on CIFAR-100 in percent, of the method alone with its benchmark's
 options."""
+MIXED = """Where images are mixed (`mixup`, `cutmix`), the label loss takes both labels by their shares. No method does:
+{names} read the label of the larger part alone. The other methods read no labels, but for options that say so."""
 PUBLISHED = """Top-1 on CIFAR-100 in percent, by source. The teacher stands above its student. On labels alone
 ({source}): {alone}."""
 OPTIONS = """These options of the benchmarks are not the method's defaults; `configs/cifar100.py` sets them by the pair.
@@ -85,12 +87,14 @@ class Facts:
         student, teacher: what the loss depends on.
         parameters: numbers that the optimizer moves.
         memory: bytes of the method's other variables.
+        labels: whether the loss depends on the batch's labels.
     """
 
     student: tuple[str, ...]
     teacher: tuple[str, ...]
     parameters: int
     memory: int
+    labels: bool
 
 
 def answers(student: str = "ResNet20", **options) -> tuple[dict, dict]:
@@ -156,11 +160,13 @@ def facts(method: distiller.Distiller, student: dict, teacher: dict) -> Facts:
     seen = {"student": student, "teacher": teacher}
     variables = dict(jax.eval_shape(lambda seen, batch: method.init(keys, *both(seen), batch), seen, batch))
     reads = reached(loss, seen, variables, batch)
+    labels = reached(lambda batch, *others: loss(*others, batch), batch, seen, variables).label
     parameters = variables.pop("params", {})
     return Facts(
         *(tuple(tap for tap, read in reads[who].items() if read) for who in ("student", "teacher")),
         parameters=sum(math.prod(x.shape) for x in jax.tree.leaves(parameters)),
         memory=sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(variables)),
+        labels=labels,
     )
 
 
@@ -224,9 +230,11 @@ def page(measured: dict[str, dict[str, str]]) -> str:
     student, teacher = answers()
     titles = ["method", "what it transfers", "paper", "reads", "parameters", "memory", *PAIRS, *measured]
     tables: dict[str, list[list[str]]] = {title: [] for title in FAMILIES}
+    labelled = []
     for name, line, paper in distiller.registry.describe():
         method, top1 = distiller.create(name), published.top1(name)
         found = facts(method, *(answers(**STUDENTS[name]) if name in STUDENTS else (student, teacher)))
+        labelled += [name] * found.labels
         paper = re.sub(r"arXiv:(\d{4}\.\d{5}|\d{4}\.\d{4})", r"[arXiv:\1](https://arxiv.org/abs/\1)", paper)
         cells = [name, line.replace("|", r"\|"), paper, _reads(method, found)]
         cells += [f"{found.parameters:,}" if found.parameters else "", _memory(found.memory)]
@@ -236,6 +244,7 @@ def page(measured: dict[str, dict[str, str]]) -> str:
     parts += [f"## {title}\n\n{markdown(titles, rows)}" for title, rows in tables.items()]
     alone = "; ".join(f"{title.removeprefix('Digits, ')} {measured[title][LABELS]}" for title in list(measured)[:-1])
     parts += ["## Measured", _filled(DIGITS.format(alone=alone)), _filled(LOOKED_INTO)]
+    parts += ["## Mixed images", _filled(MIXED.format(names=", ".join(labelled)))]
     return "\n\n".join([*parts, *_published()]) + "\n"
 
 
