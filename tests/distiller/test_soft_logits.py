@@ -95,3 +95,14 @@ def test_a_temperature_a_row_is_each_rows_own():
     found = kl_divergence(jnp.float32(S), jnp.float32(T), jnp.float32(temperatures)[:, None])
     expected = np.mean([reference(S[i : i + 1], T[i : i + 1], t) for i, t in enumerate(temperatures)])
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("standardize", [False, True])
+def test_hard_labels_are_the_teachers_classes(standardize, batch):
+    method = distiller.create("SoftLogits", hard=True, weight=1.0, standardize=standardize, temperature=7.0)
+    student = S[:6].astype(np.float32)
+    loss, _ = method.apply({}, Outputs(student, {}), Outputs(T[:6].astype(np.float32), {}), batch)
+    if standardize:
+        student = (student - student.mean(1, keepdims=True)) / student.std(1, ddof=1, keepdims=True)
+    expected = -np.mean(log_softmax(student, axis=1)[np.arange(6), T[:6].argmax(1)])
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
