@@ -60,27 +60,27 @@ def test_channels_are_taken_to_the_teachers_only_where_they_differ(batch):
 
 
 def test_a_student_that_does_not_normalise_its_stages_does_not_diverge(batch):
-    """SGD at the default recipe's rate on the maps themselves and the connectors, with 16 channels against 8."""
+    """SGD on a residual layer before the student's maps and on the connectors; without batch norm, NaN in step 5."""
     teacher = network((8, 8, 8), (4, 4, 8), (4, 4, 8), seed=1)
     teacher = teacher.replace(features={name: 3 * jnp.abs(x) for name, x in teacher.features.items()})
     student = network((4, 4, 16), (4, 4, 16), (4, 4, 16))
     method = distiller.create("FSP")
-    variables = jax.jit(method.init)(jax.random.key(0), student, teacher, batch)
+    learned = jax.jit(method.init)(jax.random.key(0), student, teacher, batch), jnp.zeros((16, 16))
 
     @jax.jit
     def step(learned):
         def loss(learned):
-            return method.apply(learned[0], student.replace(features=learned[1]), teacher, batch)[0]
+            maps = {name: x + x @ learned[1] for name, x in student.features.items()}
+            return method.apply(learned[0], student.replace(features=maps), teacher, batch)[0]
 
         value, gradients = jax.value_and_grad(loss)(learned)
-        return value, jax.tree.map(lambda p, g: p - jnp.float32(0.01) * g, learned, gradients)
+        return value, jax.tree.map(lambda p, g: p - jnp.float32(0.02) * g, learned, gradients)
 
-    learned, found = (variables, student.features), []
-    for _ in range(20):
+    found = []
+    for _ in range(6):
         value, learned = step(learned)
         found.append(float(value))
-    assert np.isfinite(found).all()
-    assert found[-1] < found[0]
+    assert found[-1] < found[0] / 2
 
 
 def test_after_the_first_phase_there_are_the_labels_alone(batch):

@@ -79,6 +79,21 @@ def test_networks_of_one_name_are_told_apart(students):
     assert [a.get_title().split("\n")[0] for a in figure.axes[:2]] == ["teacher", "teacher (2)"]
 
 
+def test_every_teacher_is_drawn_and_similarity_is_the_mean_over_them(students):
+    teachers, digits = [TEACHER, str(students / "labels-s0")], data.load("Digits")
+    figure = explaining.draw("reliability", [str(students / "soft-s0")], digits, ",".join(teachers))
+    titles = [axes.get_title().split("\n")[0] for axes in figure.axes[:3]]
+    assert titles == ["teacher CNN", "teacher CNN (2)", "soft-s0"]
+
+    def similarity(teacher):
+        found = explaining.measure([str(students / "soft-s0")], digits, ["GradCAM"], teacher, images=20)
+        return found["networks"][0]["GradCAM"]["similarity"]["spearman"]
+
+    assert similarity(",".join(teachers)) == pytest.approx(np.mean([similarity(teacher) for teacher in teachers]))
+    with pytest.raises(UserError, match="--teacher_arch names 1 networks and --teacher_param 2 weights"):
+        explaining.draw("reliability", [TEACHER], digits, ",".join(teachers), teacher_arch="CNN")
+
+
 def test_what_cannot_be_drawn_is_told(students):
     digits = data.load("Digits")
     for kind, params, teacher, message in (
