@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from distiller.base import wide
-from distiller.crd import recall, remember
+from distiller.memory import recall, remember
 from options import between
 from transfer.alone import Alone
 
