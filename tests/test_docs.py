@@ -7,19 +7,20 @@ import sys
 import pages
 import pytest
 
+import data
 import distiller
 import explain
 import models
 import transfer
 from registry import UserError
-from training import evaluation
+from studies import evaluation
 from training.train import train
 
 ROOT = pages.ROOT
 PAGE = pages.PAGES["models.md"]
 DOCS = [page for page in pages.PAGES if page != "log.md"]  # the log's commands are those of its commits
 MADE = ("my_network.py", "distiller/cosine.py", "distiller/direction.py")  # by a reader who follows the pages
-MADE += ("tests/distiller/test_direction.py", "configs/cifar100/direction.py")
+MADE += ("tests/distiller/test_direction.py",)
 COMING: tuple[str, ...] = ()  # what the pages name and is not here yet
 SHORT = {"teacher_param": "tests/teacher", "train_epoch": 1, "batch_size": 100, "num_labels": 100}
 BARE = """
@@ -88,7 +89,7 @@ def test_the_network_of_the_page_learns_from_a_teacher_and_teaches_bare_logits(o
     with pytest.raises(UserError, match="--teacher_arch my_network:MyNetwork"):
         train(again, quiet=True)
     train({**again, "teacher_arch": "my_network:MyNetwork"}, quiet=True)
-    dataset = evaluation.data.load("Digits")
+    dataset = data.load("Digits")
     with pytest.raises(UserError, match="--arch my_network:MyNetwork"):
         evaluation.measure(str(own / "run"), dataset)
     measured = evaluation.measure(str(own / "run"), dataset, arch="my_network:MyNetwork")
@@ -151,7 +152,7 @@ def test_a_command_with_a_mistake_is_found():
     assert pages.problems(words.split()) == ["nowhere.py", "--bach_size", "--config.momentun=1", "ATT"]
     assert pages.problems(["-m", "benchmarks.nothing"]) == ["benchmarks.nothing"]
     assert pages.problems(["-m", "benchmarks.turns", "--nothing"]) == ["--nothing"]
-    assert len(pages.commands("models.md")) == 6
+    assert len(pages.commands("models.md")) == 7
     assert len(pages.commands("scale.md")) == 6
 
 

@@ -90,6 +90,8 @@ WITHOUT = {
     "image_size": (16, [{}]),
     "channels": (1, [{}]),
     "skip_damaged": (True, [{}]),
+    "resize": (9, [{}]),
+    "interpolation": ("bicubic", [{}]),
     "sampling": ("balanced", [{"num_labels": 100}]),
     "class_weights": ("balanced", [{"num_labels": 100}]),
     "crop_pad": (2, [{"resized_crop": 0.5}]),
