@@ -189,3 +189,13 @@ def test_the_tables_of_maps_and_their_losses_are_the_registries():
     for name, _, weight, *_ in pages.rows("explanation.md", "| method "):
         method = distiller.create(name.strip("`"))
         assert float(weight.split(" and ")[0]) == method.weight, name
+
+
+def test_the_path_of_an_update_has_the_lines_that_the_page_says():
+    table = re.findall(r"^\| `([\w/]+\.py)` \| (\d+) \| ", pages.PAGES["architecture.md"], re.MULTILINE)
+    found = {name: len((ROOT / name).read_text().splitlines()) for name, _ in table}
+    assert {name: int(count) for name, count in table} == found
+    assert len(found) == 9
+    assert sum(found.values()) <= 1600
+    assert f"These nine have {sum(found.values()):,} lines." in pages.PAGES["architecture.md"]
+    assert sum(len(path.read_text().splitlines()) for path in (ROOT / "training").glob("*.py")) <= 2300

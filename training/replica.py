@@ -264,16 +264,14 @@ class Replica:
     def answer(self, stop: Callable[[], bool]) -> dict[str, np.ndarray] | None:
         """Name -> logits on the test split of all that is tested; None where `stop` became true."""
         shared, logits = self.shared, {}
-        for name, (player, variables) in self._tested().items():
+        tested = {**shared.strategy.learners(self.state), **shared.strategy.tested(self.state)}
+        for name, (player, variables) in tested.items():
             if name not in shared.asked:
                 shared.asked[name] = Answers(player, shared.test_images, shared.devices)
             logits[name] = shared.asked[name](variables, stop=stop)
             if logits[name] is None:
                 return None
         return logits
-
-    def _tested(self) -> dict:
-        return {**self.shared.strategy.learners(self.state), **self.shared.strategy.tested(self.state)}
 
     def write_test(self, step: int, logits: dict[str, np.ndarray], teacher_logits: np.ndarray | None) -> None:
         """Writes what `answer` returned as a row, and keeps the student's weights if they are the best so far."""
@@ -282,10 +280,7 @@ class Replica:
         for name, theirs in {**logits, **shared.strategy.ensembles(logits)}.items():
             if name != "student":
                 measured = self._metrics(theirs, labels)
-                values[f"{name}/{shared.task.main}"], values[f"{name}/nll"] = (
-                    measured[shared.task.main],
-                    measured["nll"],
-                )
+                values |= {f"{name}/{key}": measured[key] for key in (shared.task.main, "nll")}
         self.tests.append({"epoch": step // shared.schedule.steps_per_epoch, **values})
         if self.best_test is self.tests[-1]:
             self.best = copied(shared.strategy.student_variables(self.state))

@@ -95,7 +95,7 @@ def train(recipe: Mapping, quiet: bool = False, typed: tuple[str, ...] = ()) -> 
             if not _test(replicas, step, stopping):
                 raise _interrupted(folder, step)
             if due.keep:
-                _write_by_first(_keep, replicas, step)
+                _write_by_first(lambda step=step: [replica.keep(step) for replica in replicas])
         if stopping.is_set() and step < schedule.total and not hosts.several():
             raise _interrupted(folder, step)
         while step < schedule.total:
@@ -117,7 +117,7 @@ def train(recipe: Mapping, quiet: bool = False, typed: tuple[str, ...] = ()) -> 
                 replicas[0].board("speed/images_per_second", clock.rate, step)
             tested = due.test and _test(replicas, step, stopping)
             if due.keep and (tested or not due.test):
-                _write_by_first(_keep, replicas, step)
+                _write_by_first(lambda step=step: [replica.keep(step) for replica in replicas])
             if due.log:
                 progress.show(step, clock, rows[0], replicas[0].tested)
             if due.epoch and not due.end:
@@ -230,12 +230,6 @@ def _write_by_first(write, *arguments):
                 f"Cannot write the results: {error.strerror}. The training is saved: mend that, and the same command "
                 "writes them."
             ) from None
-
-
-def _keep(replicas: list[Replica], step: int) -> None:
-    """Writes the weights of the epoch that ended."""
-    for replica in replicas:
-        replica.keep(step)
 
 
 def _finish(replicas: list[Replica], speed: dict) -> dict:
