@@ -22,15 +22,21 @@ VARIANTS = {"EMA": {"EMA, decay 0.95": {"decay": 0.95}}}
 
 def entries(strategies: list[str], trained: dict, peer: str) -> dict[str, dict]:
     """Labels alone, then each strategy: name -> the config keys that it changes."""
-    players = {"": {}, "trained": trained, "peers": {"teacher_arch": peer}}
     found = {leaderboard.LABELS: {"transfer": "Labels"}}
     for name in strategies:
         if name != "Labels":
-            changes = {"transfer": name, **players[transfer.registry.get(name).teachers]}
+            reads = transfer.registry.get(name).reads
+            players = trained if freezes(name) else {"teacher_arch": peer} if "teacher_arch" in reads else {}
+            changes = {"transfer": name, **players}
             found[name] = changes
             for variant, options in VARIANTS.get(name, {}).items():
                 found[variant] = {**changes, "transfer_options": options}
     return found
+
+
+def freezes(name: str) -> bool:
+    """Whether a strategy has a trained, frozen teacher."""
+    return "teacher_views" in transfer.registry.get(name).reads
 
 
 def main(root: pathlib.Path, only: list[str], peer: str, train_epoch: int, num_labels: int) -> int:
@@ -39,7 +45,7 @@ def main(root: pathlib.Path, only: list[str], peer: str, train_epoch: int, num_l
     standard = digits.get_config()
     recipe = {**standard, "train_epoch": train_epoch, "eval_every": max(train_epoch // 2, 1), "num_labels": num_labels}
     trained = {}
-    if any(transfer.registry.get(name).teachers == "trained" for name in strategies):
+    if any(map(freezes, strategies)):
         taught, _ = compare.teach(root, {**recipe, "teacher_arch": TEACHER}, train_epoch=standard.train_epoch)
         trained = {key: taught[key] for key in ("teacher_arch", "teacher_param")}
     recipe |= {"student_arch": STUDENT, "teacher_arch": "", "distiller": "", "seeds": SEEDS}

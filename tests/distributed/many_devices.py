@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 import data
+import models
 import tasks
 from configs.resolve import resolve
 from signals import Interrupted
@@ -135,6 +136,7 @@ def main(jobs: list[dict]) -> list:
 
 
 if __name__ == "__main__":
+    models.xla_cpu.prepare()
     jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
     assert jax.device_count() == int(sys.argv[1])
     print(json.dumps(main(json.loads(sys.argv[2]))))

@@ -1,6 +1,7 @@
 """`--deterministic` asks XLA and NCCL for repeatable sums before JAX starts, and changes nothing on a CPU."""
 
 import os
+import pathlib
 import subprocess
 import sys
 import types
@@ -11,12 +12,13 @@ from same_curve import RECIPE, environment
 import train_w_kd
 from configs import command
 from configs.command import REPEATABLE
+from models import xla_cpu
 from registry import UserError
-from training import builder, cpu
+from training import builder
 from training.devices import Devices
 from training.train import train
 
-ROOT = command.__file__.rsplit("/", 2)[0]
+ROOT = pathlib.Path(__file__).parents[2]
 SHOW = "import os, sys, train_w_kd; from configs import command; command.prepare(train_w_kd.parse(sys.argv[1:])); "
 SHOW += "from jax._src import xla_bridge; assert not xla_bridge.backends_are_initialized(); "
 SHOW += "print(os.environ['XLA_FLAGS'], os.environ['NCCL_ALGO'], sep='|')"
@@ -33,8 +35,7 @@ def test_environment_is_set_before_jax_starts():
         check=True,
     )
     flags, algorithm = shown.stdout.strip().split("|")
-    assert flags.split()[0] == "--xla_gpu_autotune_level=0"
-    assert flags.split()[-1] == REPEATABLE
+    assert flags.split() == ["--xla_gpu_autotune_level=0", REPEATABLE, xla_cpu.FLAG]
     assert algorithm == "Ring"
 
 
@@ -49,7 +50,7 @@ def test_environment_is_set_before_jax_starts():
     ids=str,
 )
 def test_what_is_set_is_what_was_asked_for(argv, given, expected, monkeypatch):
-    monkeypatch.setattr(cpu, "tune", lambda: None)
+    monkeypatch.setattr(command, "tune", lambda: None)
     clean = {name: value for name, value in os.environ.items() if name != "NCCL_ALGO"}
     monkeypatch.setattr(os, "environ", {**clean, "XLA_FLAGS": "--a", **given})
     command.prepare(train_w_kd.parse(argv))

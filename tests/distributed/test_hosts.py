@@ -1,6 +1,7 @@
 """Two real processes of two devices each are one run."""
 
 import json
+import pathlib
 import re
 import shutil
 import signal
@@ -12,13 +13,13 @@ import time
 import pytest
 from same_curve import PATIENCE, RECIPE, STEPS, assert_same_curve, environment, rows
 
-import hosts
+import files
+from configs import command
 from registry import UserError
-from training import run_folder
 
 pytestmark = pytest.mark.slow
 GLOO = re.compile(r"\[Gloo\]|connected peer ranks|^[\d\s.:]+$")
-ROOT = hosts.__file__.rsplit("/", 2)[0]
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def start(folder, recipe=RECIPE, own=((), ())):
@@ -100,11 +101,11 @@ def test_checkpoint_of_two_processes_goes_on_in_one(two, runs, on_devices):
 
 
 def test_a_refused_folder_ends_both_at_once(tmp_path):
-    with run_folder._locked(tmp_path / "run"):
+    with files.lock(tmp_path / "run"):
         outputs = finish(start(tmp_path / "run"), 2)
     assert "run is being written by process" in outputs[0]
     assert outputs[1] == ""
-    assert [path.name for path in (tmp_path / "run").iterdir()] == [run_folder.LOCK]
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [files.LOCK]
 
 
 def test_processes_with_different_commands_are_refused(tmp_path):
@@ -131,12 +132,12 @@ MISTAKES = ("node0", "node0:1234", "node0:1234,2", "node0:1234,2,2", "node0,2,0"
 @pytest.mark.parametrize("text", MISTAKES)
 def test_another_form_is_told(text):
     with pytest.raises(UserError, match=re.escape(f"got '{text}'")):
-        hosts.connect(text)
+        command._join_hosts(text)
 
 
 def test_auto_without_a_cluster_is_told(tmp_path):
-    command = [sys.executable, "train_teacher.py", "--hosts", "auto", "--train_path", str(tmp_path / "run")]
-    ended = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True)
+    line = [sys.executable, "train_teacher.py", "--hosts", "auto", "--train_path", str(tmp_path / "run")]
+    ended = subprocess.run(line, cwd=ROOT, env=environment(), capture_output=True, text=True)
     assert ended.returncode == 2
     assert ended.stderr.splitlines()[-2].startswith("Error: --hosts auto: ")
     assert "HOST:PORT,COUNT,ID" in ended.stderr.splitlines()[-1]

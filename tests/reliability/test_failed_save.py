@@ -12,6 +12,7 @@ import pytest
 from real_process import contents
 from short_run import STEPS, before_save
 
+import files
 import pretrained
 from training import checkpoint
 from training.checkpoint import Checkpoints, damage
@@ -87,7 +88,7 @@ def test_read_only_disk(small_disk):
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT], ids=errno.errorcode.get)
-@pytest.mark.parametrize("place", ["_reserve", "orbax", "_write_manifest", "sync"])
+@pytest.mark.parametrize("place", ["_reserve", "orbax", "write_manifest", "sync"])
 def test_failure_anywhere_in_a_save(place, number, tmp_path, monkeypatch):
     checkpoints = Checkpoints(tmp_path)
     save(checkpoints, 1)
@@ -96,7 +97,8 @@ def test_failure_anywhere_in_a_save(place, number, tmp_path, monkeypatch):
         raise OSError(number, os.strerror(number))
 
     with monkeypatch.context() as patch:
-        patch.setattr(*((checkpoints._orbax, "save") if place == "orbax" else (checkpoint, place)), fail)
+        owner, name = {"orbax": (checkpoints._orbax, "save"), "sync": (files, "sync")}.get(place, (checkpoint, place))
+        patch.setattr(owner, name, fail)
         with pytest.raises(SaveError, match=os.strerror(number)) as raised:
             save(checkpoints, 2)
     check_failed(tmp_path, raised.value)
@@ -114,7 +116,7 @@ def test_failure_in_the_thread_is_raised_once_by_the_next_call(call, tmp_path, m
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "sync", fail)
+        patch.setattr(files, "sync", fail)
         checkpoints.save(2, tree(2), {"step": 2}, {}, wait=False)
         with pytest.raises(SaveError, match=r"Cannot save step 2 .* No space left on device") as raised:
             checkpoints.wait() if call == "wait" else save(checkpoints, 3)

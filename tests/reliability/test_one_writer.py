@@ -9,6 +9,7 @@ import sys
 import pytest
 from real_process import ROOT
 
+import files
 import train_teacher
 import train_w_kd
 from configs.resolve import resolve
@@ -17,8 +18,8 @@ from registry import UserError
 from training import run_folder
 from training import train as page
 
-HOLD = "import pathlib, sys, time; from training import run_folder; "
-HOLD += "held = run_folder._locked(pathlib.Path(sys.argv[1])); print('held', flush=True); time.sleep(600)"
+HOLD = "import pathlib, sys, time; import files; "
+HOLD += "held = files.lock(pathlib.Path(sys.argv[1])); print('held', flush=True); time.sleep(600)"
 
 
 @pytest.fixture(scope="module")
@@ -68,15 +69,15 @@ def test_lock_of_a_killed_process_is_taken_over(tmp_path):
     writer = subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert writer.stdout.readline() == "held\n"
     with pytest.raises(UserError, match=f"process {writer.pid} "):
-        run_folder._locked(folder)
+        files.lock(folder)
     writer.send_signal(signal.SIGKILL)
     writer.communicate()
     assert str(writer.pid) in (folder / LOCK).read_text()
-    run_folder.refuse_second(folder)
-    with run_folder._locked(folder):
+    files.refuse_second(folder)
+    with files.lock(folder):
         assert (folder / LOCK).read_text() == f"process {os.getpid()} on {platform.node()}\n"
         with pytest.raises(UserError, match=f"process {os.getpid()} "):
-            run_folder.refuse_second(folder)
+            files.refuse_second(folder)
 
 
 def test_folder_whose_making_was_killed_is_free(tmp_path):
@@ -88,5 +89,5 @@ def test_folder_whose_making_was_killed_is_free(tmp_path):
 
 
 def test_looking_makes_nothing(tmp_path):
-    run_folder.refuse_second(tmp_path / "nowhere")
+    files.refuse_second(tmp_path / "nowhere")
     assert not (tmp_path / "nowhere").exists()

@@ -55,7 +55,7 @@ COSINE = [0.025 * (1 + np.cos(np.pi * step / 6)) for step in range(6)]
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"optimizer": "sgd"}, [0.05] * 4 + [5e-3, 5e-4]),
+        ({"optimizer": "sgd"}, [0.05] * 4 + [5e-4, 5e-5]),  # two milestones, 3.75 and 4.5, fall on step 4
         ({"optimizer": "adamw", "schedule": "cosine"}, COSINE),
         ({"optimizer": "dot", "schedule": "cosine"}, COSINE),
         ({"schedule": "cosine", "ramp_epochs": 1.0}, [c * min((i + 1) / 3, 1) for i, c in enumerate(COSINE)]),

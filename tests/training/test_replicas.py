@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-import data
 import transfer
+from data import device_split
 from registry import NonFiniteError, UserError
 from training.train import over_seeds, train
 from training.update import Update
@@ -125,28 +125,28 @@ def test_stacked_replicas_and_many_updates_a_call_end_as_the_run_alone(tmp_path)
 
 
 def test_an_image_that_is_not_finite_is_named_with_its_step(tmp_path, monkeypatch):
-    original = data.make_batch
+    original = device_split.make_batch
 
     def broken(images, labels, seed, index, *rest):
         batch = original(images, labels, seed, index, *rest)
         bad = (index == 7)[:, None, None, None]
         return batch.replace(image=jax.numpy.where(bad, np.nan, batch.image))
 
-    monkeypatch.setattr(data, "make_batch", broken)
+    monkeypatch.setattr(device_split, "make_batch", broken)
     with pytest.raises(NonFiniteError, match=r"in step \d+: the image is not finite for training image 7\."):
         train({**RECIPE, "train_path": str(tmp_path / "run")}, quiet=True)
     assert not (tmp_path / "run" / "checkpoints" / "12").exists()
 
 
 def test_skipped_updates_are_counted_and_leave_everything_finite_and_resumable(tmp_path, monkeypatch):
-    original = data.make_batch
+    original = device_split.make_batch
 
     def broken(images, labels, seed, index, view, epoch, *rest):
         batch = original(images, labels, seed, index, view, epoch, *rest)
         bad = jax.numpy.abs(epoch - 0.25) < 0.01  # the fourth update
         return batch.replace(image=jax.numpy.where(bad, np.nan, batch.image))
 
-    monkeypatch.setattr(data, "make_batch", broken)
+    monkeypatch.setattr(device_split, "make_batch", broken)
     summary = train({**RECIPE, "on_nan": "skip", "train_path": str(tmp_path / "run")}, quiet=True)
     assert summary["skipped"] == 1
     assert [row["skipped"] for row in rows(tmp_path / "run")] == [1, 1, 1]
