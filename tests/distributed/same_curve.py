@@ -30,7 +30,7 @@ def assert_same_curve(folder, expected, names=("",)):
     """Every number of every row within 1e-5 of the other run's, relatively, and so the final weights.
 
     Accuracies count images, and one that lies on the border may fall to either side: they are left out. A ReLU at its
-    border is open or shut, which the norm of the gradient shows first.
+    border is open or shut, which the norms of the gradient, and a term's share of them, show first.
     """
     for name in names:
         ours, theirs = rows(folder / name), rows(expected / name)
@@ -38,7 +38,7 @@ def assert_same_curve(folder, expected, names=("",)):
         for row, other in zip(ours, theirs, strict=True):
             assert row.keys() == other.keys()
             for key in row.keys() - {"kind", "top1", "top5", "ece", "agreement"}:
-                near = 1e-3 if key == "gradient_norm" else 1e-5
+                near = 1e-3 if key == "gradient_norm" or key.startswith("share/") else 1e-5  # shares are of norms
                 assert row[key] == pytest.approx(other[key], rel=near), (row["step"], key)
         weights = [load_file(path / name / "last" / "weights.safetensors") for path in (folder, expected)]
         assert weights[0].keys() == weights[1].keys()
