@@ -8,6 +8,7 @@ from registry import UserError
 
 FLAGS = {"arch": "the network to train", **command.TRAINING, **command.MACHINE}
 FIXED = ("student_arch", "distiller", "transfer", "teacher_arch", "teacher_param", "teacher_dtype", "teacher_views")
+FIXED += ("init_head",)
 
 
 def parse(argv: list[str]) -> command.Command:
@@ -17,8 +18,11 @@ def parse(argv: list[str]) -> command.Command:
         if key in FIXED:
             raise UserError(f"--config.{key} has no meaning here: --arch is what is trained, on labels alone.")
     recipe = {key: value for key, value in given.recipe.items() if key not in (*FIXED, "distiller_options")}
-    arch = given.flags["arch"] or given.recipe.get("teacher_arch") or "ResNet20"
-    return dataclasses.replace(given, recipe={**recipe, "student_arch": arch, "transfer": "Labels"})
+    arch = given.flags["arch"] or given.recipe.get("teacher_arch")
+    if not arch and not recipe.get("init_param"):  # weights to start from say what they are of
+        arch = "ResNet20"
+    named = {"student_arch": arch} if arch else {}
+    return dataclasses.replace(given, recipe={**recipe, **named, "transfer": "Labels"})
 
 
 def main(argv: list[str]) -> None:

@@ -120,6 +120,26 @@ class Keys:
     # The networks. `train_teacher.py` trains one on labels, `train_w_kd.py` distils a teacher into a student.
     student_arch: str = key("ResNet8", "the network that learns", group="who")
     student_options: dict = key(dict, "the student's fields, such as {'patch_size': 4} of a ViT")  # a field
+    init_param: str = key(
+        "",
+        "weights that the student starts from: a run folder, or as --teacher_param; or several: student's,peers'",
+        free=True,
+        group="who",
+    )
+    init_head: str = key(
+        one_of("random", "teacher"),
+        "teacher: the student's classifier starts as the teacher's",
+        TEACHER,
+        TRAINED,
+        only("teacher_param"),
+        group="who",
+    )
+    freeze: str = key(
+        "", "parts of the student that stay as they start, such as stem,stage1", only("init_param"), group="who"
+    )
+    head_learning_rate: float = key(
+        not_negative(0.0), "the classifier's learning rate; 0: the run's", only("init_param"), group="recipe"
+    )
     teacher_arch: str = key(
         "", "the network that teaches, or several: A,B; empty: what the weights are of", TEACHER, group="who"
     )

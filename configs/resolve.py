@@ -40,6 +40,7 @@ def resolve(recipe: Mapping, typed: tuple[str, ...] = ()) -> tuple[FrozenConfigD
         UserError: what is wrong and the fix.
     """
     config = merge(recipe)
+    _add_start(config, recipe)
     strategy = transfer.registry.get(config["transfer"])
     transfer.check(config["transfer"], config["transfer_options"])
     method = None
@@ -197,6 +198,22 @@ def _check_together(config: dict) -> None:
         )
     if config["ramp_epochs"] > config["train_epoch"]:
         raise UserError(f"'ramp_epochs' {config['ramp_epochs']} is more than 'train_epoch' {config['train_epoch']}.")
+
+
+def _add_start(config: dict, recipe: Mapping) -> None:
+    """Fills in the student's architecture where the recipe names weights to start from and no architecture."""
+    for number, param in enumerate(names_in(config["init_param"])):
+        info = pretrained.load(param).info
+        if number:
+            continue
+        if ":" in info["arch"] and "student_arch" not in recipe:  # weights shall not choose what is imported
+            raise UserError(
+                f"The weights in {param} are of '{info['arch']}', code outside this library.\n"
+                f"If you trust it, say so: --student_arch {info['arch']}"
+            )
+        config["student_arch"] = recipe.get("student_arch", info["arch"])
+        if config["student_arch"] == info["arch"] and "student_options" not in recipe:
+            config["student_options"] = plain(info.get("options", {}))
 
 
 def _add_dataset(config: dict, dataset: data.Dataset) -> None:

@@ -3,7 +3,7 @@
 import functools
 import inspect
 
-from data.batch import VIEWS, Batch, balanced_plan, balanced_subset, epoch_plan, fixed_views, make_batch
+from data.batch import VIEWS, Batch, balanced_plan, balanced_subset, epoch_plan, fixed_views, make_batch, withheld
 from data.dataset import Augmentation, Dataset, Split
 from data.device_split import DeviceSplit
 from data.pairs import ClassTable, class_partners, class_table
@@ -28,6 +28,7 @@ __all__ = [
     "names",
     "options",
     "registry",
+    "withheld",
 ]
 
 registry = Registry(

@@ -18,6 +18,7 @@ from data.mixing import mix, mixing_weights, other
 from data.pairs import ClassTable, class_partners
 
 UNLABELLED = -1
+SHOWN = 12  # counts in a note
 # What the seed's key is folded with first: independent streams. 2 and 3 are the engine's, 5 is that of data/pairs.py.
 ORDER, VIEW, FURTHER, MIX, FIXED_VIEW, BALANCED = 0, 1, 4, 6, 11, 12
 VIEWS = ("weak", "strong", "partner", "previous")
@@ -252,3 +253,26 @@ def balanced_subset(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
             if turn < len(queue) and len(chosen) < count:
                 chosen.append(queue[turn])
     return np.sort(np.asarray(chosen, np.int32))
+
+
+def withheld(labels: np.ndarray, count: int, seed: int, num_classes: int) -> tuple[np.ndarray, np.ndarray, str]:
+    """Labels of which all but `count` are withheld.
+
+    Args:
+        labels: [N] int32.
+        count: how many stay, class-balanced (`balanced_subset`).
+        seed: decides which.
+        num_classes: K.
+
+    Returns:
+        (labels [N] int32 with -1 where withheld, the examples [count] whose labels stay, a note where the classes have
+        unequal numbers of labels).
+    """
+    labelled = balanced_subset(labels, count, seed)
+    counts, note = np.bincount(labels[labelled], minlength=num_classes), ""
+    if counts.min() < counts.max():
+        shown = ", ".join(map(str, counts[:SHOWN])) + ", ..." * (len(counts) > SHOWN)
+        note = f"the classes have unequal numbers of labels: {shown}."
+    kept = np.full_like(labels, UNLABELLED)
+    kept[labelled] = labels[labelled]
+    return kept, labelled, note

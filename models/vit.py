@@ -14,6 +14,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from models.layers import parameter
 from models.network import variant
@@ -224,6 +225,24 @@ class ViT(nn.Module):
         """
         shape = None if self.patch_size else shape_of(("params", "patch_embed", "kernel"))
         return self.clone(patch_size=shape[0]) if shape else self
+
+    def refit(self, path: tuple[str, ...], array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """The position embedding of weights that were trained on images of another size, for this network's images.
+
+        Args:
+            path: of a variable; only `pos_embed` is changed.
+            array: the variable in the weights; [1, extra tokens + H * W, D] of `pos_embed`.
+            shape: that the variable has here.
+
+        Returns:
+            `pos_embed` with the grid of patches, a square, resized bicubically; all other arrays as they are.
+        """
+        if path[-1] != "pos_embed" or array.shape[-1] != shape[-1]:
+            return array
+        grid = np.asarray(token_map(jnp.asarray(array), self.extra_tokens))
+        side = round((shape[1] - self.extra_tokens) ** 0.5)
+        grid = np.asarray(jax.image.resize(grid, (1, side, side, shape[-1]), "bicubic"))
+        return np.concatenate([array[:, : self.extra_tokens], grid.reshape(1, -1, shape[-1])], axis=1)
 
     def torch_name(self, path: tuple[str, ...]) -> str:
         """timm's state_dict name of the variable at `path`, such as ("params", "block1", "qkv", "kernel")."""

@@ -46,7 +46,7 @@ def player_of(
     model = models.create(info["arch"], info["num_classes"], dtype=dtype, **info.get("options", {}))
     variables = pretrained.check(weights, model)
     if order := class_order(info["class_names"], class_names):
-        variables = _in_order(variables, order, weights)
+        variables = in_order(variables, order, weights)
     variables = fold(model, variables, info["image_shape"]) if frozen else variables
     return Player(name, model, tuple(info["mean"]), tuple(info["std"])), variables
 
@@ -57,7 +57,7 @@ def class_order(theirs: Sequence[str], ours: Sequence[str]) -> list[int]:
     The names "0", "1", ... in this order say nothing: a conversion that knew no names wrote them.
     """
     theirs, ours = list(theirs), list(ours)
-    if theirs == ours or set(theirs) != set(ours) or _only_numbered(theirs):
+    if theirs == ours or set(theirs) != set(ours) or only_numbered(theirs):
         return []
     return [theirs.index(name) for name in ours]
 
@@ -77,14 +77,14 @@ def class_note(
     theirs, ours = info["class_names"], dataset.class_names
     if class_order(theirs, ours):
         return f"the {role} has the classes of {dataset.name} in another order. They are matched by name."
-    note, other = "", set(theirs) != set(ours) and not _only_numbered(theirs)
+    note, other = "", set(theirs) != set(ours) and not only_numbered(theirs)
     if other:
         pairs = [(i, a, b) for i, (a, b) in enumerate(zip(theirs, ours, strict=True)) if a != b]
         shown = ", ".join(f"class {i} is '{a}' there and '{b}' in the data" for i, a, b in pairs[:2])
         note = f"{len(pairs)} of the {role}'s {len(ours)} class names are not those of {dataset.name}: {shown}"
         note += f"{', ...' * (len(pairs) > 2)}. The classes are matched by their numbers."
     found = None
-    if logits is not None and (other or _only_numbered(theirs)):
+    if logits is not None and (other or only_numbered(theirs)):
         found = orders.better(logits.argmax(axis=1), labels, list(ours))
     if found:
         how, order, accuracy = found
@@ -96,11 +96,12 @@ def class_note(
     return note
 
 
-def _only_numbered(names: Sequence[str]) -> bool:
+def only_numbered(names: Sequence[str]) -> bool:
+    """Whether the names are "0", "1", ...: whoever wrote them knew no names."""
     return list(names) == [str(number) for number in range(len(names))]
 
 
-def _in_order(variables: dict, order: list[int], weights: pretrained.Pretrained) -> dict:
+def in_order(variables: dict, order: list[int], weights: pretrained.Pretrained) -> dict:
     """The variables with the classifier's outputs in another order, so that all that reads the network has it."""
     last = [name for name in variables["params"] if name.startswith("classifier")]
     if not last:

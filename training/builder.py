@@ -26,6 +26,7 @@ from configs.environment import command_line
 from configs.resolve import plain, teacher_command
 from distiller import dot
 from pretrained.players import check_fits, player_of
+from pretrained.start import Start
 from registry import UserError
 from tasks.classification import balanced_weights
 from training import bank, optimizer
@@ -70,6 +71,8 @@ class Builder:
         self.task = tasks.create(config.task, **weights)
         self.teachers: list = []
         self.digests: list[str] = []
+        rate = config.head_learning_rate / config.learning_rate if config.head_learning_rate else 1.0
+        self.start = Start(names_in(config.init_param), names_in(config.freeze), rate, self.dataset)
         self.others: dict[str, dict] = {}
         mixing = {key: config[key] for key in ("resized_crop", "randaugment", "magnitude", "mixup", "cutmix")}
         self.augmentation = data.Augmentation(
@@ -114,7 +117,19 @@ class Builder:
 
     def _player(self, name: str, arch: str, options: dict) -> transfer.Player:
         network = models.create(arch, self.dataset.num_classes, dtype=jnp.dtype(self.config.dtype), **options)
-        return transfer.Player(name, network, self.dataset.mean, self.dataset.std)
+        return self.start.begin(transfer.Player(name, network, self.dataset.mean, self.dataset.std))
+
+    @property
+    def identity(self) -> dict:
+        """What makes the run this one: the config, and the fingerprints of data and weights."""
+        digests = {"teacher_sha256": self.digests, "init_sha256": self.start.digests}
+        found = {name: ",".join(own) or None for name, own in digests.items()}
+        return {**plain(self.config), "data": self.dataset.fingerprint, **found}
+
+    @property
+    def report(self) -> dict[str, list[str]]:
+        """What was read of the data and what the networks start from, for `env.json`."""
+        return {"data": list(self.dataset.report)} | ({"start": self.start.lines} if self.start.lines else {})
 
     # The parts.
 
@@ -128,9 +143,14 @@ class Builder:
             parts["method"] = distiller.create(config.distiller, **plain(config.distiller_options))
         if "train_epoch" in {field.name for field in dataclasses.fields(kind)}:
             parts["train_epoch"] = config.train_epoch
-        strategy = kind(**parts, **kind.players(self), **plain(config.transfer_options))
-        if config.optimizer == "dot":
-            strategy = self._with_dot(strategy)
+        parts |= kind.players(self)
+        if config.init_head == "teacher":
+            parts["student"] = self.start.with_head(parts["student"], self.teachers)
+        strategy = kind(**parts, **plain(config.transfer_options))
+        if config.optimizer == "dot" or config.init_param:
+            strategy = self._with_optimizer(strategy)
+        for line in self.start.lines:
+            self.say(line)
         self._check_fit(strategy)
         return strategy
 
@@ -143,6 +163,7 @@ class Builder:
         epochs, steps = strategy.epochs(config.train_epoch), self.steps_per_epoch
         images, test_images = devices.place((dataset.train.images, dataset.test.images))
         info = {"arch": config.student_arch, "options": plain(config.student_options), **dataset.info}
+        info |= {"mean": list(strategy.student.mean), "std": list(strategy.student.std)}
         info |= {"transfer": config.transfer, "distiller": config.distiller, "command": command_line()}
         return Shared(
             folder=folder,
@@ -184,18 +205,13 @@ class Builder:
 
         With `num_labels` a strategy that learns from labels alone draws from the labelled images only.
         """
-        labels = self.dataset.train.labels
-        everything = np.arange(len(labels), dtype=np.int32)
-        if not self.config.num_labels:
-            return everything, labels
-        labelled = data.balanced_subset(labels, self.config.num_labels, seed)
-        counts = np.bincount(labels[labelled], minlength=self.dataset.num_classes)
-        if counts.min() < counts.max() and seed == self.config.seed:
-            shown = ", ".join(map(str, counts[:12])) + ", ..." * (len(counts) > 12)
-            warn(f"--num_labels {len(labelled)}: the classes have unequal numbers of labels: {shown}.")
-        withheld = np.full_like(labels, -1)
-        withheld[labelled] = labels[labelled]
-        return (everything if self.strategy.uses_unlabelled else labelled), withheld
+        labels, count = self.dataset.train.labels, self.config.num_labels
+        if not count:
+            return np.arange(len(labels), dtype=np.int32), labels
+        withheld, labelled, note = data.withheld(labels, count, seed, self.dataset.num_classes)
+        if note and seed == self.config.seed:
+            warn(f"--num_labels {count}: {note}")
+        return (np.arange(len(labels), dtype=np.int32) if self.strategy.uses_unlabelled else labelled), withheld
 
     # Checks.
 
@@ -240,12 +256,17 @@ class Builder:
             raise ValueError(f"{type(strategy).__name__}.init freezes what its `frozen` lacks: {', '.join(unknown)}")
         jax.eval_shape(strategy.traced_step, state, *rest)
 
-    def _with_dot(self, strategy: transfer.Strategy) -> transfer.Strategy:
-        """The strategy with an optimizer that knows which parameters both losses reach."""
+    def _with_optimizer(self, strategy: transfer.Strategy) -> transfer.Strategy:
+        """The strategy with an optimizer that knows the parameters: DOT, frozen parts, rates of classifiers."""
+        config, own = self.config, strategy.optimizer
         with self._misfits_explained():
             state, batch, _ = self._abstract(strategy)
-            both = dot.reached_by_both(strategy, state, batch, self.config.distiller or self.config.transfer)
-        return dataclasses.replace(strategy, optimizer=optimizer.create(self.config, self.steps_per_epoch, both))
+            if config.optimizer == "dot":
+                both = dot.reached_by_both(strategy, state, batch, config.distiller or config.transfer)
+                own = optimizer.create(config, self.steps_per_epoch, both)
+            if config.init_param:
+                own = self.start.held(own, strategy, state)
+        return dataclasses.replace(strategy, optimizer=own)
 
     @contextlib.contextmanager
     def _misfits_explained(self):

@@ -12,7 +12,7 @@ from registry import DamagedFileError, UserError
 
 CONFIG, ENV, METRICS, SUMMARY = "config.json", "env.json", "metrics.jsonl", "summary.json"
 EPOCHS = "epochs"  # the folder of weights that `keep_epochs` keeps
-OWN = ("train_path", "data_dir", "teacher_param")  # keys that may differ between the processes of a run
+OWN = ("train_path", "data_dir", "teacher_param", "init_param")  # keys that may differ between the processes of a run
 FIXES = {  # what to do about a damaged file
     CONFIG: "Restore it, or choose another --train_path.",
     ENV: "Remove it: the same command writes it again.",
@@ -50,13 +50,13 @@ def read_json(path: pathlib.Path) -> dict:
 
 
 @contextlib.contextmanager
-def open_run(folder: pathlib.Path, identity: dict, report: tuple[str, ...] = ()):
+def open_run(folder: pathlib.Path, identity: dict, report: dict | None = None):
     """Locks a run folder and checks that it holds this run; makes the folder where there is none.
 
     Args:
         folder: of the run.
         identity: the resolved config and the fingerprints of data and teacher, plain.
-        report: what was read of the data, for `env.json`.
+        report: more for `env.json`: what was read of the data.
 
     Yields:
         The summary of a finished run; None for one that is not finished.
@@ -85,7 +85,7 @@ def open_run(folder: pathlib.Path, identity: dict, report: tuple[str, ...] = ())
             finished.unlink(missing_ok=True)
         summary = read_json(finished) if finished.exists() else None
         if summary is None:
-            _write_environment(folder / ENV, {**environment.environment(), "data": list(report)})
+            _write_environment(folder / ENV, {**environment.environment(), **(report or {})})
         yield summary
 
 

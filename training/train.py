@@ -10,7 +10,7 @@ import numpy as np
 from clu import parameter_overview
 
 import hosts
-from configs.resolve import plain, resolve
+from configs.resolve import resolve
 from files import size_text, write_json
 from models import profile
 from signals import Interrupted, asked_to_stop
@@ -55,15 +55,14 @@ def train(recipe: Mapping, quiet: bool = False, typed: tuple[str, ...] = ()) -> 
             if hosts.first():
                 run_folder.refuse_second(folder)  # before anything slow
             builder = Builder(config, say)
-            identity = {**plain(config), "data": builder.dataset.fingerprint}
-            identity["teacher_sha256"] = ",".join(builder.digests) or None
+            identity = builder.identity
         hosts.check_same("config, data and teacher", {k: v for k, v in identity.items() if k not in run_folder.OWN})
 
         # 2. The folder: locked, and this run's. A finished run has nothing left to do.
         summary = None
         with hosts.agreed():
             if hosts.first():
-                summary = stack.enter_context(open_run(folder, identity, builder.dataset.report))
+                summary = stack.enter_context(open_run(folder, identity, builder.report))
         summary = hosts.share(summary)
         if summary:
             say(f"{folder} is finished already.")
