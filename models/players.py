@@ -1,4 +1,4 @@
-"""A network in a role, with the input statistics that belong to its weights."""
+"""A player: a network in a role, with the input statistics that belong to its weights."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ from models.outputs import Outputs, forward
 
 @dataclasses.dataclass(frozen=True)
 class Player:
-    """A network in a role, with the input statistics that it was or will be trained on.
+    """A network in a role, with the input statistics of its training.
 
     Attributes:
         name: "student", "teacher", ...
@@ -38,7 +38,7 @@ class Player:
         """`forward` on the first `views` views of a batch, one pass each.
 
         Returns:
-            (`Outputs` of the usual view, with the others' in `views`; the batch statistics after all passes).
+            (`Outputs` of the first view, with those of the others in `views`; the batch statistics after all passes).
         """
         outputs = []
         for image in (batch.image, *batch.views)[:views]:

@@ -1,4 +1,4 @@
-"""Processes with many virtual devices, and the runs that several tests compare with."""
+"""Processes with many virtual devices, and the runs that several tests compare."""
 
 import functools
 import json
@@ -29,7 +29,7 @@ def on_devices():
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory, on_devices):
-    """Devices -> folder and notes of the run on so many, on 4 of a stopped one, and the order there; made once."""
+    """Number of devices -> folder, notes and order of the run on them, made once. The run on 4 devices is stopped."""
     folder = tmp_path_factory.mktemp("devices")
 
     @functools.cache
@@ -44,7 +44,7 @@ def runs(tmp_path_factory, on_devices):
 
 @pytest.fixture(scope="session")
 def two_devices(tmp_path_factory, on_devices):
-    """The order on two devices, and what each of the two does by itself."""
+    """The order on two devices, and the result of each of the two alone."""
     recipe = {**RECIPE, "distiller": "SoftLogits", "distiller_options": {}}
     recipe["train_path"] = str(tmp_path_factory.mktemp("alone"))
     order, alone = on_devices(2, {"order": {}}, {"alone": recipe})
