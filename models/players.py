@@ -16,7 +16,7 @@ from registry import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Player:
-    """A network in a role, with the input statistics that it was or will be trained on.
+    """A network in a role, with the input statistics of its training.
 
     Attributes:
         name: "student", "teacher", ...
@@ -65,7 +65,7 @@ class Player:
         """`forward` on the first `views` views of a batch, one pass each.
 
         Returns:
-            (`Outputs` of the usual view, with the others' in `views`; the batch statistics after all passes).
+            (`Outputs` of the first view, with those of the others in `views`; the batch statistics after all passes).
         """
         outputs = []
         for image in (batch.image, *batch.views)[:views]:

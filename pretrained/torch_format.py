@@ -1,9 +1,9 @@
 """Weights as a PyTorch state_dict: the references' names and layouts of the tensors. PyTorch is not needed.
 
-A network has a method `torch_name(path)`, which returns the reference's name of a variable. A network that leaves a
-choice open until the first image comes (stem=None) also has `settle(shape_of)`, which returns the same network with
-the choice that fits given weights. A convolution's kernel is OIHW in PyTorch and HWIO here; a linear layer's is
-[out, in] in PyTorch and [in, out] here; all other arrays are the same.
+A network's reference is the PyTorch network that it follows. The network's method `torch_name(path)` returns the
+reference's name of a variable. A network may leave a choice open until it sees an image (stem=None). Then it also has
+`settle(shape_of)`, which returns the same network with the choice that fits given weights. A convolution's kernel is
+OIHW in PyTorch and HWIO here; a linear layer's is [out, in] in PyTorch and [in, out] here; all other arrays are equal.
 """
 
 from collections.abc import Mapping
@@ -119,7 +119,7 @@ def from_torch(
     flat = {}
     for path, name in names.items():
         value = tensors[name].transpose(_moved(TO_HERE, path, tensors[name].shape))
-        flat[path] = np.array(value, np.float32, order="C")  # a copy: the tensors may be a living network's
+        flat[path] = np.array(value, np.float32, order="C")  # a copy: the tensors may belong to a network in use
     nested = traverse_util.unflatten_dict(flat)
     return {"params": nested["params"], "batch_stats": nested.get("batch_stats", {})}
 

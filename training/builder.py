@@ -1,6 +1,6 @@
-"""From a resolved config to the parts of a run: dataset, players, strategy, update, schedule, seeds.
+"""Makes the parts of a run from a resolved config: dataset, players, strategy, update, schedule, seeds.
 
-Besides `training.run_folder` and `training.train` nothing reads the config after the builder.
+After the builder only `training.run_folder` and `training.train` read the config.
 """
 
 import contextlib
@@ -37,23 +37,23 @@ from training.schedule import Schedule
 from training.teachers import Teachers
 from training.update import Update
 
-CALL = 50  # updates in one call on a GPU or TPU, at most
-# What a network or method of the user's own can raise when it does not fit.
+CALL = 50  # the largest number of updates in one call on a GPU or TPU
+# Errors that a user's own network or method may raise when it does not fit.
 MISFITS = (ValueError, TypeError, KeyError, AttributeError, FlaxError)
 
 
 class Builder:
-    """Makes the parts of a run; implements `transfer.base.Builder`, which strategies cast their players with.
+    """Makes the parts of a run. Implements `transfer.base.Builder`, from which strategies get their players.
 
     Args:
-        config: complete (`configs.resolve`).
+        config: the complete config (`configs.resolve`).
         say: takes a line for the user.
 
     Attributes:
-        dataset: described; the images are read when first looked at.
-        strategy: with its players.
-        teachers: (weights, player, variables) of each trained network that a strategy asks and does not train.
-        digests: SHA-256 of the weights of all networks that start trained.
+        dataset: the dataset; its images are read at the first use.
+        strategy: the strategy with its players.
+        teachers: (weights, player, variables) of each trained network that is not trained further.
+        digests: SHA-256 of the weights of each network that starts trained.
         others: name of a learner beside the student -> its part of `model.json`.
     """
 
@@ -82,7 +82,7 @@ class Builder:
         self.steps_per_epoch = len(self.dataset.train) // config.batch_size  # without the last incomplete batch
         self.strategy = self._cast()
 
-    # What a strategy casts its players with.
+    # The interface for strategies.
 
     @property
     def has_weights(self) -> bool:
@@ -134,7 +134,7 @@ class Builder:
     # The parts.
 
     def _cast(self) -> transfer.Strategy:
-        """The strategy with its players; whatever does not fit is found by tracing, before anything compiles."""
+        """Returns the strategy with its players. A trace finds parts that do not fit, before anything compiles."""
         config, kind = self.config, transfer.registry.get(self.config.transfer)
         parts = {"student": self._player("student", config.student_arch, plain(config.student_options))}
         parts |= {"task": self.task, "split_gradients": config.optimizer == "dot"}
@@ -155,7 +155,7 @@ class Builder:
         return strategy
 
     def shared(self, folder: pathlib.Path) -> Shared:
-        """What the seeds have in common; reads the images."""
+        """Returns what the seeds have in common. Reads the images."""
         config, strategy, devices, dataset = self.config, self.strategy, self.devices, self.dataset
         stack = devices.loops if config.stack_seeds == "auto" else config.stack_seeds == "yes"
         most = (CALL if devices.loops else 1) if config.steps_per_call == "auto" else int(config.steps_per_call)
@@ -184,7 +184,7 @@ class Builder:
         )
 
     def replicas(self, shared: Shared) -> list[Replica]:
-        """One replica a seed, in its first state."""
+        """Returns one replica per seed, in its first state."""
         config, found = self.config, []
         for seed in range(config.seed, config.seed + config.seeds):
             folder = shared.folder / f"s{seed}" if config.seeds > 1 else shared.folder
@@ -201,9 +201,9 @@ class Builder:
         return found
 
     def _pool(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """(examples to draw from, labels with the withheld ones as -1).
+        """Returns (indices of the examples to draw from, labels with -1 where withheld).
 
-        With `num_labels` a strategy that learns from labels alone draws from the labelled images only.
+        With `num_labels` a strategy that learns from labels alone draws only labelled images.
         """
         labels, count = self.dataset.train.labels, self.config.num_labels
         if not count:
@@ -216,9 +216,9 @@ class Builder:
     # Checks.
 
     def _abstract(self, strategy: transfer.Strategy, banked: bool = False):
-        """(state, batch, key) of a step as shapes; `banked`: the batch brings the teacher's logits.
+        """Returns (state, batch, key) of a step as shapes; with `banked` the batch has the teacher's logits.
 
-        They are laid out as in the run, so that the run does not trace the strategy's functions again.
+        The shapes have the run's layout on the devices, so the run does not trace the strategy's functions again.
         """
         shape, count = jax.ShapeDtypeStruct, len(self.dataset.train)
         images, labels = shape((count, *self.dataset.image_shape), jnp.uint8), shape((count,), jnp.int32)
@@ -234,7 +234,7 @@ class Builder:
         return self.devices.shapes(jax.eval_shape(strategy.traced_init, key, batch)), batch, key
 
     def _check_fit(self, strategy: transfer.Strategy) -> None:
-        """Traces a step; raises `UserError` where networks, method and views do not fit, or a bank cannot serve."""
+        """Traces a step; raises `UserError` if networks, method and views do not fit, or if they forbid a bank."""
         config = self.config
         reason = bank.reason_against(strategy, self.augmentation, config.distiller) if config.teacher_views else ""
         if config.teacher_views and not reason:
@@ -242,18 +242,18 @@ class Builder:
                 return self._trace(strategy, banked=True)
             except MISFITS as error:
                 reason = f"{config.distiller} needs more of the teacher than its logits ({str(error).rstrip('.')})"
-        with self._misfits_explained():  # a step that fails without a bank, too, is not the bank's fault
+        with self._misfits_explained():  # first the errors that have nothing to do with a bank
             self._trace(strategy)
         if reason:
             raise UserError(
                 f"--teacher_views {config.teacher_views}: {reason}.\n"
-                "Leave --teacher_views out: then the teacher is asked in every step."
+                "Leave --teacher_views out: then every step runs the teacher."
             )
 
     def _trace(self, strategy: transfer.Strategy, banked: bool = False) -> None:
         state, *rest = self._abstract(strategy, banked)
         if unknown := state.frozen.keys() - strategy.frozen.keys():
-            raise ValueError(f"{type(strategy).__name__}.init freezes what its `frozen` lacks: {', '.join(unknown)}")
+            raise ValueError(f"{type(strategy).__name__}.init freezes more than its `frozen` has: {', '.join(unknown)}")
         jax.eval_shape(strategy.traced_step, state, *rest)
 
     def _with_optimizer(self, strategy: transfer.Strategy) -> transfer.Strategy:
@@ -270,7 +270,7 @@ class Builder:
 
     @contextlib.contextmanager
     def _misfits_explained(self):
-        """Says that the networks and the method do not fit."""
+        """Turns an error of a trace into a `UserError`: the networks and the method do not fit."""
         try:
             yield
         except UserError:

@@ -1,4 +1,4 @@
-"""Processes with many virtual devices, and the runs that several tests compare with."""
+"""Processes with many virtual devices, and the runs that several tests compare."""
 
 import json
 import pathlib
