@@ -13,7 +13,9 @@ method's options where the benchmarks chose these by the pair:
 
 --teacher_arch and --student_arch change only the architectures. METHOD may be a sum, `SoftLogits+CRD`. `DOT` alone
 is SoftLogits with the optimizer DOT; `DOT+DKD` is DKD with DOT (Zhao, Cui, Song, Liang, ICCV 2023, arXiv:2307.08436).
-LSKD is `--config.distiller_options.standardize=True` with SoftLogits, DKD or MLKD.
+LSKD is `--config.distiller_options.standardize=True` with SoftLogits, DKD or MLKD. With SimKD the student is
+`Projected` (models/projected.py) with STUDENT as its backbone. It starts with the teacher's classifier, which is
+frozen. For another student or teacher than the argument's, change `student_options.backbone` or `.width`.
 
 MLKD has its authors' learning rates: 0.0025 for MobileNetV2, 0.01 for the ShuffleNets, 0.025 for other students.
 MobileNetV2 and the ShuffleNets train for 480 epochs; their rate also falls after epochs 150, 180 and 210.
@@ -58,7 +60,7 @@ def get_config(argument: str = "") -> ConfigDict:
     c.distiller_options = {k: v for k, v in options.items() if v} if len(parts) > 1 else options[parts[0]]
     c.train_epoch = 240
     c.batch_size = 64
-    c.learning_rate = 0.01 if c.student_arch in SLOW else 0.05
+    c.learning_rate = 0.01 if archs[1] in SLOW else 0.05
     c.schedule = "step"
     c.milestones = (0.625, 0.75, 0.875)
     c.decay_factor = 0.1
@@ -67,10 +69,23 @@ def get_config(argument: str = "") -> ConfigDict:
         c.dot_delta = 0.075
     if "MLKD" in parts:
         c.learning_rate = {"MobileNetV2": 0.0025, "ShuffleNetV1": 0.01, "ShuffleNetV2": 0.01}.get(archs[1], 0.025)
-        if c.student_arch in SLOW:
+        if archs[1] in SLOW:
             c.train_epoch = 480
             c.milestones = (0.3125, 0.375, 0.4375)
+    if "SimKD" in parts:
+        c.student_arch, c.student_options = "Projected", {"backbone": archs[1], "width": _width(archs[0])}
+        c.init_head, c.freeze = "teacher", "classifier"
     return c
+
+
+def _width(teacher: str) -> int:
+    """Returns the channels of the teacher's last map."""
+    if teacher not in published.WIDTHS:
+        raise UserError(
+            f"configs/cifar100.py:SimKD knows the last map of {', '.join(published.WIDTHS)}; got '{teacher}'.\n"
+            "For another teacher give --config.student_options.width with one of these recipes."
+        )
+    return published.WIDTHS[teacher]
 
 
 def _options(method: str, teacher: str, student: str) -> dict:

@@ -47,6 +47,13 @@ def only(key: str, *values) -> Callable[[dict, Facts], str]:
     return why_not
 
 
+def given_start(config: dict, facts: Facts) -> str:
+    """A condition: the student starts from trained weights, or its classifier starts as the teacher's."""
+    del facts
+    given = config["init_param"] or config["init_head"] == "teacher"
+    return "" if given else "'init_param' is not set and 'init_head' is not 'teacher'"
+
+
 def strategy_reads(key: str, otherwise: str) -> Callable[[dict, Facts], str]:
     """A condition: the strategy's `reads` contain `key`; `otherwise` completes the message "--transfer NAME ..."."""
 
@@ -137,11 +144,9 @@ class Keys:
         only("teacher_param"),
         group="who",
     )
-    freeze: str = key(
-        "", "parts of the student that stay as they start, such as stem,stage1", only("init_param"), group="who"
-    )
+    freeze: str = key("", "parts of the student that stay as they start, such as stem,stage1", given_start, group="who")
     head_learning_rate: float = key(
-        not_negative(0.0), "the classifier's learning rate; 0: the run's", only("init_param"), group="recipe"
+        not_negative(0.0), "the classifier's learning rate; 0: the run's", given_start, group="recipe"
     )
     teacher_arch: str = key(
         "", "the teacher's network, or several: A,B; empty: as in teacher_param", TEACHER, group="who"

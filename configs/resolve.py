@@ -17,6 +17,7 @@ import transfer
 from configs import digits
 from configs.command import names_in
 from configs.default import KEYS, Facts, Keys, get_config
+from models.parts import CLASSIFIER
 from registry import UserError
 
 FEW = 8  # a smaller batch has too few examples to compare them well
@@ -54,6 +55,7 @@ def resolve(recipe: Mapping, typed: tuple[str, ...] = ()) -> tuple[FrozenConfigD
         models.registry.check(arch)
     _check_together(config)
     _add_dataset(config, facts.dataset())
+    _check_head(config, method)
     notes += _check_batch(config, method if "distiller" in strategy.reads else None)
     notes += [
         f"{path} {value:g} leaves little of the logits beside float32's rounding: the loss is nearly constant."
@@ -252,6 +254,17 @@ def _check_batch(config: dict, method: distiller.Distiller | None) -> list[str]:
     if least > 1 and size < FEW:
         return [f"--batch_size {size}: {config['distiller']} compares examples; this batch has few to compare."]
     return []
+
+
+def _check_head(config: dict, method: distiller.Distiller | None) -> None:
+    """Raises `UserError` if nothing teaches the student's classifier and it is not the teacher's."""
+    if method is None or method.teaches_classifier or method.ce_weight:
+        return
+    if config["init_head"] != "teacher" or CLASSIFIER not in names_in(config["freeze"]):
+        raise UserError(
+            f"--distiller {config['distiller']} does not teach the classifier: it has to be the teacher's, and stay.\n"
+            "Add --init_head teacher --freeze classifier, or a label loss: --config.distiller_options.ce_weight=1"
+        )
 
 
 def _temperatures(options: Mapping, path: str = "") -> list[tuple[str, float]]:

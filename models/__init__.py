@@ -63,6 +63,7 @@ registry = Registry(
         "EfficientNet_Lite3": "models.efficientnet:efficientnet_lite3",
         "EfficientNet_Lite4": "models.efficientnet:efficientnet_lite4",
         "CNN": "models.cnn:CNN",
+        "Projected": "models.projected:projected",
     },
 )
 names = registry.names

@@ -43,15 +43,14 @@ class Start:
         """The player that starts from the next weights; the player itself where none are left."""
         if not self._waiting:
             return player
-        weights, shape = pretrained.load(self._waiting.pop(0)), self._dataset.image_shape
+        weights = pretrained.load(self._waiting.pop(0))
         self.digests.append(weights.sha256)
         player, lines = begin(player, weights, self._dataset)
-        player, more = hold(player, self._freeze, self._head_rate, shape)
-        self.lines += [*lines, *more]
-        return player
+        self.lines += lines
+        return self._held(player)
 
     def with_head(self, player: Player, teachers: Sequence[tuple]) -> Player:
-        """The player whose classifier starts as the teacher's.
+        """The player whose classifier starts as the teacher's. Its parts are held as those of `begin`.
 
         Args:
             player: the network that learns.
@@ -65,6 +64,16 @@ class Start:
         _, teacher, variables = teachers[0]
         player, line = head_of(player, teacher, variables, self._dataset.image_shape)
         self.lines.append(line)
+        return player if self.digests else self._held(player)  # after `begin` its parts are held already
+
+    @property
+    def holds(self) -> bool:
+        """Whether the optimizer has to know the parts (`held`)."""
+        return bool(self._waiting or self.digests or self._freeze) or self._head_rate != 1
+
+    def _held(self, player: Player) -> Player:
+        player, lines = hold(player, self._freeze, self._head_rate, self._dataset.image_shape)
+        self.lines += lines
         return player
 
     def held(self, optimizer: optax.GradientTransformation, strategy, state) -> optax.GradientTransformation:
@@ -171,7 +180,8 @@ def head_of(player: Player, teacher: Player, variables: dict, image_shape: Seque
         raise UserError(
             f"--init_head teacher: the classifiers differ: the teacher's has {_shaped(theirs)}, the {player.name}'s "
             f"{_shaped({path: np.empty(shape) for path, shape in ours.items()})}.\n"
-            "Leave --init_head out, or choose networks whose embeddings are of one size."
+            "Leave --init_head out, or choose networks whose embeddings are of one size (--student_arch Projected has "
+            "an option width)."
         )
     line = f"The {player.name}'s classifier starts as the teacher's: {_names([_text(path) for path in sorted(ours)])}."
     return dataclasses.replace(player, start={**player.start, **theirs}), line

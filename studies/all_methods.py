@@ -23,13 +23,20 @@ PHASE = 1  # epochs of a first phase or of a ramp: 1 of 6 epochs is near the pap
 RECIPES = {"MLKD": {"learning_rate": 0.025}}  # as published, half the rate of the other methods
 
 
-def entries(only: list[str]) -> dict[str, dict]:
-    """Returns leaderboard entry -> the config keys that the entry changes: labels alone, then each method."""
+def entries(only: list[str], student: str = "ResNet8") -> dict[str, dict]:
+    """Returns leaderboard entry -> the config keys that the entry changes: labels alone, then each method.
+
+    SimKD's student is `student` with a projector to the width of the teacher's last map.
+    """
     found = {leaderboard.LABELS: {"transfer": "Labels"}}
     for name in only or distiller.names():
         fields = distiller.registry.get(name).__dataclass_fields__
         options = digits.tuned(name) | ({"warmup_epochs": PHASE} if "warmup_epochs" in fields else {})
         found[name] = {"distiller": name, "distiller_options": options, **RECIPES.get(name, {})}
+    if "SimKD" in found:
+        own = {"backbone": student, "backbone_options": STUDENTS.get(student, {}), "width": TEACHER[1]["widths"][-1]}
+        found["SimKD"] |= {"student_arch": "Projected", "student_options": own}
+        found["SimKD"] |= {"init_head": "teacher", "freeze": "classifier"}
     return found
 
 
@@ -42,7 +49,7 @@ def main(root: pathlib.Path, students: list[str], only: list[str]) -> int:
     for student in students:
         folder = root / student.lower()
         changes = {"student_arch": student, "student_options": STUDENTS.get(student, {})}
-        rows, failed = leaderboard.run(folder, {**recipe, **changes}, entries(only))
+        rows, failed = leaderboard.run(folder, {**recipe, **changes}, entries(only, student))
         leaderboard.write(folder, f"Digits, {arch}-like to {student}, {SEEDS} seeds", rows, failed)
         failures += len(failed)
     return failures

@@ -31,12 +31,15 @@ PAIRS = {"R56 → R20": "ResNet56,ResNet20", "R32x4 → R8x4": "ResNet32x4,ResNe
 BATCH, CLASSES, EXAMPLES = 64, 100, 50_000  # CIFAR-100's
 MEASURED = pathlib.Path(__file__).parent / "methods_on_digits.json"  # column -> method -> cell
 COST = "step / SoftLogits"
-STUDENTS = {"DeiT": {"student": "ViT_Ti", "distilled": True}}  # methods that cannot train a ResNet-20
+STUDENTS = {  # of methods that cannot train a ResNet-20
+    "DeiT": {"student": "ViT_Ti", "distilled": True},
+    "SimKD": {"student": "Projected", "backbone": "ResNet20", "width": 64},
+}
 # Methods that `family` assigns by name. The family of the other methods follows from what they read.
 FAMILIES = {
     "Class scores": ("SDD", "OFA", "WKDLogit", "DeiT"),
     "Feature maps and embeddings": (),
-    "Relations between examples": ("PKT", "RKD", "SP", "CC", "IRG", "CRD"),
+    "Relations between examples": ("PKT", "RKD", "SP", "CC", "IRG", "CRD", "DCD", "RRD"),
     "Explanation maps": ("CATKD", "ExpKD"),
 }
 HEAD = """`python -m studies.methods_table` writes this page. `--distiller NAME` takes a method, `--distiller NAME+NAME`
@@ -47,14 +50,22 @@ train it.
 *Reads* lists the teacher's arrays on which the loss depends. If the student's arrays differ, they follow after
 `student`. `stage1-3` are the stages' outputs, `preact` is a stage before its last ReLU, and `classifier` is the
 network's own classifier. *Parameters* counts what is trained beside the student (connectors). *Memory* is what the
-method carries from step to step. Both are counted for ResNet-56 to ResNet-20 (DeiT: to ViT_Ti with two heads) at 32x32
-with 100 classes and 50,000 images. A method that reads stages has an option `stages`.
-`--config.distiller_options.stages=1:1,2:3` pairs the student's stage 1 with the teacher's stage 1, and the student's
-stage 2 with the teacher's stage 3; `last` is a network's last stage. *R56 → R20* and *R32x4 → R8x4* are published top-1
-on CIFAR-100 in percent, of the method alone with its benchmark's options."""
+method carries from step to step. Both are counted for ResNet-56 to ResNet-20 (DeiT: to ViT_Ti with two heads; SimKD:
+to Projected, whose projector is a part of the student) at 32x32 with 100 classes and 50,000 images. A method that
+reads stages has an option `stages`. `--config.distiller_options.stages=1:1,2:3` pairs the student's stage 1 with the
+teacher's stage 1, and the student's stage 2 with the teacher's stage 3; `last` is a network's last stage. *R56 →
+R20* and *R32x4 → R8x4* are published top-1 on CIFAR-100 in percent, of the method alone with its benchmark's
+options."""
 MIXED = """If images are mixed (`mixup`, `cutmix`), the label loss reads both labels, weighted by their shares. No
 method does so: {names} read only the label of the larger part. The other methods read no labels, unless an option says
 so."""
+ABSENT = """SSKD (Xu, Liu, Li, Loy, ECCV 2020, arXiv:2006.07114) and HSAKD (Yang, An, Cai, Xu, IJCAI 2021,
+arXiv:2107.13715) read every image in four rotations of one and the same crop. The views here (`data.make_batch`) are
+independent draws: no view is another view turned, and an image that is not square has no quarter turns. Both methods
+also need more than a trained teacher. SSKD first trains a head on the frozen teacher, which recognises an image among
+rotated ones. HSAKD's teacher has a classifier of 4 K classes (class and rotation) after every stage, which is trained
+with the teacher. The teacher that adapts to its student, the other half of DIST+'s paper, is not here either; DISTPlus
+is the loss."""
 PUBLISHED = """Top-1 on CIFAR-100 in percent, one table for each source. In the headings the teacher stands above its
 student. Networks trained on labels alone ({source}): {alone}."""
 OPTIONS = """These options of the benchmarks are not the method's defaults; `configs/cifar100.py` sets them for each
@@ -253,6 +264,7 @@ def page(measured: dict[str, dict[str, str]]) -> str:
     alone = "; ".join(f"{title.removeprefix('Digits, ')} {measured[title][LABELS]}" for title in list(measured)[:-1])
     parts += ["## Measured", _filled(DIGITS.format(alone=alone)), _filled(LOOKED_INTO)]
     parts += ["## Mixed images", _filled(MIXED.format(names=", ".join(labelled)))]
+    parts += ["## Not here", _filled(ABSENT)]
     return "\n\n".join([*parts, *_published()]) + "\n"
 
 

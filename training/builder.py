@@ -147,7 +147,7 @@ class Builder:
         if config.init_head == "teacher":
             parts["student"] = self.start.with_head(parts["student"], self.teachers)
         strategy = kind(**parts, **plain(config.transfer_options))
-        if config.optimizer == "dot" or config.init_param:
+        if config.optimizer == "dot" or self.start.holds:
             strategy = self._with_optimizer(strategy)
         for line in self.start.lines:
             self.say(line)
@@ -264,7 +264,7 @@ class Builder:
             if config.optimizer == "dot":
                 both = dot.reached_by_both(strategy, state, batch, config.distiller or config.transfer)
                 own = optimizer.create(config, self.steps_per_epoch, both)
-            if config.init_param:
+            if self.start.holds:
                 own = self.start.held(own, strategy, state)
         return dataclasses.replace(strategy, optimizer=own)
 

@@ -3,6 +3,8 @@
 import importlib
 import pathlib
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 import distiller
@@ -19,6 +21,11 @@ def method_of(recipe):
     return distiller.create(recipe.distiller, **recipe.distiller_options.to_dict())
 
 
+def student_of(recipe):
+    """The student, or the backbone of a student with a projector."""
+    return recipe.student_options.backbone if recipe.student_arch == "Projected" else recipe.student_arch
+
+
 @pytest.mark.parametrize("name", OTHERS)
 def test_a_recipe_has_keys_and_types_of_the_defaults(name):
     known, recipe = default.get_config(), importlib.import_module(f"configs.{name}").get_config()
@@ -30,7 +37,7 @@ def test_a_recipe_has_keys_and_types_of_the_defaults(name):
 @pytest.mark.parametrize("name", distiller.names())
 def test_every_method_has_the_benchmarks_setting(name):
     c = cifar100.get_config(name)
-    assert (c.dataset, c.distiller, c.teacher_arch, c.student_arch) == ("CIFAR100", name, "ResNet56", "ResNet20")
+    assert (c.dataset, c.distiller, c.teacher_arch, student_of(c)) == ("CIFAR100", name, "ResNet56", "ResNet20")
     assert (c.train_epoch, c.batch_size, c.schedule, c.decay_factor) == (240, 64, "step", 0.1)
     assert [share * 240 for share in c.milestones] == [150, 180, 210]
     assert c.learning_rate == (0.025 if name == "MLKD" else 0.05)
@@ -62,8 +69,8 @@ def test_the_defaults_that_the_benchmarks_rest_on():
 def test_every_pair_of_the_tables_has_a_recipe(name):
     for pair in published.PAIRS:
         c = cifar100.get_config(f"{name},{pair}")
-        assert f"{c.teacher_arch},{c.student_arch}" == pair
-        assert all(models.registry.check(arch) for arch in (c.teacher_arch, c.student_arch))
+        assert f"{c.teacher_arch},{student_of(c)}" == pair
+        assert all(models.registry.check(arch) for arch in (c.teacher_arch, c.student_arch, student_of(c)))
         method_of(c)
 
 
@@ -108,6 +115,24 @@ def test_small_networks_get_the_small_rate():
 def test_options_follow_the_pair(method, option, expected):
     for pair, value in expected.items():
         assert getattr(method_of(cifar100.get_config(f"{method},{pair}")), option) == value
+
+
+def test_simkds_student_projects_to_the_teachers_last_map_and_keeps_its_classifier():
+    image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    assert {pair.partition(",")[0] for pair in published.PAIRS} <= set(published.WIDTHS)
+    for teacher, width in published.WIDTHS.items():
+        model = models.create(teacher, 100)
+        outputs, _ = jax.eval_shape(lambda x, model=model: model.init_with_output(jax.random.key(0), x), image)
+        assert outputs.features["final"].shape[3] == width
+    for argument in ("SimKD,ResNet50,MobileNetV2", "SoftLogits+SimKD,ResNet50,MobileNetV2"):
+        c = cifar100.get_config(argument)
+        assert (c.student_arch, c.init_head, c.freeze) == ("Projected", "teacher", "classifier")
+        assert c.student_options.to_dict() == {"backbone": "MobileNetV2", "width": 2048}
+        assert c.learning_rate == 0.01
+    with pytest.raises(
+        UserError, match=r"SimKD knows the last map of ResNet56, .*; got 'ViT_Ti'(?s:.*)student_options.width"
+    ):
+        cifar100.get_config("SimKD,ViT_Ti,ResNet8")
 
 
 def test_mlkd_trains_small_networks_longer_and_falls_at_the_same_epochs():

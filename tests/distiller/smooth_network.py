@@ -19,6 +19,7 @@ class Smooth(nn.Module):
     widths: tuple[int, int, int, int]
     num_classes: int
     heads: bool = False  # DeiT's two, as taps
+    projects: int = 0  # SimKD's projector: width of a tap `projected` after the last stage
 
     def setup(self):
         self.classifier = nn.Dense(self.num_classes)
@@ -35,6 +36,8 @@ class Smooth(nn.Module):
             if stage > 1:
                 x = x.reshape(x.shape[0], x.shape[1] // 2, 2, x.shape[2] // 2, 2, -1).mean((2, 4))
             x = tap(f"stage{stage}", nn.softplus(tap(f"stage{stage}_preact", nn.Dense(width, name=f"s{stage}")(x))))
+        if self.projects:
+            x = tap("projected", nn.softplus(nn.Dense(self.projects, name="projector")(x)))
         logits = self.classify(tap("embedding", jnp.mean(tap("final", x), axis=(1, 2))))
         logits = logits + self.param("logits_offset", nn.initializers.normal(1.0), logits.shape, logits.dtype)
         if self.heads:
@@ -45,9 +48,9 @@ class Smooth(nn.Module):
         return self.classifier(embedding)
 
 
-def player(widths, classes, seed, image, heads=False):
+def player(widths, classes, seed, image, heads=False, projects=0):
     """(network, its variables in the image's type), drawn by NumPy, which has nothing to compile."""
-    network, random = Smooth(widths, classes, heads), np.random.RandomState(seed)
+    network, random = Smooth(widths, classes, heads, projects), np.random.RandomState(seed)
 
     def draw(path, x):
         kind = jax.tree_util.keystr(path[-1:], simple=True)

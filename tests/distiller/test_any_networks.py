@@ -23,9 +23,12 @@ NO_POOLED_MAP = ("ViT_Ti", "ConvNeXt_T")  # a class token, a norm after the mean
 NO_CLASS_MAPS = r"Class activation maps need a tap `final`.*Take GradCAM"
 NO_FINAL = r"The (student|teacher)'s embedding is not the mean of a map .*Use a network that pools one"
 TWO_HEADS = r"DeiT teaches a student with two heads .*Take a ViT with --config.student_options.distilled=True"
+NO_PROJECTOR = r"SimKD teaches a student with a projector .*Take --student_arch Projected"
 REFUSED = {
     **{("SDD", network): NO_FINAL for network in NO_POOLED_MAP},
     **{(name, network): NO_CLASS_MAPS for name in ("ExpKD", "CATKD") for network in NO_POOLED_MAP},
+    **{("SimKD", network): NO_PROJECTOR for network in ("VGG8", "ViT_Ti")},
+    **{("SimKD", student): r"SimKD needs a teacher whose embedding .*" for student in ("MobileNetV2", "ShuffleNetV2")},
     **{("DeiT", network): TWO_HEADS for network in ("VGG8", "MobileNetV2", "ShuffleNetV2")},
     ("AB", "ViT_Ti"): NO_ACTIVATION,  # no ReLU after the residual stream, so no activation boundary
     ("OFD", "ViT_Ti"): NO_ACTIVATION,  # and nothing that a ReLU removes

@@ -15,6 +15,7 @@ from distiller.abkd import alpha_beta_rows
 from distiller.connectors import ConvNorm
 from distiller.crld import view_losses
 from distiller.cwd import channel_divergence
+from distiller.dist_plus import channel_correlation, logit_losses, spatial_correlation
 from distiller.dkl import pair_difference_rows
 from distiller.ickd import channel_loss
 from distiller.mgd import Generator, generation_loss
@@ -24,6 +25,8 @@ from distiller.pkd import correlation_loss, resized
 from distiller.rld import masked_correlation_rows, sample_confidence_rows
 from distiller.skd import direction_loss
 from distiller.soft_logits import hard_cross_entropy, kl_divergence
+from distiller.spatial import match_resolution
+from models.projected import Projector
 
 
 def recipe(name, *shape):
@@ -195,6 +198,67 @@ def deit(x, share=None, **options):
     return share * loss - (1 - share) * jnp.mean(picked)
 
 
+def projected(x, factor, pool=False):
+    """The student's last map behind SimKD's projector, and the teacher's; `pool`: to the teacher's resolution first."""
+    s, t = maps(x)
+    s, t = match_resolution(s, t) if pool else (s, t)
+    inside, params, stats = 256 // factor, {}, {}
+    for i, shape in enumerate(((inside, 64, 1, 1), (inside, inside, 3, 3), (256, inside, 1, 1)), start=1):
+        params[f"conv{i}"] = convolution(f"SimKD.conv{i}.weight", *shape)
+        params[f"bn{i}"] = {"scale": jnp.ones(shape[0]), "bias": jnp.zeros(shape[0])}
+        stats[f"bn{i}"] = {"mean": jnp.zeros(shape[0]), "var": jnp.ones(shape[0])}
+    variables = {"params": params, "batch_stats": stats}
+    return Projector(256, factor).apply(variables, s, True, mutable=["batch_stats"])[0], t
+
+
+def simkd(factor, pool=False):
+    def loss(x):
+        s, t = projected(x, factor, pool)
+        student = outputs(x.student, "student").replace(features={"projected": s})
+        teacher = outputs(x.teacher, "teacher").replace(features={"final": t})
+        return distiller.create("SimKD").apply({}, student, teacher, None)[0]
+
+    return loss
+
+
+def reused_classifier(x):
+    embedding = jnp.mean(projected(x, 2)[0], axis=(1, 2))
+    scores = log_softmax(embedding @ recipe("teacher_classifier.weight", 100, 256).T, 1.0)
+    return -jnp.mean(jnp.take_along_axis(scores, x.label[:, None], axis=1))
+
+
+def linear(name, inputs, **further):
+    """Variables of a projection to 128 with a recipe weight."""
+    return {"kernel": jnp.asarray(recipe(name, 128, inputs).T), **further}
+
+
+def dcd(x):
+    none = {"bias": jnp.zeros(128)}
+    params = {"embed_student": linear("DCD.student.weight", 64, **none), "theta": jnp.float32(1)}
+    params |= {"embed_teacher": linear("DCD.teacher.weight", 256, **none)}
+    both = outputs(x.student, "student"), outputs(x.teacher, "teacher")
+    return distiller.create("DCD").apply({"params": params}, *both, None)[0]
+
+
+def rrd(teacher_temperature):
+    def loss(x):
+        queue = normal(x.seed + 9, (64, 128))
+        memory = {"queue": jnp.asarray(queue / np.linalg.norm(queue, axis=1, keepdims=True)), "oldest": jnp.int32(0)}
+        memory |= {"embed_teacher": linear("RRD.teacher.weight", 256)["kernel"]}
+        params = {"embed_student": linear("RRD.student.weight", 64, bias=jnp.zeros(128))}
+        both = outputs(x.student, "student"), outputs(x.teacher, "teacher")
+        method = distiller.create("RRD", queue=64, teacher_temperature=teacher_temperature)
+        return method.apply({"params": params, "memory": memory}, *both, None)[0]
+
+    return loss
+
+
+def dist_plus_as_coded(x):
+    """The reference adds the channels' correlation; the method adds 1 - correlation."""
+    both = maps(x, cut=True)
+    return sum(logit_losses(*logits(x), 1.0)) + channel_correlation(*both) + 1 - spatial_correlation(*both)
+
+
 def split(x):
     s, t = maps(x)
     return many_to_one_loss(s, t[..., :16])
@@ -251,6 +315,16 @@ GOLDENS = {
     ("PKD", "stage3_raw"): lambda x: correlation_loss(*maps(x, cut=True, raw=True)),
     ("PKD", "stage3_resize_student"): resize("student"),
     ("PKD", "stage3_resize_teacher"): resize("teacher"),
+    ("SimKD", "f2_stage3"): simkd(2),
+    ("SimKD", "f4_stage3"): simkd(4),
+    ("SimKD", "f2_stage3_cross"): simkd(2, pool=True),
+    ("SimKD_prediction_ce", "f2_stage3"): reused_classifier,
+    ("DCD", "dim128_a.5_tau1_b0"): dcd,
+    ("RRD", "fifo64_ts.1_tt.02"): rrd(0.02),
+    ("RRD", "fifo64_ts.1_tt.05"): rrd(0.05),
+    ("DISTPlus_as_coded", "b1g1i1k1tau1"): dist_plus_as_coded,
+    ("DISTPlus_channel_correlation", "equal_channels_stage3"): lambda x: channel_correlation(*maps(x, cut=True)),
+    ("DISTPlus_spatial", "stage3"): lambda x: 1 - spatial_correlation(*maps(x)),
     ("DeiT_soft_term", "T3"): lambda x: deit(x, hard=False, released=True),
     ("DeiT", "soft_a.1T3"): lambda x: deit(x, 0.1, hard=False, released=True),
     ("DeiT", "hard_a.5"): lambda x: deit(x, 0.5),

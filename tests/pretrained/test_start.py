@@ -141,6 +141,21 @@ def test_frozen_parts_get_no_gradient_and_normalise_by_running_statistics():
     assert lines == ["Frozen in the student: stem, stage1 (15 arrays)."]
 
 
+def test_a_classifier_that_is_the_teachers_may_stay():
+    """Without --init_param; the projection brings a narrow backbone to the teacher's width."""
+    teacher, given = dataclasses.replace(player("ResNet8x4"), name="teacher"), weights("ResNet8x4")
+    beginning = start.Start([], ["classifier"], 1.0, dataset())
+    assert beginning.holds
+    assert not start.Start([], [], 1.0, dataset()).holds
+    student = beginning.begin(player("Projected", backbone="ResNet8", width=256))
+    assert not student.still
+    student = beginning.with_head(student, [(given, teacher, given.variables)])
+    assert student.still == {("params", "classifier", "kernel"), ("params", "classifier", "bias")}
+    assert beginning.lines[-1] == "Frozen in the student: classifier (2 arrays)."
+    with pytest.raises(UserError, match=r"(?s)the teacher's has classifier/bias.*Projected has an option width"):
+        beginning.with_head(player("Projected", width=64), [(given, teacher, given.variables)])
+
+
 def test_freezing_everything_is_refused():
     with pytest.raises(UserError, match="leaves nothing of the student to learn"):
         start.hold(player(), ("stem", "stage1", "stage2", "stage3", "classifier"), 1.0, SHAPE)

@@ -126,6 +126,10 @@ def test_entries_have_their_options():
     assert methods["Labels alone"] == {"transfer": "Labels"}
     assert methods["DKD"]["distiller_options"] == {"warmup_epochs": 1}
     assert methods["MLKD"]["learning_rate"] == 0.025
+    (simkd,) = (own for name, own in all_methods.entries(["SimKD"], "VGG8").items() if name == "SimKD")
+    assert (simkd["student_arch"], simkd["student_options"]["backbone"]) == ("Projected", "VGG8")
+    assert simkd["student_options"]["backbone_options"] == all_methods.STUDENTS["VGG8"]
+    assert simkd["student_options"]["width"] == 128
     trained = {"teacher_arch": "ResNet20", "teacher_param": "somewhere"}
     strategies = all_transfers.entries(["Labels", "Offline", "Mutual", "EMA", "CSKD"], trained, "ResNet8")
     assert strategies["Offline"] == {"transfer": "Offline", **trained}

@@ -76,5 +76,7 @@ def test_the_architecture_is_that_of_the_weights_unless_it_is_named():
 
 @pytest.mark.parametrize("key", ["freeze", "head_learning_rate"])
 def test_what_belongs_to_weights_has_no_effect_without_them(key):
-    with pytest.raises(UserError, match=f"--{key} .*has no effect: 'init_param' is not set"):
+    with pytest.raises(
+        UserError, match=f"--{key} .*has no effect: 'init_param' is not set and 'init_head' is not 'teacher'"
+    ):
         resolve({key: "stem" if key == "freeze" else 0.1}, (key,))
