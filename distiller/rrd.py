@@ -5,12 +5,11 @@
 
 Paper: Giakoumoglou, Stathaki. Relational Representation Distillation. 2024. arXiv:2407.12073.
 
-Unlike in CRD no example is a negative: the student matches the teacher's distribution over the queue, which T_t = 0.02
-makes sharp (T_s = 0.1). A step first writes this batch's v over the oldest rows of the queue, and then compares. The
-queue starts with random directions of unit length; it has 16384 rows, the number of CRD's negatives. The teacher's
-relations are the target and get no gradient. So W_t is drawn once and does not learn; random projections keep angles
-approximately. The authors' commands add the cross-entropy with weight 1, and KD with weight 1 for RRD+KD
-(`SoftLogits+RRD`).
+Unlike in CRD no example is a negative: the student matches the teacher's distribution over the queue. A step first
+writes this batch's v over the oldest rows of the queue, and then compares. The queue starts with random directions of
+unit length. The teacher's relations are the target and get no gradient. So W_t is drawn once and does not learn; random
+projections keep angles approximately. T_s = 0.1, T_t = 0.02 and 16384 rows are the defaults of the authors' code. Their
+commands add the cross-entropy with weight 1, and KD with weight 1 for RRD+KD (`SoftLogits+RRD`).
 """
 
 import flax.linen as nn
