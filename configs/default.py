@@ -113,6 +113,14 @@ FROZEN = strategy_reads("teacher_views", "has no frozen teacher; --transfer Offl
 SIZED = ("ImageFolder", "ImageNet")  # datasets of pictures of any size
 
 
+def resized(config: dict, facts: Facts) -> str:
+    """A condition on a key: images are resized."""
+    del facts
+    if config["dataset"] in SIZED or config["image_size"]:
+        return ""
+    return f"images of {config['dataset']} keep their size; --image_size resizes them"
+
+
 @dataclasses.dataclass
 class Keys:
     """All keys, with the defaults of `train_w_kd.py`."""
@@ -134,6 +142,14 @@ class Keys:
     teacher_dtype: str = key(
         one_of("", "float32", "bfloat16"),
         "the teacher's compute type; empty: dtype's",
+        TEACHER,
+        TRAINED,
+        only("teacher_param"),
+        group="who",
+    )
+    teacher_image_size: int = key(
+        not_negative(0),
+        "side in pixels at which the teacher sees the student's views; 0: the student's",
         TEACHER,
         TRAINED,
         only("teacher_param"),
@@ -162,18 +178,18 @@ class Keys:
     dataset: str = key("Digits", "the dataset", group="data")
     data_dir: str = key("", "where the dataset lies; empty: the source's default place", free=True, group="data")
     image_size: int = key(
-        not_negative(0), "side in pixels, for ImageFolder; 0: 32", only("dataset", *SIZED), group="data"
+        not_negative(0), "side in pixels at which networks see the images; 0: their own, ImageFolder's 32", group="data"
     )
     resize: int = key(
         not_negative(0),
         "short side in pixels of which the centre is cropped; 0: the aspect is not kept",
-        only("dataset", *SIZED),
+        resized,
         group="data",
     )
     interpolation: str = key(
         one_of("", "bilinear", "bicubic"),
         "of the resizing; empty: the dataset's",
-        only("dataset", *SIZED),
+        resized,
         group="data",
     )
     channels: int = key(
@@ -184,6 +200,11 @@ class Keys:
     )
     skip_damaged: bool = key(
         False, "leave damaged pictures of ImageFolder out and count them", only("dataset", "ImageFolder"), group="data"
+    )
+    val_split: float = key(
+        between(0, 1, 0.0, with_high=False),
+        "share of each class's training images to choose best/ on; 0: the data's own validation split, or the test",
+        group="data",
     )
     num_labels: int = key(
         not_negative(0), "labelled images that the label loss sees, class-balanced; 0: all", group="data"

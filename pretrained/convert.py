@@ -11,6 +11,7 @@ decide, not the ending. The names of torchvision, timm, transformers' ViT and th
 """
 
 import argparse
+import dataclasses
 import json
 import pathlib
 import sys
@@ -164,12 +165,12 @@ def describe(args: argparse.Namespace, chosen: naming.Selection, card: cards.Car
 
 
 def resizing(args: argparse.Namespace, size: int, card: cards.Card) -> dict:
-    """The entries `resize` and `interpolation` of `model.json`; none for images that keep their size."""
+    """The entries `resize` and `interpolation` of `model.json`; the flags alone for images that keep their size."""
+    given = {"resize": args.resize, "interpolation": args.interpolation}
     if args.dataset not in PICTURES:
-        return {}
+        return {key: value for key, value in given.items() if value}
     own = {"resize": round(size * SHORT_SIDE), "interpolation": INTERPOLATION} if args.dataset == "ImageNet" else {}
     of_card = {"resize": card.resize if size == card.image_size else 0, "interpolation": card.interpolation}
-    given = {"resize": args.resize, "interpolation": args.interpolation}
     return own | {key: value for facts in (of_card, given) for key, value in facts.items() if value}
 
 
@@ -249,7 +250,7 @@ def _measure(player, variables: dict, info: dict, args: argparse.Namespace, name
             f"--class_names {args.class_names}: {dataset.name} has no class '{strange}'.\n"
             f"Its classes are {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}."
         )
-    logits = logits_of(player, variables, dataset)
+    logits = logits_of(dataclasses.replace(player, **dataset.view()), variables, dataset)
     result = Classification().metrics(logits, labels)
     _check_order(np.argmax(logits, axis=1), labels, names, result["top1"])
     info.update(class_names=names, test_top1=result["top1"], test=result)

@@ -1,16 +1,13 @@
 """Weights as networks in a role, and whether they fit a dataset."""
 
-from collections.abc import Sequence
-
 import jax.numpy as jnp
-import numpy as np
 
 import data
 import models
 import pretrained
 from models import Player
 from models.folding import fold
-from pretrained import orders
+from pretrained import classes
 from registry import UserError
 
 
@@ -20,22 +17,21 @@ def player_of(
     dtype=jnp.float32,
     arch: str = "",
     frozen: bool = False,
-    class_names: Sequence[str] = (),
+    view: dict | None = None,
 ) -> tuple[Player, dict]:
     """The network that weights are of, with its own input statistics, and its variables.
 
     Args:
-        weights: what `pretrained.load` returned.
+        weights: what `pretrained.load` or `fitted` returned.
         name: the player's role.
         dtype: compute type.
         arch: the network's name as the user gives it; needed where the network is code outside the library
             ("module:attribute"), because a file that came with weights shall not choose what is imported.
         frozen: the network is only asked, in evaluation mode: its batch norms are folded into the layers before them.
-        class_names: the dataset's; weights of the same classes in another order are given this order (`class_order`).
-            Empty: the order of the weights stays.
+        view: the size at which the network sees the images (`data.Dataset.view`).
 
     Raises:
-        UserError: an unknown architecture, weights that do not fit it, or classes that cannot be given another order.
+        UserError: an unknown architecture, or weights that do not fit it.
     """
     info = weights.info
     if ":" in info["arch"] and arch != info["arch"]:
@@ -45,74 +41,8 @@ def player_of(
         )
     model = models.create(info["arch"], info["num_classes"], dtype=dtype, **info.get("options", {}))
     variables = pretrained.check(weights, model)
-    if order := class_order(info["class_names"], class_names):
-        variables = _in_order(variables, order, weights)
     variables = fold(model, variables, info["image_shape"]) if frozen else variables
-    return Player(name, model, tuple(info["mean"]), tuple(info["std"])), variables
-
-
-def class_order(theirs: Sequence[str], ours: Sequence[str]) -> list[int]:
-    """Where each of `ours` stands among `theirs`, if both are the same names in different orders; else empty.
-
-    The names "0", "1", ... in this order say nothing: a conversion that knew no names wrote them.
-    """
-    theirs, ours = list(theirs), list(ours)
-    if theirs == ours or set(theirs) != set(ours) or _only_numbered(theirs):
-        return []
-    return [theirs.index(name) for name in ours]
-
-
-def class_note(
-    role: str, info: dict, dataset: data.Dataset, logits: np.ndarray | None = None, labels: np.ndarray | None = None
-) -> str:
-    """A line for the user where weights and data may not number the classes alike; else empty.
-
-    Args:
-        role: "teacher" or "network", for the text.
-        info: what `model.json` says of the weights.
-        dataset: the data.
-        logits: [N, K], the network's answers, in the order of `player_of`; None: the names alone are compared.
-        labels: [N] int, of the same images.
-    """
-    theirs, ours = info["class_names"], dataset.class_names
-    if class_order(theirs, ours):
-        return f"the {role} has the classes of {dataset.name} in another order. They are matched by name."
-    note, other = "", set(theirs) != set(ours) and not _only_numbered(theirs)
-    if other:
-        pairs = [(i, a, b) for i, (a, b) in enumerate(zip(theirs, ours, strict=True)) if a != b]
-        shown = ", ".join(f"class {i} is '{a}' there and '{b}' in the data" for i, a, b in pairs[:2])
-        note = f"{len(pairs)} of the {role}'s {len(ours)} class names are not those of {dataset.name}: {shown}"
-        note += f"{', ...' * (len(pairs) > 2)}. The classes are matched by their numbers."
-    found = None
-    if logits is not None and (other or _only_numbered(theirs)):
-        found = orders.better(logits.argmax(axis=1), labels, list(ours))
-    if found:
-        how, order, accuracy = found
-        listed = ", ".join(order[:6]) + ", ..." * (len(order) > 6)
-        note += f"{' ' * bool(note)}{'T' if note else 't'}he {role} would be right on {accuracy:.2f} % of the images "
-        note += (
-            f"with its classes in the order {listed} ({how}). Put that order into the `class_names` of its model.json."
-        )
-    return note
-
-
-def _only_numbered(names: Sequence[str]) -> bool:
-    return list(names) == [str(number) for number in range(len(names))]
-
-
-def _in_order(variables: dict, order: list[int], weights: pretrained.Pretrained) -> dict:
-    """The variables with the classifier's outputs in another order, so that all that reads the network has it."""
-    last = [name for name in variables["params"] if name.startswith("classifier")]
-    if not last:
-        raise UserError(
-            f"The weights in {weights.folder} have the data's classes in another order, and {weights.info['arch']} has "
-            "no layer named `classifier` whose outputs could be put in order.\n"
-            "Name the network's last layer `classifier`, or name the folders of the images so that they sort as there."
-        )
-    ordered = {
-        name: {key: np.asarray(value)[..., order] for key, value in variables["params"][name].items()} for name in last
-    }
-    return {**variables, "params": {**variables["params"], **ordered}}
+    return Player(name, model, tuple(info["mean"]), tuple(info["std"]), **(view or {})), variables
 
 
 def dataset_of(info: dict, options: dict) -> data.Dataset:
@@ -130,16 +60,52 @@ def dataset_of(info: dict, options: dict) -> data.Dataset:
     return data.load(name, **{**own, **{key: options[key] for key in data.KEYS if key in options}})
 
 
-def check_fits(weights: pretrained.Pretrained, dataset: data.Dataset, role: str, advice: str = "") -> None:
-    """Raises `UserError` unless weights and data agree in the number of classes and of channels."""
-    facts = (
-        ("classes", weights.info["num_classes"], dataset.num_classes),
-        ("channels", weights.info["image_shape"][-1], dataset.image_shape[-1]),
-    )
-    for what, theirs, ours in facts:
-        grey = what == "channels" and theirs == 1 and dataset.name == "ImageFolder"
-        if theirs != ours:
-            raise UserError(
-                f"The {role} in {weights.folder} has {theirs} {what} ({weights.info['dataset']}), "
-                f"{dataset.name} has {ours}.{' Read grey images with --channels 1.' * grey}{advice}"
-            )
+def fitted(
+    weights: pretrained.Pretrained,
+    dataset: data.Dataset,
+    role: str,
+    advice: str = "",
+    image_size: int = 0,
+    strangers: list[str] | None = None,
+) -> tuple[pretrained.Pretrained, list[str]]:
+    """Weights that fit a dataset: their outputs are its classes, in its order (`pretrained.classes`).
+
+    Args:
+        weights: what `pretrained.load` returned.
+        dataset: the data.
+        role: "teacher" or "network", for messages.
+        advice: for the end of a message.
+        image_size: side in pixels at which the network shall see the images; 0: nobody has said so.
+        strangers: takes the message where weights have other classes, in the place of an error.
+
+    Returns:
+        The weights, and lines for the user.
+
+    Raises:
+        UserError: other channels or other classes.
+    """
+    theirs, ours, notes = weights.info["image_shape"], dataset.seen_shape, []
+    if theirs[-1] != ours[-1]:
+        grey = theirs[-1] == 1 and dataset.name == "ImageFolder"
+        raise UserError(
+            f"The {role} in {weights.folder} has {theirs[-1]} channels ({weights.info['dataset']}), "
+            f"{dataset.name} has {ours[-1]}.{' Read grey images with --channels 1.' * grey}{advice}"
+        )
+    if problem := classes.mismatch(weights, dataset, role, advice):
+        if strangers is None:
+            raise UserError(problem)
+        strangers.append(problem)
+    flag = "--teacher_image_size" if role == "teacher" else "--image_size"
+    if tuple(theirs[:2]) != tuple(ours[:2]) and not image_size:
+        notes.append(
+            f"the {role} in {weights.folder} was trained on images of {theirs[0]}x{theirs[1]} pixels and sees "
+            f"{ours[0]}x{ours[1]} here. {flag} {theirs[0]} resizes the images for the {role}."
+        )
+    pictures = dataset.interpolation and not dataset.image_size
+    if pictures and image_size > min(ours[:2]):
+        notes.append(
+            f"the {role} sees the pictures of {ours[0]}x{ours[1]} pixels enlarged to {image_size}x{image_size}. "
+            f"--image_size {image_size} reads them larger, for all networks."
+        )
+    weights, note = classes.matched(weights, dataset, role)
+    return weights, [*notes, *([note] if note else [])]

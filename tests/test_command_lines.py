@@ -106,7 +106,7 @@ MISTAKES = {
     "type of no teacher": (["--transfer", "BYOT", "--config.teacher_dtype=bfloat16"], ["--teacher_dtype bfloat16"]),
     "teacher by its key": (["--transfer", "BYOT", "--config.teacher_param=nowhere"], ["--teacher_param nowhere"]),
     "distiller by its key": (["--transfer", "KDCL", "--config.distiller=AT"], ["--distiller AT", "a loss of its own"]),
-    "size of a dataset that has one": (["--image_size", "16"], ["--image_size 16", "ImageFolder"]),
+    "resizing without a size": (["--resize", "16"], ["--resize 16", "--image_size resizes them"]),
     "steps": (["--steps_per_call", "²"], ["steps_per_call"]),
     "share": (["--transfer", "BYOT", "--config.transfer_options.alpha=3"], ["alpha", "from 0 to 1"]),
     "ramp": (["--transfer", "ONE", "--config.transfer_options.ramp=-1"], ["'ramp' must not be negative"]),

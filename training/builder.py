@@ -25,7 +25,7 @@ from configs.command import names_in
 from configs.environment import command_line
 from configs.resolve import plain, teacher_command
 from distiller import dot
-from pretrained.players import check_fits, player_of
+from pretrained.players import fitted, player_of
 from registry import UserError
 from tasks.classification import balanced_weights
 from training import bank, optimizer
@@ -35,6 +35,7 @@ from training.run_folder import warn
 from training.schedule import Schedule
 from training.teachers import Teachers
 from training.update import Update
+from transfer.reading import reads_classes
 
 CALL = 50  # updates in one call on a GPU or TPU, at most
 # What a network or method of the user's own can raise when it does not fit.
@@ -69,6 +70,7 @@ class Builder:
             weights["class_weights"] = balanced_weights(self.dataset.train.labels, self.dataset.num_classes)
         self.task = tasks.create(config.task, **weights)
         self.teachers: list = []
+        self.strangers: list[str] = []  # of each teacher with other classes, what is wrong
         self.digests: list[str] = []
         self.others: dict[str, dict] = {}
         mixing = {key: config[key] for key in ("resized_crop", "randaugment", "magnitude", "mixup", "cutmix")}
@@ -93,15 +95,18 @@ class Builder:
         if not self.has_weights:
             raise UserError(f"--transfer {config.transfer} needs --teacher_param, a trained teacher.{advice}")
         for param, arch in zip(names_in(config.teacher_param), archs, strict=True):
-            weights = pretrained.load(param)
-            check_fits(weights, self.dataset, "teacher", advice)
+            size, others = config.teacher_image_size, self.strangers if frozen else None
+            weights, notes = fitted(pretrained.load(param), self.dataset, "teacher", advice, size, others)
+            for note in notes:
+                warn(note)
             self.digests.append(weights.sha256)
-            player, variables = player_of(weights, name, dtype, arch, frozen, self.dataset.class_names)
+            player, variables = player_of(weights, name, dtype, arch, frozen, self.dataset.view(size))
             found.append((player, variables))
             if frozen:
                 self.teachers.append((weights, player, variables))
             else:
                 self.others[name] = {key: weights.info.get(key, {}) for key in ("arch", "options")}
+                self.others[name]["image_shape"] = list(player.view.shape(self.dataset.image_shape))
         return found
 
     def untrained(self, name: str) -> tuple[transfer.Player, ...]:
@@ -114,7 +119,7 @@ class Builder:
 
     def _player(self, name: str, arch: str, options: dict) -> transfer.Player:
         network = models.create(arch, self.dataset.num_classes, dtype=jnp.dtype(self.config.dtype), **options)
-        return transfer.Player(name, network, self.dataset.mean, self.dataset.std)
+        return transfer.Player(name, network, self.dataset.mean, self.dataset.std, **self.dataset.view())
 
     # The parts.
 
@@ -129,6 +134,8 @@ class Builder:
         if "train_epoch" in {field.name for field in dataclasses.fields(kind)}:
             parts["train_epoch"] = config.train_epoch
         strategy = kind(**parts, **kind.players(self), **plain(config.transfer_options))
+        if self.strangers and (config.teacher_views or reads_classes(strategy, lambda: self._abstract(strategy))):
+            raise UserError(self.strangers[0])
         if config.optimizer == "dot":
             strategy = self._with_dot(strategy)
         self._check_fit(strategy)
@@ -141,18 +148,19 @@ class Builder:
         most = (CALL if devices.loops else 1) if config.steps_per_call == "auto" else int(config.steps_per_call)
         programs = {"skip": config.on_nan == "skip", "stacked": stack and config.seeds > 1, "many": most > 1}
         epochs, steps = strategy.epochs(config.train_epoch), self.steps_per_epoch
-        images, test_images = devices.place((dataset.train.images, dataset.test.images))
+        images = devices.place(dataset.train.images)
+        exams = tuple(data.Exam(name, devices.place(own.images), own.labels) for name, own in dataset.exams.items())
         info = {"arch": config.student_arch, "options": plain(config.student_options), **dataset.info}
         info |= {"transfer": config.transfer, "distiller": config.distiller, "command": command_line()}
         return Shared(
             folder=folder,
             dataset=dataset,
             images=images,
-            test_images=test_images,
+            exams=exams,
             strategy=strategy,
             schedule=Schedule(steps, epochs, config.log_every, config.eval_every, config.keep_epochs, most),
             update=Update(strategy, self.augmentation, devices, **programs),
-            teachers=Teachers(self.teachers, dataset, test_images, devices, self.task, self.say),
+            teachers=Teachers(self.teachers, dataset, exams[-1], devices, self.task, self.say),
             batch_size=config.batch_size,
             train_epoch=config.train_epoch,
             teacher_views=config.teacher_views,
