@@ -174,13 +174,22 @@ class Dataset:
         shape += f"; networks see {self.image_size}x{self.image_size}" if self.image_size else ""
         return (f"{self.name}: {counts} images of {self.num_classes} classes, {shape}.", *self.notes)
 
-    def view(self, image_size: int = 0) -> dict:
-        """The fields of a `models.Player` that looks at the images at `image_size` pixels; 0: as the data say."""
+    def view(self, image_size: int = 0, interpolation: str = "") -> dict:
+        """The fields of a `models.Player` for how it looks at the images.
+
+        Args:
+            image_size: side in pixels; 0: as the data say.
+            interpolation: of the resizing, where the data have none.
+        """
         size = image_size or self.image_size
         if not size:
             return {}
         resize = round(self.resize * size / self.image_size) if self.image_size else 0
-        return {"image_size": size, "resize": resize, "interpolation": self.interpolation or "bilinear"}
+        return {
+            "image_size": size,
+            "resize": resize,
+            "interpolation": self.interpolation or interpolation or "bilinear",
+        }
 
     @property
     def exams(self) -> dict[str, Split]:

@@ -63,8 +63,8 @@ def answers(
         for note in notes:
             warn(note)
     for weights, arch in zip(loaded, archs, strict=True):
-        frozen, view = role == "teacher", dataset.view(image_size)
-        players.append(player_of(weights, role, arch=arch, frozen=frozen, view=view))
+        view = dataset.view(image_size, weights.info.get("interpolation", ""))
+        players.append(player_of(weights, role, arch=arch, frozen=role == "teacher", view=view))
     found = _logits(players, dataset.test)
     for weights, logits in zip(loaded, found, strict=True):
         if note := class_note(role, weights.info, dataset, logits, dataset.test.labels):

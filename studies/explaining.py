@@ -45,7 +45,8 @@ def subject_of(path: str, dataset: data.Dataset, role: str, arch: str = "", imag
     weights, notes = fitted(pretrained.load(path), dataset, role, image_size=image_size)
     for note in filter(None, (*notes, class_note(role, weights.info, dataset))):
         warn(note)
-    player, variables = player_of(weights, role, arch=arch, view=dataset.view(image_size))
+    view = dataset.view(image_size, weights.info.get("interpolation", ""))
+    player, variables = player_of(weights, role, arch=arch, view=view)
     folder = weights.folder.resolve()
     run = {"last": folder.parent.name, "best": f"{folder.parent.name} best"}.get(folder.name, folder.name)
     if folder.parent.name == EPOCHS:

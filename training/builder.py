@@ -100,13 +100,14 @@ class Builder:
             for note in notes:
                 warn(note)
             self.digests.append(weights.sha256)
-            player, variables = player_of(weights, name, dtype, arch, frozen, self.dataset.view(size))
+            view = self.dataset.view(size, weights.info.get("interpolation", ""))
+            player, variables = player_of(weights, name, dtype, arch, frozen, view)
             found.append((player, variables))
             if frozen:
                 self.teachers.append((weights, player, variables))
             else:
-                self.others[name] = {key: weights.info.get(key, {}) for key in ("arch", "options")}
-                self.others[name]["image_shape"] = list(player.view.shape(self.dataset.image_shape))
+                own = {"image_shape": list(player.view.shape(self.dataset.image_shape))}
+                self.others[name] = {key: weights.info.get(key, {}) for key in ("arch", "options")} | own
         return found
 
     def untrained(self, name: str) -> tuple[transfer.Player, ...]:
