@@ -5,7 +5,17 @@ import functools
 import inspect
 from collections.abc import Iterable
 
-from data.batch import VIEWS, Batch, balanced_plan, balanced_subset, by_class, epoch_plan, fixed_views, make_batch
+from data.batch import (
+    VIEWS,
+    Batch,
+    balanced_plan,
+    balanced_subset,
+    by_class,
+    epoch_plan,
+    fixed_views,
+    make_batch,
+    withheld,
+)
 from data.dataset import Augmentation, Dataset, Split, hold_out
 from data.device_split import DeviceSplit, Exam
 from data.pairs import ClassTable, class_partners, class_table
@@ -33,6 +43,7 @@ __all__ = [
     "names",
     "options",
     "registry",
+    "withheld",
 ]
 
 registry = Registry(
@@ -54,7 +65,7 @@ SIZES = ("image_size", "resize", "interpolation")  # of all datasets: read at th
 
 
 def options(name: str) -> list[str]:
-    """The options of `load` that a dataset has a use for."""
+    """The options of `load` that a dataset takes."""
     return [key for key in KEYS if key in (*SIZES, "val_split") or key in _own(name)]
 
 
@@ -74,22 +85,24 @@ def load(
     interpolation: str = "",
     val_split: float = 0.0,
 ) -> Dataset:
-    """Reads a dataset into host memory (kept for the next call with the same arguments).
+    """Reads a dataset into host memory. The last two datasets are kept for calls with the same arguments.
 
     Args:
         name: one of `names()`.
-        data_dir: its folder; empty means the source's default folder.
+        data_dir: the dataset's folder; empty means the source's default folder.
         image_size: side in pixels. ImageFolder (0 means 32) and ImageNet (0 means 224) read their pictures at this
             size. The images of the other datasets stay as they are; the networks' programs resize them (`models.View`).
         channels: of ImageFolder's images, 1 (grey) or 3 (RGB); 0 means 3.
-        skip_damaged: ImageFolder leaves out, and counts, the images that cannot be read. Otherwise they are an error.
-        resize: pixels of the short side of which the centre is cropped; 0 means that no aspect is kept, and 256 for
-            ImageNet's 224.
+        skip_damaged: ImageFolder leaves out the images that cannot be read, and counts them. Without this option such
+            images are an error.
+        resize: length of the resized short side in pixels; the centre is cropped from it. 0: the aspect is not kept,
+            and ImageNet takes `image_size` / 0.875 (256 for 224).
         interpolation: "bilinear" or "bicubic"; empty means bicubic for ImageNet and bilinear for the others.
         val_split: share of each class's training images that become the validation split (`hold_out`); 0: none.
 
     Raises:
-        UserError: unknown name, an option that the dataset has no use for, or no such data, with what to do.
+        UserError: the name is unknown, the dataset does not take an option, or the data are missing. The message has
+            the fix.
     """
     loader, taken = registry.get(name), _own(name)
     given = {"image_size": image_size, "channels": channels, "skip_damaged": skip_damaged}

@@ -36,10 +36,10 @@ def columns(info: dict, dataset: data.Dataset) -> list[int] | None:
     theirs, ours = list(map(_key, info["class_names"])), list(map(_key, dataset.class_names))
     if theirs == ours:
         return []
-    if not _only_numbered(theirs) and all(theirs.count(name) == 1 for name in ours):
+    if not only_numbered(theirs) and all(theirs.count(name) == 1 for name in ours):
         return [theirs.index(name) for name in ours]
     benchmark = info["dataset"] == dataset.name != "ImageFolder"
-    numbered = benchmark or _only_numbered(theirs) or _only_numbered(ours)
+    numbered = benchmark or only_numbered(theirs) or only_numbered(ours)
     return [] if numbered and len(theirs) == len(ours) else None
 
 
@@ -61,15 +61,6 @@ def matched(weights: pretrained.Pretrained, dataset: data.Dataset, role: str) ->
     order, info = columns(weights.info, dataset), weights.info
     if not order:
         return weights, ""
-    last = [name for name in weights.variables["params"] if name.startswith("classifier")]
-    if not last:
-        raise UserError(
-            f"The weights in {weights.folder} have the data's classes in another order or among others, and "
-            f"{info['arch']} has no layer named `classifier` whose outputs could be put in order.\n"
-            "Name the network's last layer `classifier`, or name the folders of the images so that they sort as there."
-        )
-    params = dict(weights.variables["params"])
-    params |= {name: {key: np.asarray(x)[..., order] for key, x in params[name].items()} for name in last}
     known = {"num_classes": len(order), "class_names": list(dataset.class_names)}
     note = f"the {role} has the classes of {dataset.name} in another order. They are matched by name."
     if len(order) < info["num_classes"]:
@@ -78,8 +69,38 @@ def matched(weights: pretrained.Pretrained, dataset: data.Dataset, role: str) ->
             f"the {role} has {info['num_classes']:,} classes, and {dataset.name}'s {len(order):,} are among them. Its "
             "outputs for the others are cut off."
         )
-    variables = {**weights.variables, "params": params}
+    variables = in_order(weights.variables, order, weights)
     return dataclasses.replace(weights, variables=variables, info={**info, **known}), note
+
+
+def only_numbered(names: Sequence[str]) -> bool:
+    """Whether names say nothing: a conversion that knew no names wrote "0", "1", ... in this order."""
+    return list(names) == [str(number) for number in range(len(names))]
+
+
+def class_order(theirs: Sequence[str], ours: Sequence[str]) -> list[int]:
+    """The position in `theirs` of each name of `ours`, if both have the same names in different orders; else empty.
+
+    The result is also empty if `theirs` is "0", "1", ...: a conversion that knew no names wrote these.
+    """
+    theirs, ours = list(theirs), list(ours)
+    if theirs == ours or set(theirs) != set(ours) or only_numbered(theirs):
+        return []
+    return [theirs.index(name) for name in ours]
+
+
+def in_order(variables: dict, order: list[int], weights: pretrained.Pretrained) -> dict:
+    """The variables with the outputs `order` of the classifier. Every reader of the network gets this order."""
+    last = [name for name in variables["params"] if name.startswith("classifier")]
+    if not last:
+        raise UserError(
+            f"The weights in {weights.folder} have the data's classes in another order or among others, and "
+            f"{weights.info['arch']} has no layer named `classifier` whose outputs could be put in order.\n"
+            "Name the network's last layer `classifier`, or rename the images' folders so that they sort in its order."
+        )
+    params = variables["params"]
+    ordered = {name: {key: np.asarray(value)[..., order] for key, value in params[name].items()} for name in last}
+    return {**variables, "params": {**params, **ordered}}
 
 
 def mismatch(weights: pretrained.Pretrained, dataset: data.Dataset, role: str, advice: str = "") -> str:
@@ -88,7 +109,7 @@ def mismatch(weights: pretrained.Pretrained, dataset: data.Dataset, role: str, a
     if columns(info, dataset) is not None:
         return ""
     theirs, ours = info["class_names"], dataset.class_names
-    if _only_numbered(theirs) or _only_numbered(ours):
+    if only_numbered(theirs) or only_numbered(ours):
         return (
             f"The {role} in {weights.folder} has {len(theirs)} classes ({info['dataset']}), "
             f"{dataset.name} has {len(ours)}.{advice}"
@@ -119,7 +140,7 @@ def in_common(
     if columns(info, dataset) is not None:
         return logits, labels
     theirs, ours = list(map(_key, info["class_names"])), list(map(_key, dataset.class_names))
-    numbered = _only_numbered(theirs) or _only_numbered(ours)
+    numbered = only_numbered(theirs) or only_numbered(ours)
     pairs = [] if numbered else [(theirs.index(name), i) for i, name in enumerate(ours) if name in theirs]
     place = {number: i for i, (_, number) in enumerate(pairs)}
     rows = [row for row, label in enumerate(labels) if label in place]
@@ -143,14 +164,14 @@ def class_note(
     theirs, ours = info["class_names"], dataset.class_names
     if columns(info, dataset) != []:
         return ""
-    note, other = "", list(map(_key, theirs)) != list(map(_key, ours)) and not _only_numbered(theirs)
+    note, other = "", list(map(_key, theirs)) != list(map(_key, ours)) and not only_numbered(theirs)
     if other:
         pairs = [(i, a, b) for i, (a, b) in enumerate(zip(theirs, ours, strict=True)) if a != b]
         shown = ", ".join(f"class {i} is '{a}' there and '{b}' in the data" for i, a, b in pairs[:2])
         note = f"{len(pairs)} of the {role}'s {len(ours)} class names are not those of {dataset.name}: {shown}"
         note += f"{', ...' * (len(pairs) > 2)}. The classes are matched by their numbers."
     found = None
-    if logits is not None and (other or _only_numbered(theirs)):
+    if logits is not None and (other or only_numbered(theirs)):
         found = orders.better(logits.argmax(axis=1), labels, list(ours))
     if found:
         how, order, accuracy = found
@@ -167,9 +188,9 @@ def tell_accuracy(
     dataset: data.Dataset,
     task,
     logits: np.ndarray,
-    rows: np.ndarray,
     say: Callable[[str], None],
     warn: Callable[[str], None],
+    rows: np.ndarray | None = None,
 ) -> None:
     """Tells how good a teacher is on test images, and warns where that is not what was recorded.
 
@@ -178,9 +199,10 @@ def tell_accuracy(
         dataset: the data.
         task: what labels mean.
         logits: [M, K], its answers.
-        rows: [M] int, the test images.
         say, warn: take a line for the user.
+        rows: [M] int, indices of the test images; None: all.
     """
+    rows = np.arange(len(logits)) if rows is None else rows
     count, named = len(dataset.test), f"Teacher {weights.info['arch']} from {weights.folder}"
     found = in_common(weights.info, dataset, logits, dataset.test.labels[rows])
     if found is None:
@@ -203,11 +225,6 @@ def _key(name: str) -> str:
     """What a name is compared by: WordNet's number where the name begins with one, so ImageNet's folders match."""
     number = re.match(r"n\d{8}(?=\s|$)", name)
     return number[0] if number else name
-
-
-def _only_numbered(names: Sequence[str]) -> bool:
-    """Whether names say nothing: a conversion that knew no names wrote "0", "1", ... in this order."""
-    return list(names) == [str(number) for number in range(len(names))]
 
 
 def _first(names: Sequence[str]) -> str:

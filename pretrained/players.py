@@ -1,4 +1,6 @@
-"""Weights as networks in a role, and whether they fit a dataset."""
+"""Makes a player (a network in a role) from weights, and checks that weights fit a dataset."""
+
+from collections.abc import Callable
 
 import jax.numpy as jnp
 
@@ -17,21 +19,26 @@ def player_of(
     dtype=jnp.float32,
     arch: str = "",
     frozen: bool = False,
-    view: dict | None = None,
+    dataset: data.Dataset | None = None,
+    image_size: int = 0,
 ) -> tuple[Player, dict]:
-    """The network that weights are of, with its own input statistics, and its variables.
+    """Builds the network of some weights, with the input statistics of the weights.
 
     Args:
         weights: what `pretrained.load` or `fitted` returned.
         name: the player's role.
         dtype: compute type.
-        arch: the network's name as the user gives it; needed where the network is code outside the library
-            ("module:attribute"), because a file that came with weights shall not choose what is imported.
-        frozen: the network is only asked, in evaluation mode: its batch norms are folded into the layers before them.
-        view: the size at which the network sees the images (`data.Dataset.view`).
+        arch: the network's name as the user gives it. Needed if the network is code outside the library
+            ("module:attribute"), because a file of weights must not choose what Python imports.
+        frozen: the network is used in evaluation mode only: its batch norms are folded into the layers before them.
+        dataset: the data, which may say at which size networks see the images.
+        image_size: side in pixels at which this network sees the images; 0: as the data say.
+
+    Returns:
+        (the player, its variables).
 
     Raises:
-        UserError: an unknown architecture, or weights that do not fit it.
+        UserError: the architecture is unknown, or the weights do not fit it.
     """
     info = weights.info
     if ":" in info["arch"] and arch != info["arch"]:
@@ -42,7 +49,8 @@ def player_of(
     model = models.create(info["arch"], info["num_classes"], dtype=dtype, **info.get("options", {}))
     variables = pretrained.check(weights, model)
     variables = fold(model, variables, info["image_shape"]) if frozen else variables
-    return Player(name, model, tuple(info["mean"]), tuple(info["std"]), **(view or {})), variables
+    view = dataset.view(image_size, info.get("interpolation", "")) if dataset else {}
+    return Player(name, model, tuple(info["mean"]), tuple(info["std"]), **view), variables
 
 
 def dataset_of(info: dict, options: dict) -> data.Dataset:
@@ -50,8 +58,7 @@ def dataset_of(info: dict, options: dict) -> data.Dataset:
 
     Args:
         info: what `model.json` says of the weights.
-        options: may have `dataset` and `data.KEYS`; else the dataset, the size, the resizing and the
-            channels of the training.
+        options: may have `dataset` and any of `data.KEYS`. The others are those of the training (`info`).
     """
     name, shape = options.get("dataset", info["dataset"]), info["image_shape"]
     own = {"image_size": shape[0], "channels": shape[2]}
@@ -64,27 +71,26 @@ def fitted(
     weights: pretrained.Pretrained,
     dataset: data.Dataset,
     role: str,
+    warn: Callable[[str], None],
     advice: str = "",
     image_size: int = 0,
     strangers: list[str] | None = None,
-) -> tuple[pretrained.Pretrained, list[str]]:
-    """Weights that fit a dataset: their outputs are its classes, in its order (`pretrained.classes`).
+) -> pretrained.Pretrained:
+    """Returns weights whose outputs are the classes of a dataset, in its order (`pretrained.classes`).
 
     Args:
         weights: what `pretrained.load` returned.
         dataset: the data.
         role: "teacher" or "network", for messages.
+        warn: takes a line for the user, on what is not as when the weights were trained.
         advice: for the end of a message.
         image_size: side in pixels at which the network shall see the images; 0: nobody has said so.
         strangers: takes the message where weights have other classes, in the place of an error.
 
-    Returns:
-        The weights, and lines for the user.
-
     Raises:
         UserError: other channels or other classes.
     """
-    theirs, ours, notes = weights.info["image_shape"], dataset.seen_shape, []
+    theirs, ours = weights.info["image_shape"], dataset.seen_shape
     if theirs[-1] != ours[-1]:
         grey = theirs[-1] == 1 and dataset.name == "ImageFolder"
         raise UserError(
@@ -97,15 +103,17 @@ def fitted(
         strangers.append(problem)
     flag = "--teacher_image_size" if role == "teacher" else "--image_size"
     if tuple(theirs[:2]) != tuple(ours[:2]) and not image_size:
-        notes.append(
+        warn(
             f"the {role} in {weights.folder} was trained on images of {theirs[0]}x{theirs[1]} pixels and sees "
             f"{ours[0]}x{ours[1]} here. {flag} {theirs[0]} resizes the images for the {role}."
         )
     pictures = dataset.interpolation and not dataset.image_size
     if pictures and image_size > min(ours[:2]):
-        notes.append(
+        warn(
             f"the {role} sees the pictures of {ours[0]}x{ours[1]} pixels enlarged to {image_size}x{image_size}. "
             f"--image_size {image_size} reads them larger, for all networks."
         )
     weights, note = classes.matched(weights, dataset, role)
-    return weights, [*notes, *([note] if note else [])]
+    if note:
+        warn(note)
+    return weights

@@ -1,4 +1,4 @@
-"""Trained teachers: whether they are as good as recorded, and what they answer on the splits of the tests."""
+"""Trained teachers: their logits on the splits of the tests, and the check of their recorded accuracy."""
 
 from collections.abc import Callable
 
@@ -14,11 +14,11 @@ from transfer import Player
 
 
 class Teachers:
-    """The trained teachers of a run; of several the mean logits are the answer.
+    """The trained teachers of a run. Several teachers answer with the mean of their logits.
 
     Args:
         loaded: (weights, player, variables) of each teacher; may be empty.
-        dataset: of the run.
+        dataset: the run's.
         test: its test split.
         devices: where the programs run.
         task: what labels mean.
@@ -37,27 +37,26 @@ class Teachers:
         self.loaded, self.dataset, self.test, self.task, self.say = loaded, dataset, test, task, say
         self._answers = [Answers(player, devices) for _, player, _ in loaded]
         self._logits: dict[str, np.ndarray] = {}
-        # students are compared with teachers of their own classes alone
         self.compared = bool(loaded) and all(columns(own.info, dataset) is not None for own, *_ in loaded)
 
     def check(self) -> None:
-        """Prints how good the teachers are, on some of the test images.
+        """Prints the teachers' accuracy on some of the test images.
 
-        Warns of a teacher worse than recorded: the normalisation, the image size or the classes' order is wrong. Warns
-        of a teacher of other classes, and of one that another order of the classes would make far better.
+        Warns if a teacher's accuracy is not the recorded one: normalisation, image size or class order may be wrong.
+        Warns if a teacher has other classes, or if another order of the classes would make the teacher far better.
         """
         count, labels = len(self.test.labels), self.test.labels
         rows = np.unique(np.linspace(0, count - 1, min(BATCH, count)).astype(int))  # some splits are sorted by class
         for (weights, _, variables), answers in zip(self.loaded, self._answers, strict=True):
             logits = answers(variables, self.test.images, rows)
-            tell_accuracy(weights, self.dataset, self.task, logits, rows, self.say, warn)
+            tell_accuracy(weights, self.dataset, self.task, logits, self.say, warn, rows)
             if note := class_note("teacher", weights.info, self.dataset, logits, labels[rows]):
                 warn(note)
 
     def logits(self, exam: data.Exam, stop: Callable[[], bool]) -> np.ndarray | None:
-        """[N, K] float32 on a split, asked for once; None where nothing is compared, or `stop` became true.
+        """Returns [N, K] float32 on a split, computed once; None if nothing is compared, or `stop` returned True.
 
-        Where `check` saw some of the images only, the teachers are compared with what is recorded again.
+        If `check` used only some of the images, the accuracy on all of them is compared with the recorded one, too.
         """
         if exam.name not in self._logits and self.compared:
             answers = []
@@ -67,7 +66,6 @@ class Teachers:
                     return None
             if exam is self.test and len(exam.labels) > BATCH:
                 for (weights, *_), logits in zip(self.loaded, answers, strict=True):
-                    rows = np.arange(len(logits))
-                    tell_accuracy(weights, self.dataset, self.task, logits, rows, self.say, warn)
+                    tell_accuracy(weights, self.dataset, self.task, logits, self.say, warn)
             self._logits[exam.name] = np.mean(answers, axis=0) if len(answers) > 1 else answers[0]
         return self._logits.get(exam.name)

@@ -1,8 +1,8 @@
-"""How far one and several devices drift apart: the losses of SoftLogits at Digits' default recipe, step by step.
+"""Shows how far one and several devices drift apart: the losses of SoftLogits with Digits' default recipe, by step.
 
     python rounding.py COUNT float32|float64 EPOCHS
 
-In float64 every "float32" of the program is float64, so that only the order of the sums differs. Prints JSON.
+With float64 every "float32" of the program is float64, so only the order of the sums differs. Prints JSON.
 """
 
 import json

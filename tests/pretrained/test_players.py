@@ -145,7 +145,7 @@ def test_a_teacher_of_more_classes_is_cut_to_the_datas(reordered, some, capsys):
 def test_classes_that_the_teacher_lacks_are_refused_with_both_first_names(reordered, some):
     weights, other = pretrained.load(reordered), named(some, "seven", "cat", "dog")
     with pytest.raises(UserError) as caught:
-        fitted(weights, other, "teacher")
+        fitted(weights, other, "teacher", print)
     first, second = str(caught.value).splitlines()
     assert first.endswith(
         "has the classes 'three', 'one', 'four', ..., Some has 'seven', 'cat', 'dog'; 1 of the data's 3 are among the "
@@ -155,7 +155,7 @@ def test_classes_that_the_teacher_lacks_are_refused_with_both_first_names(reorde
     with pytest.raises(UserError, match="0 of the data's 3 are among the network's 10"):
         explaining.subject_of(str(reordered), named(some, "cat", "cow", "dog"), "network")
     with pytest.raises(UserError, match=r"has 10 classes \(Digits\), Some has 3."):
-        fitted(pretrained.load(TEACHER), some, "teacher")
+        fitted(pretrained.load(TEACHER), some, "teacher", print)
     assert mismatch(weights, some, "teacher") == ""
 
 
