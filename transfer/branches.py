@@ -218,7 +218,7 @@ class Branched(Strategy):
             outputs = [student.forward(all_variables[name], image)[0] for name in branches.names]
             return join(all_variables["ensemble"], outputs)
 
-        player = Assembly("ensemble", student.model, student.mean, student.std, call)
+        player = Assembly("ensemble", student.model, student.mean, student.std, call=call)
         return {"ensemble": (player, {**networks, "ensemble": variables})}
 
 
