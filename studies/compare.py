@@ -9,8 +9,9 @@ import jax
 import numpy as np
 
 import data
-import models
 import pretrained
+from pretrained.players import fitted, player_of
+from training.run_folder import warn
 from training.train import train
 
 BATCH = 200  # test images in one call
@@ -109,19 +110,24 @@ def teach(root: pathlib.Path, recipe: dict, **changes) -> tuple[dict, Row]:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _logits(model, variables, images):
-    return models.forward(model, variables, images)[0].logits
+def _logits(player, variables, images):
+    return player.forward(variables, images)[0].logits
 
 
-def predictions(folder: pathlib.Path | str, images: np.ndarray) -> np.ndarray:
-    """Returns the classes [N] that the weights in a folder predict for images [N, H, W, C] uint8."""
-    weights = pretrained.load(folder)
-    info = weights.info
-    model = models.create(info["arch"], info["num_classes"], **info.get("options", {}))
-    variables = pretrained.check(weights, model)
-    mean, std = np.float32(info["mean"]), np.float32(info["std"])
+def predictions(folder: pathlib.Path | str, dataset: data.Dataset, role: str, image_size: int = 0) -> np.ndarray:
+    """Returns the classes [N] that the weights in a folder predict for the test images.
+
+    Args:
+        folder: of the weights.
+        dataset: the data.
+        role: "network" or "teacher", for messages.
+        image_size: side in pixels at which the network sees the images; 0: the dataset's.
+    """
+    weights = fitted(pretrained.load(folder), dataset, role, warn, image_size=image_size)
+    player, variables = player_of(weights, role, dataset=dataset, image_size=image_size)
+    images = dataset.test.images
     parts = [np.float32(images[i : i + BATCH]) / 255 for i in range(0, len(images), BATCH)]
-    return np.concatenate([_logits(model, variables, (part - mean) / std).argmax(axis=1) for part in parts])
+    return np.concatenate([_logits(player, variables, part).argmax(axis=1) for part in parts])
 
 
 def agreement(row: Row, recipe: dict) -> np.ndarray:
@@ -131,9 +137,9 @@ def agreement(row: Row, recipe: dict) -> np.ndarray:
     """
     if "agreement" in row.tests[0][-1]:
         return row.last("agreement")
-    images = data.load(recipe["dataset"], recipe.get("data_dir", "")).test.images
-    teacher = predictions(recipe["teacher_param"], images)
-    return np.array([100 * (predictions(folder, images) == teacher).mean() for folder in row.folders])
+    dataset = data.load(recipe["dataset"], **{key: recipe[key] for key in data.KEYS if key in recipe})
+    teacher = predictions(recipe["teacher_param"], dataset, "teacher", recipe.get("teacher_image_size", 0))
+    return np.array([100 * (predictions(folder, dataset, "network") == teacher).mean() for folder in row.folders])
 
 
 def spread(values) -> str:
