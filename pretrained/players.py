@@ -91,16 +91,16 @@ def fitted(
         UserError: other channels or other classes.
     """
     theirs, ours = weights.info["image_shape"], dataset.seen_shape
+    if problem := classes.mismatch(weights, dataset, role, advice):
+        if strangers is None:
+            raise UserError(problem)
+        strangers.append(problem)
     if theirs[-1] != ours[-1]:
         grey = theirs[-1] == 1 and dataset.name == "ImageFolder"
         raise UserError(
             f"The {role} in {weights.folder} has {theirs[-1]} channels ({weights.info['dataset']}), "
             f"{dataset.name} has {ours[-1]}.{' Read grey images with --channels 1.' * grey}{advice}"
         )
-    if problem := classes.mismatch(weights, dataset, role, advice):
-        if strangers is None:
-            raise UserError(problem)
-        strangers.append(problem)
     flag = "--teacher_image_size" if role == "teacher" else "--image_size"
     if tuple(theirs[:2]) != tuple(ours[:2]) and not image_size:
         warn(

@@ -120,8 +120,12 @@ MISTAKES = {
     "damaged image": (["--dataset", "ImageFolder", "--data_dir", "{damaged}"], ["{damaged}/train/cat/2.png"]),
     "odd classes": (["--dataset", "ImageFolder", "--data_dir", "{odd}"], ["dog", "{odd}"]),
     "classes": (
-        ["--dataset", "ImageFolder", "--data_dir", "{good}", "--teacher_param", "{teacher}", "--batch_size", "4"],
+        ["--dataset", "ImageFolder", "--data_dir", "{good}", "--teacher_param", "{teacher}", "--channels", "1"],
         ["10", "2", "classes"],
+    ),
+    "channels": (
+        ["--dataset", "ImageFolder", "--data_dir", "{good}", "--teacher_param", "{teacher}", "--batch_size", "4"],
+        ["1 channels", "Read grey images with --channels 1"],
     ),
     "unwritable": (["--train_path", "/proc/nowhere"], ["/proc/nowhere"]),
     "not a run": (["--train_path", "{good}"], ["{good}"]),
