@@ -120,7 +120,10 @@ MISTAKES = {
     "damaged image": (["--dataset", "ImageFolder", "--data_dir", "{damaged}"], ["{damaged}/train/cat/2.png"]),
     "odd classes": (["--dataset", "ImageFolder", "--data_dir", "{odd}"], ["dog", "{odd}"]),
     "classes": (
-        ["--dataset", "ImageFolder", "--data_dir", "{good}", "--teacher_param", "{teacher}", "--channels", "1"],
+        [
+            *("--dataset", "ImageFolder", "--data_dir", "{good}", "--teacher_param", "{teacher}"),
+            *("--batch_size", "4", "--channels", "1"),
+        ],
         ["10", "2", "classes"],
     ),
     "channels": (
