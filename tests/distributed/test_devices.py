@@ -1,8 +1,14 @@
 """The number of devices changes where the work is done, and nothing else."""
 
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from same_curve import STEPS, STOPPED, assert_same_curve, rows
+from same_curve import PATIENCE, STEPS, STOPPED, assert_same_curve, environment, rows
 
 pytestmark = pytest.mark.slow
 
@@ -53,3 +59,15 @@ def test_replicas_in_one_program_and_many_steps_a_call(runs):
     assert_same_curve(runs[2].replicas, runs[1].replicas, ("s0", "s1"))
     assert "teacher ('data',)" in runs[2].notes["memory"]
     assert runs[2].notes["compiled"] == 1
+
+
+def test_in_float64_two_devices_stay_with_one_where_float32_drifts_apart():
+    """SoftLogits at Digits' default recipe, an epoch of 18 steps: the drift is rounding that grows, not a fault."""
+    script, curves = pathlib.Path(__file__).with_name("rounding.py"), []
+    for count in ("1", "2"):
+        command = [sys.executable, str(script), count, "float64", "1"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=2 * PATIENCE, env=environment())
+        assert done.returncode == 0, done.stderr[-4000:]
+        curves.append(json.loads(done.stdout.splitlines()[-1]))
+    assert len(curves[0]) == 18
+    np.testing.assert_allclose(*curves, rtol=1e-9)
