@@ -1,4 +1,4 @@
-"""Whose class is whose: the classes of weights and those of a dataset, matched by name.
+"""Matches the classes of weights with those of a dataset, by name.
 
 the same names                     taken as they are
 the same names, another order      the classifier's outputs are put in the data's order

@@ -146,7 +146,7 @@ def describe(args: argparse.Namespace, chosen: naming.Selection, card: cards.Car
         raise UserError(f"--class_names {args.class_names} has {len(names)} names for {classes} classes.")
     known = card.class_names if len(set(card.class_names)) == classes else map(str, range(classes))
     options = {**naming.guess_options(args.arch, chosen.tensors, card.architectures), **args.option}
-    size = args.image_size or options.get("image_size") or (args.dataset in PICTURES and card.image_size)
+    size = args.image_size or options.get("image_size") or card.image_size
     size = size or (args.dataset == "ImageNet" and SIZES.get(args.arch)) or shape[0]
     name = f"{args.hub}: {args.source or 'weights'}" if args.hub else pathlib.Path(args.source).name
     return {
@@ -168,7 +168,7 @@ def describe(args: argparse.Namespace, chosen: naming.Selection, card: cards.Car
 def resizing(args: argparse.Namespace, size: int, card: cards.Card) -> dict:
     """The entries `resize` and `interpolation` of `model.json`; the flags alone for images that keep their size."""
     given = {"resize": args.resize, "interpolation": args.interpolation}
-    if args.dataset not in PICTURES:
+    if args.dataset not in PICTURES and size == DATASETS[args.dataset][1][0]:
         return {key: value for key, value in given.items() if value}
     own = {"resize": round(size * SHORT_SIDE), "interpolation": INTERPOLATION} if args.dataset == "ImageNet" else {}
     of_card = {"resize": card.resize if size == card.image_size else 0, "interpolation": card.interpolation}
