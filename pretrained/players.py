@@ -58,11 +58,14 @@ def dataset_of(info: dict, options: dict) -> data.Dataset:
 
     Args:
         info: what `model.json` says of the weights.
-        options: may have `dataset` and any of `data.KEYS`. The others are those of the training (`info`).
+        options: may have `dataset` and any of `data.KEYS`. The others are those of the training (`info`). With another
+            `image_size` the short side of the training changes by the same factor.
     """
     name, shape = options.get("dataset", info["dataset"]), info["image_shape"]
     own = {"image_size": shape[0], "channels": shape[2]}
     own |= {key: info[key] for key in ("resize", "interpolation") if key in info}
+    if own.get("resize") and "image_size" in options:
+        own["resize"] = round(own["resize"] * options["image_size"] / shape[0])
     own = {key: value for key, value in own.items() if key in data.options(name)}
     return data.load(name, **{**own, **{key: options[key] for key in data.KEYS if key in options}})
 
