@@ -13,7 +13,7 @@ import pretrained
 from models import Player
 from models.parts import CLASSIFIER, members, parts
 from models.players import scaled_updates
-from pretrained.players import class_order, in_order, only_numbered
+from pretrained.classes import class_order, in_order, mismatch, only_numbered
 from pretrained.torch_format import shapes
 from registry import UserError
 
@@ -57,12 +57,14 @@ class Start:
             teachers: (weights, player, variables) of each.
 
         Raises:
-            UserError: more than one teacher, or classifiers of other shapes.
+            UserError: more than one teacher, a teacher of other classes, or classifiers of other shapes.
         """
         if len(teachers) != 1:
             raise UserError(f"--init_head teacher needs one teacher; there are {len(teachers)}. Leave it out.")
-        _, teacher, variables = teachers[0]
-        player, line = head_of(player, teacher, variables, self._dataset.image_shape)
+        weights, teacher, variables = teachers[0]
+        if problem := mismatch(weights, self._dataset, "teacher"):
+            raise UserError(f"--init_head teacher needs a teacher of the data's classes.\n{problem.splitlines()[0]}")
+        player, line = head_of(player, teacher, variables, player.view.shape(self._dataset.image_shape))
         self.lines.append(line)
         return player if self.digests else self._held(player)  # after `begin` its parts are held already
 
@@ -72,7 +74,7 @@ class Start:
         return bool(self._waiting or self.digests or self._freeze) or self._head_rate != 1
 
     def _held(self, player: Player) -> Player:
-        player, lines = hold(player, self._freeze, self._head_rate, self._dataset.image_shape)
+        player, lines = hold(player, self._freeze, self._head_rate, player.view.shape(self._dataset.image_shape))
         self.lines += lines
         return player
 
@@ -118,7 +120,7 @@ def begin(player: Player, weights: pretrained.Pretrained, dataset: data.Dataset)
     Raises:
         UserError: images of another number of channels, or nothing but the classifier fits.
     """
-    name, info, shape = player.name, weights.info, dataset.image_shape
+    name, info, shape = player.name, weights.info, player.view.shape(dataset.image_shape)
     if info["image_shape"][-1] != shape[-1]:
         raise UserError(
             f"--init_param: the weights in {weights.folder} are of images with {info['image_shape'][-1]} channels, "

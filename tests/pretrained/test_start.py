@@ -29,7 +29,7 @@ def weights(arch="ResNet8", names=NAMES, shape=SHAPE, folder="there", **options)
     model = models.create(arch, len(names), **options)
     variables = jax.device_get(dict(model.init(jax.random.key(7), jnp.zeros((1, *shape)))))
     info = {"arch": arch, "num_classes": len(names), "class_names": list(names), "image_shape": list(shape)}
-    info |= {"mean": [0.5] * shape[2], "std": [0.25] * shape[2]}
+    info |= {"dataset": "Elsewhere", "mean": [0.5] * shape[2], "std": [0.25] * shape[2]}
     return pretrained.Pretrained(folder, variables, info, "digest")
 
 
@@ -154,6 +154,9 @@ def test_a_classifier_that_is_the_teachers_may_stay():
     assert beginning.lines[-1] == "Frozen in the student: classifier (2 arrays)."
     with pytest.raises(UserError, match=r"(?s)the teacher's has classifier/bias.*Projected has an option width"):
         beginning.with_head(player("Projected", width=64), [(given, teacher, given.variables)])
+    others = weights("ResNet8x4", names=("x", "y", "z"))
+    with pytest.raises(UserError, match=r"needs a teacher of the data's classes\.\nThe teacher .*'x', 'y', 'z'"):
+        beginning.with_head(student, [(others, teacher, others.variables)])
 
 
 def test_freezing_everything_is_refused():
