@@ -33,7 +33,7 @@ def resolved(**changes):
         ({"optimizer": "adamw", "nesterov": True}, "--nesterov True has no effect: 'optimizer' is 'adamw', not 'sgd'"),
         ({"clip_norm": -1.0}, "'clip_norm' must not be negative"),
         ({"ramp_epochs": 31.0}, "more than 'train_epoch' 30"),
-        ({"milestones": (0.6, 0.3)}, "'milestones' are rising shares"),
+        ({"milestones": (0.6, 0.3)}, "'milestones' must be rising shares"),
         ({"milestones": (0.6, 1.0)}, "'milestones' must be above 0 and below 1"),
         ({"seed": 2**31 - 1, "seeds": 2}, r"must be below 2\*\*31"),
         ({"optimizer": "dot", "clip_norm": 1.0}, "'clip_norm' 1.0 clips"),
@@ -81,6 +81,9 @@ ALL = {"resized_crop": 0.5, "randaugment": 2, "magnitude": 7, "mixup": 0.2, "cut
 WITHOUT = {
     "teacher_arch": ("CNN", [{"transfer": "PCL"}]),
     "teacher_param": ("tests/teacher", [{"transfer": "PCL"}, {"transfer": "Mutual"}]),
+    "init_head": ("teacher", [{"transfer": "PCL"}, {"transfer": "Mutual"}, {"transfer": "Online"}]),
+    "freeze": ("stem", [{}]),
+    "head_learning_rate": (0.5, [{}]),
     "teacher_dtype": ("bfloat16", [{"transfer": "PCL"}, {"transfer": "Mutual"}, {"transfer": "Online"}]),
     "teacher_image_size": (16, [{"transfer": "PCL"}, {"transfer": "Mutual"}, {"transfer": "Online"}]),
     "teacher_views": (2, [{"transfer": "PCL"}, {"transfer": "Online", "teacher_param": "tests/teacher"}]),
@@ -108,6 +111,8 @@ WITHOUT = {
     "keep_epochs": (31, [{}]),
 }
 WITH = {  # what the default recipe lacks for the key to have an effect
+    "freeze": {"init_param": "tests/teacher"},
+    "head_learning_rate": {"init_param": "tests/teacher"},
     "teacher_bank_dtype": {"teacher_views": 1},
     "teacher_bank_top_k": {"teacher_views": 1},
     "crop_mode": {"crop_pad": 1},
