@@ -79,11 +79,11 @@ ALL = {"resized_crop": 0.5, "randaugment": 2, "magnitude": 7, "mixup": 0.2, "cut
 
 # Key -> a value, and one recipe for each of the key's conditions, in which the key has no effect.
 WITHOUT = {
-    "init_head": ("teacher", [{"transfer": "PCL"}, {"transfer": "Mutual"}, {"transfer": "Online"}]),
-    "freeze": ("classifier", [{}]),
-    "head_learning_rate": (0.5, [{}]),
     "teacher_arch": ("CNN", [{"transfer": "PCL"}]),
     "teacher_param": ("tests/teacher", [{"transfer": "PCL"}, {"transfer": "Mutual"}]),
+    "init_head": ("teacher", [{"transfer": "PCL"}, {"transfer": "Mutual"}, {"transfer": "Online"}]),
+    "freeze": ("stem", [{}]),
+    "head_learning_rate": (0.5, [{}]),
     "teacher_dtype": ("bfloat16", [{"transfer": "PCL"}, {"transfer": "Mutual"}, {"transfer": "Online"}]),
     "teacher_image_size": (16, [{"transfer": "PCL"}, {"transfer": "Mutual"}, {"transfer": "Online"}]),
     "teacher_views": (2, [{"transfer": "PCL"}, {"transfer": "Online", "teacher_param": "tests/teacher"}]),
@@ -111,8 +111,8 @@ WITHOUT = {
     "keep_epochs": (31, [{}]),
 }
 WITH = {  # what the default recipe lacks for the key to have an effect
-    "freeze": {"init_head": "teacher"},
-    "head_learning_rate": {"init_head": "teacher"},
+    "freeze": {"init_param": "tests/teacher"},
+    "head_learning_rate": {"init_param": "tests/teacher"},
     "teacher_bank_dtype": {"teacher_views": 1},
     "teacher_bank_top_k": {"teacher_views": 1},
     "crop_mode": {"crop_pad": 1},

@@ -80,3 +80,10 @@ def test_what_belongs_to_weights_has_no_effect_without_them(key):
         UserError, match=f"--{key} .*has no effect: 'init_param' is not set and 'init_head' is not 'teacher'"
     ):
         resolve({key: "stem" if key == "freeze" else 0.1}, (key,))
+
+
+@pytest.mark.parametrize(("key", "value"), [("freeze", "classifier"), ("head_learning_rate", 0.1)])
+def test_a_classifier_that_is_the_teachers_may_stay_or_have_a_rate_of_its_own(key, value):
+    given = {"init_head": "teacher", "teacher_param": "tests/teacher", key: value}
+    config, _ = resolve(given, tuple(given))
+    assert config[key] == value
