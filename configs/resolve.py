@@ -257,8 +257,11 @@ def _check_batch(config: dict, method: distiller.Distiller | None) -> list[str]:
 
 
 def _check_head(config: dict, method: distiller.Distiller | None) -> None:
-    """Raises `UserError` if nothing teaches the student's classifier and it is not the teacher's."""
-    if method is None or method.teaches_classifier or method.ce_weight:
+    """Raises `UserError` if a method that reuses the teacher's classifier would leave the student's untrained.
+
+    In a sum another method may teach the classifier, so sums are not checked.
+    """
+    if method is None or not method.reuses_classifier or method.ce_weight:
         return
     if config["init_head"] != "teacher" or CLASSIFIER not in names_in(config["freeze"]):
         raise UserError(

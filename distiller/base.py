@@ -31,8 +31,8 @@ class Distiller(nn.Module):
             method that compares examples needs more than 1.
         order_matters: the loss depends on the order of the examples in the batch.
         first_phase_learns: what learns in the first phase (`first_phase_epochs`): "student", "method" or both.
-        teaches_classifier: the student's classifier gets a gradient of the method. If not, and without a label loss,
-            the student has to start with the teacher's classifier (`configs.resolve`).
+        reuses_classifier: without a label loss the student has to start with the teacher's classifier and keep it,
+            because the method does not teach a classifier (`configs.resolve` checks this).
         adversarial: the method's own parameters maximise the loss, by a reversed gradient.
     """
 
@@ -43,7 +43,7 @@ class Distiller(nn.Module):
     least_batch: ClassVar[int] = 1
     order_matters: ClassVar[bool] = False
     first_phase_learns: ClassVar[tuple[str, ...]] = ("student", "method")
-    teaches_classifier: ClassVar[bool] = True
+    reuses_classifier: ClassVar[bool] = False
     adversarial: ClassVar[bool] = False
 
     @property

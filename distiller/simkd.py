@@ -39,7 +39,7 @@ class SimKD(Distiller):
     """
 
     ce_weight: float = not_negative(0.0)
-    teaches_classifier: ClassVar[bool] = False
+    reuses_classifier: ClassVar[bool] = True
 
     @nn.compact
     def __call__(self, student, teacher, batch):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-import safetensors.numpy
+from safetensors.numpy import load_file as load
 
 import data
 import pretrained
@@ -45,7 +45,7 @@ def test_a_student_without_a_projector_is_refused_before_anything_compiles(tmp_p
 
 def test_the_students_classifier_is_the_teachers_bit_for_bit_and_the_run_can_be_measured(tmp_path):
     summary = train({**RUN, **HEAD, "train_path": str(tmp_path / "run")}, quiet=True)
-    last = safetensors.numpy.load_file(tmp_path / "run" / "last" / "weights.safetensors")
+    last = load(tmp_path / "run" / "last" / "weights.safetensors")
     teacher = pretrained.load("tests/teacher").variables["params"]["classifier"]
     for name in ("kernel", "bias"):
         assert np.array_equal(last[f"params/classifier/{name}"], teacher[name]), name
@@ -54,3 +54,13 @@ def test_the_students_classifier_is_the_teachers_bit_for_bit_and_the_run_can_be_
     assert measured["top1"] == pytest.approx(summary["last"]["top1"])
     again = {**RUN, "distiller": "SoftLogits", "student_arch": "CNN", "student_options": {}, "train_epoch": 1}
     train({**again, "teacher_param": str(tmp_path / "run"), "train_path": str(tmp_path / "next")}, quiet=True)
+
+
+def test_a_run_with_a_frozen_classifier_and_a_queue_continues_bit_for_bit(tmp_path, stopped_at):
+    recipe = {**RUN, **HEAD, "distiller": "SimKD+RRD", "distiller_options": {"RRD": {"queue": 256}}, "train_epoch": 1}
+    train({**recipe, "train_path": str(tmp_path / "whole")}, quiet=True)
+    with stopped_at(7):
+        train({**recipe, "train_path": str(tmp_path / "run")}, quiet=True)
+    train({**recipe, "train_path": str(tmp_path / "run")}, quiet=True)
+    whole, resumed = (load(tmp_path / name / "last" / "weights.safetensors") for name in ("whole", "run"))
+    assert all(np.array_equal(resumed[name], value) for name, value in whole.items())
