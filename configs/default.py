@@ -74,6 +74,11 @@ def strong_views(config: dict, facts: Facts) -> str:
     return f"--distiller {config['distiller']} --transfer {config['transfer']} ask for no strong view; MLKD does"
 
 
+def labelled(config: dict, facts: Facts) -> str:
+    """A condition on a key: the dataset has labels."""
+    return "" if facts.dataset().labelled else f"{config['dataset']} has no labels"
+
+
 def several_seeds(config: dict, facts: Facts) -> str:
     """A condition on a key: there is more than one replica."""
     del facts
@@ -110,7 +115,8 @@ TRAINED = strategy_reads("teacher_param", "starts all networks untrained; --teac
 FROZEN = strategy_reads("teacher_views", "has no frozen teacher; --transfer Offline has one")
 
 
-SIZED = ("ImageFolder", "ImageNet")  # datasets of pictures of any size
+FOLDERS = ("ImageFolder", "Images")  # datasets that are folders of your own pictures
+SIZED = (*FOLDERS, "ImageNet")  # datasets of pictures of any size
 
 
 @dataclasses.dataclass
@@ -159,7 +165,7 @@ class Keys:
 
     # The data.
     task: str = key("classification", "what labels mean", group="data")
-    dataset: str = key("Digits", "the dataset", group="data")
+    dataset: str = key("Digits", "the dataset; Images: a folder of images without labels", group="data")
     data_dir: str = key("", "where the dataset lies; empty: the source's default place", free=True, group="data")
     image_size: int = key(
         not_negative(0), "side in pixels, for ImageFolder; 0: 32", only("dataset", *SIZED), group="data"
@@ -179,23 +185,25 @@ class Keys:
     channels: int = key(
         limited(0, "be 0, 1 or 3", lambda count: count in (0, 1, 3)),
         "channels of ImageFolder's images: 1 is grey, 3 is colour; 0: 3",
-        only("dataset", "ImageFolder"),
+        only("dataset", *FOLDERS),
         group="data",
     )
     skip_damaged: bool = key(
-        False, "leave damaged pictures of ImageFolder out and count them", only("dataset", "ImageFolder"), group="data"
+        False, "leave damaged pictures of ImageFolder out and count them", only("dataset", *FOLDERS), group="data"
     )
     num_labels: int = key(
-        not_negative(0), "labelled images that the label loss sees, class-balanced; 0: all", group="data"
+        not_negative(0), "labelled images that the label loss sees, class-balanced; 0: all", labelled, group="data"
     )
     sampling: str = key(
         one_of("uniform", "balanced"),
         "uniform: an epoch is one pass; balanced: all classes equally often, for long tails",
+        labelled,
         only("num_labels", 0),
     )
     class_weights: str = key(
         one_of("none", "balanced"),
         "weights of the label loss; balanced: inversely proportional to the counts of the classes, mean 1",
+        labelled,
         only("num_labels", 0),
     )
     crop_pad: int = key(

@@ -14,7 +14,7 @@ import options
 import pretrained
 import tasks
 import transfer
-from configs import digits
+from configs import digits, unlabelled
 from configs.command import names_in
 from configs.default import KEYS, Facts, Keys, get_config
 from registry import UserError
@@ -52,7 +52,10 @@ def resolve(recipe: Mapping, typed: tuple[str, ...] = ()) -> tuple[FrozenConfigD
     for arch in names_in(config["teacher_arch"]):
         models.registry.check(arch)
     _check_together(config)
-    _add_dataset(config, facts.dataset())
+    dataset = facts.dataset()
+    if not dataset.labelled:
+        notes += unlabelled.settle(config, strategy, method, typed)
+    _add_dataset(config, dataset)
     notes += _check_batch(config, method if "distiller" in strategy.reads else None)
     notes += [
         f"{path} {value:g} leaves little of the logits but float32's rounding: the loss is nearly constant."
@@ -149,8 +152,21 @@ def _facts(strategy: type, method: distiller.Distiller | None, config: dict) -> 
         reads=strategy.reads,
         views=(*views, *(method.views if reads_method else ())),
         first_phase=method.first_phase_epochs if reads_method else 0,
-        dataset=lambda: data.load(**{key: config[key] for key in data.KEYS}, name=config["dataset"]),
+        dataset=lambda: dataset_of(config),
     )
+
+
+def dataset_of(config: Mapping) -> data.Dataset:
+    """The dataset that a config names; one without labels has the classes of the first teacher."""
+    dataset = _load(config)
+    if dataset.labelled or not config["teacher_param"]:
+        return dataset
+    first = names_in(config["teacher_param"])[0]
+    return dataset.named(pretrained.load(first, teacher_command(config)).info["class_names"])
+
+
+def _load(config: Mapping) -> data.Dataset:
+    return data.load(**{key: config[key] for key in data.KEYS}, name=config["dataset"])
 
 
 def _drop_what_has_no_effect(config: dict, recipe: Mapping, typed: tuple[str, ...], facts: Facts) -> list[str]:
@@ -252,8 +268,12 @@ def _temperatures(options: Mapping, path: str = "") -> list[tuple[str, float]]:
 def teacher_command(config: Mapping) -> str:
     """A command that trains a teacher for this config."""
     arch = (names_in(config["teacher_arch"]) or ["ResNet20"])[0]
-    own = "".join(f" --{key}" if config[key] is True else f" --{key} {config[key]}" for key in data.KEYS if config[key])
-    return f"python train_teacher.py --arch {arch} --dataset {config['dataset']}{own} --train_path runs/teacher"
+    own = {key: config[key] for key in data.KEYS if config[key]}
+    name = config["dataset"]
+    if not _load(config).labelled:  # a teacher learns from labels
+        name, own = "ImageFolder", {**own, "data_dir": "LABELLED"}
+    flags = "".join(f" --{key}" if value is True else f" --{key} {value}" for key, value in own.items())
+    return f"python train_teacher.py --arch {arch} --dataset {name}{flags} --train_path runs/teacher"
 
 
 def _check_teachers(config: dict, found: list[str]) -> None:

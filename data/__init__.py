@@ -3,7 +3,16 @@
 import functools
 import inspect
 
-from data.batch import VIEWS, Batch, balanced_plan, balanced_subset, epoch_plan, fixed_views, make_batch
+from data.batch import (
+    VIEWS,
+    Batch,
+    balanced_plan,
+    balanced_subset,
+    epoch_plan,
+    fixed_views,
+    make_batch,
+    members_by_class,
+)
 from data.dataset import Augmentation, Dataset, Split
 from data.device_split import DeviceSplit
 from data.pairs import ClassTable, class_partners, class_table
@@ -25,6 +34,7 @@ __all__ = [
     "fixed_views",
     "load",
     "make_batch",
+    "members_by_class",
     "names",
     "options",
     "registry",
@@ -39,6 +49,7 @@ registry = Registry(
         "CIFAR10": "data.tfds_source:load_cifar10",
         "CIFAR100": "data.tfds_source:load_cifar100",
         "ImageFolder": "data.image_folder:load",
+        "Images": "data.images:load",
         "ImageNet": "data.imagenet:load",
         "Shapes": "data.shapes:load",
     },
@@ -63,6 +74,8 @@ def load(
     interpolation: str = "",
 ) -> Dataset:
     """Reads a dataset into host memory (kept for the next call with the same arguments).
+
+    What is said of the options of ImageFolder holds for Images, too.
 
     Args:
         name: one of `names()`.

@@ -252,3 +252,8 @@ def balanced_subset(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
             if turn < len(queue) and len(chosen) < count:
                 chosen.append(queue[turn])
     return np.sort(np.asarray(chosen, np.int32))
+
+
+def members_by_class(pool: np.ndarray, labels: np.ndarray) -> list[np.ndarray]:
+    """The examples of `pool` [P], by the class that `labels` [N] give them; classes without examples are left out."""
+    return [pool[labels[pool] == number] for number in np.unique(labels[pool])]

@@ -2,10 +2,12 @@
 
 import dataclasses
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 
 import numpy as np
+
+from registry import UserError
 
 BLOCK = 2**18  # values that are counted at once
 IMAGES = 1000  # that are read from files at once
@@ -129,11 +131,12 @@ class Dataset:
     Attributes:
         name: the registry's name.
         train, test: the splits.
-        class_names: K names, in label order.
+        class_names: K names, in label order; empty where the data have no labels and no network was named.
         mean, std: per channel, of pixels scaled to [0, 1].
         augmentation: the usual augmentation of its training images.
         fingerprint: differs where the examples differ, so that a run does not go on with other data.
         val: a third split to choose weights on, or None.
+        labelled: False where every label is withheld (-1). The classes are those of a trained network (`named`).
         resize: pixels of the short side that the images are cropped from; 0: they are not.
         interpolation: of the resizing; "" where images keep their size.
         notes: lines on what was left out or changed when the data were read, and why.
@@ -148,6 +151,7 @@ class Dataset:
     augmentation: Augmentation
     fingerprint: str = ""
     val: Split | None = None
+    labelled: bool = True
     resize: int = 0
     interpolation: str = ""
     notes: tuple[str, ...] = ()
@@ -158,7 +162,17 @@ class Dataset:
         named = {"training": self.train, "validation": self.val, "test": self.test}
         counts = ", ".join(f"{len(split):,} {name}" for name, split in named.items() if split)
         shape = "x".join(map(str, self.image_shape))
-        return (f"{self.name}: {counts} images of {self.num_classes} classes, {shape}.", *self.notes)
+        kinds = f"of {self.num_classes} classes" if self.labelled else "without labels"
+        return (f"{self.name}: {counts} images {kinds}, {shape}.", *self.notes)
+
+    def named(self, class_names: Iterable[str]) -> "Dataset":
+        """The data; those without labels get the names of a trained network's classes."""
+        return self if self.labelled else dataclasses.replace(self, class_names=tuple(class_names))
+
+    def check_labelled(self, what: str) -> None:
+        """Raises `UserError` for data without labels; `what` is the user's word for what reads them."""
+        if not self.labelled:
+            raise UserError(f"{what} reads labels, and {self.name} has none.\nTake labelled data, such as ImageFolder.")
 
     @property
     def num_classes(self) -> int:

@@ -27,6 +27,7 @@ class Distiller(nn.Module):
         least_batch: examples of a batch from which on each of the method's terms teaches something. A method that
             compares examples needs more than 1.
         order_matters: the loss depends on the order of the examples in the batch.
+        needs_labels: the method teaches nothing by an image whose label is withheld.
         first_phase_learns: players that learn in the first phase: "student", "method".
         adversarial: the method's own parameters climb the loss by a reversed gradient.
     """
@@ -37,6 +38,7 @@ class Distiller(nn.Module):
     views: ClassVar[tuple[str, ...]] = ("weak",)
     least_batch: ClassVar[int] = 1
     order_matters: ClassVar[bool] = False
+    needs_labels: ClassVar[bool] = False
     first_phase_learns: ClassVar[tuple[str, ...]] = ("student", "method")
     adversarial: ClassVar[bool] = False
 

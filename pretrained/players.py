@@ -118,6 +118,8 @@ def _in_order(variables: dict, order: list[int], weights: pretrained.Pretrained)
 def dataset_of(info: dict, options: dict) -> data.Dataset:
     """The dataset that weights are measured on.
 
+    Data without labels get the classes of the weights.
+
     Args:
         info: what `model.json` says of the weights.
         options: may have `dataset` and `data.KEYS`; else the dataset, the size, the resizing and the
@@ -127,18 +129,21 @@ def dataset_of(info: dict, options: dict) -> data.Dataset:
     own = {"image_size": shape[0], "channels": shape[2]}
     own |= {key: info[key] for key in ("resize", "interpolation") if key in info}
     own = {key: value for key, value in own.items() if key in data.options(name)}
-    return data.load(name, **{**own, **{key: options[key] for key in data.KEYS if key in options}})
+    own |= {key: options[key] for key in data.KEYS if key in options}
+    return data.load(name, **own).named(info["class_names"])
 
 
-def check_fits(weights: pretrained.Pretrained, dataset: data.Dataset, role: str, advice: str = "") -> None:
-    """Raises `UserError` unless weights and data agree in the number of classes and of channels."""
+def check_fits(
+    weights: pretrained.Pretrained, dataset: data.Dataset, role: str, advice: str = "", classes: bool = True
+) -> None:
+    """Raises `UserError` unless weights and data agree in the number of classes (where asked) and of channels."""
     facts = (
         ("classes", weights.info["num_classes"], dataset.num_classes),
         ("channels", weights.info["image_shape"][-1], dataset.image_shape[-1]),
     )
     for what, theirs, ours in facts:
-        grey = what == "channels" and theirs == 1 and dataset.name == "ImageFolder"
-        if theirs != ours:
+        grey = what == "channels" and theirs == 1 and "channels" in data.options(dataset.name)
+        if theirs != ours and (classes or what != "classes"):
             raise UserError(
                 f"The {role} in {weights.folder} has {theirs} {what} ({weights.info['dataset']}), "
                 f"{dataset.name} has {ours}.{' Read grey images with --channels 1.' * grey}{advice}"

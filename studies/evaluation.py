@@ -1,11 +1,15 @@
 """Weights measured on a dataset: one call for `evaluate.py` and for tables."""
 
+from collections.abc import Callable, Iterable
+from operator import attrgetter
+
 import numpy as np
 
 import data
 import pretrained
 import tasks
 from configs.command import names_in
+from data.dataset import IMAGES
 from models import Player
 from pretrained.players import check_fits, class_note, player_of
 from registry import UserError
@@ -31,7 +35,12 @@ def measure(
     logits, teacher = answers([param], dataset, [arch], "network")[0], None
     if teacher_param:
         teacher = teacher_answers(teacher_param, dataset, teacher_arch)
-    return tasks.create("classification").metrics(logits, dataset.test.labels, teacher)
+    return task_of(dataset).metrics(logits, dataset.test.labels, teacher)
+
+
+def task_of(dataset: data.Dataset):
+    """What the labels of a dataset mean."""
+    return tasks.create("classification", labelled=dataset.labelled)
 
 
 def teacher_answers(params: str, dataset: data.Dataset, archs: str = "") -> np.ndarray:
@@ -45,18 +54,22 @@ def teacher_answers(params: str, dataset: data.Dataset, archs: str = "") -> np.n
 def answers(params: list[str], dataset: data.Dataset, archs: list[str], role: str) -> list[np.ndarray]:
     """Logits [N, K] float32 on the test split of each folder of weights, in the order of the dataset's classes.
 
-    Teachers are folded as in training. Classes that do not match the dataset's are warned of.
+    Teachers are folded as in training. Classes that do not match the dataset's, and logits that no loss has trained,
+    are warned of.
     """
     loaded = [pretrained.load(param) for param in params]
     for weights in loaded:
         check_fits(weights, dataset, role)
+        if layers := weights.info.get("untrained"):
+            warn(f"no loss has trained {', '.join(layers)} of the {role} in {weights.folder}: its logits mean nothing.")
     players = []
     for weights, arch in zip(loaded, archs, strict=True):
         frozen = role == "teacher"
         players.append(player_of(weights, role, arch=arch, frozen=frozen, class_names=dataset.class_names))
     found = _logits(players, dataset.test)
     for weights, logits in zip(loaded, found, strict=True):
-        if note := class_note(role, weights.info, dataset, logits, dataset.test.labels):
+        labels = dataset.test.labels if dataset.labelled else None
+        if note := class_note(role, weights.info, dataset, logits if dataset.labelled else None, labels):
             warn(note)
     return found
 
@@ -68,10 +81,24 @@ def logits_of(player: Player, variables: dict, dataset: data.Dataset) -> np.ndar
 
 def _logits(players: list[tuple[Player, dict]], split: data.Split) -> list[np.ndarray]:
     """Logits [N, K] float32 of each (network, variables) on the images of a split, which are read once."""
+    return _outputs(players, split.blocks(), attrgetter("logits"))
+
+
+def embeddings_of(players: list[tuple[Player, dict]], split: data.Split) -> list[np.ndarray]:
+    """Embeddings [N, D] float32 of each (network, variables) on the images of a split, which are read once.
+
+    The device holds `IMAGES` images at a time.
+    """
+    parts = (block[i : i + IMAGES] for block in split.blocks() for i in range(0, len(block), IMAGES))
+    return _outputs(players, parts, lambda outputs: outputs.features["embedding"].astype(np.float32))
+
+
+def _outputs(players: list[tuple[Player, dict]], blocks: Iterable[np.ndarray], read: Callable) -> list[np.ndarray]:
+    """What `read` takes from the `Outputs` of each (network, variables), on blocks of images one after the other."""
     asked, found = [], [[] for _ in players]
-    for block in split.blocks():
+    for block in blocks:
         images = here().place(block)
-        asked = asked or [Answers(player, images, here()) for player, _ in players]
+        asked = asked or [Answers(player, images, here(), read) for player, _ in players]
         for answers, (_, variables), parts in zip(asked, players, found, strict=True):
             answers.images = images
             parts.append(answers(variables))

@@ -124,6 +124,7 @@ def draw(
     if kind not in KINDS:
         raise unknown("kind of picture", kind, KINDS)
     (rule,) = check_maps([map_name])
+    dataset.check_labelled("explain.py")
     if kind == "correlation" and not teacher_param:
         raise UserError("--kind correlation compares with a teacher: add --teacher_param.")
     if kind == "training":
@@ -239,6 +240,7 @@ def measure(
             but a network without a tap that a map reads is checked before the first measurement.
     """
     rules = dict(zip(maps, check_maps(maps), strict=True))
+    dataset.check_labelled("--explain")
     if baselines and not teacher_param:
         raise UserError("--baseline compares the similarity to a teacher: add --teacher_param.")
     if baselines and len(baselines) != len(params):

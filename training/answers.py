@@ -1,6 +1,7 @@
 """A network's answers to a whole split: the one place that asks for them."""
 
 from collections.abc import Callable
+from operator import attrgetter
 
 import jax
 import jax.numpy as jnp
@@ -13,22 +14,23 @@ BATCH = 250  # images a device and call
 
 
 class Answers:
-    """Logits of a network on the images of a split; compiled once.
+    """Logits of a network, or another output, on the images of a split; compiled once.
 
     Args:
         player: the network.
         images: [N, H, W, C] uint8, on the devices; several networks share the one copy. The attribute `images` may be
             replaced by other images.
         devices: where the program runs.
+        read: `Outputs` -> [B, K], the output that is asked for.
     """
 
-    def __init__(self, player: Player, images: jax.Array, devices: Devices):
+    def __init__(self, player: Player, images: jax.Array, devices: Devices, read: Callable = attrgetter("logits")):
         self.images, self.devices = images, devices
         self._batch = min(BATCH, -(-len(images) // devices.count)) * devices.count
 
         def answer(variables, images, rows):
             image = devices.split_rows(images[rows].astype(jnp.float32) / 255.0)
-            return devices.constrain(player.forward(variables, image)[0].logits)  # every process reads all of them
+            return devices.constrain(read(player.forward(variables, image)[0]))  # every process reads all of them
 
         self._answer = jax.jit(answer)
 

@@ -23,7 +23,7 @@ import tasks
 import transfer
 from configs.command import names_in
 from configs.environment import command_line
-from configs.resolve import plain, teacher_command
+from configs.resolve import dataset_of, plain, teacher_command
 from distiller import dot
 from pretrained.players import check_fits, player_of
 from registry import UserError
@@ -35,6 +35,7 @@ from training.run_folder import warn
 from training.schedule import Schedule
 from training.teachers import Teachers
 from training.update import Update
+from transfer.untrained import without_labels
 
 CALL = 50  # updates in one call on a GPU or TPU, at most
 # What a network or method of the user's own can raise when it does not fit.
@@ -61,10 +62,10 @@ class Builder:
         self.devices = here()
         if config.deterministic:
             self.devices.check_repeatable()
-        self.dataset = data.load(**{key: config[key] for key in data.KEYS}, name=config.dataset)
+        self.dataset = dataset_of(config)
         for line in self.dataset.report:
             say(line)
-        weights = {}
+        weights = {"labelled": self.dataset.labelled}
         if config.class_weights == "balanced":
             weights["class_weights"] = balanced_weights(self.dataset.train.labels, self.dataset.num_classes)
         self.task = tasks.create(config.task, **weights)
@@ -132,7 +133,7 @@ class Builder:
         if config.optimizer == "dot":
             strategy = self._with_dot(strategy)
         self._check_fit(strategy)
-        return strategy
+        return strategy if self.dataset.labelled else without_labels(strategy, *self._abstract(strategy)[:2], self.say)
 
     def shared(self, folder: pathlib.Path) -> Shared:
         """What the seeds have in common; reads the images."""
@@ -158,7 +159,7 @@ class Builder:
             teacher_views=config.teacher_views,
             balanced=config.sampling == "balanced",
             learning_rate=optimizer.learning_rate(config, self.steps_per_epoch),
-            info=info,
+            info=info | strategy.task.info,
             others=self.others,
         )
 

@@ -117,7 +117,7 @@ class Replica:
     ):
         self.shared, self.seed, self.folder = shared, seed, folder
         self.pool = jnp.asarray(pool)
-        self._members = _by_class(pool, labels) if shared.balanced else []
+        self._members = data.members_by_class(pool, labels) if shared.balanced else []
         place = shared.devices.place
         table = data.class_table(labels) if "partner" in shared.strategy.views else None
         self._fixed = place((labels, np.asarray(seed, np.int32), table, bank))
@@ -239,7 +239,7 @@ class Replica:
         shared, last = self.shared, np.asarray(step - 1, np.int32)
         shares = jax.device_get(shared.update.shares(self.state, self.split, last))
         phase = shared.strategy.method.first_phase_epochs * shared.schedule.steps_per_epoch
-        for name, share in shares.items() if step > phase else ():
+        for name, share in shares.items() if step > phase and len(shares) > 1 else ():
             if EXTREME[0] <= share <= EXTREME[1]:
                 self._extreme.pop(name, None)
             elif self._extreme.setdefault(name, step) + PATIENCE <= step and name not in shared.warned:
@@ -302,23 +302,23 @@ class Replica:
 
     @property
     def tested(self) -> dict[str, float]:
-        """The last and the best test accuracy so far, for the progress line."""
+        """The last and the best main metric so far, for the progress line; empty where there is none."""
         main = self.shared.task.main
-        return {main: self.tests[-1][main], "best": self.best_test[main]} if self.tests else {}
+        return {main: self.tests[-1][main], "best": self.best_test[main]} if self.tests and main else {}
 
     @property
     def best_test(self) -> dict:
-        """The first test with the highest main metric, among those after `Strategy.best_after` where there are any."""
+        """The first test with the highest main metric, after `best_after` if any test is; the last without a metric."""
         after = self.shared.strategy.best_after(self.shared.train_epoch)
         rows = [row for row in self.tests if row["epoch"] > after] or self.tests
-        return max(rows, key=lambda row: row[self.shared.task.main])
+        return max(rows, key=lambda row: row[self.shared.task.main or "epoch"])
 
     # The weights.
 
     def keep(self, step: int) -> None:
         """Writes the weights of the epoch that ended to `epochs/`; made again after a resume, they are the same."""
         epoch = step // self.shared.schedule.steps_per_epoch
-        tested = [row[self.shared.task.main] for row in self.tests if row["epoch"] == epoch]
+        tested = [row.get("top1") for row in self.tests if row["epoch"] == epoch]
         facts = {"epoch": epoch, "test_top1": tested[0] if tested else None}
         self._write(f"{run_folder.EPOCHS}/{epoch:04d}", self.shared.strategy.student_variables(self.state), **facts)
 
@@ -328,7 +328,7 @@ class Replica:
         learners = self.shared.strategy.learners(self.state)
         student = learners.pop("student")[1]
         for name, weights, row in (("last", student, last), ("best", self.best, best)):
-            self._write(name, weights, test_top1=row["top1"], test=row)
+            self._write(name, weights, test_top1=row.get("top1"), test=row)
         for name, (player, variables) in learners.items():
             test = {key.partition("/")[2]: last[key] for key in last if key.startswith(f"{name}/")}
             facts = {"mean": list(player.mean), "std": list(player.std), "test_top1": test["top1"], "test": test}
@@ -342,11 +342,6 @@ class Replica:
 
     def _write(self, name: str, variables: dict, **facts) -> None:
         pretrained.save(self.folder / name, jax.device_get(variables), {**self.shared.info, "seed": self.seed, **facts})
-
-
-def _by_class(pool: np.ndarray, labels: np.ndarray) -> list[np.ndarray]:
-    """The examples of `pool` [P], by the class that `labels` [N] give them; classes without examples are left out."""
-    return [pool[labels[pool] == number] for number in np.unique(labels[pool])]
 
 
 @jax.jit

@@ -47,6 +47,8 @@ class Teachers:
         Warns of a teacher worse than recorded: the normalisation, the image size or the classes' order is wrong. Warns
         of a teacher of other classes, and of one that another order of the classes would make far better.
         """
+        if not self.dataset.labelled:
+            return
         count = len(self.dataset.test)
         rows = np.unique(np.linspace(0, count - 1, min(BATCH, count)).astype(int))  # some splits are sorted by class
         for (weights, _, variables), answers in zip(self.loaded, self._answers, strict=True):
@@ -66,7 +68,7 @@ class Teachers:
                 answers.append(ask(variables, stop=stop))
                 if answers[-1] is None:
                     return None
-            if len(self.dataset.test) > BATCH:
+            if self.dataset.labelled and len(self.dataset.test) > BATCH:
                 for (weights, *_), logits in zip(self.loaded, answers, strict=True):
                     self._compare(weights, logits, np.arange(len(logits)))
             self._logits = np.mean(answers, axis=0) if len(answers) > 1 else answers[0]

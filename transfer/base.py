@@ -260,10 +260,10 @@ class Strategy(abc.ABC):
             weight: scalar.
 
         Returns:
-            (name of a term, as `losses` returns it -> scalar; the first learner's counts).
+            (name of a term, as `losses` returns it -> scalar; the first learner's counts). Both empty without labels.
         """
         terms, counts = {}, {}
-        for name, own in outputs.items():
+        for name, own in outputs.items() if self.task.term else ():
             own = self.method.label_outputs(own) if self.method else own
             loss, its_counts = self.task.loss(own, batch)
             terms[term_of(name, self.task.term)] = weight * loss

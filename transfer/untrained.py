@@ -1,0 +1,48 @@
+"""Which layers of a student no loss reaches: under a method that reads features, those behind the features."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from distiller.dot import reached
+from transfer.base import Strategy
+
+
+def untrained(strategy: Strategy, state: Any, batch: Any) -> tuple[str, ...]:
+    """The student's layers that no term of the loss depends on; they keep their first weights.
+
+    Found by tracing, so nothing is computed. With labels the label loss reaches every layer.
+
+    Args:
+        strategy: with its players.
+        state, batch: shapes of them.
+
+    Returns:
+        Names of the outermost modules of the student's parameters, in the order of the parameters.
+    """
+
+    def terms(student, state, batch):
+        params = {**state.params, "student": student}
+        return strategy.losses(params, state, batch, jax.random.key(0))[0]
+
+    found = reached(terms, state.params["student"], state, batch)
+    return tuple(name for name, layer in found.items() if not any(jax.tree.leaves(layer)))
+
+
+def without_labels(strategy: Strategy, state: Any, batch: Any, say: Callable[[str], None]) -> Strategy:
+    """The strategy with a task that knows the `untrained` layers of the student; says which layers these are.
+
+    Args:
+        strategy, state, batch: as in `untrained`; the task has no labels.
+        say: takes a line for the user.
+    """
+    layers = untrained(strategy, state, batch)
+    if layers:
+        say(
+            f"No loss reaches the student's {', '.join(layers)}: without labels, these keep their first weights.\n"
+            "So no test compares the student's logits with the teacher's, and best/ is last/. "
+            "`python evaluate.py --probe knn` measures the embedding."
+        )
+    return dataclasses.replace(strategy, task=dataclasses.replace(strategy.task, untrained=layers))
