@@ -1,7 +1,7 @@
 """Networks: linen Modules that return `Outputs`. `create` is the only door, `names` lists what is behind it."""
 
 from models import ops, xla_cpu
-from models.outputs import ATTENTION, LAST_MAP, NoFeatures, Outputs, Source, Taps, forward, resolve, stages
+from models.outputs import ATTENTION, LAST_MAP, NoFeatures, Outputs, Source, Taps, forward, mean_logits, resolve, stages
 from models.players import Player
 from registry import Registry, UserError
 
@@ -15,6 +15,7 @@ __all__ = [
     "Taps",
     "create",
     "forward",
+    "mean_logits",
     "names",
     "ops",
     "registry",

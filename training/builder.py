@@ -133,11 +133,13 @@ class Builder:
         if config.optimizer == "dot":
             strategy = self._with_dot(strategy)
         self._check_fit(strategy)
+        strategy = strategy.prepared(self._abstract)
         return strategy if self.dataset.labelled else without_labels(strategy, *self._abstract(strategy)[:2], self.say)
 
     def shared(self, folder: pathlib.Path) -> Shared:
         """What the seeds have in common; reads the images."""
-        config, strategy, devices, dataset = self.config, self.strategy, self.devices, self.dataset
+        config, devices, dataset = self.config, self.devices, self.dataset
+        strategy = self.strategy.prepared(self._abstract, dataset.train)
         stack = devices.loops if config.stack_seeds == "auto" else config.stack_seeds == "yes"
         most = (CALL if devices.loops else 1) if config.steps_per_call == "auto" else int(config.steps_per_call)
         programs = {"skip": config.on_nan == "skip", "stacked": stack and config.seeds > 1, "many": most > 1}

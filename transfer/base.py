@@ -3,6 +3,7 @@
 import abc
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, ClassVar, Protocol
 
 import flax.linen as nn
@@ -106,6 +107,10 @@ class Strategy(abc.ABC):
     def players(cls, build: Builder) -> dict:
         """Casts the networks beside the student: name -> value of the strategy's fields for them."""
         return {}
+
+    def prepared(self, abstract: Callable, split: Any = None) -> "Strategy":
+        """The strategy after what it asks of a step's shapes (`abstract(strategy)`), then of the training images."""
+        return self
 
     @property
     def views(self) -> tuple[str, ...]:
