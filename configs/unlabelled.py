@@ -29,12 +29,17 @@ def settle(config: dict, strategy: type, method: Distiller | None, typed: tuple[
             f"{name} has no labels, and {lacking}.\n"
             f"Distil a teacher: python train_w_kd.py --transfer Offline --teacher_param P --dataset {name}{folder}"
         )
-    on_labels = [part for part in getattr(method, "parts", (method,)) if part.needs_labels]
+    parts = getattr(method, "parts", (method,))
+    on_labels = [part for part in parts if part.needs_labels]
+    if len(on_labels) < len(parts):  # the others teach after a part's first phase, which needs no labels
+        on_labels = [part for part in on_labels if not part.first_phase_epochs]
     if on_labels:
         found = "+".join(type(part).__name__ for part in on_labels)
-        otherwise = "--config.distiller_options.classes=teacher" if hasattr(on_labels[0], "classes") else "SoftLogits"
+        path = f"{type(on_labels[0]).__name__}." * (len(parts) > 1)
+        by_teacher = f"--config.distiller_options.{path}classes=teacher"
+        otherwise = by_teacher if hasattr(on_labels[0], "classes") else "SoftLogits"
         raise UserError(
-            f"{name} has no labels, and --distiller {found} teaches by labels alone.\n"
+            f"{name} has no labels, and --distiller {found} needs them.\n"
             f"Take {otherwise}, or another method that needs none (docs/your_data.md)."
         )
     chosen = config["distiller_options"]

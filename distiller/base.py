@@ -27,7 +27,7 @@ class Distiller(nn.Module):
         least_batch: examples of a batch from which on each of the method's terms teaches something. A method that
             compares examples needs more than 1.
         order_matters: the loss depends on the order of the examples in the batch.
-        needs_labels: the method teaches nothing by an image whose label is withheld.
+        needs_labels: without labels the method teaches nothing, or nothing after its first phase.
         first_phase_learns: players that learn in the first phase: "student", "method".
         adversarial: the method's own parameters climb the loss by a reversed gradient.
     """

@@ -78,17 +78,21 @@ def test_no_teacher_is_told_and_the_hint_to_train_one_has_labels(recipe):
     [
         ("DKD", "DKD", "Take SoftLogits,"),
         ("SoftLogits+NKD+AT", "NKD", "Take SoftLogits,"),
+        ("FSP", "FSP", "Take SoftLogits,"),
+        ("AB+FSP", "AB+FSP", "Take SoftLogits,"),
+        ("AB+DKD+AT", "DKD", "Take SoftLogits,"),
         ("LwM", "LwM", "Take --config.distiller_options.classes=teacher,"),
+        ("AT+LwM", "LwM", "Take --config.distiller_options.LwM.classes=teacher,"),
     ],
 )
 def test_a_method_that_teaches_by_labels_alone_is_refused(method, named, instead, recipe):
-    message = re.escape(f"Images has no labels, and --distiller {named} teaches by labels alone.\n{instead}")
+    message = re.escape(f"Images has no labels, and --distiller {named} needs them.\n{instead}")
     with pytest.raises(UserError, match=message):
         resolve({**recipe, "distiller": method})
 
 
 def test_a_method_that_can_do_without_labels_is_taken(recipe):
-    for method, options in (("LwM", {"classes": "teacher"}), ("SoftLogits+CRD", {}), ("AT", {})):
+    for method, options in (("LwM", {"classes": "teacher"}), ("SoftLogits+CRD", {}), ("AB+SoftLogits", {})):
         assert resolve({**recipe, "distiller": method, "distiller_options": options})[0].distiller == method
 
 
