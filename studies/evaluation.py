@@ -1,7 +1,6 @@
-"""Weights measured on a dataset: one call for `evaluate.py` and for tables."""
+"""Measures weights on a dataset, for `evaluate.py` and for tables."""
 
-from collections.abc import Callable, Iterable
-from operator import attrgetter
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -9,7 +8,6 @@ import data
 import pretrained
 import tasks
 from configs.command import names_in
-from data.dataset import IMAGES
 from models import Player
 from pretrained.players import check_fits, class_note, player_of
 from registry import UserError
@@ -21,16 +19,17 @@ from training.run_folder import warn
 def measure(
     param: str, dataset: data.Dataset, teacher_param: str = "", arch: str = "", teacher_arch: str = ""
 ) -> dict[str, float]:
-    """The task's metrics of the weights in `param` on the test split; with teachers, against them too.
+    """Computes the task's metrics of the weights in `param` on the test split. With teachers, also compares with them.
 
     Args:
         param: a run folder, or a folder of weights.
-        dataset: whose test split is measured.
-        teacher_param: of one teacher, or of several joined by commas: the student is compared with their mean logits.
-        arch, teacher_arch: as in `pretrained.players.player_of`: needed for networks that are code outside the library.
+        dataset: the dataset; its test split is used.
+        teacher_param: the teacher's weights, or several teachers' joined by commas. The student is compared with the
+            mean of the teachers' logits.
+        arch, teacher_arch: as in `pretrained.players.player_of`; needed for networks whose code is outside the library.
 
     Raises:
-        UserError: no weights, or weights that do not fit; found before any network runs.
+        UserError: no weights, or weights that do not fit. All weights are checked before any network runs.
     """
     logits, teacher = answers([param], dataset, [arch], "network")[0], None
     if teacher_param:
@@ -44,7 +43,7 @@ def task_of(dataset: data.Dataset):
 
 
 def teacher_answers(params: str, dataset: data.Dataset, archs: str = "") -> np.ndarray:
-    """Logits [N, K] of the teachers in `params` on the test split: their mean where there are several."""
+    """Returns the logits [N, K] of the teachers in `params` on the test split, as the mean over the teachers."""
     names, types = names_in(params), names_in(archs)
     if types and len(types) != len(names):
         raise UserError(f"--teacher_arch names {len(types)} networks and --teacher_param {len(names)} weights.")
@@ -52,10 +51,10 @@ def teacher_answers(params: str, dataset: data.Dataset, archs: str = "") -> np.n
 
 
 def answers(params: list[str], dataset: data.Dataset, archs: list[str], role: str) -> list[np.ndarray]:
-    """Logits [N, K] float32 on the test split of each folder of weights, in the order of the dataset's classes.
+    """Returns logits [N, K] float32 on the test split for each folder of weights.
 
-    Teachers are folded as in training. Classes that do not match the dataset's, and logits that no loss has trained,
-    are warned of.
+    The classes are in the dataset's order. A warning names classes that do not match the dataset's, and layers that no
+    loss has trained. Teachers' batch norms are folded as in training.
     """
     loaded = [pretrained.load(param) for param in params]
     for weights in loaded:
@@ -75,30 +74,21 @@ def answers(params: list[str], dataset: data.Dataset, archs: list[str], role: st
 
 
 def logits_of(player: Player, variables: dict, dataset: data.Dataset) -> np.ndarray:
-    """Logits [N, K] float32 of a network on the test split."""
+    """Returns logits [N, K] float32 of a network on the test split."""
     return _logits([(player, variables)], dataset.test)[0]
 
 
 def _logits(players: list[tuple[Player, dict]], split: data.Split) -> list[np.ndarray]:
-    """Logits [N, K] float32 of each (network, variables) on the images of a split, which are read once."""
-    return _outputs(players, split.blocks(), attrgetter("logits"))
+    """Returns logits [N, K] float32 of each (network, variables) on a split. The images are read once."""
+    return answers_to(players, split.blocks())
 
 
-def embeddings_of(players: list[tuple[Player, dict]], split: data.Split) -> list[np.ndarray]:
-    """Embeddings [N, D] float32 of each (network, variables) on the images of a split, which are read once.
-
-    The device holds `IMAGES` images at a time.
-    """
-    parts = (block[i : i + IMAGES] for block in split.blocks() for i in range(0, len(block), IMAGES))
-    return _outputs(players, parts, lambda outputs: outputs.features["embedding"].astype(np.float32))
-
-
-def _outputs(players: list[tuple[Player, dict]], blocks: Iterable[np.ndarray], read: Callable) -> list[np.ndarray]:
-    """What `read` takes from the `Outputs` of each (network, variables), on blocks of images one after the other."""
+def answers_to(players: list[tuple[Player, dict]], blocks: Iterable[np.ndarray]) -> list[np.ndarray]:
+    """Returns logits [N, K] float32 of each (network, variables) on blocks of images [M, H, W, C] uint8, joined."""
     asked, found = [], [[] for _ in players]
     for block in blocks:
         images = here().place(block)
-        asked = asked or [Answers(player, images, here(), read) for player, _ in players]
+        asked = asked or [Answers(player, images, here()) for player, _ in players]
         for answers, (_, variables), parts in zip(asked, players, found, strict=True):
             answers.images = images
             parts.append(answers(variables))

@@ -1,5 +1,6 @@
 """Weights measured by their embeddings on labelled data: `evaluate.py --probe`."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import jax
@@ -8,13 +9,23 @@ import numpy as np
 
 import data
 import pretrained
+from data.dataset import IMAGES
 from explain import probes
-from models import Player
+from models import Outputs, Player
 from pretrained.players import check_fits, player_of
 from registry import UserError, unknown
-from studies.evaluation import embeddings_of
+from studies.evaluation import answers_to
 
 PROBES = ("knn", "linear")
+
+
+@dataclasses.dataclass(frozen=True)
+class Embedding(Player):
+    """A network that answers with its embedding [B, D] float32 in the place of logits."""
+
+    def forward(self, variables, image, **options) -> tuple[Outputs, dict]:
+        outputs, stats = super().forward(variables, image, **options)
+        return Outputs(logits=outputs.features["embedding"].astype(jnp.float32), features={}), stats
 
 
 def check(names: Sequence[str]) -> None:
@@ -53,8 +64,16 @@ def measure(params: Sequence[str], dataset: data.Dataset, names: Sequence[str], 
     players = [player_of(weights, "network", arch=arch) for weights in loaded]
     for weights, (player, variables) in zip(loaded, players, strict=True):
         _check_embedding(weights, player, variables, dataset.image_shape)
-    memories, queries = (embeddings_of(players, split) for split in (dataset.train, dataset.test))
+    memories, queries = (embeddings(players, split) for split in (dataset.train, dataset.test))
     return [_probed(*pair, dataset, names) for pair in zip(memories, queries, strict=True)]
+
+
+def embeddings(players: Sequence[tuple[Player, dict]], split: data.Split) -> list[np.ndarray]:
+    """Returns embeddings [N, D] float32 of each (network, variables) on a split, in blocks of `IMAGES` images."""
+    fields = [field.name for field in dataclasses.fields(Player)]
+    asked = [(Embedding(**{name: getattr(player, name) for name in fields}), own) for player, own in players]
+    parts = (block[i : i + IMAGES] for block in split.blocks() for i in range(0, len(block), IMAGES))
+    return answers_to(asked, parts)
 
 
 def _check_embedding(weights: pretrained.Pretrained, player: Player, variables: dict, shape: tuple) -> None:

@@ -1,4 +1,4 @@
-"""Which layers of a student no loss reaches: under a method that reads features, those behind the features."""
+"""Which layers of a student nothing trains: under a method that reads features, those behind the features."""
 
 import dataclasses
 from collections.abc import Callable
@@ -11,28 +11,30 @@ from transfer.base import Strategy
 
 
 def untrained(strategy: Strategy, state: Any, batch: Any) -> tuple[str, ...]:
-    """The student's layers that no term of the loss depends on; they keep their first weights.
+    """Returns the student's layers that no term of the loss depends on and that start from random weights.
 
-    Found by tracing, so nothing is computed. With labels the label loss reaches every layer.
+    Found by tracing, so nothing is computed. With labels the label loss reaches every layer. A layer that starts from
+    trained weights (`Player.start`) is left out.
 
     Args:
         strategy: with its players.
         state, batch: shapes of them.
 
     Returns:
-        Names of the outermost modules of the student's parameters, in the order of the parameters.
+        Sorted names of the outermost modules of the student's parameters.
     """
+    started = {path[1] for path in strategy.student.start if path[0] == "params"}
 
     def terms(student, state, batch):
         params = {**state.params, "student": student}
         return strategy.losses(params, state, batch, jax.random.key(0))[0]
 
     found = reached(terms, state.params["student"], state, batch)
-    return tuple(name for name, layer in found.items() if not any(jax.tree.leaves(layer)))
+    return tuple(name for name, layer in found.items() if name not in started and not any(jax.tree.leaves(layer)))
 
 
 def without_labels(strategy: Strategy, state: Any, batch: Any, say: Callable[[str], None]) -> Strategy:
-    """The strategy with a task that knows the `untrained` layers of the student; says which layers these are.
+    """Returns the strategy with a task that knows the `untrained` layers of the student; says which layers these are.
 
     Args:
         strategy, state, batch: as in `untrained`; the task has no labels.
@@ -41,7 +43,7 @@ def without_labels(strategy: Strategy, state: Any, batch: Any, say: Callable[[st
     layers = untrained(strategy, state, batch)
     if layers:
         say(
-            f"No loss reaches the student's {', '.join(layers)}: without labels, these keep their first weights.\n"
+            f"No loss reaches the student's {', '.join(layers)}: without labels, these keep their random weights.\n"
             "So no test compares the student's logits with the teacher's, and best/ is last/. "
             "`python evaluate.py --probe knn` measures the embedding."
         )

@@ -16,7 +16,7 @@ from explain import probes
 from explain.subject import Subject
 from pretrained.players import player_of
 from registry import UserError
-from studies import evaluation, probing
+from studies import probing
 
 TEACHER = "tests/teacher"
 
@@ -37,8 +37,8 @@ def test_embeddings_are_the_networks_own_in_blocks_of_any_size(weights, monkeypa
     subject = Subject("teacher", player.model, variables, player.mean, player.std)
     expected = subject.answers(digits.test.images)[1]
     for images in (1000, 200):  # the last block is smaller
-        monkeypatch.setattr(evaluation, "IMAGES", images)
-        (embeddings,) = evaluation.embeddings_of([(player, variables)], digits.test)
+        monkeypatch.setattr(probing, "IMAGES", images)
+        (embeddings,) = probing.embeddings([(player, variables)], digits.test)
         assert embeddings.dtype == np.float32
         np.testing.assert_allclose(embeddings, expected, rtol=1e-4, atol=1e-5)
 

@@ -49,6 +49,13 @@ def test_stages_behind_the_hint_stay_untrained(asked, staged, batch):
     assert untrained(strategy, state, batch) == STAGED
 
 
+def test_a_layer_that_starts_from_trained_weights_is_none_of_them(asked, batch):
+    strategy, state = asked("AT")
+    start = {("params", "classifier", "kernel"): jnp.zeros((8, 10)), ("batch_stats", "stem_bn", "mean"): jnp.zeros(8)}
+    strategy = dataclasses.replace(strategy, student=dataclasses.replace(strategy.student, start=start))
+    assert untrained(strategy, state, batch) == ()
+
+
 def test_the_task_learns_of_them_and_the_user_is_told(asked, batch):
     said = []
     strategy, state = asked("AT")
