@@ -112,6 +112,12 @@ def test_a_method_without_logits_has_no_test_and_the_last_weights_are_the_best(r
     assert "no loss has trained classifier of the network in" in capsys.readouterr().err
 
 
+def test_with_the_teachers_classifier_the_answers_are_compared(recipe, tmp_path):
+    own = {**recipe, "distiller": "PKT", "init_head": "teacher", "train_epoch": 1, "train_path": str(tmp_path / "run")}
+    assert set(train(own, quiet=True)["last"]) == {"epoch", "agreement", "kl"}
+    assert "untrained" not in pretrained.load(tmp_path / "run").info
+
+
 def test_one_term_alone_is_never_called_extreme(finished, recipe, tmp_path, monkeypatch, capsys):
     from training import replica
 
