@@ -9,7 +9,8 @@ import pretrained
 import tasks
 from configs.command import names_in
 from models import Player
-from pretrained.players import check_fits, class_note, player_of
+from pretrained.classes import class_note
+from pretrained.players import fitted, player_of
 from registry import UserError
 from training.answers import Answers
 from training.devices import here
@@ -17,7 +18,12 @@ from training.run_folder import warn
 
 
 def measure(
-    param: str, dataset: data.Dataset, teacher_param: str = "", arch: str = "", teacher_arch: str = ""
+    param: str,
+    dataset: data.Dataset,
+    teacher_param: str = "",
+    arch: str = "",
+    teacher_arch: str = "",
+    teacher_image_size: int = 0,
 ) -> dict[str, float]:
     """Computes the task's metrics of the weights in `param` on the test split. With teachers, also compares with them.
 
@@ -27,13 +33,14 @@ def measure(
         teacher_param: the teacher's weights, or several teachers' joined by commas. The student is compared with the
             mean of the teachers' logits.
         arch, teacher_arch: as in `pretrained.players.player_of`; needed for networks whose code is outside the library.
+        teacher_image_size: side in pixels at which the teachers see the images; 0: the dataset's.
 
     Raises:
         UserError: no weights, or weights that do not fit. All weights are checked before any network runs.
     """
     logits, teacher = answers([param], dataset, [arch], "network")[0], None
     if teacher_param:
-        teacher = teacher_answers(teacher_param, dataset, teacher_arch)
+        teacher = teacher_answers(teacher_param, dataset, teacher_arch, teacher_image_size)
     return task_of(dataset).metrics(logits, dataset.test.labels, teacher)
 
 
@@ -42,33 +49,33 @@ def task_of(dataset: data.Dataset):
     return tasks.create("classification", labelled=dataset.labelled)
 
 
-def teacher_answers(params: str, dataset: data.Dataset, archs: str = "") -> np.ndarray:
+def teacher_answers(params: str, dataset: data.Dataset, archs: str = "", image_size: int = 0) -> np.ndarray:
     """Returns the logits [N, K] of the teachers in `params` on the test split, as the mean over the teachers."""
     names, types = names_in(params), names_in(archs)
     if types and len(types) != len(names):
         raise UserError(f"--teacher_arch names {len(types)} networks and --teacher_param {len(names)} weights.")
-    return np.mean(answers(names, dataset, types or [""] * len(names), "teacher"), axis=0)
+    return np.mean(answers(names, dataset, types or [""] * len(names), "teacher", image_size), axis=0)
 
 
-def answers(params: list[str], dataset: data.Dataset, archs: list[str], role: str) -> list[np.ndarray]:
+def answers(
+    params: list[str], dataset: data.Dataset, archs: list[str], role: str, image_size: int = 0
+) -> list[np.ndarray]:
     """Returns logits [N, K] float32 on the test split for each folder of weights.
 
-    The classes are in the dataset's order. A warning names classes that do not match the dataset's, and layers that no
-    loss has trained. Teachers' batch norms are folded as in training.
+    The classes are the dataset's, in its order. A warning says where classes or sizes of images are not those of the
+    weights, and which layers no loss has trained. Teachers' batch norms are folded as in training.
     """
-    loaded = [pretrained.load(param) for param in params]
+    loaded = [fitted(pretrained.load(param), dataset, role, warn, image_size=image_size) for param in params]
     for weights in loaded:
-        check_fits(weights, dataset, role)
         if layers := weights.info.get("untrained"):
             warn(f"no loss has trained {', '.join(layers)} of the {role} in {weights.folder}: its logits mean nothing.")
     players = []
     for weights, arch in zip(loaded, archs, strict=True):
         frozen = role == "teacher"
-        players.append(player_of(weights, role, arch=arch, frozen=frozen, class_names=dataset.class_names))
+        players.append(player_of(weights, role, arch=arch, frozen=frozen, dataset=dataset, image_size=image_size))
     found = _logits(players, dataset.test)
     for weights, logits in zip(loaded, found, strict=True):
-        labels = dataset.test.labels if dataset.labelled else None
-        if note := class_note(role, weights.info, dataset, logits if dataset.labelled else None, labels):
+        if note := class_note(role, weights.info, dataset, logits, dataset.test.labels):
             warn(note)
     return found
 
@@ -88,8 +95,7 @@ def answers_to(players: list[tuple[Player, dict]], blocks: Iterable[np.ndarray])
     asked, found = [], [[] for _ in players]
     for block in blocks:
         images = here().place(block)
-        asked = asked or [Answers(player, images, here()) for player, _ in players]
+        asked = asked or [Answers(player, here()) for player, _ in players]
         for answers, (_, variables), parts in zip(asked, players, found, strict=True):
-            answers.images = images
-            parts.append(answers(variables))
+            parts.append(answers(variables, images))
     return [np.concatenate(parts) for parts in found]

@@ -12,7 +12,7 @@ import pretrained
 from data.dataset import IMAGES
 from explain import probes
 from models import Outputs, Player
-from pretrained.players import check_fits, player_of
+from pretrained.players import player_of
 from registry import UserError, unknown
 from studies.evaluation import answers_to
 
@@ -60,8 +60,10 @@ def measure(params: Sequence[str], dataset: data.Dataset, names: Sequence[str], 
         raise UserError(f"--probe needs training images as its memory, and {dataset.name} has none here.")
     loaded = [pretrained.load(param) for param in params]
     for weights in loaded:
-        check_fits(weights, dataset, "network", classes=False)
-    players = [player_of(weights, "network", arch=arch) for weights in loaded]
+        theirs, ours = weights.info["image_shape"][-1], dataset.image_shape[-1]
+        if theirs != ours:
+            raise UserError(f"The network in {weights.folder} has {theirs} channels, {dataset.name} has {ours}.")
+    players = [player_of(weights, "network", arch=arch, dataset=dataset) for weights in loaded]
     for weights, (player, variables) in zip(loaded, players, strict=True):
         _check_embedding(weights, player, variables, dataset.image_shape)
     memories, queries = (embeddings(players, split) for split in (dataset.train, dataset.test))

@@ -29,8 +29,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import data
-from distiller.dot import reached
 from models import Outputs, Player
+from models.traces import read_leaves
 from registry import UserError
 
 IMAGES, BATCH = 2048, 64
@@ -189,7 +189,7 @@ def standardised(strategy: Any, abstract: Callable) -> Any:
     def terms(frozen, state, batch):
         return every.losses(state.params, state.replace(frozen=frozen), batch, jax.random.key(0))[0]
 
-    reads = [frozen[COLLECTION] for frozen in reached(terms, state.frozen, state, batch).values()]
+    reads = [frozen[COLLECTION] for frozen in read_leaves(terms, state.frozen, state, batch).values()]
     facts = [
         {tap: own[tap] for tap, read in found.items() if any(read.values())}
         for own, found in zip(facts, reads, strict=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from distiller.dot import reached
+from models.traces import read_leaves
 from transfer.base import Strategy
 
 
@@ -29,7 +29,7 @@ def untrained(strategy: Strategy, state: Any, batch: Any) -> tuple[str, ...]:
         params = {**state.params, "student": student}
         return strategy.losses(params, state, batch, jax.random.key(0))[0]
 
-    found = reached(terms, state.params["student"], state, batch)
+    found = read_leaves(terms, state.params["student"], state, batch)
     return tuple(name for name, layer in found.items() if name not in started and not any(jax.tree.leaves(layer)))
 
 
