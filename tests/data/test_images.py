@@ -110,6 +110,11 @@ def test_channels_and_resizing_are_those_of_image_folder(tmp_path):
     assert (found.info["resize"], found.info["interpolation"]) == (6, "bicubic")
 
 
+def test_a_validation_split_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"--val_split 0\.1 reads labels, and Images has none"):
+        data.load("Images", str(fill(tmp_path)), 4, val_split=0.1)
+
+
 def test_no_folder_and_too_few_pictures_are_refused(tmp_path):
     for folder in ("", str(tmp_path / "nowhere")):
         with pytest.raises(UserError, match=f"Images needs --data_dir, a folder of pictures; got '{folder}'"):
