@@ -159,8 +159,31 @@ class DeviceBank:
     rest: jax.Array | None = None
     classes: int = struct.field(pytree_node=False, default=0)
 
+    @staticmethod
+    def arrays(views: int, examples: int, classes: int, dtype: str, top_k: int) -> Arrays:
+        """Name -> (shape, type) of what a bank stores; `top_k` 0 stores all classes."""
+        rows, stored = (views, examples), np.dtype(dtype)
+        if not top_k:
+            return {"values": ((*rows, classes), stored)}
+        number = np.dtype("uint16" if classes <= 2**16 else "int32")
+        return {"values": ((*rows, top_k), stored), "indices": ((*rows, top_k), number), "rest": (rows, stored)}
+
+    @staticmethod
+    def pack(logits: jax.Array, top_k: int) -> dict[str, jax.Array]:
+        """What is stored of logits [B, C], not rounded yet."""
+        if not top_k:
+            return {"values": logits}
+        values, indices = jax.lax.top_k(logits, top_k)
+        others = logits.at[jnp.arange(len(logits))[:, None], indices].set(-jnp.inf)
+        rest = jax.nn.logsumexp(others, axis=-1) - np.log(logits.shape[-1] - top_k).astype(np.float32)
+        return {"values": values, "indices": indices, "rest": rest}
+
     def logits(self, view: jax.Array, index: jax.Array) -> jax.Array:
-        """Of the examples `index` [B] in their views `view` [B]: [B, C] float32."""
+        """Of the examples `index` [B] in their views `view` [B]: [B, C] float32.
+
+        The one view of a bank of one view stands for every view.
+        """
+        view = view if len(self.values) > 1 else jnp.zeros_like(view)
         values = self.values[view, index].astype(jnp.float32)
         if self.indices is None:
             return values

@@ -18,13 +18,13 @@ import data
 import distiller
 import hosts
 import models
-import pretrained
 import tasks
 import transfer
 from configs.command import names_in
 from configs.environment import command_line
 from configs.resolve import plain, teacher_command
 from distiller import dot
+from pretrained import foreign, given
 from pretrained.players import check_fits, player_of
 from registry import UserError
 from tasks.classification import balanced_weights
@@ -52,6 +52,7 @@ class Builder:
         dataset: described; the images are read when first looked at.
         strategy: with its players.
         teachers: (weights, player, variables) of each trained network that a strategy asks and does not train.
+        given: (logits, player, variables) of the teacher whose logits are given (`teacher_logits`); else empty.
         digests: SHA-256 of the weights of all networks that start trained.
         others: name of a learner beside the student -> its part of `model.json`.
     """
@@ -69,6 +70,7 @@ class Builder:
             weights["class_weights"] = balanced_weights(self.dataset.train.labels, self.dataset.num_classes)
         self.task = tasks.create(config.task, **weights)
         self.teachers: list = []
+        self.given: list = []
         self.digests: list[str] = []
         self.others: dict[str, dict] = {}
         mixing = {key: config[key] for key in ("resized_crop", "randaugment", "magnitude", "mixup", "cutmix")}
@@ -87,13 +89,18 @@ class Builder:
 
     def trained(self, name: str, frozen: bool = True) -> list[tuple[transfer.Player, dict]]:
         config, found = self.config, []
+        if config.teacher_logits:
+            logits = given.load(config.teacher_logits, self.dataset, config.teacher_views)
+            self.digests.append(logits.sha256)
+            self.given.append((logits, *logits.player(name, self.dataset)))
+            return [self.given[0][1:]]
         dtype = jnp.dtype(config.teacher_dtype or config.dtype)
         archs = names_in(config.teacher_arch) or [""]
         advice = f"\nTo train one: {teacher_command(config)}"
         if not self.has_weights:
             raise UserError(f"--transfer {config.transfer} needs --teacher_param, a trained teacher.{advice}")
         for param, arch in zip(names_in(config.teacher_param), archs, strict=True):
-            weights = pretrained.load(param)
+            weights = foreign.load(param, arch, self.dataset, config.teacher_taps, config.teacher_input)
             check_fits(weights, self.dataset, "teacher", advice)
             self.digests.append(weights.sha256)
             player, variables = player_of(weights, name, dtype, arch, frozen, self.dataset.class_names)
@@ -171,11 +178,11 @@ class Builder:
                 folder.mkdir(exist_ok=True)
             pool, labels = self._pool(seed)
             its_bank = None
-            if config.teacher_views:
+            if config.teacher_views or self.given:
                 settings = bank.Settings(
                     config.teacher_views, config.teacher_bank_dtype, config.teacher_bank_top_k, seed
                 )
-                its_bank = bank.prepare(folder, settings, shared, self.teachers[0], self.say, warn)
+                its_bank = bank.prepare(folder, settings, shared, (self.given or self.teachers)[0], self.say, warn)
             found.append(Replica(shared, seed, folder, pool, labels, its_bank))
         return found
 
@@ -219,20 +226,20 @@ class Builder:
 
     def _check_fit(self, strategy: transfer.Strategy) -> None:
         """Traces a step; raises `UserError` where networks, method and views do not fit, or a bank cannot serve."""
-        config = self.config
-        reason = bank.reason_against(strategy, self.augmentation, config.distiller) if config.teacher_views else ""
-        if config.teacher_views and not reason:
+        config, banked = self.config, self.given or self.config.teacher_views
+        flag = f"--teacher_logits {config.teacher_logits}" if self.given else f"--teacher_views {config.teacher_views}"
+        reason = bank.reason_against(strategy, self.augmentation, config.distiller) if banked else ""
+        if banked and not reason:
             try:
                 return self._trace(strategy, banked=True)
             except MISFITS as error:
                 reason = f"{config.distiller} needs more of the teacher than its logits ({str(error).rstrip('.')})"
-        with self._misfits_explained():  # a step that fails without a bank, too, is not the bank's fault
-            self._trace(strategy)
+        if not self.given:
+            with self._misfits_explained():  # a step that fails without a bank, too, is not the bank's fault
+                self._trace(strategy)
         if reason:
-            raise UserError(
-                f"--teacher_views {config.teacher_views}: {reason}.\n"
-                "Leave --teacher_views out: then the teacher is asked in every step."
-            )
+            fix = "Give the teacher's weights, --teacher_param" if self.given else "Leave --teacher_views out"
+            raise UserError(f"{flag}: {reason}.\n{fix}: then the teacher is asked in every step.")
 
     def _trace(self, strategy: transfer.Strategy, banked: bool = False) -> None:
         state, *rest = self._abstract(strategy, banked)

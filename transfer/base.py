@@ -22,7 +22,7 @@ PLAYERS += ("train_epoch",)
 STUDENT, METHOD, MEMORY = 0, 1, 2
 PEERS = 16  # and then with the number of a learner beside the student
 TEACHER_KEYS = ("teacher_arch", "teacher_param", "teacher_dtype")
-BANK_KEYS = ("teacher_views", "teacher_bank_dtype", "teacher_bank_top_k")
+BANK_KEYS = ("teacher_views", "teacher_bank_dtype", "teacher_bank_top_k", "teacher_logits")
 
 
 class Builder(Protocol):
