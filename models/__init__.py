@@ -1,4 +1,4 @@
-"""Networks: linen Modules that return `Outputs`. `create` is the only door, `names` lists what is behind it."""
+"""Networks: linen Modules that return `Outputs`. `create` builds a network by name, `names` lists the names."""
 
 import functools
 import importlib
@@ -105,8 +105,8 @@ def create(name: str, num_classes: int, **options):
         name: one of `names()`, "module:attribute" of a network of your own (docs/models.md), or a frozen network of
             PyTorch: "timm:NAME", "torchvision:NAME" (docs/teachers.md).
         num_classes: K, the size of the last layer, at least 2.
-        **options: the network's own fields, such as `dtype` (compute type; parameters stay float32). Lists (JSON has
-            no other) become tuples.
+        **options: the network's own fields, such as `dtype` (compute type; parameters stay float32). Lists become
+            tuples, because JSON has no tuples.
 
     Returns:
         A linen Module; `module.apply(variables, images, train=...)` returns `Outputs`. A network of your own that is

@@ -2,8 +2,8 @@
 
 Paper: Liu, Mao, Wu, Feichtenhofer, Darrell, Xie. A ConvNet for the 2020s. CVPR 2022. arXiv:2201.03545.
 
-The network is the paper's (timm's names in `torch_name`); layer scale begins at 1e-6, weights are normal of deviation
-0.02 (the paper's truncation at +-2 does not change that), biases zero. There is no stochastic depth.
+The network is the paper's, and `torch_name` has timm's names. Layer scale starts at 1e-6. Weights are normal with
+deviation 0.02; the paper's truncation at +-2 does not change that. Biases are zero. Stochastic depth is left out.
 """
 
 from typing import Any
@@ -69,8 +69,8 @@ class ConvNeXt(Network):
     def __call__(self, images, train: bool = False, deltas: dict | None = None) -> Outputs:
         """images [B, H, W, C] float32 -> `Outputs`.
 
-        Taps: `stem`, `stage1..N` (the residual stream: no activation ends a stage), `stage1_preact..N` (so the same
-        arrays, for the methods that ask), `embedding` [B, D]: the mean over positions after the head's norm.
+        Taps: `stem`; `stage1..N`, the residual stream at the end of each stage, without an activation;
+        `stage1..N_preact`, the same arrays; `embedding` [B, D], the mean over positions, normalised by the head's norm.
         """
         tap = Taps(deltas)
         patch = self.patch_size or default_patch(min(images.shape[1:3]))
@@ -94,7 +94,7 @@ class ConvNeXt(Network):
         return Outputs(logits=self.classify(embedding), features=tap.features)
 
     def settle(self, shape_of) -> "ConvNeXt":
-        """This network with the patch size that some weights have, where the choice was left to the image.
+        """This network with the patch size of some weights, unless `patch_size` is given.
 
         Args:
             shape_of: variable path -> its shape in those weights, or None.

@@ -28,7 +28,7 @@ CIFAR_NAMES = {
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolution around a shortcut, `width` inside. Returns [B, H/s, W/s, 4 * width]."""
+    """1x1, 3x3 and 1x1 convolution and a shortcut, with `width` channels inside. Returns [B, H/s, W/s, 4 * width]."""
 
     width: int
     stride: int = 1
@@ -91,7 +91,7 @@ class ImageNetResNet(Network):
         return self.pooled(tap, x)
 
     def settle(self, shape_of) -> "ImageNetResNet":
-        """This network with the stem that some weights have, where the choice was left to the image.
+        """This network with the stem of some weights, unless `stem` is given.
 
         Args:
             shape_of: variable path -> its shape in those weights, or None.
@@ -102,7 +102,7 @@ class ImageNetResNet(Network):
         return self.clone(stem="imagenet" if shape and shape[0] == 7 else "cifar")
 
     def torch_name(self, path: tuple[str, ...]) -> str:
-        """("params", "stage1_block0", "conv1", "kernel") -> "layer1.0.conv1.weight"; "imagenet" where stem is None."""
+        """("params", "stage1_block0", "conv1", "kernel") -> "layer1.0.conv1.weight". None means "imagenet" here."""
         return rename(path, CIFAR_NAMES if self.stem == "cifar" else TORCH_NAMES)
 
 

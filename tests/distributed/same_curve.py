@@ -1,4 +1,4 @@
-"""The run that all these tests make in one way or another, and what it means that two of them are equal."""
+"""The recipe that the tests of this folder run, and the check that two runs are equal."""
 
 import json
 import os
