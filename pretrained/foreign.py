@@ -6,6 +6,7 @@
 
 import hashlib
 import pathlib
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -38,6 +39,20 @@ def arch_of(param: str, arch: str, command: str = "") -> str:
             "To convert a file to one of this library's networks: python -m pretrained.convert --help"
         )
     return pretrained.load(param, command).info["arch"]
+
+
+def options_of(recipe: Mapping) -> dict[str, str]:
+    """The keyword arguments of `load` that a recipe or a command line has."""
+    return {"taps": recipe.get("teacher_taps", ""), "stats": recipe.get("teacher_input", "own")}
+
+
+def load_all(params: Sequence[str], archs: Sequence[str], dataset: data.Dataset, **torch: str) -> list:
+    """`load` of each of `params`; `archs` is empty or has as many parts."""
+    if archs and len(archs) != len(params):
+        raise UserError(f"--teacher_arch names {len(archs)} networks and --teacher_param {len(params)} weights.")
+    return [
+        load(param, arch, dataset, **torch) for param, arch in zip(params, archs or [""] * len(params), strict=True)
+    ]
 
 
 def load(param: str, arch: str, dataset: data.Dataset, taps: str = "", stats: str = "own") -> pretrained.Pretrained:

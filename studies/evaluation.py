@@ -3,10 +3,10 @@
 import numpy as np
 
 import data
-import pretrained
 import tasks
 from configs.command import names_in
 from models import Player
+from pretrained import foreign
 from pretrained.players import check_fits, class_note, player_of
 from registry import UserError
 from training.answers import Answers
@@ -15,7 +15,7 @@ from training.run_folder import warn
 
 
 def measure(
-    param: str, dataset: data.Dataset, teacher_param: str = "", arch: str = "", teacher_arch: str = ""
+    param: str, dataset: data.Dataset, teacher_param: str = "", arch: str = "", teacher_arch: str = "", **torch: str
 ) -> dict[str, float]:
     """Computes the task's metrics of the weights in `param` on the test split. With teachers, also compares with them.
 
@@ -25,31 +25,32 @@ def measure(
         teacher_param: the teacher's weights, or several teachers' joined by commas. The student is compared with the
             mean of the teachers' logits.
         arch, teacher_arch: as in `pretrained.players.player_of`; needed for networks whose code is outside the library.
+        **torch: of teachers that are networks of PyTorch, as in `pretrained.foreign.load`.
 
     Raises:
         UserError: no weights, or weights that do not fit. All weights are checked before any network runs.
     """
     logits, teacher = answers([param], dataset, [arch], "network")[0], None
     if teacher_param:
-        teacher = teacher_answers(teacher_param, dataset, teacher_arch)
+        teacher = teacher_answers(teacher_param, dataset, teacher_arch, **torch)
     return tasks.create("classification").metrics(logits, dataset.test.labels, teacher)
 
 
-def teacher_answers(params: str, dataset: data.Dataset, archs: str = "") -> np.ndarray:
+def teacher_answers(params: str, dataset: data.Dataset, archs: str = "", **torch: str) -> np.ndarray:
     """Returns the logits [N, K] of the teachers in `params` on the test split, as the mean over the teachers."""
     names, types = names_in(params), names_in(archs)
     if types and len(types) != len(names):
         raise UserError(f"--teacher_arch names {len(types)} networks and --teacher_param {len(names)} weights.")
-    return np.mean(answers(names, dataset, types or [""] * len(names), "teacher"), axis=0)
+    return np.mean(answers(names, dataset, types or [""] * len(names), "teacher", **torch), axis=0)
 
 
-def answers(params: list[str], dataset: data.Dataset, archs: list[str], role: str) -> list[np.ndarray]:
+def answers(params: list[str], dataset: data.Dataset, archs: list[str], role: str, **torch: str) -> list[np.ndarray]:
     """Returns logits [N, K] float32 on the test split for each folder of weights.
 
     The classes are in the dataset's order; a warning names classes that do not match the dataset's. Teachers' batch
     norms are folded as in training.
     """
-    loaded = [pretrained.load(param) for param in params]
+    loaded = [foreign.load(param, arch, dataset, **torch) for param, arch in zip(params, archs, strict=True)]
     for weights in loaded:
         check_fits(weights, dataset, role)
     players = []

@@ -6,9 +6,11 @@ import warnings
 import numpy as np
 import pytest
 
+import data
 import models
 from configs.resolve import resolve
 from registry import UserError
+from studies import evaluation, explaining
 from training.builder import Builder
 from training.train import train
 
@@ -45,6 +47,11 @@ def test_features_and_logits_teach_and_the_weights_stay(param, tmp_path, capsys)
     assert config["teacher_arch"] == ARCH
     assert len(config["teacher_sha256"]) == 64
     assert not list((tmp_path / "run" / "checkpoints").rglob("*layer4*"))  # no checkpoint holds the teacher
+    digits, torch = data.load("Digits"), {"taps": run["teacher_taps"], "stats": run["teacher_input"]}
+    measured = evaluation.measure(str(tmp_path / "run"), digits, param, teacher_arch=ARCH, **torch)
+    assert measured["agreement"] == pytest.approx(summary["last"]["agreement"])
+    subject = explaining.subject_of(param, digits, "teacher", ARCH, **torch)
+    assert (subject.name, subject.model.taps) == (f"teacher {ARCH}", ("layer1", "layer2", "layer4"))
 
 
 def test_a_bank_holds_its_logits(param, tmp_path):
