@@ -113,9 +113,10 @@ class Given:
             listed = ", ".join(order[:6]) + ", ..." * (len(order) > 6)
             warn(f"the logits would be right on {accuracy:.2f} % with their classes in the order {listed} ({how}).")
         elif orders.no_better_than_chance(answers, labels):
+            fix = "The function must return" if self.function else "Row i must belong to training image i, and hold"
             warn(
                 f"the logits are right on {top1:.2f} % of the training images, and guessing reaches "
-                f"{100 * orders.chance(labels):.2f} %. Their rows must be in the order of the training split."
+                f"{100 * orders.chance(labels):.2f} %. {fix} the scores of the dataset's classes, in their order."
             )
 
 

@@ -131,7 +131,10 @@ def test_such_a_network_does_not_learn():
             resolve({"distiller": "SoftLogits", **recipe})
 
 
-def test_without_such_a_teacher_pytorch_is_not_imported():
-    assert not models.is_torch("ResNet20")
+def test_without_such_a_teacher_pytorch_is_not_imported(digits, monkeypatch):
+    monkeypatch.setitem(sys.modules, "models.torch_network", None)  # an import of it raises
     assert not models.is_torch("my_network:MyNetwork")
-    assert foreign.arch_of("tests/teacher", "") == "CNN"
+    assert foreign.arch_of("tests/teacher", "") == foreign.load("tests/teacher", "", digits).info["arch"] == "CNN"
+    assert resolve({"distiller": "SoftLogits", "teacher_param": "tests/teacher"})[0].teacher_arch == "CNN"
+    with pytest.raises(UserError, match="kd-cookbook"):
+        models.registry.check(ARCH)

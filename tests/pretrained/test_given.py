@@ -4,6 +4,7 @@ import dataclasses
 import re
 
 import numpy as np
+import pages
 import pytest
 
 import data
@@ -103,6 +104,12 @@ def test_what_is_no_source_of_logits_is_refused(source, message, digits, place):
         given.load(source, digits, 0)
 
 
+def test_the_file_of_the_page_is_taken(digits, place, capsys):
+    exec(pages.code("teachers.md", "np.save"), {})
+    assert capsys.readouterr().out == "(1200, 8, 8, 1)\n"
+    assert given.load("logits.npy", digits, 0).values.shape == (1, 1200, 10)
+
+
 def test_a_file_is_mapped_and_its_rows_are_the_images(digits, place):
     values = logits(2, 1200, 10, dtype=np.float64)
     np.save("logits.npy", values)
@@ -165,7 +172,7 @@ def test_the_accuracy_is_printed_and_a_wrong_order_is_warned_of(digits):
     assert said_of(right, digits, best) == (said, [])
     said, warned = said_of(np.random.RandomState(0).permutation(right), digits)
     assert "guessing reaches" in warned[0]
-    assert "Their rows must be in the order of the training split" in warned[0]
+    assert "Row i must belong to training image i, and hold the scores of the dataset's classes" in warned[0]
     named = dataclasses.replace(digits, class_names=tuple("jihgfedcba"))
     said, warned = said_of(right[:, ::-1], named)
     assert "would be right on 100.00 % with their classes in the order a, b, c, d, e, f, ..." in warned[0]
