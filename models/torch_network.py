@@ -41,7 +41,7 @@ def constructor(arch: str) -> Callable[..., nn.Module]:
 
 
 class TorchNetwork(nn.Module):
-    """A network of PyTorch in evaluation mode.
+    """A network of PyTorch in evaluation mode. Its weights come from elsewhere: `init` returns zeros.
 
     Attributes:
         arch: "timm:NAME" or "torchvision:NAME".
@@ -64,7 +64,8 @@ class TorchNetwork(nn.Module):
         if train:
             raise ValueError(f"{self.arch} is a network of PyTorch, which teaches and does not learn")
         if self.is_initializing():
-            for collection, parts in program.variables(program.first).items():
+            zeros = {name: np.zeros(shape, np.float32) for name, shape in program.shapes.items()}
+            for collection, parts in program.variables(zeros).items():
                 for name, value in parts.items():
                     self.put_variable(collection, name, jax.tree.map(jnp.asarray, value))
         return program(self.variables, images, dict(deltas or {}), self.dtype)
@@ -161,7 +162,7 @@ class Program:
 
     Attributes:
         classifier: name of the last linear layer, whose input is the embedding; empty where the network has none.
-        first: PyTorch's name -> array, of the parameters and of the floating-point buffers that a state_dict has.
+        shapes: PyTorch's name -> shape, of the parameters and of the floating-point buffers that a state_dict has.
         constants: name -> array of the other buffers.
         published: what the library says of the network's input (`published`).
 
@@ -183,9 +184,11 @@ class Program:
         states, function = torchax.extract_jax(tapped.eval())
         states = {name.removeprefix(INSIDE): np.asarray(value) for name, value in states.items()}
         learned = [name for name in net.state_dict() if name in states and states[name].dtype.kind == "f"]
-        self.first = {name: states[name] for name in learned}
-        self.constants = {name: value for name, value in states.items() if name not in self.first}
+        self.shapes = {name: states[name].shape for name in learned}
+        self.constants = {name: value for name, value in states.items() if name not in self.shapes}
         self._run = jax.jit(function, inline=True)
+        for parameter in net.parameters():  # each call brings the weights
+            parameter.data = parameter.data.new_empty(0)
 
     def variables(self, tensors: Mapping[str, np.ndarray]) -> dict:
         """`{"params", "batch_stats"}` of PyTorch's name -> array: the last linear layer is `classifier`, as [D, K]."""

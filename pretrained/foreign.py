@@ -81,12 +81,11 @@ def load(param: str, arch: str, dataset: data.Dataset, taps: str = "", stats: st
         path = pathlib.Path(param).expanduser()
         tensors, digest = _file(path, arch)
     program = torch_network.program_of(arch, dataset.num_classes, channels, wanted)
-    classes = len(tensors.get(f"{program.classifier}.weight", program.first.get(f"{program.classifier}.weight", ())))
-    classes = classes or dataset.num_classes
+    classes = len(tensors.get(f"{program.classifier}.weight", ())) or dataset.num_classes
     if classes != dataset.num_classes:
         program = torch_network.program_of(arch, classes, channels, wanted)
     have = {name: value.shape for name, value in tensors.items() if name not in program.constants}
-    if problems := differences({name: value.shape for name, value in program.first.items()}, have):
+    if problems := differences(program.shapes, have):
         raise UserError(
             f"{path} does not fit {arch}: {'; '.join(problems)}.\nIts names are those of {looks_like(tensors)}."
         )
@@ -110,7 +109,7 @@ def load(param: str, arch: str, dataset: data.Dataset, taps: str = "", stats: st
         "std": list(own["std"]),
         "test_top1": None,
     }
-    return pretrained.Pretrained(path, program.variables({n: tensors[n] for n in program.first}), info, digest)
+    return pretrained.Pretrained(path, program.variables({n: tensors[n] for n in program.shapes}), info, digest)
 
 
 def _file(path: pathlib.Path, arch: str) -> tuple[dict[str, np.ndarray], str]:

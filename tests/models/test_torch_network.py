@@ -25,16 +25,12 @@ ARCH, TAPS = "timm:test_resnet", ("layer1", "layer3")
 
 
 @pytest.fixture(scope="module")
-def network():
+def network(draw_tensor):
     """(model, variables, images [2, 32, 32, 1], PyTorch's tensors, the outputs and gradients of a program)."""
     model = models.create(ARCH, 7, channels=1, taps=list(TAPS))
     images = np.random.RandomState(0).standard_normal((2, 32, 32, 1)).astype(np.float32)
     program = torch_network.program_of(ARCH, 7, 1, TAPS)
-    random = np.random.RandomState(1)
-    tensors = {
-        name: value + (0.1 * random.uniform(size=value.shape)).astype(np.float32)
-        for name, value in program.first.items()
-    }
+    tensors = {name: draw_tensor(name, shape) for name, shape in program.shapes.items()}
     variables = program.variables(tensors)
 
     @jax.jit
