@@ -154,3 +154,52 @@ def test_an_unknown_tap_and_channels_that_a_network_cannot_have_are_told():
         models.create(ARCH, 7, channels=1, taps=["layer9"])
     with pytest.raises(UserError, match=r"torchvision:resnet18 reads images of 3 channels; the data have 1."):
         models.create("torchvision:resnet18", 7, channels=1)
+
+
+class Toy(torch.nn.Module):
+    """A network whose maps are [B, H, W, C] inside, like Swin's."""
+
+    output_fmt = "NHWC"
+    pretrained_cfg = {"mean": (0.5,), "std": (0.5,), "input_size": (1, 6, 6)}
+
+    def __init__(self, ends: str = "linear"):
+        super().__init__()
+        self.stem = torch.nn.Conv2d(1, 4, 3)
+        self.turned, self.pair = torch.nn.Identity(), Pair()
+        self.last = torch.nn.Linear(4, 3) if ends == "linear" else torch.nn.Conv2d(4, 3, 1)
+
+    def forward(self, x):
+        x, _ = self.pair(self.turned(self.stem(x).permute(0, 2, 3, 1)))
+        if isinstance(self.last, torch.nn.Linear):
+            return self.last(x.mean((1, 2)))
+        return self.last(x.permute(0, 3, 1, 2)).mean((2, 3))
+
+
+class Pair(torch.nn.Module):
+    """A module that returns two things."""
+
+    def forward(self, x):
+        return x, x
+
+
+def test_maps_that_lie_our_way_stay_and_a_module_of_several_outputs_is_told():
+    net, images = Toy().eval(), np.random.RandomState(0).standard_normal((2, 6, 5, 1)).astype(np.float32)
+    with torch.no_grad():
+        shown = torch.tensor(images.transpose(0, 3, 1, 2))
+        logits, maps = net(shown).numpy(), net.stem(shown).permute(0, 2, 3, 1).numpy()
+    state = {name: value.detach().numpy().copy() for name, value in net.state_dict().items()}
+    program = torch_network.Program("timm:toy", net, ("turned",))
+    outputs = program(program.variables(state), images, {}, jnp.float32)
+    np.testing.assert_allclose(outputs.logits, logits, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(outputs.features["stage1"], maps, rtol=1e-5, atol=1e-6)
+    several = torch_network.Program("timm:toy", Toy().eval(), ("pair",))
+    with pytest.raises(ValueError, match="the module of stage1 returns tuple, not one tensor"):
+        several(several.variables(state), images, {}, jnp.float32)
+
+
+def test_a_network_that_ends_in_a_convolution_has_no_embedding():
+    program = torch_network.Program("timm:toy", Toy("convolution").eval(), ())
+    assert program.classifier == ""
+    variables = program.variables({name: np.ones(shape, np.float32) for name, shape in program.shapes.items()})
+    assert set(variables["params"]) == {"network"}
+    assert program(variables, np.ones((2, 6, 6, 1), np.float32), {}, jnp.float32).features == {}
