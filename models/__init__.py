@@ -7,6 +7,7 @@ from types import ModuleType
 from models import nnx_network, ops, xla_cpu
 from models.outputs import ATTENTION, LAST_MAP, NoFeatures, Outputs, Source, Taps, forward, resolve, stages
 from models.players import Player
+from models.view import View
 from registry import Registry, UserError
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Player",
     "Source",
     "Taps",
+    "View",
     "create",
     "forward",
     "is_torch",

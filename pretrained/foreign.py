@@ -96,7 +96,7 @@ def load(param: str, arch: str, dataset: data.Dataset, taps: str = "", stats: st
             "Normalise with the dataset's mean and deviation: --teacher_input data"
         )
     own = facts if stats == "own" else {"mean": dataset.mean, "std": dataset.std}
-    size = (facts["size"],) * 2 if param == HUB or facts["fixed"] else dataset.image_shape[:2]
+    size = (facts["size"],) * 2 if param == HUB or facts["fixed"] else dataset.seen_shape[:2]
     names = imagenet.classes() if param == HUB and classes == len(imagenet.classes()) else map(str, range(classes))
     info = {
         "arch": arch,

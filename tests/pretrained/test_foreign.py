@@ -1,5 +1,6 @@
 """Weights of PyTorch's networks from files: what fits, what does not, and what is said where a package is missing."""
 
+import dataclasses
 import sys
 import warnings
 
@@ -11,7 +12,7 @@ import data
 import models
 from configs.resolve import resolve
 from pretrained import foreign
-from pretrained.players import player_of
+from pretrained.players import fitted, player_of
 from registry import UserError
 
 ARCH = "timm:test_resnet"
@@ -46,7 +47,11 @@ def files(torch_network, tmp_path_factory):
     arrays = {name: value.numpy() for name, value in state.items()}
     safetensors.numpy.save_file(arrays, folder / "good.safetensors")
     safetensors.numpy.save_file({k: v for k, v in arrays.items() if k != "bn1.weight"}, folder / "short.safetensors")
-    wide = {**arrays, "fc.weight": np.zeros((12, 96), np.float32), "fc.bias": np.zeros(12, np.float32)}
+    wide = {
+        **arrays,
+        "fc.weight": np.arange(12.0 * 96, dtype=np.float32).reshape(12, 96),
+        "fc.bias": np.zeros(12, np.float32),
+    }
     safetensors.numpy.save_file(wide, folder / "wide.safetensors")
     torch.save(torch_network.create(ARCH, 10, 1), folder / "whole.pth")
     return folder, arrays
@@ -61,7 +66,7 @@ def test_a_file_becomes_weights_with_the_facts_of_data_and_library(file, files, 
     assert weights.info["image_shape"] == [8, 8, 1]
     assert (weights.info["mean"], weights.info["std"]) == (list(digits.mean), list(digits.std))
     assert len(weights.sha256) == 64
-    player, variables = player_of(weights, "teacher", arch=ARCH, frozen=True, class_names=digits.class_names)
+    player, variables = player_of(weights, "teacher", arch=ARCH, frozen=True, dataset=digits)
     assert player.model.taps == ("layer1", "layer2")
     np.testing.assert_array_equal(variables["params"]["classifier"]["kernel"], arrays["fc.weight"].T)
     np.testing.assert_array_equal(
@@ -90,7 +95,14 @@ def test_what_does_not_fit_is_refused_in_two_lines(mistake, files, digits):
 def test_the_number_of_classes_is_the_files(files, digits):
     weights = foreign.load(str(files[0] / "wide.safetensors"), ARCH, digits, "", "data")
     assert weights.info["num_classes"] == 12
-    assert weights.variables["params"]["classifier"]["kernel"].shape == (96, 12)
+    kernel = weights.variables["params"]["classifier"]["kernel"]
+    assert kernel.shape == (96, 12)
+    names = [*digits.class_names[::-1], "ten", "eleven"]  # as if the names were known: the data's are among them
+    named = dataclasses.replace(weights, info={**weights.info, "class_names": names})
+    named = fitted(named, digits, "teacher", lambda line: None)
+    player, variables = player_of(named, "teacher", arch=ARCH, frozen=True, dataset=digits)
+    assert player.model.num_classes == 10
+    np.testing.assert_array_equal(variables["params"]["classifier"]["kernel"], kernel[:, 9::-1])
 
 
 def test_published_facts_are_the_librarys(torch_network):
