@@ -8,7 +8,7 @@ from files import write_json
 from registry import UserError
 
 KEYS = ("teacher_arch", "teacher_param", "dataset", "data_dir", "image_size", "channels", "skip_damaged")
-KEYS += ("resize", "interpolation", "teacher_image_size")
+KEYS += ("resize", "interpolation", "teacher_image_size", "teacher_taps", "teacher_input")
 FLAGS = {
     "param": "the weights to measure: a run folder, or a folder with weights.safetensors + model.json",
     "arch": "the network, if its code is your own: module:attribute",
@@ -53,7 +53,7 @@ def main(argv: list[str]) -> None:
     params, maps, baselines = (names_in(flags[name]) for name in ("param", "explain", "baseline"))
     command.prepare(given)
     import pretrained
-    from pretrained import players
+    from pretrained import foreign, players
     from studies import evaluation, explaining, probing
     from tasks.classification import per_class
 
@@ -72,16 +72,17 @@ def main(argv: list[str]) -> None:
     if not teacher:
         dataset.check_labelled("evaluate.py without --teacher_param")
     size = options.get("teacher_image_size", 0)
-    others = [pretrained.load(param) for param in names_in(teacher)]
+    torch = foreign.options_of(options)
+    others = foreign.load_all(names_in(teacher), names_in(archs[1]), dataset, **torch)
     against = "".join(f"-against-{other.info['arch']}-{other.sha256[:8]}" for other in others)  # a file for each
     facts = {**options, "dataset": name}
     all_logits = evaluation.answers(params, dataset, [flags["arch"]] * len(params), "network")
-    teacher_logits = evaluation.teacher_answers(teacher, dataset, archs[1], size) if teacher else None
+    teacher_logits = evaluation.teacher_answers(teacher, dataset, archs[1], size, **torch) if teacher else None
     task, labels = evaluation.task_of(dataset), dataset.test.labels
     explained = {}
     if maps:
         images = int(flags["explain_images"] or 1000)
-        explained = explaining.measure(params, dataset, maps, teacher, baselines, images, *archs, size)
+        explained = explaining.measure(params, dataset, maps, teacher, baselines, images, *archs, size, **torch)
     for i, (weights, logits) in enumerate(zip(all_weights, all_logits, strict=True)):
         result = task.metrics(logits, labels, teacher_logits)
         classes = per_class(logits, labels, dataset.class_names) if dataset.labelled else {}
