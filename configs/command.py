@@ -317,12 +317,19 @@ def print_summary(summary: dict) -> None:
         value = row[name]
         return f"{value['mean']:.2f} ± {value['std']:.2f} %" if isinstance(value, dict) else f"{value:.2f} %"
 
-    agreement = f", agreement with the teacher {percent(last, 'agreement')}" if "agreement" in last else ""
+    over = f" over seeds {', '.join(map(str, summary['seeds']))}" if "seeds" in summary else ""
     notes = [] if isinstance(best["epoch"], dict) else [f"epoch {best['epoch']}"]
     notes += ["chosen on validation images"] if summary.get("best_on") == "val" else []
     chosen = f" ({', '.join(notes)})" if notes else ""
-    over = f" over seeds {', '.join(map(str, summary['seeds']))}" if "seeds" in summary else ""
-    print(
-        f"Test top-1{over}: last {percent(last, 'top1')}, best {percent(best, 'top1')}{chosen}{agreement}; "
-        f"{summary['parameters']:,} parameters, {summary['seconds']:.0f} s of training."
-    )
+
+    def tested(name):
+        return f"{over}: last {percent(last, name)}, best {percent(best, name)}{chosen}"
+
+    if "top1" in last:
+        agreement = f", agreement with the teacher {percent(last, 'agreement')}" if "agreement" in last else ""
+        text = f"Test top-1{tested('top1')}{agreement}"
+    elif "agreement" in last:
+        text = f"Agreement with the teacher on held-out images{tested('agreement')}"
+    else:
+        text = f"Trained{over}, without a test: the student's logits have learned nothing"
+    print(f"{text}; {summary['parameters']:,} parameters, {summary['seconds']:.0f} s of training.")

@@ -55,6 +55,7 @@ registry = Registry(
         "CIFAR10": "data.tfds_source:load_cifar10",
         "CIFAR100": "data.tfds_source:load_cifar100",
         "ImageFolder": "data.image_folder:load",
+        "Images": "data.images:load",
         "ImageNet": "data.imagenet:load",
         "Shapes": "data.shapes:load",
     },
@@ -86,6 +87,8 @@ def load(
     val_split: float = 0.0,
 ) -> Dataset:
     """Reads a dataset into host memory. The last two datasets are kept for calls with the same arguments.
+
+    What is said of the options of ImageFolder holds for Images, too.
 
     Args:
         name: one of `names()`.

@@ -2,7 +2,7 @@
 
 import dataclasses
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 
 import numpy as np
@@ -139,11 +139,12 @@ class Dataset:
     Attributes:
         name: the registry's name.
         train, test: the splits.
-        class_names: K names, in label order.
+        class_names: K names, in label order; empty where the data have no labels and no network was named.
         mean, std: per channel, of pixels scaled to [0, 1].
         augmentation: the usual augmentation of its training images.
         fingerprint: a text that differs where the examples differ. A run does not resume with another fingerprint.
         val: a third split, on which the best weights are chosen; None: the test split chooses them.
+        labelled: False where every label is withheld (-1). The classes are those of a trained network (`named`).
         image_size: side in pixels at which networks see the images, where their programs resize them (`models.View`);
             0: the images' own.
         resize: length in pixels of the resized short side that the images are cropped from; 0: they are not cropped.
@@ -160,6 +161,7 @@ class Dataset:
     augmentation: Augmentation
     fingerprint: str = ""
     val: Split | None = None
+    labelled: bool = True
     image_size: int = 0
     resize: int = 0
     interpolation: str = ""
@@ -172,7 +174,17 @@ class Dataset:
         counts = ", ".join(f"{len(split):,} {name}" for name, split in named.items() if split)
         shape = "x".join(map(str, self.image_shape))
         shape += f"; networks see {self.image_size}x{self.image_size}" if self.image_size else ""
-        return (f"{self.name}: {counts} images of {self.num_classes} classes, {shape}.", *self.notes)
+        kinds = f"of {self.num_classes} classes" if self.labelled else "without labels"
+        return (f"{self.name}: {counts} images {kinds}, {shape}.", *self.notes)
+
+    def named(self, class_names: Iterable[str]) -> "Dataset":
+        """The data; those without labels get the names of a trained network's classes."""
+        return self if self.labelled else dataclasses.replace(self, class_names=tuple(class_names))
+
+    def check_labelled(self, what: str) -> None:
+        """Raises `UserError` for data without labels; `what` is the user's word for what reads them."""
+        if not self.labelled:
+            raise UserError(f"{what} reads labels, and {self.name} has none.\nTake labelled data, such as ImageFolder.")
 
     def view(self, image_size: int = 0, interpolation: str = "") -> dict:
         """The fields of a `models.Player` for how it looks at the images.
@@ -244,6 +256,7 @@ def hold_out(dataset: Dataset, share: float) -> Dataset:
         UserError: the dataset has a validation split, or no class has two training images.
     """
     flag = f"--val_split {share:g}"
+    dataset.check_labelled(flag)
     if dataset.val:
         raise UserError(
             f"{flag} takes validation images from the training images, and {dataset.name} has {len(dataset.val):,} "

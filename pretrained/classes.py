@@ -38,7 +38,7 @@ def columns(info: dict, dataset: data.Dataset) -> list[int] | None:
         return []
     if not only_numbered(theirs) and all(theirs.count(name) == 1 for name in ours):
         return [theirs.index(name) for name in ours]
-    benchmark = info["dataset"] == dataset.name != "ImageFolder"
+    benchmark = dataset.labelled and info["dataset"] == dataset.name != "ImageFolder"
     numbered = benchmark or only_numbered(theirs) or only_numbered(ours)
     return [] if numbered and len(theirs) == len(ours) else None
 
@@ -171,7 +171,7 @@ def class_note(
         note = f"{len(pairs)} of the {role}'s {len(ours)} class names are not those of {dataset.name}: {shown}"
         note += f"{', ...' * (len(pairs) > 2)}. The classes are matched by their numbers."
     found = None
-    if logits is not None and (other or only_numbered(theirs)):
+    if logits is not None and dataset.labelled and (other or only_numbered(theirs)):
         found = orders.better(logits.argmax(axis=1), labels, list(ours))
     if found:
         how, order, accuracy = found
@@ -202,6 +202,8 @@ def tell_accuracy(
         say, warn: take a line for the user.
         rows: [M] int, indices of the test images; None: all.
     """
+    if not dataset.labelled:
+        return
     rows = np.arange(len(logits)) if rows is None else rows
     count, named = len(dataset.test), f"Teacher {weights.info['arch']} from {weights.folder}"
     found = in_common(weights.info, dataset, logits, dataset.test.labels[rows])

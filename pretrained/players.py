@@ -56,6 +56,8 @@ def player_of(
 def dataset_of(info: dict, options: dict) -> data.Dataset:
     """The dataset that weights are measured on.
 
+    Data without labels get the classes of the weights.
+
     Args:
         info: what `model.json` says of the weights.
         options: may have `dataset` and any of `data.KEYS`. The others are those of the training (`info`). With another
@@ -67,7 +69,8 @@ def dataset_of(info: dict, options: dict) -> data.Dataset:
     if own.get("resize") and "image_size" in options:
         own["resize"] = round(own["resize"] * options["image_size"] / shape[0])
     own = {key: value for key, value in own.items() if key in data.options(name)}
-    return data.load(name, **{**own, **{key: options[key] for key in data.KEYS if key in options}})
+    own |= {key: options[key] for key in data.KEYS if key in options}
+    return data.load(name, **own).named(info["class_names"])
 
 
 def fitted(
@@ -99,7 +102,7 @@ def fitted(
             raise UserError(problem)
         strangers.append(problem)
     if theirs[-1] != ours[-1]:
-        grey = theirs[-1] == 1 and dataset.name == "ImageFolder"
+        grey = theirs[-1] == 1 and "channels" in data.options(dataset.name)
         raise UserError(
             f"The {role} in {weights.folder} has {theirs[-1]} channels ({weights.info['dataset']}), "
             f"{dataset.name} has {ours[-1]}.{' Read grey images with --channels 1.' * grey}{advice}"

@@ -135,7 +135,7 @@ class Replica:
         steps, size = shared.schedule.steps_per_epoch, shared.batch_size
         plan, examples = (data.balanced_plan, self._members) if shared.balanced else (data.epoch_plan, self.pool)
         index, view = plan(self.seed, step // steps, examples, steps * size, size)
-        if bank is not None:
+        if shared.teacher_views:
             view = data.fixed_views(self.seed, index, view, shared.teacher_views)
         rows = [np.asarray(x).reshape(1 + steps, size) for x in (index, view)]
         return data.DeviceSplit(shared.images, labels, seed, *shared.devices.place(rows), table, bank)
@@ -241,7 +241,7 @@ class Replica:
         shared, last = self.shared, np.asarray(step - 1, np.int32)
         shares = jax.device_get(shared.update.shares(self.state, self.split, last))
         phase = shared.strategy.method.first_phase_epochs * shared.schedule.steps_per_epoch
-        for name, share in shares.items() if step > phase else ():
+        for name, share in shares.items() if step > phase and len(shares) > 1 else ():
             if EXTREME[0] <= share <= EXTREME[1]:
                 self._extreme.pop(name, None)
             elif self._extreme.setdefault(name, step) + PATIENCE <= step and name not in shared.warned:
@@ -313,23 +313,23 @@ class Replica:
 
     @property
     def tested(self) -> dict[str, float]:
-        """The last and the best accuracy so far, for the progress line."""
+        """The last and the best main metric so far, for the progress line; empty where there is none."""
         main, split = self.shared.task.main, self.shared.exams[0].name
-        return {f"{split} {main}": self.tests[-1][main], "best": self.best_test[main]} if self.tests else {}
+        return {f"{split} {main}": self.tests[-1][main], "best": self.best_test[main]} if self.tests and main else {}
 
     @property
     def best_test(self) -> dict:
-        """The first test with the highest main metric. Once a test is after `Strategy.best_after`, only those count."""
+        """The first test with the highest main metric, or the last test; after `best_after` once a test is."""
         after = self.shared.strategy.best_after(self.shared.train_epoch)
         rows = [row for row in self.tests if row["epoch"] > after] or self.tests
-        return max(rows, key=lambda row: row[self.shared.task.main])
+        return max(rows, key=lambda row: row[self.shared.task.main or "epoch"])
 
     # The weights.
 
     def keep(self, step: int) -> None:
         """Writes the weights of the ended epoch to `epochs/`. After a resume the same weights are written again."""
         epoch = step // self.shared.schedule.steps_per_epoch
-        tested = [row[self.shared.task.main] for row in self.tests if row["epoch"] == epoch]
+        tested = [row.get("top1") for row in self.tests if row["epoch"] == epoch]
         facts = {"epoch": epoch, "test_top1": None, f"{self.shared.exams[0].name}_top1": tested[0] if tested else None}
         self._write(f"{run_folder.EPOCHS}/{epoch:04d}", self.shared.strategy.student_variables(self.state), **facts)
 
@@ -339,7 +339,7 @@ class Replica:
         learners = self.shared.strategy.learners(self.state)
         student = learners.pop("student")[1]
         for name, weights, row in (("last", student, last), ("best", self.best, best)):
-            self._write(name, weights, test_top1=row["top1"], test=row)
+            self._write(name, weights, test_top1=row.get("top1"), test=row)
         for name, (player, variables) in learners.items():
             test = {key.partition("/")[2]: last[key] for key in last if key.startswith(f"{name}/")}
             facts = {"mean": list(player.mean), "std": list(player.std), "test_top1": test["top1"], "test": test}

@@ -18,9 +18,10 @@ import dataclasses
 
 import jax
 
-from models import NoFeatures, Outputs
+from models import NoFeatures, Outputs, mean_logits
 from options import not_negative, one_of
 from registry import UserError
+from transfer import phi_s
 from transfer.base import BANK_KEYS, TEACHER_KEYS, Player, Strategy
 
 
@@ -40,12 +41,14 @@ class Offline(Strategy):
         combine: for several teachers: "losses" (the method once for each teacher, with learnable parts of its own) or
             "logits" (the method once, for the average of their logits).
         teacher_weights: for several teachers, one number each; without them all weights are equal and sum to 1.
+        standardise: "phi_s": the teachers' features that the method reads have one scale first (transfer/phi_s.py).
     """
 
     teacher: Player | tuple[Player, ...]
     teacher_variables: dict | tuple[dict, ...]
     combine: str = one_of("losses", "logits")
     teacher_weights: tuple[float, ...] = not_negative(())
+    standardise: str = one_of("none", "phi_s")
     reads = ("distiller", *TEACHER_KEYS, *BANK_KEYS)
 
     @classmethod
@@ -74,6 +77,11 @@ class Offline(Strategy):
                 f"{type(self.method).__name__} needs the teachers' gradients, but combine='logits' has only their "
                 "average logits. Use combine='losses'."
             )
+
+    def prepared(self, abstract, split=None):
+        if self.standardise == "none":
+            return self
+        return phi_s.standardised(self, abstract) if split is None else phi_s.measured(self, split)
 
     @property
     def _several(self) -> bool:
@@ -142,17 +150,4 @@ class Offline(Strategy):
                 raise ValueError("The batch has the logits of one teacher, but the strategy has several.")
             return {"teacher": Outputs(logits=batch.teacher_logits, features=NoFeatures())}
         found = {name: self._taught(player, frozen[name], batch) for name, player in self._teachers.items()}
-        return {"teacher": _average(found, self._weights)} if self._averages else found
-
-
-def _average(teachers: dict[str, Outputs], weights: dict[str, float]) -> Outputs:
-    """Returns the weighted mean of the teachers' logits, in each view, without features."""
-    whole = sum(weights.values())
-
-    def mean(outputs):
-        logits = sum(weights[name] / whole * o.logits for name, o in outputs.items())
-        return Outputs(logits=logits, features=NoFeatures())
-
-    further = range(len(next(iter(teachers.values())).views))
-    views = tuple(mean({name: o.views[i] for name, o in teachers.items()}) for i in further)
-    return mean(teachers).replace(views=views)
+        return {"teacher": mean_logits(found, self._weights)} if self._averages else found

@@ -78,13 +78,17 @@ ALL = {"resized_crop": 0.5, "randaugment": 2, "magnitude": 7, "mixup": 0.2, "cut
 
 
 # Key -> a value, and one recipe for each of the key's conditions, in which the key has no effect.
+UNLABELLED = {"dataset": "Images", "data_dir": "{images}", "batch_size": 2, "teacher_param": "tests/teacher"}
 WITHOUT = {
-    "teacher_arch": ("CNN", [{"transfer": "PCL"}]),
-    "teacher_param": ("tests/teacher", [{"transfer": "PCL"}, {"transfer": "Mutual"}]),
+    "teacher_logits": ("x.npy", [{"transfer": "PCL"}, {"transfer": "Online", "teacher_param": "tests/teacher"}]),
+    "teacher_arch": ("CNN", [{"transfer": "PCL"}, {"teacher_logits": "x.npy"}]),
+    "teacher_param": ("tests/teacher", [{"transfer": "PCL"}, {"transfer": "Mutual"}, {"teacher_logits": "x.npy"}]),
     "init_head": ("teacher", [{"transfer": "PCL"}, {"transfer": "Mutual"}, {"transfer": "Online"}]),
     "freeze": ("stem", [{}]),
     "head_learning_rate": (0.5, [{}]),
     "teacher_dtype": ("bfloat16", [{"transfer": "PCL"}, {"transfer": "Mutual"}, {"transfer": "Online"}]),
+    "teacher_taps": ("a", [{"transfer": "PCL"}, {"transfer": "Online", "teacher_param": "tests/teacher"}, {}]),
+    "teacher_input": ("data", [{"transfer": "PCL"}, {"transfer": "Online", "teacher_param": "tests/teacher"}, {}]),
     "teacher_image_size": (16, [{"transfer": "PCL"}, {"transfer": "Mutual"}, {"transfer": "Online"}]),
     "teacher_views": (2, [{"transfer": "PCL"}, {"transfer": "Online", "teacher_param": "tests/teacher"}]),
     "teacher_bank_dtype": ("float32", [{}]),
@@ -95,8 +99,9 @@ WITHOUT = {
     "skip_damaged": (True, [{}]),
     "resize": (9, [{}]),
     "interpolation": ("bicubic", [{}]),
-    "sampling": ("balanced", [{"num_labels": 100}]),
-    "class_weights": ("balanced", [{"num_labels": 100}]),
+    "num_labels": (100, [UNLABELLED]),
+    "sampling": ("balanced", [UNLABELLED, {"num_labels": 100}]),
+    "class_weights": ("balanced", [UNLABELLED, {"num_labels": 100}]),
     "crop_pad": (2, [{"resized_crop": 0.5}]),
     "crop_mode": ("reflect", [{"resized_crop": 0.5}, {}]),
     "magnitude": (3, [{}]),
@@ -130,10 +135,20 @@ def test_the_table_has_every_condition_of_every_key():
     assert {key: len(recipes) for key, (_, recipes) in WITHOUT.items()} == conditions
 
 
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """A folder of pictures without labels."""
+    folder = tmp_path_factory.mktemp("images")
+    for i in range(6):
+        Image.new("RGB", (8, 8), (i, 0, 0)).save(folder / f"{i}.png")
+    return str(folder)
+
+
 @pytest.mark.parametrize(("key", "number"), CASES)
-def test_a_typed_key_without_effect_raises_and_one_of_a_recipe_file_is_noted(key, number):
+def test_a_typed_key_without_effect_raises_and_one_of_a_recipe_file_is_noted(key, number, images):
     value, recipes = WITHOUT[key]
     recipe = {"student_arch": "CNN", **recipes[number], key: value}
+    recipe |= {"data_dir": images} if recipes[number] is UNLABELLED else {}
     shown = f"config.{key}.weight" if isinstance(value, dict) else f"{key} {value}"
     with pytest.raises(UserError) as raised:
         resolve(recipe, (key,))
@@ -145,11 +160,16 @@ def test_a_typed_key_without_effect_raises_and_one_of_a_recipe_file_is_noted(key
     assert resolve({name: x for name, x in recipe.items() if name != key})[0] == config
 
 
-@pytest.mark.parametrize("key", [key for key in WITHOUT if key not in data.KEYS])
+TORCH = ("teacher_taps", "teacher_input")
+
+
+@pytest.mark.parametrize("key", [key for key in WITHOUT if key not in (*data.KEYS, *TORCH)])
 def test_a_typed_key_with_effect_is_taken(key):
-    """The dataset's own keys need a folder of images; tests/test_command_lines.py has one."""
+    """The dataset's own keys need a folder of images; tests/test_command_lines.py has one. `TORCH` needs PyTorch."""
     value, _ = WITHOUT[key]
     recipe = {"student_arch": "CNN", "teacher_param": "tests/teacher", **WITH.get(key, {}), key: value}
+    if key == "teacher_logits":  # in the place of a network
+        del recipe["teacher_param"]
     config, notes = resolve(recipe, tuple(recipe))
     assert plain(config)[key] == value
     assert not notes

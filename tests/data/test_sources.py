@@ -83,7 +83,7 @@ def test_channel_statistics_are_numpys_and_a_constant_channel_divides_by_one():
     ],
 )
 def test_an_option_that_a_dataset_has_no_use_for_is_refused(option, flag):
-    message = f"^{flag} is for --dataset ImageFolder; Digits has no use for it"
+    message = f"^{flag} is for --dataset ImageFolder or Images; Digits has no use for it"
     with pytest.raises(UserError, match=message):
         data.load("Digits", **option)
 
