@@ -4,12 +4,13 @@ import functools
 import inspect
 
 from data.batch import VIEWS, Batch, balanced_plan, balanced_subset, epoch_plan, fixed_views, make_batch
-from data.dataset import Augmentation, Dataset, Split
+from data.dataset import AUGMENTATION_KEYS, Augmentation, Dataset, Split
 from data.device_split import DeviceSplit
 from data.pairs import ClassTable, class_partners, class_table
 from registry import Registry, UserError
 
 __all__ = [
+    "AUGMENTATION_KEYS",
     "VIEWS",
     "Augmentation",
     "Batch",

@@ -19,7 +19,7 @@ from data.pairs import ClassTable, class_partners
 
 UNLABELLED = -1
 # What the seed's key is folded with first: independent streams. 2 and 3 are the engine's, 5 is that of data/pairs.py.
-ORDER, VIEW, FURTHER, MIX, FIXED_VIEW, BALANCED = 0, 1, 4, 6, 11, 12
+ORDER, VIEW, FURTHER, MIX, FIXED_VIEW, BALANCED, NETWORK = 0, 1, 4, 6, 11, 12, 13
 VIEWS = ("weak", "strong", "partner", "previous")
 
 
@@ -40,6 +40,7 @@ class Batch:
         examples: N, how many examples the split has, for memories by `index`; static. 0: not known.
         previous: the rows of the step before, in their order, as a batch of their own whose `image` is the view
             "previous"; None where no such view was asked for.
+        key: of this update, for what networks draw in training (dropout, stochastic depth); None outside training.
     """
 
     image: jax.Array
@@ -52,6 +53,7 @@ class Batch:
     teacher_logits: jax.Array | None = None
     examples: int = struct.field(pytree_node=False, default=0)
     previous: "Batch | None" = None
+    key: jax.Array | None = None
 
 
 @functools.partial(jax.jit, static_argnames=("length", "lead"))

@@ -91,11 +91,16 @@ class FileSplit(Split):
             yield self._read_rows(range(first, min(first + IMAGES, len(self))))
 
 
+# keys of a recipe that are fields of `Augmentation` under the same name
+AUGMENTATION_KEYS = ("resized_crop", "randaugment", "magnitude", "trivialaugment", "random_erasing", "mixup", "cutmix")
+
+
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
     """What happens to every training image, for teacher and student alike. The defaults change nothing.
 
-    The order is: a random crop, a random horizontal flip, RandAugment, and mixing with another image of the batch.
+    The order is: a random crop, a random horizontal flip, RandAugment or TrivialAugment, random erasing, and mixing
+    with another image of the batch.
 
     Attributes:
         pad: pixels of padding on each side of the image that the crop is cut from; 0 means no crop.
@@ -105,6 +110,10 @@ class Augmentation:
             share is 1, the aspect is 3/4 to 4/3). Such a crop replaces the one of `pad`; 0 means none.
         randaugment: operations of RandAugment for each image; 0 means none.
         magnitude: of RandAugment, 0 to 30.
+        trivialaugment: one operation of TrivialAugment for each image, in the place of `randaugment`.
+        random_erasing: share of the views in which a rectangle is painted over; 0 means none.
+        erase_with: C numbers in [0, 1], the colour of that rectangle: the dataset's mean, which is 0 once normalised;
+            empty means black.
         strong: what a "strong" view adds to crop and flip: "randaugment" (2 operations of magnitude 10) or "fixmatch"
             (2 operations of random strengths, and a square cut out, as in MLKD's code).
         mixup: alpha of mixup's Beta(alpha, alpha); 1 is the uniform distribution, 0 means none.
@@ -117,6 +126,9 @@ class Augmentation:
     resized_crop: float = 0.0
     randaugment: int = 0
     magnitude: int = 9
+    trivialaugment: bool = False
+    random_erasing: float = 0.0
+    erase_with: tuple[float, ...] = ()
     strong: str = "randaugment"
     mixup: float = 0.0
     cutmix: float = 0.0

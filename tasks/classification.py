@@ -24,11 +24,15 @@ class Classification:
 
     Attributes:
         class_weights: K numbers, by which the rows of each class count in the label loss; empty: all rows count alike.
+        label_smoothing: e, from 0 to 1. The loss is the cross-entropy to (1 - e) of the label and e / K of every class,
+            and each class's part has that class's weight: the rows of PyTorch's `CrossEntropyLoss(label_smoothing=e)`.
+            Source: Szegedy, Vanhoucke, Ioffe, Shlens, Wojna, CVPR 2016, arXiv:1512.00567, section 7.
         term: the label loss's name among the terms of a step.
         main: the metric that the best weights are chosen by; higher is better.
     """
 
     class_weights: tuple[float, ...] = ()
+    label_smoothing: float = 0.0
 
     term: ClassVar[str] = "cross_entropy"
     main: ClassVar[str] = "top1"
@@ -63,10 +67,14 @@ class Classification:
         return rows if batch.second_label is None else rows + second * self._row(logits, batch.second_label)
 
     def _row(self, logits: jax.Array, label: jax.Array) -> jax.Array:
-        """The cross-entropy times the weight of the label's class."""
-        if not self.class_weights:
-            return _cross_entropy(logits, label)
-        return jnp.asarray(self.class_weights, logits.dtype)[label] * _cross_entropy(logits, label)
+        """The cross-entropy times the weight of the label's class, smoothed."""
+        weights = jnp.asarray(self.class_weights, logits.dtype) if self.class_weights else None
+        row = _cross_entropy(logits, label) if weights is None else weights[label] * _cross_entropy(logits, label)
+        if not self.label_smoothing:
+            return row
+        every = -jax.nn.log_softmax(logits)
+        every = jnp.mean(every if weights is None else weights * every, axis=-1)
+        return (1 - self.label_smoothing) * row + self.label_smoothing * every
 
     def known(self, batch, dtype=jnp.float32) -> jax.Array:
         """The share of each row whose label is known: [B]."""
@@ -74,7 +82,10 @@ class Classification:
         return first + second
 
     def soft_labels(self, batch, classes: int) -> jax.Array:
-        """The labels as probabilities [B, K] float32, mixed where the images are; rows without a label are 0."""
+        """The labels as probabilities [B, K] float32, mixed where the images are; rows without a label are 0.
+
+        `label_smoothing` belongs to the loss and is not in these.
+        """
         soft = jax.nn.one_hot(batch.label, classes, dtype=jnp.float32)
         if batch.second_label is None:
             return soft

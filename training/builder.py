@@ -64,18 +64,19 @@ class Builder:
         self.dataset = data.load(**{key: config[key] for key in data.KEYS}, name=config.dataset)
         for line in self.dataset.report:
             say(line)
-        weights = {}
+        weights = {"label_smoothing": config.label_smoothing}
         if config.class_weights == "balanced":
             weights["class_weights"] = balanced_weights(self.dataset.train.labels, self.dataset.num_classes)
         self.task = tasks.create(config.task, **weights)
         self.teachers: list = []
         self.digests: list[str] = []
         self.others: dict[str, dict] = {}
-        mixing = {key: config[key] for key in ("resized_crop", "randaugment", "magnitude", "mixup", "cutmix")}
+        chosen = {key: config[key] for key in data.AUGMENTATION_KEYS}
+        chosen["erase_with"] = self.dataset.mean if config.random_erasing else ()
         self.augmentation = data.Augmentation(
-            pad=config.crop_pad, mode=config.crop_mode, flip=config.flip == "yes", strong=config.strong_view, **mixing
+            pad=config.crop_pad, mode=config.crop_mode, flip=config.flip == "yes", strong=config.strong_view, **chosen
         )
-        self.devices.check_divides(config.batch_size)
+        self.devices.check_divides(config.batch_size, config.accumulate)
         self.steps_per_epoch = len(self.dataset.train) // config.batch_size  # without the last incomplete batch
         self.strategy = self._cast()
 
@@ -120,7 +121,7 @@ class Builder:
 
     def _cast(self) -> transfer.Strategy:
         """The strategy with its players; whatever does not fit is found by tracing, before anything compiles."""
-        config, kind = self.config, transfer.registry.get(self.config.transfer)
+        config, kind = self.config, transfer.kind(self.config.transfer, self.config.accumulate, self.config.ema_weights)
         parts = {"student": self._player("student", config.student_arch, plain(config.student_options))}
         parts |= {"task": self.task, "split_gradients": config.optimizer == "dot"}
         parts["optimizer"] = optimizer.create(config, self.steps_per_epoch)

@@ -62,6 +62,15 @@ def test_checkpoint_of_four_devices_goes_on_on_any_number(runs, on_devices, tmp_
         assert_same_curve(folder, runs(1).folder)
 
 
+def test_what_networks_drop_and_what_strong_recipes_add_is_that_of_one_device(on_devices, tmp_path):
+    recipe = {**RECIPE, "student_arch": "tests.training.dropping_network:Dropping", "train_epoch": 1}
+    recipe |= {"distiller": "SoftLogits", "distiller_options": {}, "accumulate": 2, "ema_weights": 0.9}
+    recipe |= {"label_smoothing": 0.1, "random_erasing": 0.25, "trivialaugment": True}
+    for count, name in ((1, "one"), (4, "four")):
+        on_devices(count, {"train": {**recipe, "train_path": str(tmp_path / name)}})
+    assert_same_curve(tmp_path / "four", tmp_path / "one")
+
+
 def test_replicas_in_one_program_and_many_steps_a_call(on_devices, tmp_path):
     """As on a GPU: `vmap` over seeds, loops in the program; with a memory."""
     recipe = {**RECIPE, "train_epoch": 1, "batch_size": 400, "log_every": 3, "seeds": 2}
