@@ -6,7 +6,7 @@ Attention (DeiT). ICML 2021. arXiv:2012.12877.
 
 The networks are timm's `vit_*_patch16` and `deit_*` (its names in `torch_name`, its initialisation: normal of
 deviation 0.02, which timm's truncation at +-2 does not change; layer norm epsilon 1e-6; exact GELU). `dropout` is the
-first paper's (appendix B.1: 0.1, and 0 in its fine-tuning), `stochastic_depth` DeiT's (0.1). Both are 0 by default.
+first paper's (appendix B.1, 0.1 on ImageNet), `stochastic_depth` DeiT's (0.1). Both are 0 by default.
 """
 
 from typing import Any

@@ -7,7 +7,7 @@ statistics and the memories of methods go on from one part to the next. Metrics 
 
 A loss that is a mean over examples has the whole batch's gradient, within rounding, where the network has no batch
 norm. Where labels are withheld the label loss is the mean of the parts' means. A method that compares the examples of a
-batch compares those of a part.
+batch compares those of a part. A term's share of the gradient is measured on the first part.
 """
 
 import functools

@@ -110,7 +110,7 @@ class KDCL(Group):
     def losses(self, params, state, batch, key):
         images = (batch.image, *batch.views) if self.own_views else (batch.image,) * len(self._players)
         answers, extra = {}, {}
-        for view, (name, player), image in zip(range(len(images)), self._players.items(), images, strict=True):
+        for view, ((name, player), image) in enumerate(zip(self._players.items(), images, strict=True)):
             rngs = player.rngs(batch, view)
             outputs, stats = player.forward(state.variables(name, params), image, train=True, rngs=rngs)
             answers[name], extra[name] = outputs, {"batch_stats": stats}
