@@ -8,35 +8,35 @@ from registry import UserError
 KEYS = ("teacher_arch", "teacher_param", "dataset", "data_dir", "image_size", "channels", "skip_damaged")
 KEYS += ("resize", "interpolation")
 FLAGS = {
-    "param": "what to measure: a run folder, or one with weights.safetensors + model.json",
-    "arch": "its network, where that is a module:attribute of your own",
-    "explain": "also how faithful these maps are: GradCAM,CAM; --param may be several runs",
-    "baseline": "with --explain: runs by labels, one for each of --param, to compare with",
-    "explain_images": "with --explain: at most so many test images; 0: all; default: 1000",
+    "param": "the weights to measure: a run folder, or a folder with weights.safetensors + model.json",
+    "arch": "the network, if its code is your own: module:attribute",
+    "explain": "explanation maps to measure too, such as GradCAM,CAM; --param may then name several runs",
+    "baseline": "with --explain: runs on labels alone to compare with, one for each of --param",
+    "explain_images": "with --explain: the largest number of test images; 0: all; default: 1000",
     **command.MACHINE,
 }
-APART = 10.0  # points between the best and the worst class from which on the classes are printed
-SHOWN = 100  # classes that are printed at most: the worst
+APART = 10.0  # points between the best and the worst class; above this, the classes are printed
+SHOWN = 100  # the largest number of classes to print; if there are more, the worst are printed
 UNITS = {"top1": "%", "top5": "%", "ece": "%", "agreement": "%", "nll": "nats", "kl": "nats"}
 
 
 def parse(argv: list[str]) -> command.Command:
-    """The command line: keys of the recipe, and the other flags."""
+    """Reads the command line: keys of the recipe and the other flags."""
     given = command.parse(argv, __doc__, KEYS, FLAGS)
     flags = given.flags
     if not flags["param"]:
         raise UserError("--param is needed: python evaluate.py --param runs/soft --dataset CIFAR10")
     if not flags["explain"] and flags["explain_images"]:
-        raise UserError("--explain_images counts images for maps: add --explain GradCAM, or leave it out.")
+        raise UserError("--explain_images has no effect without maps: add --explain GradCAM, or leave it out.")
     if not flags["explain"] and (len(names_in(flags["param"])) > 1 or flags["baseline"]):
-        raise UserError("Several --param, and --baseline, are compared by their maps: add --explain GradCAM.")
+        raise UserError("Only maps are compared between several --param or with --baseline: add --explain GradCAM.")
     if not (flags["explain_images"] or "0").isdecimal():
         raise UserError(f"--explain_images must be a whole number, 0 or more; got '{flags['explain_images']}'.")
     return given
 
 
 def main(argv: list[str]) -> None:
-    """Measures, prints and writes."""
+    """Measures the weights, prints the results and writes them."""
     given = parse(argv)
     options, flags = given.recipe, given.flags
     params, maps, baselines = (names_in(flags[name]) for name in ("param", "explain", "baseline"))
@@ -53,7 +53,7 @@ def main(argv: list[str]) -> None:
     name = dataset.name
     teacher, archs = options.get("teacher_param", ""), (flags["arch"], options.get("teacher_arch", ""))
     others = [pretrained.load(param) for param in names_in(teacher)]
-    against = "".join(f"-against-{other.info['arch']}-{other.sha256[:8]}" for other in others)  # one file a teacher
+    against = "".join(f"-against-{other.info['arch']}-{other.sha256[:8]}" for other in others)  # a file for each
     facts = {**options, "dataset": name}
     all_logits = evaluation.answers(params, dataset, [flags["arch"]] * len(params), "network")
     teacher_logits = evaluation.teacher_answers(teacher, dataset, archs[1]) if teacher else None

@@ -1,4 +1,4 @@
-"""Draws what teacher and students look at, and how their answers compare, on a dataset's test split."""
+"""Draws explanation maps, and comparisons of teacher and students, on a dataset's test split."""
 
 from configs import command
 from configs.command import names_in
@@ -8,17 +8,17 @@ KEYS = ("teacher_arch", "teacher_param", "dataset", "data_dir", "image_size", "c
 KEYS += ("resize", "interpolation")
 FLAGS = {
     "param": "the students: run folders or folders of weights, joined by commas",
-    "out": "the picture, .png or .svg",
+    "out": "the file to write, .png or .svg",
     "kind": "panel (default), training, tsne, correlation, confusion or reliability",
-    "map": "the explanation map of panel and training; default: GradCAM",
-    "images": "how many test images, or which: 3,17,25",
-    "arch": "the students' network, where that is a module:attribute of your own",
+    "map": "the explanation map for panel and training; default: GradCAM",
+    "images": "a number of test images, or their indices: 3,17,25",
+    "arch": "the students' network, if its code is your own: module:attribute",
     **command.MACHINE,
 }
 
 
 def parse(argv: list[str]) -> command.Command:
-    """The command line: keys of the recipe, and the other flags."""
+    """Reads the command line: keys of the recipe and the other flags."""
     given = command.parse(argv, __doc__, KEYS, FLAGS)
     if not given.flags["param"] or not given.flags["out"]:
         raise UserError("--param and --out are needed: python explain.py --param runs/soft --out panel.png")
@@ -26,7 +26,7 @@ def parse(argv: list[str]) -> command.Command:
 
 
 def main(argv: list[str]) -> None:
-    """argv -> one call -> one file."""
+    """Draws one figure and writes it to one file."""
     given = parse(argv)
     options, flags = given.recipe, given.flags
     kind, params = flags["kind"] or "panel", names_in(flags["param"])

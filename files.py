@@ -19,10 +19,10 @@ from collections.abc import Iterator
 
 from registry import UserError
 
-PART, OLD = ".part", ".old"  # end the names of what is not finished, and of what is just being replaced
+PART, OLD = ".part", ".old"  # suffixes of unfinished files and folders, and of a folder that is being replaced
 MANIFEST, LOCK = "MANIFEST", ".lock"
 DIGEST = 65  # bytes of a manifest's last line, the SHA-256 of the lines before it
-PATIENCE = 0.3  # seconds to wait for a lock: a process that only looks holds it for microseconds
+PATIENCE = 0.3  # seconds to wait for a lock; `refuse_second` in another process holds it for microseconds
 UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 Path = str | os.PathLike
@@ -33,12 +33,12 @@ def write_whole(path: Path, content: bytes | str, shared: bool = False) -> None:
 
     Args:
         path: the file; its folder exists.
-        content: all of it; a string is encoded as UTF-8.
+        content: the whole content; a string is encoded as UTF-8.
         shared: whether another process may write the same file at the same time. The part file then has a random
             name, `<name>.<random>.part`, instead of `<name>.part`.
 
     Raises:
-        OSError: the file cannot be written. The old file is as it was, and no part file is left.
+        OSError: the file cannot be written. The old file is unchanged, and no part file is left.
     """
     path = pathlib.Path(path)
     part = path.with_name(f"{path.name}.{secrets.token_hex(8)}{PART}" if shared else path.name + PART)
@@ -59,11 +59,11 @@ def write_json(path: Path, content: dict, shared: bool = False) -> None:
 
 @contextlib.contextmanager
 def whole_folder(path: Path) -> Iterator[pathlib.Path]:
-    """A new folder, `<path>.part`, that becomes `path` when the block ends, or goes away when the block raises.
+    """Makes a folder `<path>.part`, renames it to `path` when the block ends, and removes it when the block raises.
 
-    At the end every file and folder inside is forced to the disk before the rename. A folder that `path` names before
-    is replaced: it is called `<path>.old` for the moment between two renames. If a kill falls into that moment, the
-    next call renames it back first. Left-overs of a killed call are removed.
+    Before the rename every file and folder inside is forced to the disk. If `path` exists, the old folder is replaced:
+    it has the name `<path>.old` between two renames. If a kill comes between them, the next call first renames the
+    old folder back. Left-overs of a killed call are removed.
 
     Args:
         path: the folder; its parents are made if needed.
@@ -72,7 +72,7 @@ def whole_folder(path: Path) -> Iterator[pathlib.Path]:
         The `.part` folder, empty.
 
     Raises:
-        OSError: the folder cannot be written. What `path` names is as it was.
+        OSError: the folder cannot be written. The old folder is unchanged.
     """
     path = pathlib.Path(path)
     part, old = path.with_name(path.name + PART), path.with_name(path.name + OLD)
@@ -115,13 +115,13 @@ def sync(path: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file's bytes, 64 hexadecimal digits; the file is read in blocks."""
+    """Returns the SHA-256 of a file's bytes as 64 hexadecimal digits. The file is read in blocks."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def free(path: Path) -> int | None:
-    """Bytes that are free on the disk of `path`; None where the disk does not answer."""
+    """Returns the number of free bytes on the disk of `path`; None if the disk does not report it."""
     try:
         return shutil.disk_usage(path).free
     except OSError:
@@ -129,7 +129,7 @@ def free(path: Path) -> int | None:
 
 
 def size_text(size: float | None) -> str:
-    """A number of bytes with one decimal in kB, MB or GB (powers of 1,000); "unknown" for None."""
+    """Returns a number of bytes as text, with one decimal, in kB, MB or GB (powers of 1,000); "unknown" for None."""
     if size is None:
         return "unknown"
     unit, name = next((u for u in UNITS if size >= u[0]), UNITS[-1])
@@ -137,7 +137,10 @@ def size_text(size: float | None) -> str:
 
 
 def write_manifest(folder: Path) -> None:
-    """Puts every file of a folder on the disk, then a `MANIFEST`: size and SHA-256 of every file, and of itself."""
+    """Forces every file of a folder to the disk, then writes the `MANIFEST`.
+
+    The `MANIFEST` has one line per file with SHA-256, size and path. Its last line is the SHA-256 of these lines.
+    """
     folder = pathlib.Path(folder)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     for path in files:
@@ -150,7 +153,11 @@ def write_manifest(folder: Path) -> None:
 
 
 def damage(folder: Path) -> str | None:
-    """The first file of a folder that is not as its `MANIFEST` says, and the fault; None where all is whole."""
+    """Compares the files of a folder with its `MANIFEST`.
+
+    Returns:
+        The first damaged file and its fault, as text; None if all files are whole.
+    """
     folder = pathlib.Path(folder)
     manifest = folder / MANIFEST
     try:
@@ -172,9 +179,9 @@ def damage(folder: Path) -> str | None:
 
 
 def difference(size: int, expected: int) -> str:
-    """How a damaged file differs from what was written, by its size in bytes."""
+    """Returns how a damaged file differs from the written one, as text, from both sizes in bytes."""
     if size == expected:
-        return "altered: its SHA-256 is another"
+        return "altered: its SHA-256 differs"
     return f"truncated: {size} bytes of {expected}" if size < expected else f"{size} bytes instead of {expected}"
 
 
@@ -183,25 +190,25 @@ def _reason(error: OSError) -> str:
 
 
 def refuse_second(folder: Path) -> None:
-    """Raises `UserError` when another process is writing to a folder (`lock`). Makes nothing."""
+    """Raises `UserError` if another process holds the `lock` of a folder. Writes nothing."""
     folder = pathlib.Path(folder)
     try:
         file = (folder / LOCK).open("rb")
     except OSError:
-        return  # no folder yet, or one that `lock` has a message for
+        return  # no lock file yet, or an error that `lock` will report
     with file:
         if not _flock(file, fcntl.LOCK_SH):
             raise _taken(folder, file)
 
 
 def lock(folder: Path):
-    """Makes a folder where needed and locks it, by a lock that the kernel takes back when the process ends.
+    """Makes a folder if needed and locks it. The kernel releases the lock when the process ends.
 
     Returns:
-        The open lock file; closing it gives the lock back.
+        The open lock file; closing the file releases the lock.
 
     Raises:
-        UserError: the folder cannot be written, or another process has the lock (with that process's number).
+        UserError: the folder cannot be written, or another process has the lock. The message names that process.
     """
     folder = pathlib.Path(folder)
     try:
@@ -215,7 +222,7 @@ def lock(folder: Path):
             with file:
                 raise _taken(folder, file)
         time.sleep(0.02)
-    file.truncate(0)  # what a dead process wrote
+    file.truncate(0)  # removes the text of a dead process
     file.write(f"process {os.getpid()} on {platform.node()}\n".encode())
     file.flush()
     return file

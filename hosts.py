@@ -1,8 +1,8 @@
-"""Several processes as one run: they agree on everything, and the first one alone writes.
+"""Several processes as one run: all make the same decisions, and only the first writes files.
 
-Every process runs the same program on the same numbers: a compiled update spans all devices, and its results are
-readable everywhere. So processes can differ only in files, clocks and signals. Whatever depends on one of these goes
-through a function of this file, which all processes call at the same place.
+Every process runs the same program on the same numbers. A compiled update spans all devices, and every process can
+read its results. So processes can differ only in files, clocks and signals. A decision that depends on one of these
+goes through a function of this file. All processes call that function at the same place of the program.
 """
 
 import contextlib
@@ -16,12 +16,12 @@ from jax.experimental import multihost_utils
 
 from registry import UserError
 
-MESSAGE = 2000  # bytes of an error that the others get to see
-CHUNK = 2**26  # bytes of an array that are shared at a time
+MESSAGE = 2000  # bytes in which a process sends its error to the others
+CHUNK = 2**26  # bytes of an array in one broadcast
 
 
 class FailedElsewhere(UserError):
-    """Another process of the run could not go on; with its exit code."""
+    """Another process of the run failed. The exit code is that process's."""
 
     def __init__(self, text: str, exit_code: int):
         super().__init__(text)
@@ -34,16 +34,16 @@ def several() -> bool:
 
 
 def first() -> bool:
-    """Whether this process is the one that writes."""
+    """Whether this process is the first one, which writes the files."""
     return jax.process_index() == 0
 
 
 @contextlib.contextmanager
 def agreed():
-    """What is done inside succeeds in all processes, or ends all of them; nothing inside may wait for the others.
+    """Ends all processes if the block raises in any of them. The block must not wait for other processes.
 
     Raises:
-        FailedElsewhere: in the processes in which it did succeed.
+        FailedElsewhere: in a process whose own block succeeded.
     """
     mine = None
     try:
@@ -62,24 +62,24 @@ def agreed():
 
 
 def any_of(*flags: bool) -> tuple[bool, ...]:
-    """Each flag: whether it is set in any process."""
+    """Returns for each flag whether the flag is set in any process."""
     if not several():
         return tuple(map(bool, flags))
     return tuple(bool(x) for x in multihost_utils.process_allgather(np.asarray(flags, np.uint8)).any(axis=0))
 
 
 def check_same(what: str, value: Any) -> None:
-    """Raises `UserError` in all processes unless a JSON value is the same in all of them."""
+    """Raises `UserError` in all processes if a JSON value differs between them."""
     if several():
         digest = np.frombuffer(hashlib.sha256(json.dumps(value, sort_keys=True).encode()).digest(), np.uint8)
         everyone = multihost_utils.process_allgather(digest)
         for number, theirs in enumerate(everyone):
             if (theirs != everyone[0]).any():
-                raise UserError(f"Processes 0 and {number} do not have the same {what}. Start all with the same ones.")
+                raise UserError(f"Processes 0 and {number} do not have the same {what}. Start all with equal ones.")
 
 
 def share(value: Any) -> Any:
-    """A JSON value of the first process, in all; the others' own is ignored."""
+    """Returns the first process's JSON value in all processes; the other processes' values are ignored."""
     if not several():
         return value
     content = json.dumps(value).encode() if first() else b""
@@ -89,24 +89,24 @@ def share(value: Any) -> Any:
 
 
 def share_arrays(tree: Any, like: Any) -> Any:
-    """A pytree of arrays of the first process, in all: NumPy arrays, to the last bit.
+    """Returns the first process's pytree in all processes, as NumPy arrays that are equal bit for bit.
 
     Args:
-        tree: ignored but in the first process.
-        like: arrays or shapes with its structure, in all processes.
+        tree: a pytree of arrays; read in the first process only.
+        like: arrays or shapes with the structure of `tree`; needed in all processes.
     """
     if not several():
         return tree
     shapes, structure = jax.tree.flatten(like)
     leaves = jax.tree.leaves(tree) if first() else [np.zeros(x.shape, x.dtype) for x in shapes]
-    # As bytes: what is sent is added up with the others' zeros, and -0.0 + 0.0 is 0.0.
+    # Arrays are sent as bytes. The broadcast adds the other processes' zeros, and -0.0 + 0.0 would become 0.0.
     content = [np.frombuffer(np.asarray(x).tobytes(), np.uint8) for x in leaves]
     shared = [_broadcast(x).view(s.dtype).reshape(s.shape) for x, s in zip(content, shapes, strict=True)]
     return jax.tree.unflatten(structure, shared)
 
 
 def readable(tree: Any) -> Any:
-    """A pytree of arrays that every process can read; rows that lie with other processes are fetched, in all."""
+    """Returns a pytree of arrays that every process can read. Each process fetches the rows of the others."""
     if not several():
         return tree
 
@@ -129,6 +129,6 @@ def _error(error: Exception | None) -> dict | None:
 
 
 def _gather(value: Any) -> list:
-    """A short JSON value of every process."""
+    """Returns the short JSON value of every process."""
     content = json.dumps(value).encode().ljust(MESSAGE)
     return [json.loads(row.tobytes()) for row in multihost_utils.process_allgather(np.frombuffer(content, np.uint8))]

@@ -1,6 +1,6 @@
-"""Options: dataclass fields that carry the limits of their values, and the check of values against them.
+"""Options: dataclass fields with limits on their values, and the check of values against the limits.
 
-Distillers (linen Modules) and strategies (frozen dataclasses) declare their options alike:
+Distillers (linen Modules) and strategies (frozen dataclasses) declare their options in the same way:
 
     class AT(Distiller):
         weight: float = not_negative(1000.0)
@@ -72,8 +72,9 @@ def one_of(default: str, *others: str):
 
 
 def only_with(option, **others):
-    """The field `option`, which has an effect only where each of the other options has one of the values named here.
+    """Returns the field `option` with a condition: each option in `others` must have one of the values given for it.
 
+    Otherwise `option` has no effect (`without_effect`):
     `gamma: float = only_with(positive(0.4), kernel=(True,))`.
     """
     if not isinstance(option, dataclasses.Field):
@@ -82,7 +83,7 @@ def only_with(option, **others):
 
 
 def without_effect(owner: type, options: dict) -> dict[str, str]:
-    """Name -> reason, for each of the `options` that has no effect beside the others and the defaults of `owner`."""
+    """Returns name -> reason for each of the `options` that has no effect, given the others and `owner`'s defaults."""
     fields, found = {field.name: field for field in dataclasses.fields(owner)}, {}
     for name in options:
         for other, values in fields[name].metadata.get("only_with", {}).items():
@@ -99,7 +100,7 @@ def check(kind: str, owner: type, options: dict, hidden: tuple[str, ...] = ("par
         kind: what the options are, for messages ("option of AT").
         owner: the dataclass.
         options: name -> value.
-        hidden: fields of `owner` that are no options.
+        hidden: fields of `owner` that are not options.
 
     Raises:
         UserError: an unknown name (with the nearest known one), a value of another type than the field's default, a
@@ -122,7 +123,7 @@ def check(kind: str, owner: type, options: dict, hidden: tuple[str, ...] = ("par
 
 
 def _problem(like, limit: Limit | None, value) -> str:
-    """Returns what `value` must be and is not ("be above 0"); empty where `value` is allowed.
+    """Returns the rule that `value` breaks ("be above 0"); empty if `value` is allowed.
 
     Args:
         like: a value of the right type.
@@ -142,5 +143,5 @@ def _problem(like, limit: Limit | None, value) -> str:
 
 
 def limited(default, words: str, holds: Callable[[Any], bool]):
-    """A field of a value for which `holds` is true; `words` say the limit after "must" ("be even")."""
+    """A field of a value for which `holds` is true; `words` are the limit after "must" in messages ("be even")."""
     return dataclasses.field(default=default, metadata={"limit": Limit(words, holds)})

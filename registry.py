@@ -1,4 +1,4 @@
-"""Names to constructors: what `create` and `names` mean in every room, and the error a user's mistake raises."""
+"""Registries, which map names to constructors, and the errors for users' mistakes."""
 
 import difflib
 import importlib
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 
 class UserError(ValueError):
-    """A mistake that the user can mend: one to three lines that say what is wrong and the fix.
+    """A mistake that the user can correct. The message has one to three lines: what is wrong, and the fix.
 
     The command lines print it without a traceback and exit with `exit_code`.
     """
@@ -15,7 +15,7 @@ class UserError(ValueError):
 
 
 class DamagedFileError(UserError):
-    """A file of the project's own that no longer holds what was written."""
+    """A damaged file: its content is not what was written."""
 
     exit_code = 3
 
@@ -27,13 +27,13 @@ class NonFiniteError(UserError):
 
 
 def unknown(kind: str, name: str, known: Iterable[str], elsewhere: Mapping[str, str] | None = None) -> UserError:
-    """The error for a name that nothing has, with the nearest one that something does.
+    """Returns the error for an unknown name, with the nearest known name.
 
     Args:
-        kind: what the names are.
-        name: the one that is not known.
-        known: those that are.
-        elsewhere: name in other libraries or papers, in lower case -> what is said here.
+        kind: what the names stand for, such as "distiller".
+        name: the unknown name.
+        known: the known names.
+        elsewhere: name in other libraries or papers, in lower case -> the text after "Did you mean".
     """
     known, asked = list(known), str(name).lower()
     near = (elsewhere or {}).get(asked)
@@ -45,14 +45,14 @@ def unknown(kind: str, name: str, known: Iterable[str], elsewhere: Mapping[str, 
 
 
 class Registry:
-    """Maps a name to `"module:attribute"`, imported when first asked for.
+    """Maps a name to `"module:attribute"`. The module is imported when the name is first looked up.
 
-    Whoever calls may also give such a `"module:attribute"` instead of a name: their own code, found as `import` does.
+    A caller may also give a `"module:attribute"` of their own instead of a name. Python's import finds the module.
 
     Args:
-        kind: what the names are, for messages ("distiller").
+        kind: what the names stand for, for messages ("distiller").
         entries: name -> "module:attribute"; the attribute is a class or a function.
-        elsewhere: of names that others use, for messages (`unknown`).
+        elsewhere: names in other libraries or papers, for messages (`unknown`).
     """
 
     def __init__(self, kind: str, entries: dict[str, str], elsewhere: Mapping[str, str] | None = None):
@@ -61,11 +61,11 @@ class Registry:
         self.elsewhere = elsewhere
 
     def names(self) -> list[str]:
-        """All names, in the order of the registry."""
+        """Returns all names, in the order of the registry."""
         return list(self.entries)
 
     def check(self, name: str) -> str:
-        """Returns `name`, or raises `UserError` with the nearest known one. Imports nothing but a user's own module."""
+        """Returns `name`; raises `UserError` for an unknown name. Imports only a user's own module."""
         if ":" in name:
             self._own(name)
         elif name not in self.entries:
@@ -73,33 +73,33 @@ class Registry:
         return name
 
     def get(self, name: str):
-        """The class or function behind `name`; `UserError` for an unknown one."""
+        """Returns the class or function of `name`; raises `UserError` for an unknown name."""
         if ":" in name:
             return self._own(name)
         module, _, attribute = self.entries[self.check(name)].partition(":")
         return getattr(importlib.import_module(module), attribute)
 
     def _own(self, name: str):
-        """What a user's "module:attribute" means."""
+        """Imports a user's "module:attribute" and returns the class or function."""
         module, _, attribute = name.partition(":")
         try:
             found = importlib.import_module(module)
         except (ImportError, ValueError, TypeError) as error:
             raise UserError(
                 f"Cannot import '{module}' for the {self.kind} '{name}': {error}.\n"
-                "Start where the module lies, or put its folder on PYTHONPATH."
+                "Start in the module's folder, or add that folder to PYTHONPATH."
             ) from None
         if not callable(getattr(found, attribute, None)):
             raise UserError(f"'{module}' has no class or function '{attribute}' for the {self.kind} '{name}'.")
         return getattr(found, attribute)
 
     def describe(self) -> list[tuple[str, str, str]]:
-        """(name, one line, paper or source) per entry, read from the docstrings."""
+        """Returns (name, summary line, paper or source) of each entry, from the docstrings."""
         return [(name, *summary(self.get(name), name)) for name in self.entries]
 
 
 def summary(thing, name: str = "") -> tuple[str, str]:
-    """First docstring line and the text after `Paper:` (or `Source:`), both on one line, of a class or function."""
+    """Returns the first line of a docstring, and the text after `Paper:` or `Source:` as one line."""
     lines = (thing.__doc__ or "").strip().splitlines() or [""]
     source = ""
     for i, line in enumerate(lines):

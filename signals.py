@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: the first asks the run to save and stop, the second ends the process at once."""
+"""SIGTERM and SIGINT: the first signal asks the run to save and stop, the second ends the process at once."""
 
 import contextlib
 import os
@@ -11,18 +11,18 @@ NUMBERS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Interrupted(UserError):
-    """A signal arrived; the run is saved and the same command continues it."""
+    """A signal arrived. The run is saved, and the same command continues the run."""
 
     exit_code = 75
 
 
 @contextlib.contextmanager
 def asked_to_stop():
-    """Yields a `threading.Event` that the first signal sets. Afterwards the earlier handlers are back.
+    """Yields a `threading.Event` that the first signal sets. At the end the earlier handlers are restored.
 
-    A handler in Python has to wait for compiled code to return, and may not raise: it can interrupt a callback that
-    swallows errors. Therefore a thread reads the signals from a pipe, which the interpreter fills at once, and ends
-    the process at the second signal.
+    A Python handler runs only after compiled code has returned. The handler must not raise either, because a callback
+    that it interrupts may swallow the error. Therefore the interpreter writes each signal to a pipe at once, and a
+    thread reads the pipe and ends the process at the second signal.
     """
     stopping = threading.Event()
     if threading.current_thread() is not threading.main_thread():

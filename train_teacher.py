@@ -8,21 +8,25 @@ from registry import UserError
 
 FLAGS = {"arch": "the network to train", **command.TRAINING, **command.MACHINE}
 FIXED = ("student_arch", "distiller", "transfer", "teacher_arch", "teacher_param", "teacher_dtype", "teacher_views")
+FIXED += ("init_head",)
 
 
 def parse(argv: list[str]) -> command.Command:
-    """The command line: its recipe, and the flags that are no keys of the recipe."""
+    """Reads the command line: the keys of the recipe and the other flags."""
     given = command.parse(argv, __doc__, [key for key in KEYS if key not in FIXED], FLAGS)
     for key in given.typed:
         if key in FIXED:
-            raise UserError(f"--config.{key} has no meaning here: --arch is what is trained, on labels alone.")
+            raise UserError(f"--config.{key} has no meaning here: this program trains --arch on labels alone.")
     recipe = {key: value for key, value in given.recipe.items() if key not in (*FIXED, "distiller_options")}
-    arch = given.flags["arch"] or given.recipe.get("teacher_arch") or "ResNet20"
-    return dataclasses.replace(given, recipe={**recipe, "student_arch": arch, "transfer": "Labels"})
+    arch = given.flags["arch"] or given.recipe.get("teacher_arch")
+    if not arch and not recipe.get("init_param"):  # weights to start from say what they are of
+        arch = "ResNet20"
+    named = {"student_arch": arch} if arch else {}
+    return dataclasses.replace(given, recipe={**recipe, **named, "transfer": "Labels"})
 
 
 def main(argv: list[str]) -> None:
-    """argv -> recipe -> one call."""
+    """Reads the recipe from the command line and trains."""
     given = parse(argv)
     command.prepare(given)
     from training.train import train

@@ -6,16 +6,16 @@ from configs import command
 from registry import unknown
 
 LISTS = {"distillers": "distiller", "transfers": "transfer", "models": "models", "datasets": "data"}
-FLAGS = {**command.TRAINING, **command.MACHINE, "list": f"print what there is and stop: {', '.join(LISTS)}"}
+FLAGS = {**command.TRAINING, **command.MACHINE, "list": f"print the known names and stop: {', '.join(LISTS)}"}
 
 
 def parse(argv: list[str]) -> command.Command:
-    """The command line: its recipe, and the flags that are no keys of the recipe."""
+    """Reads the command line: the keys of the recipe and the other flags."""
     return command.parse(argv, __doc__, more=FLAGS)
 
 
 def main(argv: list[str]) -> None:
-    """argv -> recipe -> one call."""
+    """Reads the recipe from the command line and trains."""
     given = parse(argv)
     if given.flags["list"]:
         return print_list(given.flags["list"])
@@ -26,7 +26,7 @@ def main(argv: list[str]) -> None:
 
 
 def print_list(what: str) -> None:
-    """Prints name, one line and paper of everything in a registry."""
+    """Prints the name, the summary line and the paper of each entry of a registry."""
     if what not in LISTS:
         raise unknown("list", what, LISTS)
     for name, line, source in importlib.import_module(LISTS[what]).registry.describe():

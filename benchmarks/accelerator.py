@@ -2,15 +2,16 @@
 
     python -m benchmarks.accelerator [--batches 128,512] [--dtypes float32,bfloat16] [--seeds 1,2,4,8]
 
-The step is that of `benchmarks/step.py`. PyTorch has several sides: eager, with channels_last, and by `torch.compile`
-in its default mode; for bfloat16 under autocast (AMP) with channels_last, without and with `torch.compile`. Each side
-has a process of its own. All sides of a batch size and type take turns on the first GPU. Several seeds are one program
-here, and their images count together: eight seeds at 8x train in the time of one run of the best PyTorch.
+The step is that of `benchmarks/step.py`. A side is one implementation in a process of its own. PyTorch's sides are:
+- float32: eager; eager with channels_last; `torch.compile` in its default mode.
+- bfloat16: autocast (AMP) with channels_last, without and with `torch.compile`.
+All sides of a batch size and type take turns on the first GPU. This library trains several seeds in one program, and
+the images of all seeds are counted. So eight seeds at 8x train in the time of one run of the best PyTorch side.
 
-The roofline is the time of one update at the device's peak, the longer of two times: by the FLOPs of convolutions and
-matrix products (from the networks' multiply-adds), and by the bytes that XLA counts for the compiled step. "of the
-roofline" is this time over the measured one. For float32 each side uses TF32 where it does by default: PyTorch in
-convolutions, JAX in products as well.
+The roofline is the shortest possible time of one update on the device. It is the longer of two times: the FLOPs of
+convolutions and matrix products (from the networks' multiply-adds) at peak speed, and the bytes that XLA counts for the
+compiled step at peak bandwidth. The column "of the roofline" is this time divided by the measured time. In float32 each
+side uses TF32 as it does by default: PyTorch in convolutions, JAX also in matrix products.
 """
 
 import contextlib
@@ -35,19 +36,19 @@ RIVALS = {
         "PyTorch AMP, channels_last, torch.compile": {"amp": True, "channels_last": True, "compiled": True},
     },
 }
-# Dense peaks by the makers' data sheets: FLOP/s with TF32 for float32, and bfloat16; bytes/s of memory. The SXM
-# versions, where there are several.
+# Dense peaks by the makers' data sheets: FLOP/s (float32 with TF32, bfloat16), and bytes/s of memory. If a device has
+# several versions, the numbers are of the SXM version.
 PEAKS = {
     "H200": ({"float32": 494e12, "bfloat16": 989e12}, 4.8e12),
     "H100": ({"float32": 494e12, "bfloat16": 989e12}, 3.35e12),
-    "A100": ({"float32": 156e12, "bfloat16": 312e12}, 2.0e12),  # of 80 GB
+    "A100": ({"float32": 156e12, "bfloat16": 312e12}, 2.0e12),  # the version with 80 GB
     "L4": ({"float32": 60e12, "bfloat16": 121e12}, 0.3e12),
 }
 HEAD = "| batch | type | | images/s | against the best PyTorch | TFLOP/s | of the roofline |"
 
 
 def roofline(device: str, dtype: str, work: dict[str, float]) -> float:
-    """The shortest time of one update in seconds; NaN for a device that `PEAKS` does not have."""
+    """Returns the shortest possible seconds of one update; NaN for a device that `PEAKS` does not have."""
     for name, (flops, memory) in PEAKS.items():
         if name in device.replace("-", " ").split():
             return float(np.nanmax([work["flops"] / flops[dtype], work["bytes"] / memory]))
@@ -55,14 +56,14 @@ def roofline(device: str, dtype: str, work: dict[str, float]) -> float:
 
 
 def rows(batch: int, dtype: str, rates: dict[str, float], ours: list[str], work: dict[str, float], shortest: float):
-    """Markdown, a line a side.
+    """Yields a line of the Markdown table for each side.
 
     Args:
-        batch, dtype: of all sides.
+        batch, dtype: batch size and type of all sides.
         rates: side -> images/s, of all its seeds together.
-        ours: which sides are this library's.
-        work: of one update of one seed (`OurStep.work`).
-        shortest: the roofline's time for it.
+        ours: the names of this library's sides.
+        work: FLOPs and bytes of one update of one seed (`OurStep.work`).
+        shortest: the roofline's seconds for one update of one seed.
     """
     best = max((rate for side, rate in rates.items() if side not in ours), default=float("nan"))
     for side, rate in rates.items():
@@ -73,7 +74,11 @@ def rows(batch: int, dtype: str, rates: dict[str, float], ours: list[str], work:
 
 
 def measure(batch: int, dtype: str, seeds: list[int], rivals: dict[str, dict], rounds: int, updates: int):
-    """-> (side -> images/s, which are ours, device, `work`); the sides take turns, and the first round is dropped."""
+    """Measures all sides in turns. Drops the first round.
+
+    Returns:
+        (side -> images/s, names of this library's sides, device, `work` as for `rows`).
+    """
     ours = {f"{OURS}, {n} seed{'s' * (n > 1)}": n for n in seeds}
     asked = {name: (name, batch, os.cpu_count(), options) for name, options in rivals.items()}
     asked |= {name: (OURS, batch, 0, {"dtype": dtype, "seeds": n}) for name, n in ours.items()}
@@ -105,7 +110,7 @@ def measure(batch: int, dtype: str, seeds: list[int], rivals: dict[str, dict], r
 
 @contextlib.contextmanager
 def _left_out(name: str, sides: dict[str, Side]):
-    """Goes on without a side that ends, as one that finds too little memory does."""
+    """Drops a side whose process ends, for example from too little memory, and goes on without this side."""
     try:
         yield
     except UserError as error:
@@ -120,9 +125,9 @@ def main(batches: list[int], dtypes: list[str], seeds: list[int], rounds: int, u
         if dtype not in RIVALS:
             raise unknown("type", dtype, RIVALS)
     if max(batches) > IMAGES:
-        raise UserError(f"--batches {max(batches)} is more than the {IMAGES:,} images that there are.")
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the sides share the device:
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # one of them
+        raise UserError(f"--batches {max(batches)} is more than the benchmark's {IMAGES:,} images.")
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the sides share the device
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # the first GPU only
     torch = torch_is_here()
     for number, (batch, dtype) in enumerate(itertools.product(batches, dtypes)):
         rivals = RIVALS[dtype] if torch else {}
@@ -138,5 +143,5 @@ if __name__ == "__main__":
     parser.add_argument("--dtypes", type=command.names, default="float32,bfloat16", help="compute types")
     parser.add_argument("--seeds", type=command.numbers, default="1,2,4,8", help="replicas in one program")
     parser.add_argument("--rounds", type=command.positive, default=5)
-    parser.add_argument("--updates", type=command.positive, default=50, help="in a call, as training does")
+    parser.add_argument("--updates", type=command.positive, default=50, help="updates in one call, as in training")
     command.call(parser, main)

@@ -1,9 +1,9 @@
-"""What a training step costs with each method on explanation maps, beside a step with SoftLogits.
+"""The cost of a training step with each method on explanation maps, compared with a step with SoftLogits.
 
     python -m benchmarks.explanation_cost [--teacher ResNet56] [--student ResNet20] [--batch 64] [--rounds 5]
 
-The step is training's own on random CIFAR-sized images, augmentation included. The methods take turns; each number is
-the median over the rounds of the round's ratio to SoftLogits.
+The step is the one that training runs, on random CIFAR-sized images, augmentation included. The methods take turns.
+Each ratio is the median over the rounds of the method's time divided by SoftLogits' time in the same round.
 """
 
 import functools

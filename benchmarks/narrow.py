@@ -1,10 +1,10 @@
-"""Milliseconds of a 3x3 convolution with 1, 2, 4 and 8 pixels in a row: the measure of `pixels_a_row`.
+"""Milliseconds of a 3x3 convolution with 1, 2, 4 and 8 pixels in a row, to choose the values of `pixels_a_row`.
 
     python -m benchmarks.narrow [--batch 32] [--rounds 15]
 
-Forward passes, float32, medians; the ways alternate. The derivative by the input is such a convolution, too, from the
-features to the channels. `*` marks what the library takes. `ONEDNN_MAX_CPU_ISA=AVX2` before the command shows a
-processor without AVX-512.
+The numbers are medians of forward passes in float32; the four ways take turns. The derivative with respect to the input
+is such a convolution, too, from the features to the channels. `*` marks the library's choice. With
+`ONEDNN_MAX_CPU_ISA=AVX2` before the command, the processor works as one without AVX-512.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from models.xla_cpu import process
 
 process.tune()
 
-import jax  # noqa: E402  # after the flags
+import jax  # noqa: E402  # after `tune` has set the flags
 
 from models.xla_cpu.convolution import convolve_rows, pixels_a_row  # noqa: E402
 
@@ -28,7 +28,7 @@ CASES = [  # channels, features, side
 
 
 def milliseconds(program, x, kernel) -> float:
-    """Of one call, from three after an untimed one."""
+    """Returns the milliseconds of one call: the mean of three calls, after an untimed one."""
     program(x, kernel).block_until_ready()
     start = time.perf_counter()
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""The library's training step, as training runs it. All that benchmarks need of the engine is in this file."""
+"""The library's training step, as training runs it. Only this file of the benchmarks imports the engine."""
 
 import functools
 import time
@@ -26,22 +26,22 @@ MEAN, STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
 
 
 def alone(*arguments, **options) -> "OurStep":
-    """An `OurStep` in a process of its own, which is tuned for a CPU as a training process is."""
+    """Makes an `OurStep` in a process of its own. First tunes the process for a CPU, as training does."""
     command.tune()
     return OurStep(*arguments, **options)
 
 
 class OurStep:
-    """The library's step on a split of random images. Whatever is asked for is built when it is first asked for.
+    """The library's step on a split of random images. The parts of the step are built on first use.
 
     Args:
         images: [N, 32, 32, 3] uint8; labels: [N] int32.
         batch: images a step.
-        teacher: its network, with random weights; empty: the student learns from labels alone.
-        student: its network.
-        method: with a teacher, the distillation method; options: its fields.
+        teacher: the teacher's network, with random weights; empty: the student learns from labels alone.
+        student: the student's network.
+        method: the distillation method, if there is a teacher; options: the method's fields.
         dtype: compute type of both networks.
-        seeds: replicas that `updates` trains, as a run with `--seeds` does.
+        seeds: number of replicas that `updates` trains, as a run with `--seeds` does.
     """
 
     def __init__(
@@ -84,25 +84,25 @@ class OurStep:
         return index.reshape(-1, self.batch), view.reshape(-1, self.batch)
 
     def _start(self, batch: data.Batch):
-        """The first state, and empty sums of its metrics."""
+        """Returns the first state, and empty sums of its metrics."""
         key = jax.random.key(0)
         state = here().place(jax.jit(self.strategy.init)(key, batch))
         names = jax.eval_shape(self.strategy.traced_step, state, batch, key)[1]
         return state, here().place(Totals.empty(names))
 
     def step(self):
-        """One update."""
+        """Does one update."""
         self.state, self.totals = self._step(self.state, self.totals, self.split)
         jax.block_until_ready(self.totals)
 
     def banked(self):
-        """One update with the teacher's logits out of a bank."""
+        """Does one update that reads the teacher's logits from a bank."""
         split, *update = self._bank
         self._bank = split, *jax.block_until_ready(self._step(*update, split))
 
     @functools.cached_property
     def _bank(self):
-        """Split with a bank, state and sums."""
+        """The split with a bank, the state, and the sums of the metrics."""
         index, view = self._order
         logits = np.random.RandomState(1).standard_normal((VIEWS, len(self.arrays[1]), self.classes))
         bank = DeviceBank(jnp.asarray(logits.astype(np.float16)), classes=self.classes)
@@ -112,7 +112,7 @@ class OurStep:
         return split, *self._start(self._sample(split, jnp.asarray(0)))
 
     def teacher(self):
-        """The teacher's forward pass."""
+        """Runs the teacher's forward pass."""
         program, *arguments = self._teacher
         jax.block_until_ready(program(*arguments))
 
@@ -122,7 +122,7 @@ class OurStep:
         return jax.jit(lambda v, image: teacher.forward(v, image)[0].logits), frozen, self._first.image
 
     def student(self):
-        """The student's forward and backward pass on labels."""
+        """Runs the student's forward and backward pass on labels."""
         program, *arguments = self._student
         jax.block_until_ready(program(*arguments))
 
@@ -138,11 +138,11 @@ class OurStep:
         return jax.jit(jax.grad(loss, has_aux=True)), variables["params"]
 
     def augmentation(self):
-        """A random batch."""
+        """Makes a random batch."""
         jax.block_until_ready(self._sample(self.split, jnp.asarray(1)))
 
     def updates(self, count: int) -> float:
-        """Seconds of so many updates of all seeds, in one call where training does so."""
+        """Returns the seconds of `count` updates of all seeds: one call on devices where training makes one call."""
         update, *before = self._replicas
         start = time.perf_counter()
         after = jax.block_until_ready(update(*before, count))
@@ -152,7 +152,7 @@ class OurStep:
 
     @functools.cached_property
     def _replicas(self):
-        """The program of all seeds, and their states, sums and splits."""
+        """The program of all seeds, and the seeds' states, sums and splits."""
         loops = here().loops
         update = Update(self.strategy, AUGMENTATION, here(), stacked=loops and self.seeds > 1, many=loops)
         own = [jax.tree.map(jnp.copy, (self.state, self.totals)) for _ in range(self.seeds)]
@@ -164,9 +164,9 @@ class OurStep:
         return update, [state for state, _ in own], [totals for _, totals in own], splits
 
     def work(self) -> dict[str, float]:
-        """Of one update of one seed: "flops" of convolutions and products, and the "bytes" that XLA counts.
+        """Returns the work of one update of one seed: "flops" of convolutions and products, "bytes" counted by XLA.
 
-        The bytes are NaN where the program calls another library, such as cuDNN: XLA does not count its part.
+        The bytes are NaN if the program calls another library, such as cuDNN: XLA does not count that library's bytes.
         """
         student, teacher = (profile.cost(p.model, (32, 32, 3)) for p in (self.strategy.student, self.strategy.teacher))
         flops = 2 * self.batch * (teacher.multiply_adds + 3 * student.multiply_adds)  # backward is twice forward
@@ -175,11 +175,11 @@ class OurStep:
         return {"flops": flops, "bytes": known.get("bytes accessed", float("nan"))}
 
     def devices(self) -> str:
-        """How many, and their name."""
+        """Returns the number of devices and their name."""
         return f"{here().count} x {here().devices[0].device_kind}"
 
     def seconds(self, steps: int, wait: bool) -> float:
-        """Of so many steps, waited for one by one or queued."""
+        """Returns the seconds of `steps` steps. With `wait` each step is waited for; otherwise the steps are queued."""
         start = time.perf_counter()
         for _ in range(steps):
             self.state, self.totals = self._step(self.state, self.totals, self.split)
@@ -189,6 +189,6 @@ class OurStep:
         return time.perf_counter() - start
 
     def host_overhead(self, steps: int = 20) -> float:
-        """Share of a step in which Python holds the device up: steps waited for one by one against a queue of them."""
+        """Returns the share of a step in which the device waits for Python, from steps one by one and queued steps."""
         pairs = [(self.seconds(steps, True), self.seconds(steps, False)) for _ in range(5)]
         return float(np.median([(one - queued) / one for one, queued in pairs]))

@@ -1,9 +1,9 @@
-"""Cost against work: images/s of ResNet-8 to -110 at batches of 32 to 512, and seconds an epoch of 1, 2 and 4 seeds.
+"""Speed by size: images/s of ResNet-8 to ResNet-110 at batch 32 to 512, and seconds per epoch of 1, 2 and 4 seeds.
 
-python -m benchmarks.scaling [--archs ResNet8,ResNet20,ResNet56,ResNet110] [--batches 32,128,512] [--out DIR]
+    python -m benchmarks.scaling [--archs ResNet8,ResNet20,ResNet56,ResNet110] [--batches 32,128,512] [--out DIR]
 
 Training on labels at 32x32x3 in 100 classes, augmentation included, float32: medians of single calls of the compiled
-step after a first one that compiles. Writes `scaling.md` and `scaling.png` to --out.
+step, after a first call that compiles. Writes `scaling.md` and `scaling.png` to --out.
 """
 
 import pathlib
@@ -21,13 +21,13 @@ SEEDS = (1, 2, 4)
 
 
 def seconds_per_step(arch: str, batch: int, seeds: int = 1, calls: int = 5) -> float:
-    """Median of `calls` updates of all seeds, waited for."""
+    """Returns the median seconds of `calls` updates of all seeds; each update is waited for."""
     ours = OurStep(*step.split(EXAMPLES), batch, teacher="", student=arch, seeds=seeds)
     return float(np.median(step.in_turns({arch: lambda: ours.updates(1)}, calls)[arch]))
 
 
 def tables(archs: list[str], batches: list[int], rates: dict, epochs: dict) -> str:
-    """Markdown: images/s by network and batch; seconds an epoch of 50,000 images by seeds, and each seed's share."""
+    """Makes two tables: images/s by network and batch; seconds per epoch of 50,000 images by seeds, and per seed."""
     speed = [[arch, *(f"{rates[arch, batch]:,.0f}" for batch in batches)] for arch in archs]
     cost = [[f"{n} seed{'s' * (n > 1)}", f"{s:.1f}", f"{s / n:.1f}"] for n, s in epochs.items()]
     titles = [f"{archs[0]}, batch {batches[0]}", "seconds an epoch", "per seed"]
@@ -36,7 +36,7 @@ def tables(archs: list[str], batches: list[int], rates: dict, epochs: dict) -> s
 
 
 def plot(archs: list[str], batches: list[int], rates: dict, path: pathlib.Path) -> None:
-    """Images/s over the batch size, a line a network."""
+    """Draws images/s over the batch size, a line for each network."""
     figure, axes, colours = compare.figure(6)
     for colour, arch in zip(colours, archs, strict=False):
         values = [rates[arch, b] for b in batches]
@@ -52,9 +52,9 @@ def plot(archs: list[str], batches: list[int], rates: dict, path: pathlib.Path) 
 
 
 def main(archs: list[str], batches: list[int], out: pathlib.Path) -> None:
-    """Measures, prints and writes."""
+    """Measures, prints the tables, and writes them and the picture."""
     if max(batches) > EXAMPLES:
-        raise UserError(f"--batches {max(batches)} is more than the {EXAMPLES:,} images that there are.")
+        raise UserError(f"--batches {max(batches)} is more than the benchmark's {EXAMPLES:,} images.")
     out.mkdir(parents=True, exist_ok=True)
     rates = {}
     for arch in archs:

@@ -1,14 +1,14 @@
-"""Seconds from the command to the first logged update: the first start, a later one, and one that has to compile.
+"""Seconds from the command to the first logged update: a first start, a later start, and a start that compiles.
 
     python -m benchmarks.start [--repeats 3] [--data_dir FOLDER_WITH_CIFAR10]
 
-The networks of `make demo` on Digits and, with prepared CIFAR-10, ResNet-56 to ResNet-20: SoftLogits, batch 64. The
-teachers have random weights, which take as long as trained ones. Each run is ended as soon as its first log line
-appears. The numbers are medians.
+The runs are SoftLogits at batch 64: the networks of `make demo` on Digits and, if CIFAR-10 is prepared, ResNet-56 to
+ResNet-20. The teachers have random weights, which take as long as trained ones. Each run is ended as soon as its first
+log line appears. The numbers are medians.
 
 - cold: the user's cache folder is empty. The run compiles the programs and decodes CIFAR-10's images.
 - warm: programs and decoded images are in the cache folder.
-- programs anew: the decoded images are in the cache folder, the programs are not, as for another method or network.
+- programs anew: only the decoded images are in the cache folder, as in a first run of another method or network.
 """
 
 import os
@@ -36,7 +36,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
 def write_teacher(folder: pathlib.Path, arch: str, dataset: data.Dataset) -> None:
-    """Random weights that any run on the dataset takes for a teacher."""
+    """Writes random weights that any run on the dataset accepts as a teacher."""
     images = np.zeros((1, *dataset.image_shape), np.float32)
     variables = jax.jit(models.create(arch, dataset.num_classes).init)(jax.random.key(0), images)
     info = {"arch": arch, **dataset.info, "test_top1": None}
@@ -44,7 +44,7 @@ def write_teacher(folder: pathlib.Path, arch: str, dataset: data.Dataset) -> Non
 
 
 def seconds_to_first_update(flags: list[str], cache: pathlib.Path) -> float:
-    """Of one command; on a terminal it shows its first update at once."""
+    """Returns the seconds of one command. The command has a terminal, on which it shows its first update at once."""
     with tempfile.TemporaryDirectory() as run:
         terminal, its_end = pty.openpty()
         command = [sys.executable, "train_w_kd.py", *flags, "--log_every", "1", "--train_path", f"{run}/run"]

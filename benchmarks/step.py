@@ -1,14 +1,14 @@
-"""Milliseconds of one whole distillation step and of its parts, beside the same step in plain PyTorch.
+"""Milliseconds of one whole distillation step and of its parts, compared with the same step in plain PyTorch.
 
     python -m benchmarks.step [--rounds 15] [--batch 64]          # PyTorch beside it: pip install -e '.[torch]'
 
-ResNet-56 teacher, ResNet-20 student, SoftLogits, CIFAR-sized images, float32, augmentation included. Ours is the step
-that training runs, built by the same functions, its teacher folded. `banked` is that step with a teacher bank of four
-views (`--teacher_views 4`), beside PyTorch's whole step, which has its teacher in it.
+ResNet-56 teacher, ResNet-20 student, SoftLogits, CIFAR-sized images, float32, augmentation included. The library's step
+is the one that training runs, built by the same functions, with a folded teacher. `banked` is this step with a teacher
+bank of four views (`--teacher_views 4`), compared with PyTorch's whole step, which runs its teacher.
 
-Each side has a process of its own, as it would have in use, so that no side finds the others' heap. The sides take
-turns. Each number is the median over the rounds, each ratio the median of the rounds' ratios, which a machine that
-slows down for a while does not change.
+A side is one implementation. Each side has a process of its own, as in normal use, so the sides do not share a heap.
+The sides take turns. Each number is the median over the rounds. Each ratio is the median of the rounds' ratios, which
+hardly changes if the machine slows down for a while.
 """
 
 import contextlib
@@ -32,8 +32,9 @@ OURS = "kd-cookbook"
 SIDES = {OURS: {}, "PyTorch": {}, "PyTorch channels_last": {"channels_last": True}}  # name -> options of its step
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
-# The program of a side's process, which has its own checkout's modules: JSON of (name, arguments) comes in, JSON of
-# what the call returned goes out, a line each. The first answer is the seconds of building the side and a first step.
+# The program of a side's process. It imports the modules of its own checkout. It reads lines of JSON, [name,
+# arguments], and answers each line with the result of that call as a line of JSON. Its first line has the seconds of
+# building the side and of a first step.
 SERVE = """
 import json, resource, sys, time
 answers, sys.stdout = sys.stdout, sys.stderr
@@ -55,7 +56,7 @@ for name, *arguments in map(json.loads, sys.stdin):
 
 
 def torch_is_here() -> bool:
-    """Whether PyTorch is installed; prints the command that installs PyTorch where it is not."""
+    """Returns whether PyTorch is installed. If not, prints the command that installs PyTorch."""
     if importlib.util.find_spec("torch"):
         return True
     print("PyTorch is not installed: no ratios. To have them: pip install -e '.[torch]'")
@@ -63,14 +64,14 @@ def torch_is_here() -> bool:
 
 
 def split(count: int = IMAGES) -> tuple[np.ndarray, np.ndarray]:
-    """Random images [count, 32, 32, 3] uint8 and labels [count] int32 of 100 classes."""
+    """Makes random images [count, 32, 32, 3] uint8 and labels [count] int32 of 100 classes."""
     rng = np.random.RandomState(0)
     images = rng.randint(0, 256, (count, 32, 32, 3)).astype(np.uint8)
     return images, rng.randint(0, 100, count).astype(np.int32)
 
 
 def build(side: str, batch: int, threads: int, **options):
-    """The side's object; called in the side's process."""
+    """Makes the side's object. Called in the side's process."""
     if side == OURS:
         from benchmarks import our_step
 
@@ -85,7 +86,10 @@ def build(side: str, batch: int, threads: int, **options):
 
 
 def milliseconds(call) -> float:
-    """Of one call, from five in a row as in training, after two untimed ones that follow another side's."""
+    """Returns the milliseconds of one call: the mean of five calls in a row, as in training.
+
+    The first two calls are not timed, because another side ran before them.
+    """
     for _ in range(2):
         call()
     start = time.perf_counter()
@@ -95,7 +99,7 @@ def milliseconds(call) -> float:
 
 
 def in_turns(calls: dict, rounds: int) -> dict:
-    """What each call returns, [rounds]: the calls take turns, and the first round, which compiles, is dropped."""
+    """Makes the calls in turns, and drops the first round, which compiles. Returns name -> results, [rounds]."""
     found = {name: [] for name in calls}
     for _ in range(rounds + 1):
         for name, call in calls.items():
@@ -107,11 +111,11 @@ class Side:
     """A process with one side in it. `ask(name, *arguments)` calls a method there and waits for the answer.
 
     Args:
-        side: `OURS`, or PyTorch.
-        batch: images a step.
-        threads: PyTorch's, on a CPU.
-        folder: the checkout whose modules the process has.
-        **options: of `OurStep` or `TorchStep`.
+        side: `OURS`, or "PyTorch".
+        batch: images in a step.
+        threads: PyTorch's number of threads on a CPU.
+        folder: the checkout whose modules the process imports.
+        **options: options of `OurStep` or `TorchStep`.
     """
 
     def __init__(self, side: str, batch: int, threads: int, folder: pathlib.Path = ROOT, **options):
@@ -122,16 +126,16 @@ class Side:
         self.start_seconds = self._answer()
 
     def ask(self, name: str, *arguments):
-        with contextlib.suppress(BrokenPipeError):  # the process has ended, and `_answer` finds nothing
+        with contextlib.suppress(BrokenPipeError):  # if the process has ended, `_answer` raises an error
             print(json.dumps([name, *arguments]), file=self._process.stdin, flush=True)
         return self._answer()
 
     def calls(self, parts) -> dict[str, Callable]:
-        """part -> a function that returns the milliseconds of a call of it."""
+        """Returns part -> a function that returns the milliseconds of one call of this part."""
         return {part: lambda part=part: self.ask("milliseconds", part) for part in parts}
 
     def end(self) -> None:
-        """Ends the process, and frees what the process holds of a device's memory."""
+        """Ends the process. This frees the device's memory that the process holds."""
         self._process.kill()
         self._process.wait()
 

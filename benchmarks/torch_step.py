@@ -1,4 +1,4 @@
-"""The distillation step of `benchmarks/step.py` in plain PyTorch, as the peers write it."""
+"""The distillation step of `benchmarks/step.py` in plain PyTorch, as PyTorch's distillation libraries write it."""
 
 import functools
 import time
@@ -50,8 +50,8 @@ class TorchStep:
         images: [N, 32, 32, 3] uint8; labels: [N].
         batch: images a step.
         channels_last: the memory format of weights and images.
-        amp: forward passes and losses under autocast to bfloat16.
-        compiled: networks by `torch.compile`; otherwise eager.
+        amp: forward passes and losses run under autocast to bfloat16.
+        compiled: the networks are compiled by `torch.compile`; otherwise they run eagerly.
         device: "cpu" or "cuda".
     """
 
@@ -80,12 +80,12 @@ class TorchStep:
             torch.cuda.synchronize()
 
     def augmentation(self):
-        """A random batch."""
+        """Makes a random batch."""
         self._batch()
         self._wait()
 
     def _batch(self):
-        """Views and labels: zero-pad-4 crop, flip, normalise, all at once on the whole batch."""
+        """Returns views and labels: zero-padding by 4, crop, flip, normalisation, all on the whole batch at once."""
         b, device = self.batch, self.device
         index = torch.randint(len(self.labels), (b,), device=device)
         padded = functional.pad(self.images[index], (4, 4, 4, 4))
@@ -99,13 +99,13 @@ class TorchStep:
         return view.contiguous(memory_format=self.format), self.labels[index]
 
     def teacher(self):
-        """The teacher's forward pass."""
+        """Runs the teacher's forward pass."""
         with torch.no_grad(), self.autocast():
             self.teacher_net(self.view[0])
         self._wait()
 
     def student(self):
-        """The student's forward and backward pass on labels."""
+        """Runs the student's forward and backward pass on labels."""
         self.optimizer.zero_grad()
         with self.autocast():
             loss = functional.cross_entropy(self.student_net(self.view[0]), self.view[1])
@@ -113,20 +113,20 @@ class TorchStep:
         self._wait()
 
     def banked(self):
-        """Beside a step with a teacher bank: the whole step, which runs its teacher."""
+        """Does the whole step with the teacher, to compare with this library's step with a teacher bank."""
         self.step()
 
     def step(self):
-        """One whole distillation step."""
+        """Does one whole distillation step."""
         self._update()
         self._wait()
 
     def devices(self) -> str:
-        """Its name."""
+        """Returns the device's name."""
         return torch.cuda.get_device_name() if self.device == "cuda" else "cpu"
 
     def updates(self, count: int) -> float:
-        """Seconds of so many steps, queued."""
+        """Returns the seconds of `count` queued steps."""
         start = time.perf_counter()
         for _ in range(count):
             self._update()

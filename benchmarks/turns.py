@@ -1,11 +1,11 @@
-"""Two checkouts of this library in turns: milliseconds of the distillation step and of its parts.
+"""Compares two checkouts of this library: milliseconds of the distillation step and of its parts.
 
     git worktree add ../before HEAD~1
     python -m benchmarks.turns ../before . [--rounds 10]
 
-Each side is the step of its checkout's `benchmarks/step.py` (a checkout of 032de4e or later), in a process of its own;
-both have this interpreter's packages. The sides take turns, so that a machine's slow hour is slow for both. Medians of
-the rounds, and the median of the rounds' ratios: below 1 the second checkout is faster.
+Each side is the step of its checkout's `benchmarks/step.py` (a checkout of 032de4e or later), in a process of its own.
+Both sides have this interpreter's packages. The sides take turns, so a slow hour of the machine slows both. The numbers
+are the medians of the rounds, and the median of the rounds' ratios: below 1, the second checkout is faster.
 """
 
 import pathlib

@@ -1,15 +1,15 @@
 """CIFAR-10, ResNet-56 to ResNet-32: the recipe of an older JAX distillation cookbook, offline and online.
 
-200 epochs, batch 128, SGD Nesterov 0.1, x0.2 at 30, 60 and 80 %, weight decay 5e-4, reflect-pad-4 crop and flip. That
-cookbook reported (single runs) teacher 93.96, student by labels 93.15, SoftLogits 93.41, AT 93.74.
+200 epochs, batch 128, SGD Nesterov 0.1, x0.2 at 30, 60 and 80 %, weight decay 5e-4, reflect-pad-4 crop and flip. The
+cookbook reported (single runs) teacher 93.96, student on labels alone 93.15, SoftLogits 93.41, AT 93.74.
 
     python train_teacher.py --config configs/cifar10.py --train_path runs/teacher
     python train_w_kd.py --config configs/cifar10.py --teacher_param runs/teacher --distiller SoftLogits
     python train_w_kd.py --config configs/cifar10.py --transfer Labels
 
-Online, the teacher learns from the labels while it teaches, in the same steps; the run folder has it in `teacher/`. The
-cookbook reported SoftLogits 93.74, AT 93.67. Its SoftLogits was KL(student || teacher) times T; here the loss is
-KL(teacher || student) times T^2.
+With `Online` the teacher learns from the labels while it teaches, in the same steps. Its weights are in `teacher/` of
+the run folder. The cookbook reported SoftLogits 93.74, AT 93.67. The cookbook's SoftLogits was KL(student || teacher)
+times T; here SoftLogits is KL(teacher || student) times T^2.
 
     python train_w_kd.py --config configs/cifar10.py --transfer Online --distiller SoftLogits
 

@@ -11,14 +11,14 @@ method's options where the benchmarks chose these by the pair:
 
     python train_w_kd.py --config configs/cifar100.py:DKD,ResNet32x4,ResNet8x4 --teacher_param runs/cifar100/resnet32x4
 
---teacher_arch and --student_arch change the architectures alone. METHOD may be a sum, `SoftLogits+CRD`. `DOT` in its
-place is SoftLogits under the optimizer DOT, `DOT+DKD` is DKD under DOT (Zhao, Cui, Song, Liang, ICCV 2023,
-arXiv:2307.08436). LSKD is `--config.distiller_options.standardize=True` with SoftLogits, DKD or MLKD.
+--teacher_arch and --student_arch change only the architectures. METHOD may be a sum, `SoftLogits+CRD`. `DOT` alone
+is SoftLogits with the optimizer DOT; `DOT+DKD` is DKD with DOT (Zhao, Cui, Song, Liang, ICCV 2023, arXiv:2307.08436).
+LSKD is `--config.distiller_options.standardize=True` with SoftLogits, DKD or MLKD.
 
-MLKD has its authors' learning rates: 0.025; 0.0025 for MobileNetV2 and 0.01 for the ShuffleNets, both with 480 epochs
-and the rate falling after the same 150, 180 and 210.
+MLKD has its authors' learning rates: 0.0025 for MobileNetV2, 0.01 for the ShuffleNets, 0.025 for other students.
+MobileNetV2 and the ShuffleNets train for 480 epochs; their rate also falls after epochs 150, 180 and 210.
 
-`configs/published.py` has the options and what is published, docs/methods.md shows both. Measured here: not yet.
+`configs/published.py` has the options and the published results, docs/methods.md shows both. Measured here: not yet.
 """
 
 from ml_collections import ConfigDict
@@ -32,10 +32,10 @@ FAMILIES = ("ResNet", "WRN", "VGG")
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    """The benchmark's setting.
+    """Returns the benchmark's setting.
 
     Args:
-        argument: "METHOD" or "METHOD,TEACHER,STUDENT"; empty: SoftLogits. The pair is `PAIR` where none is given.
+        argument: "METHOD" or "METHOD,TEACHER,STUDENT"; empty: SoftLogits. Without a pair, the pair is `PAIR`.
 
     Raises:
         UserError: an argument of another form. Names are checked where the recipe is used.
@@ -45,7 +45,7 @@ def get_config(argument: str = "") -> ConfigDict:
     if not method or len(archs) != 2 or not all(archs):
         raise UserError(
             f"The argument of configs/cifar100.py is METHOD or METHOD,TEACHER,STUDENT; got '{argument}'.\n"
-            f"Such as --config configs/cifar100.py:DKD,{PAIR}"
+            f"Example: --config configs/cifar100.py:DKD,{PAIR}"
         )
     parts = [part.strip() for part in method.split("+")]
     dot = "DOT" in parts
@@ -74,7 +74,7 @@ def get_config(argument: str = "") -> ConfigDict:
 
 
 def _options(method: str, teacher: str, student: str) -> dict:
-    """The benchmarks' options. SDD has a finer scale (its default) across families, as its paper does."""
+    """Returns the benchmarks' options. As in its paper, SDD has a finer scale (its default) across families only."""
     found = published.options(method, f"{teacher},{student}")
     if method == "SDD" and _family(teacher) == _family(student):
         found["scales"] = (1, 2)

@@ -1,4 +1,4 @@
-"""CIFAR-10 in the time a CPU has: ResNet-20 to ResNet-8, a few epochs, cosine schedule.
+"""CIFAR-10 in a short time on a CPU: ResNet-20 to ResNet-8, a few epochs, cosine schedule.
 
     python train_teacher.py --config configs/cifar10_short.py --train_epoch 20 --train_path runs/teacher
     python train_w_kd.py --config configs/cifar10_short.py --teacher_param runs/teacher --distiller AT
@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 
 def get_config() -> ConfigDict:
-    """The older cookbook's batch, rate and augmentation, on a short cosine."""
+    """Batch, rate and augmentation of configs/cifar10.py, with a short cosine schedule."""
     c = ConfigDict()
     c.dataset = "CIFAR10"
     c.teacher_arch = "ResNet20"

@@ -1,4 +1,4 @@
-"""What the command lines share: argv to recipe, `--help`, errors of two lines, exit codes."""
+"""Code that the command lines share: argv to recipe, `--help`, short error messages, exit codes."""
 
 import argparse
 import ast
@@ -18,14 +18,14 @@ from ml_collections import ConfigDict
 from configs.default import GROUPS, KEYS
 from registry import UserError, unknown
 
-STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)  # the user's to mend
-# On a GPU: no kernel that adds in the order in which threads happen to arrive, and no choice of kernels by the clock.
+STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)  # errors that the user can correct
+# On a GPU: no kernels whose sums depend on the order of threads, and no choice of kernels by measured time.
 REPEATABLE = "--xla_gpu_deterministic_ops=true"
 PATIENCE = 300  # seconds that processes wait for each other at the start
 MACHINE = {"gpu_id": "GPUs to use, such as 2 or 0,1"}
 TRAINING = {
-    "config": "recipe, a FILE.py or FILE.py:ARGUMENT with get_config(); --config.KEY=VALUE changes any key",
-    "hosts": "one run of several processes: auto, or HOST:PORT,COUNT,ID",
+    "config": "the recipe: FILE.py or FILE.py:ARGUMENT with get_config(); --config.KEY=VALUE changes any key",
+    "hosts": "make several processes one run: auto, or HOST:PORT,COUNT,ID",
 }
 
 
@@ -35,8 +35,8 @@ class Command:
 
     Attributes:
         recipe: the keys that the recipe file and the command line set.
-        typed: the keys among them that the command line has.
-        flags: the flags that are no keys: name -> text; "" where the flag is not given.
+        typed: the keys of `recipe` that the command line sets.
+        flags: name -> text of the flags that are not keys; "" if the flag is not given.
     """
 
     recipe: dict
@@ -53,7 +53,7 @@ def parse(
         argv: the arguments, without the program's name.
         description: for `--help`.
         keys: the keys of `configs/default.py` that are flags here.
-        more: flags that are no keys: name -> help. With "config" among them a recipe file is read.
+        more: flags that are not keys: name -> help. If "config" is among them, a recipe file is read.
 
     Raises:
         UserError: an unknown flag (with the nearest), a value of the wrong type, or a recipe that cannot be read.
@@ -87,14 +87,14 @@ def parse(
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse whose errors are `UserError`s."""
+    """An argparse parser that raises its errors as `UserError`."""
 
     def error(self, message: str):
         raise UserError(message[:1].upper() + message[1:] + ".")
 
 
 def _overrides(argv: list[str]) -> tuple[list[tuple[list[str], str]], list[str]]:
-    """Takes `--config.KEY=VALUE` and `--config.KEY VALUE` out: ([(path, text)], the other arguments)."""
+    """Returns ([(path, text)] of `--config.KEY=VALUE` and `--config.KEY VALUE`, the other arguments)."""
     found, rest, waiting = [], [], iter(argv)
     for argument in waiting:
         if argument.startswith("--config."):
@@ -122,7 +122,7 @@ def _override(recipe: dict, path: list[str], text: str) -> None:
 
 
 def _reader(name: str) -> Callable[[str], object]:
-    """Text -> a value of the type of the key's default."""
+    """Returns a function that turns a text into a value of the type of the key's default."""
     default = KEYS[name].default
     if isinstance(default, bool):
 
@@ -146,7 +146,7 @@ def _reader(name: str) -> Callable[[str], object]:
 
 
 def _literal(text: str) -> object:
-    """A number, a string, a tuple, ... as Python writes them; anything else is text."""
+    """Reads a number, a string, a tuple, ... in Python's notation; any other text stays a string."""
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
@@ -154,19 +154,19 @@ def _literal(text: str) -> object:
 
 
 def read_recipe(path: str) -> dict:
-    """The keys that a recipe sets.
+    """Returns the keys that a recipe sets.
 
     Args:
         path: "FILE.py", or "FILE.py:ARGUMENT" for `get_config(ARGUMENT)`.
 
     Raises:
-        UserError: no such file, or one that does not give a ConfigDict.
+        UserError: no such file, or `get_config` fails or returns no ConfigDict.
     """
     file, _, argument = path.partition(":")
     if not pathlib.Path(file).is_file():
         raise UserError(f"--config: there is no file {file}. Give the path of a FILE.py with get_config().")
     try:
-        loader = importlib.machinery.SourceFileLoader("recipe", file)  # for a file of any name
+        loader = importlib.machinery.SourceFileLoader("recipe", file)  # allows any file name
         spec = importlib.util.spec_from_file_location("recipe", file, loader=loader)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
@@ -193,7 +193,7 @@ def _help(description: str, keys: list[str], more: dict[str, str]) -> str:
 
 
 def prepare(command: Command) -> None:
-    """Sets what JAX reads when it starts: the devices, the compiler's flags, the compilation cache; joins the hosts."""
+    """Sets the devices, the compiler's flags and the compilation cache, before JAX reads them; joins the hosts."""
     gpus = command.flags.get("gpu_id", "")
     if gpus:
         if not all(part.strip().isdigit() for part in gpus.split(",")):
@@ -201,7 +201,7 @@ def prepare(command: Command) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = os.environ["HIP_VISIBLE_DEVICES"] = gpus
     if command.recipe.get("deterministic"):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {REPEATABLE}".strip()
-        os.environ.setdefault("NCCL_ALGO", "Ring")  # one order of adding gradients over several GPUs
+        os.environ.setdefault("NCCL_ALGO", "Ring")  # a fixed order for sums of gradients over several GPUs
     tune()
     if command.flags.get("hosts"):
         _join_hosts(command.flags["hosts"])
@@ -212,14 +212,14 @@ def prepare(command: Command) -> None:
 
 
 def _join_hosts(text: str) -> None:
-    """Makes this process one of several; before JAX looks for devices.
+    """Joins this process to the other processes of a run. Must come before JAX looks for devices.
 
     Args:
-        text: "auto" (JAX asks Slurm, Kubernetes, Open MPI or the TPU's host) or HOST:PORT,COUNT,ID: where process 0
-            listens, how many processes there are, and which one this is.
+        text: "auto" (JAX asks Slurm, Kubernetes, Open MPI or the TPU's host) or HOST:PORT,COUNT,ID: the address of
+            process 0, the number of processes, and the number of this process.
 
     Raises:
-        UserError: another form, or the processes do not find each other.
+        UserError: `text` has another form, or the processes do not find each other.
     """
     import jax
 
@@ -229,7 +229,7 @@ def _join_hosts(text: str) -> None:
         if not found or int(found[3]) >= int(found[2]):
             raise UserError(
                 f"--hosts must be auto, or HOST:PORT,COUNT,ID with ID from 0 to COUNT - 1; got '{text}'.\n"
-                "Such as --hosts node0:1234,2,0 on the first of two."
+                "On the first of two processes: --hosts node0:1234,2,0"
             )
         address, count, number = found.groups()
         options = {"coordinator_address": address, "num_processes": int(count), "process_id": int(number)}
@@ -238,15 +238,15 @@ def _join_hosts(text: str) -> None:
     except (ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
         advice = (
-            "JAX finds no cluster here: give HOST:PORT,COUNT,ID" if text == "auto" else "Is process 0 running there?"
+            "JAX finds no cluster here: give HOST:PORT,COUNT,ID" if text == "auto" else "Check process 0's address."
         )
         raise UserError(f"--hosts {text}: {reason}.\n{advice}") from None
 
 
 def tune() -> None:
-    """Makes the process fast on a CPU; keeps compiled programs in the user's cache folder.
+    """Tunes the process for a CPU, and keeps compiled programs in the user's cache folder.
 
-    `JAX_COMPILATION_CACHE_DIR` names another folder.
+    `JAX_COMPILATION_CACHE_DIR` chooses another folder.
     """
     import jax
 
@@ -260,7 +260,7 @@ def tune() -> None:
 
 
 def run(main: Callable[[list[str]], None]) -> None:
-    """Calls `main` with the arguments, and turns a user's mistake into its message and exit code."""
+    """Calls `main` with the arguments. Turns a `UserError` into its message and exit code."""
     try:
         try:
             main(sys.argv[1:])
@@ -279,7 +279,7 @@ def run(main: Callable[[list[str]], None]) -> None:
             raise
         traceback.print_exc()
         sys.stdout.flush()
-        os._exit(1)  # an orderly end would wait for the other processes, and these wait for this one
+        os._exit(1)  # a normal exit would wait for the other processes, which wait for this one
 
 
 def _several_processes() -> bool:
@@ -289,17 +289,17 @@ def _several_processes() -> bool:
 
 
 def _first_process() -> bool:
-    """Whether this process prints what all processes end with."""
+    """Whether this process prints the message with which all processes end."""
     return not _several_processes() or sys.modules["jax"].process_index() == 0
 
 
 def names_in(text: str) -> list[str]:
-    """The parts between commas."""
+    """Returns the parts of a text between commas."""
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def print_summary(summary: dict) -> None:
-    """The end of a run, in one line."""
+    """Prints the results of a run in one line."""
     if not _first_process():
         return
     last, best = summary["last"], summary["best"]

@@ -1,8 +1,8 @@
-"""Every key of a run: its default, what the key means, its limits, and when the key has an effect.
+"""Every key of a run: its default, meaning and limits, and the conditions under which it has an effect.
 
-A recipe is a file with `get_config()` that returns an `ml_collections.ConfigDict` with the keys it changes. Order of
-precedence: this file, then the recipe (`--config FILE.py`), then the flags of the command line (`--key value` or
-`--config.key=value`).
+A recipe is a file with `get_config()`, which returns an `ml_collections.ConfigDict` of the keys to change. The recipe
+(`--config FILE.py`) overrides this file. The flags of the command line (`--key value` or `--config.key=value`) override
+both.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from options import between, limited, not_negative, one_of, positive
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """What conditions on keys know besides the recipe.
+    """The facts beside the recipe that conditions on keys use.
 
     Attributes:
         reads: the keys that matter to the strategy (`transfer.base.Strategy.reads`).
@@ -31,8 +31,11 @@ class Facts:
     dataset: Callable[[], Any]
 
 
+# A condition on a key is a function (config, facts) -> why the key has no effect; empty if the key has an effect.
+
+
 def only(key: str, *values) -> Callable[[dict, Facts], str]:
-    """A condition on a key: the recipe's `key` is one of `values`, or is not empty or 0 where no value is named."""
+    """A condition: the recipe's `key` is one of `values`; without `values`, it is neither empty nor 0."""
 
     def why_not(config: dict, facts: Facts) -> str:
         del facts
@@ -45,7 +48,7 @@ def only(key: str, *values) -> Callable[[dict, Facts], str]:
 
 
 def strategy_reads(key: str, otherwise: str) -> Callable[[dict, Facts], str]:
-    """A condition on a key: the strategy's `reads` name `key`; `otherwise` says what is so of the strategy instead."""
+    """A condition: the strategy's `reads` contain `key`; `otherwise` completes the message "--transfer NAME ..."."""
 
     def why_not(config: dict, facts: Facts) -> str:
         return "" if key in facts.reads else f"--transfer {config['transfer']} {otherwise}"
@@ -54,28 +57,28 @@ def strategy_reads(key: str, otherwise: str) -> Callable[[dict, Facts], str]:
 
 
 def padded_crop(config: dict, facts: Facts) -> str:
-    """A condition on a key: images are padded and cropped."""
+    """A condition: images are padded and cropped."""
     pad = config["crop_pad"] if config["crop_pad"] >= 0 else facts.dataset().augmentation.pad
     own = " by default" if config["crop_pad"] < 0 else ""
     return "" if pad else f"images of {config['dataset']} are not cropped{own}; --crop_pad 4 crops them"
 
 
 def whole_crop(config: dict, facts: Facts) -> str:
-    """A condition on a key: no random resized crop."""
+    """A condition: no random resized crop."""
     del facts
     share = config["resized_crop"]
     return f"'resized_crop' {share} takes the place of 'crop_pad' and 'crop_mode'" if share else ""
 
 
 def strong_views(config: dict, facts: Facts) -> str:
-    """A condition on a key: something learns from strong views."""
+    """A condition: the method or the strategy asks for strong views."""
     if "strong" in facts.views:
         return ""
     return f"--distiller {config['distiller']} --transfer {config['transfer']} ask for no strong view; MLKD does"
 
 
 def one_training(config: dict, facts: Facts) -> str:
-    """A condition on a key: the student is trained once, from its first weights to its last."""
+    """A condition: the student is trained once, from its first weights to its last."""
     del facts
     if config["transfer"] != "BornAgain":
         return ""
@@ -83,13 +86,13 @@ def one_training(config: dict, facts: Facts) -> str:
 
 
 def several_seeds(config: dict, facts: Facts) -> str:
-    """A condition on a key: there is more than one replica."""
+    """A condition: the run has several seeds."""
     del facts
     return "" if config["seeds"] > 1 else "'seeds' is 1"
 
 
 def within_training(config: dict, facts: Facts) -> str:
-    """A condition on `keep_epochs`: the training has so many epochs."""
+    """A condition: the training has at least `keep_epochs` epochs."""
     epochs = config["train_epoch"] + facts.first_phase
     return "" if config["keep_epochs"] <= epochs else f"the training has {epochs} epochs"
 
@@ -100,7 +103,7 @@ def key(default, text: str, *needs: Callable, free: bool = False, group: str = "
     Args:
         default: the default, or a field of `options` that holds the default and its limit.
         text: the meaning, for `--help`.
-        *needs: conditions without which the key has no effect.
+        *needs: conditions; the key has an effect if all of them hold.
         free: the key may differ when a run is resumed.
         group: the heading in `--help`.
     """
@@ -118,7 +121,7 @@ TRAINED = strategy_reads("teacher_param", "starts all networks untrained; --teac
 FROZEN = strategy_reads("teacher_views", "has no frozen teacher; --transfer Offline has one")
 
 
-SIZED = ("ImageFolder", "ImageNet")  # datasets of pictures of any size
+SIZED = ("ImageFolder", "ImageNet")  # datasets whose pictures may have any size
 
 
 @dataclasses.dataclass
@@ -127,13 +130,33 @@ class Keys:
 
     # The networks. `train_teacher.py` trains one on labels, `train_w_kd.py` distils a teacher into a student.
     student_arch: str = key("ResNet8", "the network that learns", group="who")
-    student_options: dict = key(dict, "the student's fields, such as {'patch_size': 4} of a ViT")  # a field
+    student_options: dict = key(dict, "options of the student's network, such as {'patch_size': 4} of a ViT")
+    init_param: str = key(
+        "",
+        "weights that the student starts from: a run folder, or as --teacher_param; or several: student's,peers'",
+        free=True,
+        group="who",
+    )
+    init_head: str = key(
+        one_of("random", "teacher"),
+        "teacher: the student's classifier starts as the teacher's",
+        TEACHER,
+        TRAINED,
+        only("teacher_param"),
+        group="who",
+    )
+    freeze: str = key(
+        "", "parts of the student that stay as they start, such as stem,stage1", only("init_param"), group="who"
+    )
+    head_learning_rate: float = key(
+        not_negative(0.0), "the classifier's learning rate; 0: the run's", only("init_param"), group="recipe"
+    )
     teacher_arch: str = key(
-        "", "the network that teaches, or several: A,B; empty: what the weights are of", TEACHER, group="who"
+        "", "the teacher's network, or several: A,B; empty: as in teacher_param", TEACHER, group="who"
     )
     teacher_param: str = key(
         "",
-        "the teacher's weights: a run folder, or one with weights.safetensors + model.json; or several: P,Q",
+        "the teacher's weights: a run folder, or a folder with weights.safetensors + model.json; several: P,Q",
         TEACHER,
         TRAINED,
         free=True,
@@ -141,7 +164,7 @@ class Keys:
     )
     teacher_dtype: str = key(
         one_of("", "float32", "bfloat16"),
-        "the teacher's compute type; empty: dtype's",
+        "the teacher's compute type; empty: the same as dtype",
         TEACHER,
         TRAINED,
         only("teacher_param"),
@@ -149,53 +172,55 @@ class Keys:
     )
     teacher_views: int = key(
         not_negative(0),
-        "fixed views of each image, the teacher's logits computed once; 0: fresh views",
+        "fixed views of each image, for which the teacher's logits are computed once; 0: new views in every epoch",
         TEACHER,
         FROZEN,
         group="who",
     )
-    teacher_bank_dtype: str = key(one_of("float16", "float32"), "how the bank stores logits", only("teacher_views"))
+    teacher_bank_dtype: str = key(one_of("float16", "float32"), "type of the stored logits", only("teacher_views"))
     teacher_bank_top_k: int = key(
-        not_negative(0), "logits that the bank stores of each image, the highest; 0: all", only("teacher_views")
+        not_negative(0), "store only this many logits of each image, the highest; 0: all", only("teacher_views")
     )
 
     # The method and the strategy.
-    distiller: str = key("", "the method, or several joined by +; empty: the strategy's own", DISTILLER, group="who")
-    distiller_options: dict = key(dict, "the method's fields; of a sum, a dict for each part", DISTILLER)  # a field
+    distiller: str = key("", "the method, or several joined by +; empty: the default", DISTILLER, group="who")
+    distiller_options: dict = key(dict, "the method's options; for several methods, a dict for each", DISTILLER)
     transfer: str = key("Offline", "the strategy", group="who")
-    transfer_options: dict = key(dict, "the strategy's fields")  # a field
+    transfer_options: dict = key(dict, "the strategy's options")
 
     # The data.
     task: str = key("classification", "what labels mean", group="data")
     dataset: str = key("Digits", "the dataset", group="data")
-    data_dir: str = key("", "where the dataset lies; empty: the source's default place", free=True, group="data")
+    data_dir: str = key("", "the folder of the dataset; empty: the default of its source", free=True, group="data")
     image_size: int = key(
-        not_negative(0), "side in pixels, for ImageFolder; 0: 32", only("dataset", *SIZED), group="data"
+        not_negative(0),
+        "side of the images in pixels; 0: 32 for ImageFolder, 224 for ImageNet",
+        only("dataset", *SIZED),
+        group="data",
     )
     resize: int = key(
         not_negative(0),
-        "short side in pixels of which the centre is cropped; 0: the aspect is not kept",
+        "short side in pixels before the centre is cropped; 0: ImageFolder does not keep the aspect, "
+        "ImageNet takes image_size / 0.875",
         only("dataset", *SIZED),
         group="data",
     )
     interpolation: str = key(
         one_of("", "bilinear", "bicubic"),
-        "of the resizing; empty: the dataset's",
+        "interpolation when pictures are resized; empty: the dataset's default",
         only("dataset", *SIZED),
         group="data",
     )
     channels: int = key(
         limited(0, "be 0, 1 or 3", lambda count: count in (0, 1, 3)),
-        "channels of ImageFolder's images: 1 is grey, 3 is colour; 0: 3",
+        "channels of ImageFolder's images: 1 (grey) or 3 (colour); 0: 3",
         only("dataset", "ImageFolder"),
         group="data",
     )
     skip_damaged: bool = key(
-        False, "leave damaged pictures of ImageFolder out and count them", only("dataset", "ImageFolder"), group="data"
+        False, "leave out and count damaged pictures of ImageFolder", only("dataset", "ImageFolder"), group="data"
     )
-    num_labels: int = key(
-        not_negative(0), "labelled images that the label loss sees, class-balanced; 0: all", group="data"
-    )
+    num_labels: int = key(not_negative(0), "number of images with a label, class-balanced; 0: all images", group="data")
     sampling: str = key(
         one_of("uniform", "balanced"),
         "uniform: an epoch is one pass; balanced: all classes equally often, for long tails",
@@ -211,15 +236,15 @@ class Keys:
     )
     crop_pad: int = key(
         limited(-1, "be -1 or more", lambda pad: pad >= -1),
-        "padding of the random crop, pixels; -1: the dataset's",
+        "padding of the random crop, in pixels; -1: the dataset's default",
         whole_crop,
     )
-    crop_mode: str = key(one_of("zero", "reflect"), "what the padding holds", whole_crop, padded_crop)
-    flip: str = key(one_of("auto", "yes", "no"), "random horizontal flips; auto: the dataset's")
+    crop_mode: str = key(one_of("zero", "reflect"), "values in the padding", whole_crop, padded_crop)
+    flip: str = key(one_of("auto", "yes", "no"), "random horizontal flips; auto: the dataset's default")
     resized_crop: float = key(
-        between(0, 1, 0.0), "least share of the area in a random resized crop, instead of crop_pad; 0: none"
+        between(0, 1, 0.0), "smallest share of the area in a random resized crop, which replaces crop_pad; 0: none"
     )
-    randaugment: int = key(not_negative(0), "operations of RandAugment for each image; 0: none")
+    randaugment: int = key(not_negative(0), "number of RandAugment's operations for each image; 0: none")
     magnitude: int = key(between(0, 30, 9), "magnitude of RandAugment", only("randaugment"))
     trivialaugment: bool = key(
         False, "TrivialAugment (wide): one operation of a random strength for each image", only("randaugment", 0)
@@ -230,27 +255,27 @@ class Keys:
     strong_view: str = key(
         one_of("randaugment", "fixmatch"), "strong views: 2 operations of magnitude 10, or FixMatch's", strong_views
     )
-    mixup: float = key(not_negative(0.0), "alpha of mixup; 1: shares are uniform, 0: none")
-    cutmix: float = key(not_negative(0.0), "alpha of CutMix; with mixup, each image gets one of the two")
+    mixup: float = key(not_negative(0.0), "alpha of mixup; 1: uniform shares, 0: no mixup")
+    cutmix: float = key(not_negative(0.0), "alpha of CutMix; 0: no CutMix; with mixup, each image gets one of the two")
 
     # The optimisation: SGD, the CIFAR-100 benchmark's schedule.
     train_epoch: int = key(positive(30), "passes over the training images", group="recipe")
     batch_size: int = key(positive(64), "images per step, over all devices", group="recipe")
     accumulate: int = key(
-        positive(1), "parts of a batch that go through the networks one after the other, for less memory"
+        positive(1), "number of parts of a batch that go through the networks one after the other, for less memory"
     )
     optimizer: str = key(
         one_of("sgd", "adamw", "dot", "muon", "lamb"),
         "the optimizer: sgd, adamw or lamb; dot: a momentum for each of two losses; muon: adamw for what is no matrix",
         group="recipe",
     )
-    learning_rate: float = key(positive(0.05), "at the start", group="recipe")
-    ramp_epochs: float = key(not_negative(0.0), "epochs in which the learning rate grows to what the schedule says")
-    clip_norm: float = key(not_negative(0.0), "longest gradient; 0: any")
+    learning_rate: float = key(positive(0.05), "the learning rate at the start", group="recipe")
+    ramp_epochs: float = key(not_negative(0.0), "epochs in which the learning rate grows linearly to the schedule's")
+    clip_norm: float = key(not_negative(0.0), "largest norm of the gradient; 0: no clipping")
     momentum: float = key(between(0, 1, 0.9, with_high=False), "momentum", only("optimizer", "sgd", "dot"))
     dot_delta: float = key(
         0.075,
-        "difference of the label loss's and the distillation loss's momentum from momentum",
+        "the label loss's momentum is lower than `momentum` by this, the distillation loss's is higher by this",
         only("optimizer", "dot"),
     )
     nesterov: bool = key(False, "Nesterov's momentum", only("optimizer", "sgd"))
@@ -269,24 +294,24 @@ class Keys:
         one_training,
     )
     dtype: str = key(one_of("float32", "bfloat16"), "compute type; parameters stay float32", group="recipe")
-    seed: int = key(not_negative(0), "of everything random", group="recipe")
-    seeds: int = key(positive(1), "replicas to train side by side, with seeds from --seed up", group="recipe")
+    seed: int = key(not_negative(0), "the seed of all random numbers", group="recipe")
+    seeds: int = key(positive(1), "number of seeds to train side by side, from --seed up", group="recipe")
     stack_seeds: str = key(
         one_of("auto", "yes", "no"), "one program for all seeds; auto: yes on GPU and TPU", several_seeds, free=True
     )
     steps_per_call: str = key(
         limited("auto", "be 'auto' or a whole number above 0", lambda x: x == "auto" or (x.isdecimal() and int(x) > 0)),
-        "updates in one call at most; auto: 50 on GPU and TPU, 1 on CPU",
+        "the largest number of updates in one call; auto: 50 on GPU and TPU, 1 on CPU",
         free=True,
         group="run",
     )
     on_nan: str = key(
         one_of("stop", "skip"),
-        "at a loss or gradient that is not finite: stop, or skip the update and count it",
+        "if a loss or gradient is not finite: stop, or skip the update and count it",
         free=True,
         group="run",
     )
-    deterministic: bool = key(False, "repeatable kernels on GPU, slower", group="recipe")
+    deterministic: bool = key(False, "repeatable kernels on GPU, which are slower", group="recipe")
 
     # The run folder.
     train_path: str = key(
@@ -301,7 +326,7 @@ class Keys:
         free=True,
         group="run",
     )
-    checkpoint_seconds: float = key(not_negative(30.0), "least time between two checkpoints", free=True, group="run")
+    checkpoint_seconds: float = key(not_negative(30.0), "shortest time between two checkpoints", free=True, group="run")
 
 
 KEYS = {field.name: field for field in dataclasses.fields(Keys)}

@@ -1,7 +1,7 @@
-"""Digits with 100 labels: the setting of the demo, in which distillation has something to give.
+"""Digits with 100 labels: the setting of the demo. Here distillation can add much to the labels.
 
-The label loss sees 100 class-balanced labelled images. The distillation loss sees all 1,200 training images, which
-the teacher was trained on with their labels.
+The label loss sees 100 class-balanced labelled images. The distillation loss sees all 1,200 training images. The
+teacher was trained on these images with all their labels.
 
     python train_teacher.py --config configs/digits.py --config.num_labels=0 --train_path runs/digits/teacher
     python train_w_kd.py --config configs/digits.py --teacher_param runs/digits/teacher --distiller SoftLogits
@@ -11,24 +11,24 @@ Measured: the demo's table in README.md.
 
 from ml_collections import ConfigDict
 
-# Options on Digits, of the methods whose defaults, made for 32x32 images, are no better there than labels alone. The
-# weights were chosen on seeds 10 to 12, in the setting of `get_config` with the teacher pretrained/resnet20_digits;
-# tables have seeds from 0 up. Last top-1, mean and deviation, commit f282a58: labels alone 89.84 ± 1.52; AT with weight
-# 1000 (its default) 89.73 ± 1.63, 300 93.75 ± 0.79, 100 94.08 ± 0.77, 30 93.30 ± 0.44, 10 91.96 ± 1.02. With their
-# defaults SoftLogits has 99.33 ± 0.29, CATKD 95.98 ± 0.87, FSP 96.76 ± 0.51.
+# Options on Digits for methods whose defaults are no better there than labels alone. (The defaults are for 32x32
+# images.) The weights were chosen on seeds 10 to 12; tables have seeds from 0 up. The setting is that of `get_config`
+# with the teacher pretrained/resnet20_digits. Last top-1, mean and deviation, commit f282a58: labels alone
+# 89.84 ± 1.52; AT with weight 1000 (its default) 89.73 ± 1.63, 300 93.75 ± 0.79, 100 94.08 ± 0.77, 30 93.30 ± 0.44,
+# 10 91.96 ± 1.02. With their defaults SoftLogits has 99.33 ± 0.29, CATKD 95.98 ± 0.87, FSP 96.76 ± 0.51.
 TUNED: dict[str, dict] = {
     "AT": {"weight": 100.0},
 }
 
 
 def tuned(distiller: str) -> dict:
-    """Options of a method on Digits, where a run names none.
+    """Returns a method's options on Digits. Options that a run names override these.
 
     Args:
         distiller: a method, or a sum "SoftLogits+AT".
 
     Returns:
-        What `distiller_options` takes: of a method its options; of a sum, part -> options. Empty: the defaults.
+        A value for `distiller_options`: a method's options, or part -> options for a sum. Empty: the defaults.
     """
     parts = [part.strip() for part in distiller.split("+")]
     found = {part: dict(TUNED[part]) for part in parts if part in TUNED}

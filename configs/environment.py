@@ -1,4 +1,4 @@
-"""What a result depends on besides the config: the command, the versions, the devices, the commit."""
+"""The facts beside the config on which a result depends: command, versions, devices, commit."""
 
 import importlib.metadata
 import os
@@ -12,7 +12,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tens
 
 
 def environment() -> dict:
-    """The facts for `env.json`."""
+    """Returns the facts for `env.json`."""
     import jax
 
     def version(name):
@@ -45,7 +45,7 @@ def environment() -> dict:
 
 
 def command_line() -> str:
-    """The command exactly as typed, up to the interpreter's path."""
+    """Returns the command as typed, without the paths of the interpreter and of the script."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     program = ["-m", spec.name] if spec else [os.path.basename(sys.argv[0])]
     return shlex.join(["python", *program, *sys.argv[1:]])

@@ -1,14 +1,15 @@
-"""FunMatch: the student matches the teacher's function on mixed-up images, for a very long time, without any label.
+"""FunMatch: the student matches the teacher's function on mixed images, in a very long training without labels.
 
 Paper: Beyer, Zhai, Royer, Markeeva, Anil, Kolesnikov. Knowledge distillation: A good teacher is patient and
 consistent. CVPR 2022. arXiv:2106.05237.
 
-The paper asks for the same view for teacher and student (always so here), aggressive crops and mixup with uniform
-shares, KL alone at T = 1, Adam with decoupled weight decay and gradients clipped to norm 1, a cosine, and, above all,
-up to 1200 epochs (ImageNet). Its ImageNet runs have batch 4096, learning rate 0.03 and decay 3e-4; its small datasets
-have batch 512 and learning rate 0.003, as here. The paper's decay is not multiplied by the learning rate; AdamW
-multiplies it, so that 3e-4 / 0.003 = 0.1 is the same, on kernels alone. Crops of at least a quarter of the area (5 % in
-the paper, which are 7x7 pixels here) and the ramp of 10 epochs are this recipe's own.
+The paper's setting: the same view for teacher and student (always so here), aggressive crops, mixup with uniform
+shares, KL alone at T = 1, Adam with decoupled weight decay, gradients clipped to norm 1, a cosine schedule and, above
+all, up to 1200 epochs (ImageNet). The paper's ImageNet runs have batch 4096, learning rate 0.03 and decay 3e-4; its
+small datasets have batch 512 and learning rate 0.003, as here. The paper's decay is not multiplied by the learning
+rate. AdamW multiplies it, so 3e-4 / 0.003 = 0.1 gives the same decay. Only kernels decay. Two settings are this
+recipe's own: crops of at least a quarter of the area (the paper's 5 % would be 7x7 pixels here), and the ramp of 10
+epochs.
 
     python train_teacher.py --config configs/cifar100.py --train_path runs/teacher
     python train_w_kd.py --config configs/funmatch.py --teacher_param runs/teacher

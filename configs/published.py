@@ -1,28 +1,27 @@
-"""CIFAR-100 as others published it: top-1 of methods, top-1 on labels alone, and the benchmarks' options.
+"""Published results on CIFAR-100: top-1 of methods, top-1 on labels alone, and the benchmarks' options.
 
-`configs/cifar100.py` takes the options from here, and `python -m studies.methods_table` writes all of it to
-docs/methods.md.
+`configs/cifar100.py` reads the options, and `python -m studies.methods_table` writes everything to docs/methods.md.
 """
 
 from typing import NamedTuple
 
-# Options of a method that are not its defaults: for all pairs under "", for one pair under its name.
+# Options of a method that differ from its defaults: under "" for all pairs, under the name of a pair for this pair.
 DKD = {"": {"beta": 8.0}}
 DKD |= {pair: {"beta": 2.0} for pair in ("ResNet56,ResNet20", "ResNet110,ResNet32")}
 DKD |= {pair: {"beta": 6.0} for pair in ("VGG13,VGG8", "VGG13,MobileNetV2", "WRN_40_2,WRN_16_2", "WRN_40_2,WRN_40_1")}
 REVIEWED = "ResNet32x4,ResNet8x4 ResNet32x4,ShuffleNetV1 WRN_40_2,WRN_16_2 WRN_40_2,WRN_40_1 WRN_40_2,ShuffleNetV1"
 OPTIONS: dict[str, dict[str, dict]] = {
-    "DKD": DKD,  # mdistiller's
-    "SDD": DKD,  # beside them, configs/cifar100.py chooses the scales
-    "MLKD": {"": {"released": True}},  # the loss that the published numbers were made with; False is the paper's
+    "DKD": DKD,  # mdistiller's options
+    "SDD": DKD,  # configs/cifar100.py adds the scales
+    "MLKD": {"": {"released": True}},  # the loss behind the published numbers; with False it is the paper's
     "ReviewKD": {  # the authors' script; pairs that are not in the script have weight 1
         "ResNet56,ResNet20": {"weight": 0.6},
         "ResNet32x4,ShuffleNetV2": {"weight": 8.0},
         **{pair: {"weight": 5.0} for pair in REVIEWED.split()},
     },
-    "FT": {"": {"pool_channels": True}},  # RepDistiller's loss, which the published numbers rest on
-    "CC": {"": {"project_to": 128}},  # RepDistiller's embeddings
-    "ND": {  # the weights of KD++ in the authors' script; its SoftLogits has weights of its own there
+    "FT": {"": {"pool_channels": True}},  # RepDistiller's loss, the loss behind the published numbers
+    "CC": {"": {"project_to": 128}},  # the width of RepDistiller's embeddings
+    "ND": {  # the weights of KD++ in the authors' script, which also changes the weights of SoftLogits
         **{pair: {"weight": 1.5} for pair in ("WRN_40_2,WRN_40_1", "ResNet32x4,ShuffleNetV1")},
         **{pair: {"weight": 0.5} for pair in ("ResNet50,MobileNetV2", "ResNet32x4,ShuffleNetV2")},
     },
@@ -31,7 +30,7 @@ OPTIONS: dict[str, dict[str, dict]] = {
 
 
 def options(method: str, pair: str) -> dict:
-    """The benchmarks' options of a method for "TEACHER,STUDENT"; options that are not in here have their defaults."""
+    """Returns the benchmarks' options of a method for "TEACHER,STUDENT". Other options have their defaults."""
     found = OPTIONS.get(method, {})
     return {**found.get("", {}), **found.get(pair, {})}
 
@@ -57,12 +56,12 @@ LABELS = {
 
 
 class Table(NamedTuple):
-    """Top-1 of one source.
+    """Top-1 as one source reports it.
 
     Attributes:
-        source: whose numbers these are, and what was reported.
+        source: the publication, and which epoch or mean it reports.
         pairs: "TEACHER,STUDENT" of each column.
-        rows: method (or DOT), after a comma what is not its default -> one number a pair in percent, NaN: none.
+        rows: method (or DOT), after a comma options that are not its defaults -> percent for each pair; NaN: none.
     """
 
     source: str
@@ -179,7 +178,7 @@ PAIRS = list(dict.fromkeys(pair for table in TABLES for pair in table.pairs))
 
 
 def top1(method: str) -> dict[str, float]:
-    """Pair -> percent, of a method with its benchmark's options; empty where nothing is known."""
+    """Returns pair -> percent of a method with its benchmark's options; empty if no table has the method."""
     for table in TABLES:
         if method in table.rows:
             return {p: n for p, n in zip(table.pairs, table.rows[method], strict=True) if n == n}

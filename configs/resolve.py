@@ -1,4 +1,4 @@
-"""From a recipe to a config: keys known, values possible, defaults filled in. Nothing changes a config later."""
+"""Makes a config from a recipe: checks keys and values, fills in defaults. Nothing changes a config later."""
 
 import dataclasses
 import json
@@ -19,19 +19,19 @@ from configs.command import names_in
 from configs.default import KEYS, Facts, Keys, get_config
 from registry import UserError
 
-FEW = 8  # examples of a batch below which comparing them is noise
-HOT = 1e5  # a temperature at which differences of logits come near float32's rounding of probabilities
-SHIPPED = {"Digits": "pretrained/resnet20_digits"}  # the teacher of a dataset where the recipe names none
-TUNED = {"Digits": digits.tuned}  # method -> its options for a dataset where the recipe gives none
+FEW = 8  # a smaller batch has too few examples to compare them well
+HOT = 1e5  # from this temperature on, differences of logits are near float32's rounding of probabilities
+SHIPPED = {"Digits": "pretrained/resnet20_digits"}  # dataset -> its teacher if the recipe names none
+TUNED = {"Digits": digits.tuned}  # dataset -> function: method -> its options, which the recipe's options override
 
 
 def resolve(recipe: Mapping, typed: tuple[str, ...] = ()) -> tuple[FrozenConfigDict, list[str]]:
-    """The complete config of a run. Imports no network and compiles nothing; reads no more than a teacher's weights.
+    """Makes the complete config of a run. Imports no network, compiles nothing; reads teachers' weights and no images.
 
     Args:
         recipe: keys over the defaults.
-        typed: the keys among them that the user typed. One of these without effect is an error; another one without
-            effect is noted.
+        typed: the keys of `recipe` that the user typed. A typed key without effect raises. Another key without effect
+            gives a note.
 
     Returns:
         (the config, which cannot be written to; one note for each key of the recipe that has no effect).
@@ -40,10 +40,11 @@ def resolve(recipe: Mapping, typed: tuple[str, ...] = ()) -> tuple[FrozenConfigD
         UserError: what is wrong and the fix.
     """
     config = merge(recipe)
+    _add_start(config, recipe)
     strategy = transfer.registry.get(config["transfer"])
     transfer.check(config["transfer"], config["transfer_options"])
     method = None
-    if config["distiller"]:  # an unknown method raises even where it has no effect
+    if config["distiller"]:  # an unknown method raises even if it has no effect
         method = distiller.create(config["distiller"], **config["distiller_options"])
     facts = _facts(strategy, method, config)
     notes = _drop_what_has_no_effect(config, recipe, () if strategy.baseline else typed, facts)
@@ -55,7 +56,7 @@ def resolve(recipe: Mapping, typed: tuple[str, ...] = ()) -> tuple[FrozenConfigD
     _add_dataset(config, facts.dataset())
     notes += _check_batch(config, method if "distiller" in strategy.reads else None, facts.views)
     notes += [
-        f"{path} {value:g} leaves little of the logits but float32's rounding: the loss is nearly constant."
+        f"{path} {value:g} leaves little of the logits beside float32's rounding: the loss is nearly constant."
         for path, value in _temperatures(config)
         if value >= HOT
     ]
@@ -70,7 +71,7 @@ def resolve(recipe: Mapping, typed: tuple[str, ...] = ()) -> tuple[FrozenConfigD
 
 
 def merge(recipe: Mapping) -> dict:
-    """The defaults with a recipe's keys over them, and what the strategy and the dataset add where a key is empty."""
+    """Returns the defaults with a recipe's keys over them. The strategy and the dataset fill in some empty keys."""
     recipe = plain(recipe)
     options.check("config key", Keys, recipe)
     config = plain(get_config())
@@ -92,7 +93,7 @@ def merge(recipe: Mapping) -> dict:
 
 
 def default_train_path(config: Mapping) -> str:
-    """runs/<dataset>-<student>-<how>-s<seed>: the same command finds its run again."""
+    """Returns runs/<dataset>-<student>-<transfer>-<distiller>-s<seed>: the same command finds its run again."""
     how, seed, seeds = config["transfer"], config["seed"], config["seeds"]
     how += f"-{config['distiller']}" if config["distiller"] else ""
     span = f"s{seed}" if seeds == 1 else f"s{seed}-{seed + seeds - 1}"
@@ -101,16 +102,16 @@ def default_train_path(config: Mapping) -> str:
 
 
 def plain(value: Any) -> Any:
-    """ConfigDicts as dicts, lists as tuples: a recipe as Python, whoever made it."""
+    """Returns the value with ConfigDicts as dicts and lists as tuples."""
     if isinstance(value, (Mapping, ConfigDict)):
         return {name: plain(inside) for name, inside in value.items()}
     return tuple(map(plain, value)) if isinstance(value, (list, tuple)) else value
 
 
 def differences(old: dict, new: dict) -> list[str]:
-    """One line per key that two configs differ in and that changes numbers.
+    """Returns one line for each key that differs between two configs and changes a run's numbers.
 
-    A key that one of them does not know yet has its default there.
+    A key that a config of an older version lacks has its default there.
     """
     old, new = (json.loads(json.dumps({**plain(get_config()), **config})) for config in (old, new))
     free = {name for name, key in KEYS.items() if key.metadata["free"]}
@@ -121,7 +122,7 @@ def differences(old: dict, new: dict) -> list[str]:
 
 
 def grows(old: dict, new: dict) -> bool:
-    """Whether `new` only trains for longer: at a constant rate, and with a strategy that does not know the length."""
+    """Whether `new` only trains for longer, with a constant rate and losses that do not depend on the length."""
     old, new = ({**plain(get_config()), **config} for config in (old, new))
     fields = {field.name for field in dataclasses.fields(transfer.registry.get(new["transfer"]))}
     constant = new["schedule"] == "constant" and "train_epoch" not in fields
@@ -129,9 +130,9 @@ def grows(old: dict, new: dict) -> bool:
 
 
 def advice(old: dict, new: dict) -> str:
-    """What to do where `differences` refuses to continue the run of `old` with `new`."""
+    """Returns the fix for a user whose run of `old` cannot continue with `new` (`differences`)."""
     if old["train_epoch"] == new["train_epoch"] or grows(old, new):
-        return "Use the same config to resume it, or another --train_path."
+        return "Use the same config to resume that run, or another --train_path."
     if new["schedule"] != "constant":
         reason = f"A {new['schedule']} schedule depends on 'train_epoch'"
     elif old["train_epoch"] > new["train_epoch"]:
@@ -142,9 +143,9 @@ def advice(old: dict, new: dict) -> str:
 
 
 def _facts(strategy: type, method: distiller.Distiller | None, config: dict) -> Facts:
-    """What conditions on keys ask; `config` may still change before `dataset` is called."""
+    """Returns the facts for conditions on keys. `dataset` reads `config` only when it is called."""
     reads_method = method is not None and "distiller" in strategy.reads
-    views = strategy.views if isinstance(strategy.views, tuple) else ()  # a property is not known before the players
+    views = strategy.views if isinstance(strategy.views, tuple) else ()  # a property needs the players
     return Facts(
         reads=strategy.reads,
         views=(*views, *(method.views if reads_method else ())),
@@ -154,7 +155,7 @@ def _facts(strategy: type, method: distiller.Distiller | None, config: dict) -> 
 
 
 def _drop_what_has_no_effect(config: dict, recipe: Mapping, typed: tuple[str, ...], facts: Facts) -> list[str]:
-    """Resets keys without effect; returns a note for each that the recipe has, raises `UserError` for a typed one."""
+    """Resets keys without effect. Returns a note for each one in the recipe; raises `UserError` for a typed one."""
     notes, defaults = [], plain(get_config())
     for name, key in KEYS.items():
         if config[name] == defaults[name] and name not in typed:
@@ -182,25 +183,41 @@ def _shown(name: str, value: Any) -> str:
 
 
 def _check_together(config: dict) -> None:
-    """Raises `UserError` for values that exclude each other."""
+    """Raises `UserError` for values that do not go together."""
     marks = config["milestones"]
     if list(marks) != sorted(marks):
-        raise UserError(f"'milestones' are rising shares of the training between 0 and 1; got {marks}.")
+        raise UserError(f"'milestones' must be rising shares of the training between 0 and 1; got {marks}.")
     if config["seed"] + config["seeds"] > 2**31:
         raise UserError(
             f"'seed' and the 'seeds' after it must be below 2**31; got {config['seed']}, {config['seeds']}."
         )
     if config["optimizer"] == "dot" and config["clip_norm"]:
         raise UserError(
-            f"'clip_norm' {config['clip_norm']} clips the sum of the two gradients that optimizer 'dot' needs apart. "
-            "Set it to 0."
+            f"'clip_norm' {config['clip_norm']} clips the sum of two gradients, but optimizer 'dot' needs both of them "
+            "separately. Set 'clip_norm' to 0."
         )
     if config["ramp_epochs"] > config["train_epoch"]:
         raise UserError(f"'ramp_epochs' {config['ramp_epochs']} is more than 'train_epoch' {config['train_epoch']}.")
 
 
+def _add_start(config: dict, recipe: Mapping) -> None:
+    """Fills in the student's architecture where the recipe names weights to start from and no architecture."""
+    for number, param in enumerate(names_in(config["init_param"])):
+        info = pretrained.load(param).info
+        if number:
+            continue
+        if ":" in info["arch"] and "student_arch" not in recipe:  # weights shall not choose what is imported
+            raise UserError(
+                f"The weights in {param} are of '{info['arch']}', code outside this library.\n"
+                f"If you trust it, say so: --student_arch {info['arch']}"
+            )
+        config["student_arch"] = recipe.get("student_arch", info["arch"])
+        if config["student_arch"] == info["arch"] and "student_options" not in recipe:
+            config["student_options"] = plain(info.get("options", {}))
+
+
 def _add_dataset(config: dict, dataset: data.Dataset) -> None:
-    """Fills in what the dataset decides; raises `UserError` for values that the dataset does not allow."""
+    """Fills in the dataset's defaults; raises `UserError` for values that the dataset does not allow."""
     own, count, classes = dataset.augmentation, len(dataset.train), dataset.num_classes
     if not count:
         raise UserError(f"{dataset.name} has no training images here: evaluate.py measures networks on it.")
@@ -228,10 +245,10 @@ def _check_batch(config: dict, method: distiller.Distiller | None, views: tuple[
     """Checks that batches, or the parts that `accumulate` makes of them, have enough examples.
 
     Returns:
-        A note where a method has few examples to compare.
+        A note if the method compares examples and has few to compare.
 
     Raises:
-        UserError: a batch that does not divide into its parts, or parts too small to compare examples in.
+        UserError: the batch does not divide into its parts, or a part is too small to compare examples.
     """
     parts, least = config["accumulate"], method.least_batch if method else 1
     size, given = config["batch_size"] // parts, f"--batch_size {config['batch_size']}"
@@ -250,13 +267,13 @@ def _check_batch(config: dict, method: distiller.Distiller | None, views: tuple[
             f"Take a --batch_size of {least * parts} or more; the method's paper has 64 or more."
         )
     if least > 1 and size < FEW:
-        what = "a part" if parts > 1 else "a batch"
-        return [f"{given}: {config['distiller']} compares the examples of {what}, and has few to compare."]
+        what = "a part" if parts > 1 else "this batch"
+        return [f"{given}: {config['distiller']} compares examples; {what} has few to compare."]
     return []
 
 
 def _temperatures(options: Mapping, path: str = "") -> list[tuple[str, float]]:
-    """(path, value) of each option of a method or strategy that is a temperature or several."""
+    """Returns (path, value) of each temperature in the options of a method or strategy."""
     found = []
     for name, value in options.items():
         here = f"{path}.{name}" if path else name
@@ -268,7 +285,7 @@ def _temperatures(options: Mapping, path: str = "") -> list[tuple[str, float]]:
 
 
 def teacher_command(config: Mapping) -> str:
-    """A command that trains a teacher for this config."""
+    """Returns a command that trains a teacher for this config."""
     arch = (names_in(config["teacher_arch"]) or ["ResNet20"])[0]
     own = "".join(f" --{key}" if config[key] is True else f" --{key} {config[key]}" for key in data.KEYS if config[key])
     return f"python train_teacher.py --arch {arch} --dataset {config['dataset']}{own} --train_path runs/teacher"
@@ -284,10 +301,10 @@ def _check_teachers(config: dict, found: list[str]) -> None:
             "Give as many of both, or leave --teacher_arch out."
         )
     for arch, param in zip(found, params, strict=True):
-        if ":" in arch and not archs:  # a file that came with weights shall not choose what is imported
+        if ":" in arch and not archs:  # a file beside weights must not choose what is imported
             raise UserError(
                 f"The weights in {param} are of '{arch}', code outside this library.\n"
-                f"If you trust it, say so: --teacher_arch {arch}"
+                f"If you trust that code: --teacher_arch {arch}"
             )
     for asked, arch, param in zip(archs, found, params, strict=False):
         if asked != arch:

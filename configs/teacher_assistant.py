@@ -3,7 +3,7 @@ r"""Teacher assistants: a network of middle size learns from the teacher and the
 Paper: Mirzadeh, Farajtabar, Li, Levine, Matsukawa, Ghasemzadeh. Improved Knowledge Distillation via Teacher Assistant.
 AAAI 2020. arXiv:1902.03393.
 
-A student far smaller than its teacher learns less from this teacher than from a smaller one. ResNet-110 to ResNet-20 to
+If a teacher is far larger than its student, the student learns more from a smaller teacher. ResNet-110 to ResNet-20 to
 ResNet-8 on CIFAR-100 is two runs of plain distillation, each in the setting of configs/cifar100.py:
 
     python train_teacher.py --config configs/teacher_assistant.py --arch ResNet110 --train_path runs/teacher
@@ -13,7 +13,7 @@ ResNet-8 on CIFAR-100 is two runs of plain distillation, each in the setting of 
         --train_path runs/student
 
 The student without the assistant is the baseline: `--student_arch ResNet8 --teacher_param runs/teacher`. A longer
-chain has more commands. The paper tunes weight and temperature for each pair of networks; here all pairs have the
+chain needs more commands. The paper tunes weight and temperature for each pair of networks; here all pairs have the
 benchmarks' 0.9 and 4.
 
 Measured here: not yet.
@@ -25,7 +25,7 @@ from configs import cifar100
 
 
 def get_config() -> ConfigDict:
-    """240 epochs of the CIFAR-100 benchmark, the networks left to the command."""
+    """240 epochs of the CIFAR-100 benchmark. The command names the networks."""
     c = cifar100.get_config("SoftLogits")
     del c.teacher_arch, c.student_arch
     return c

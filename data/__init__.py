@@ -3,14 +3,13 @@
 import functools
 import inspect
 
-from data.batch import VIEWS, Batch, balanced_plan, balanced_subset, epoch_plan, fixed_views, make_batch
-from data.dataset import AUGMENTATION_KEYS, Augmentation, Dataset, Split
+from data.batch import VIEWS, Batch, balanced_plan, balanced_subset, epoch_plan, fixed_views, make_batch, withheld
+from data.dataset import Augmentation, Dataset, Split
 from data.device_split import DeviceSplit
 from data.pairs import ClassTable, class_partners, class_table
 from registry import Registry, UserError
 
 __all__ = [
-    "AUGMENTATION_KEYS",
     "VIEWS",
     "Augmentation",
     "Batch",
@@ -29,6 +28,7 @@ __all__ = [
     "names",
     "options",
     "registry",
+    "withheld",
 ]
 
 registry = Registry(
@@ -49,7 +49,7 @@ KEYS = ("data_dir", "image_size", "channels", "skip_damaged", "resize", "interpo
 
 
 def options(name: str) -> list[str]:
-    """The options of `load` that a dataset has a use for."""
+    """The options of `load` that a dataset takes."""
     return [key for key in KEYS if key in inspect.signature(registry.get(name)).parameters]
 
 
@@ -63,21 +63,23 @@ def load(
     resize: int = 0,
     interpolation: str = "",
 ) -> Dataset:
-    """Reads a dataset into host memory (kept for the next call with the same arguments).
+    """Reads a dataset into host memory. The last two datasets are kept for calls with the same arguments.
 
     Args:
         name: one of `names()`.
-        data_dir: its folder; empty means the source's default folder.
+        data_dir: the dataset's folder; empty means the source's default folder.
         image_size: side in pixels of the images of ImageFolder (0 means 32) and ImageNet (0 means 224). The other
             datasets keep their own size.
         channels: of ImageFolder's images, 1 (grey) or 3 (RGB); 0 means 3.
-        skip_damaged: ImageFolder leaves out, and counts, the images that cannot be read. Otherwise they are an error.
-        resize: pixels of the short side of which the centre is cropped; 0 means that ImageFolder does not keep the
-            aspect, and 256 for ImageNet's 224.
+        skip_damaged: ImageFolder leaves out the images that cannot be read, and counts them. Without this option such
+            images are an error.
+        resize: length of the resized short side in pixels; the centre is cropped from it. 0: ImageFolder does not keep
+            the aspect, and ImageNet takes `image_size` / 0.875 (256 for 224).
         interpolation: "bilinear" or "bicubic"; empty means bilinear for ImageFolder and bicubic for ImageNet.
 
     Raises:
-        UserError: unknown name, an option that the dataset has no use for, or no such data, with what to do.
+        UserError: the name is unknown, the dataset does not take an option, or the data are missing. The message has
+            the fix.
     """
     loader, taken = registry.get(name), options(name)
     given = {"image_size": image_size, "channels": channels, "skip_damaged": skip_damaged}

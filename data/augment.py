@@ -1,4 +1,4 @@
-"""Augmentation on the device, one key per example: the view depends on nothing else.
+"""Augmentation on the device. Each example has a random key, and all its random choices follow from that key.
 
 Random erasing: Zhong, Zheng, Kang, Li, Yang. Random Erasing Data Augmentation. AAAI 2020. arXiv:1708.04896.
 """
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from data.dataset import Augmentation
 from data.randaugment import fixmatch, randaugment, trivialaugment
 
-# What an example's key is folded with. Splitting a key numbers the new ones from 0: these are other streams.
+# Numbers that an example's key is folded with. `jax.random.split` takes the numbers from 0 on, so these lie higher.
 RESIZE, RANDAUGMENT, TRIVIALAUGMENT, ERASE = 16, 17, 18, 19
 STRONG = (2, 10)  # operations and magnitude of RandAugment in a strong view
 ASPECT, TRIES = (3 / 4, 4 / 3), 10
@@ -25,7 +25,7 @@ def augment(images: jax.Array, keys: jax.Array, how: Augmentation, strong: bool 
         images: [B, H, W, C] uint8.
         keys: [B] typed random keys.
         how: static; mixing is not done here.
-        strong: static; RandAugment as `how.strong` says, in the place of `how.randaugment` and `how.trivialaugment`.
+        strong: static; the RandAugment of `how.strong` replaces `how.randaugment` and `how.trivialaugment`.
 
     Returns:
         [B, H, W, C] float32 in [0, 1].
@@ -58,14 +58,14 @@ def augment(images: jax.Array, keys: jax.Array, how: Augmentation, strong: bool 
 
 
 def crop_and_flip(images: jax.Array, offsets: jax.Array, flips: jax.Array, how: Augmentation) -> jax.Array:
-    """The window of the padded image whose corner is `offsets`, mirrored where `flips` is 1.
+    """Cuts the window with its corner at `offsets` out of each padded image, and mirrors it where `flips` is 1.
 
     Args:
         images: [B, H, W, C] uint8.
         offsets: [B, 2] int32 in [0, 2 * pad].
         flips: [B] int32, 0 or 1.
 
-    Rows and columns are gathered by index, which XLA compiles to one pass on every backend.
+    Rows and columns are gathered by index. XLA compiles that to one pass on every backend.
     """
     height, width = images.shape[1:3]
     rows = offsets[:, :1] + jnp.arange(height)
@@ -81,9 +81,9 @@ def crop_and_flip(images: jax.Array, offsets: jax.Array, flips: jax.Array, how: 
 def crop_boxes(keys: jax.Array, least: float, height: int, width: int) -> jax.Array:
     """Boxes of random area and aspect, as torchvision's RandomResizedCrop draws them.
 
-    The area is uniform in [least, 1] of the image's, the logarithm of the aspect (width by height) is uniform; of ten
-    such draws the first that fits into the image is placed anywhere in it. If none fits, it is the largest box in the
-    middle of an allowed aspect.
+    A draw's area is uniform in [least, 1] times the image's area, and the logarithm of its aspect (width / height) is
+    uniform. The first of ten draws that fits into the image is placed in it at random. If none fits, the box is the
+    largest one with an allowed aspect, in the middle of the image.
 
     Returns:
         [B, 4] int32: row and column of the corner, height, width.
@@ -107,7 +107,7 @@ def crop_boxes(keys: jax.Array, least: float, height: int, width: int) -> jax.Ar
 
 
 def resized_crop(images: jax.Array, boxes: jax.Array) -> jax.Array:
-    """The inside of each box, enlarged to the size of the image: bilinear, nothing of what is outside, whole levels.
+    """Resizes the inside of each box to the size of the image: bilinear, rounded, without pixels from outside the box.
 
     Args:
         images: [B, H, W, C] uint8.
@@ -119,7 +119,7 @@ def resized_crop(images: jax.Array, boxes: jax.Array) -> jax.Array:
     example = jnp.arange(images.shape[0])[:, None]
 
     def between(start, size, length):
-        """For each of `length` new pixels: the two old ones beside it, and the share of the second."""
+        """For each of `length` new pixels: (the old pixel before, the old pixel after, the weight of the second)."""
         scale = size.astype(jnp.float32)[:, None] / length
         place = jnp.maximum((jnp.arange(length, dtype=jnp.float32) + 0.5) * scale - 0.5, 0.0)
         first = jnp.minimum(jnp.floor(place).astype(jnp.int32), size[:, None] - 1)
@@ -131,7 +131,7 @@ def resized_crop(images: jax.Array, boxes: jax.Array) -> jax.Array:
     rows = (1 - share) * images[example, above].astype(jnp.float32) + share * images[example, below].astype(jnp.float32)
     left, right, share = between(boxes[:, 1], boxes[:, 3], images.shape[2])
     share = share[:, None, :, None]
-    rows = jnp.swapaxes(rows, 1, 2)  # so that columns are gathered as the rows were
+    rows = jnp.swapaxes(rows, 1, 2)  # now the columns are gathered as the rows were
     share = jnp.swapaxes(share, 1, 2)
     result = jnp.swapaxes((1 - share) * rows[example, left] + share * rows[example, right], 1, 2)
     return jnp.clip(jnp.floor(result + 0.5), 0, 255).astype(jnp.uint8)

@@ -1,7 +1,7 @@
-"""Batches made on the device: which examples, in which order, seen through which random view.
+"""Batches made on the device: which examples, in which order, in which random view.
 
-Everything follows from (seed, epoch, example index) through folded keys, so neither the host, nor the number of
-devices, nor where a run was interrupted changes what is seen.
+Keys folded from (seed, epoch, example index) decide everything. So the batches are the same on every host, on any
+number of devices, and after an interruption.
 """
 
 import functools
@@ -18,14 +18,16 @@ from data.mixing import mix, mixing_weights, other
 from data.pairs import ClassTable, class_partners
 
 UNLABELLED = -1
-# What the seed's key is folded with first: independent streams. 2 and 3 are the engine's, 5 is that of data/pairs.py.
+SHOWN = 12  # counts in a note
+# Numbers that the seed's key is folded with first; each gives an independent stream. training/update.py has 2 and 3,
+# data/pairs.py has 5.
 ORDER, VIEW, FURTHER, MIX, FIXED_VIEW, BALANCED, NETWORK = 0, 1, 4, 6, 11, 12, 13
 VIEWS = ("weak", "strong", "partner", "previous")
 
 
 @struct.dataclass
 class Batch:
-    """What a step sees.
+    """The input of one training step.
 
     Attributes:
         image: [B, H, W, C] float32 in [0, 1], the augmented (and mixed) view, not normalised.
@@ -35,12 +37,12 @@ class Batch:
         views: further views, each like `image`, in the order in which they were declared (`make_batch`).
         second_label: [B] int32, the label of the image that is mixed in (mixup, CutMix); None where nothing is mixed.
         share: [B] float32 in [0.5, 1], the share of `label` in the mixed image; None where nothing is mixed.
-        teacher_logits: [B, K] float32, the teacher's answer to `image` where a teacher bank holds it
-            (`--teacher_views`); None where the teacher has to be asked.
-        examples: N, how many examples the split has, for memories by `index`; static. 0: not known.
-        previous: the rows of the step before, in their order, as a batch of their own whose `image` is the view
-            "previous"; None where no such view was asked for.
-        key: of this update, for what networks draw in training (dropout, stochastic depth); None outside training.
+        teacher_logits: [B, K] float32, the teacher's logits for `image` from a teacher bank (`--teacher_views`); None:
+            the step runs the teacher.
+        examples: N, the number of examples in the split, for memories with a row for each `index`; static. 0: unknown.
+        previous: the rows of the previous step, in their order, as a batch. Its `image` is the view "previous". None:
+            no such view was asked for.
+        key: the update's key for what networks draw in training (dropout, stochastic depth); None outside training.
     """
 
     image: jax.Array
@@ -65,12 +67,13 @@ def epoch_plan(seed: int, epoch: int, pool: jax.Array, length: int, lead: int = 
         epoch: from 0.
         pool: [P] int32, the examples to draw from: usually all of the split.
         length: examples in an epoch (steps times batch size).
-        lead: so many rows of the end of the epoch before come first, for the view "previous". Epoch 0 is led by
-            that of an epoch -1, which no step has seen.
+        lead: the number of rows from the end of the previous epoch that come first, for the view "previous". The
+            rows before epoch 0 are of an epoch -1, which no step has trained on.
 
     Returns:
-        index [lead + length] int32, shuffled passes over the pool one after the other (an epoch is one pass unless the
-        pool is smaller than the split); view [lead + length] int32, the number of the pass since the start of the run.
+        (index [lead + length] int32, shuffled passes over the pool, one after the other; view [lead + length] int32,
+        the number of the pass since the start of the run). An epoch is one pass unless the pool is smaller than the
+        split.
     """
     passes = -(-length // pool.shape[0])
     first, epochs = (epoch - 1, 2) if lead else (epoch, 1)
@@ -90,19 +93,19 @@ def balanced_plan(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The order of one epoch in which all classes are equally frequent.
 
-    The examples of a small class come several times in an epoch, each time in another view. Of a large class, each
-    epoch shows a new choice.
+    The examples of a small class come several times in an epoch, each time in another view. An epoch has only some
+    examples of a large class, and each epoch draws other ones.
 
     Args:
         seed, epoch, length, lead: as in `epoch_plan`.
-        members: of each class that has examples, the examples [n] int32.
+        members: for each class that has examples, the indices [n] int32 of its examples.
 
     Returns:
-        index [lead + length] int32, view [lead + length] int32, as in `epoch_plan`. In an epoch the counts of two
-        classes differ by 1 at most, before `length` cuts the last examples off.
+        (index [lead + length] int32, view [lead + length] int32), as in `epoch_plan`. In an epoch the counts of two
+        classes differ by 1 at most: every round has one example of each class, and `length` may cut the last round.
     """
     draws = -(-length // len(members))
-    most = max(-(-draws // len(own)) for own in members)  # passes over a class in an epoch
+    most = max(-(-draws // len(own)) for own in members)  # the most passes over one class in an epoch
 
     def one(number):
         random = np.random.default_rng((seed, BALANCED, number + 1))
@@ -120,16 +123,15 @@ def balanced_plan(
 
 @functools.partial(jax.jit, static_argnames=("count",))
 def fixed_views(seed: int, index: jax.Array, view: jax.Array, count: int) -> jax.Array:
-    """Which of `count` fixed views is shown, where `epoch_plan` would show a fresh one.
+    """The number of the fixed view that each row shows, where `epoch_plan` has a fresh view.
 
-    Every `count` passes show each view of each example once. Each example starts each such cycle at a view of its own
-    draw and goes around from there, so neither does an epoch show one view number throughout, nor do two cycles
-    repeat each other.
+    A cycle of `count` passes shows each of the `count` views of each example once. In each cycle, each example draws
+    the view that it starts with and takes the others in order. So an epoch mixes view numbers, and cycles differ.
 
     Args:
         seed: the run's seed.
         index: [P] int32, examples.
-        view: [P] int32, numbers of the pass since the start of the run.
+        view: [P] int32, the number of the pass since the start of the run.
         count: K, at least 1.
 
     Returns:
@@ -155,38 +157,38 @@ def make_batch(
 ) -> Batch:
     """Gathers and augments a batch; runs inside the compiled step.
 
-    The first of `views` is `Batch.image`, the others are `Batch.views`, each with random numbers of its own:
-    - "weak": the usual augmentation, another draw of it.
-    - "strong": crop and flip as usual, then RandAugment(2, 10).
+    The first of `views` is `Batch.image`, the others are `Batch.views`. Each has random numbers of its own. The kinds:
+    - "weak": the usual augmentation.
+    - "strong": crop and flip as usual, then RandAugment(2, 10) in the form of `Augmentation.strong`.
     - "partner": the usual augmentation of another example of the same class (`class_partners`).
-    - "previous": the usual augmentation of the previous step's examples, also in `Batch.previous` with their labels
-      and indices. What a strategy remembers of the previous step lies row by row beside them. Before the first step
-      there is none: the rows are those of `epoch_plan`'s lead, and the strategy ignores what it has not remembered.
+    - "previous": the usual augmentation of the previous step's examples. `Batch.previous` has it with their labels and
+      indices, in the same order as what a strategy remembers of the previous step. Before the first step the rows are
+      those of `epoch_plan`'s lead. A strategy ignores them, because it remembers nothing yet.
 
-    Mixup and CutMix mix every view with the same row's and by the same share (and box), which follow from
-    (seed, view, index): so a mixed image is the same mixture in every view, and again as "previous".
+    Mixup and CutMix mix a row with the same other row, by the same share (and box), in every view. Share and box follow
+    from (seed, view, index). So a mixed image is the same mixture in every view, and again as "previous".
 
     Args:
         images: [N, H, W, C] uint8, the whole split.
         labels: [N] int32.
         seed: int32 scalar.
-        index: [B] int32, which examples.
-        view: [B] int32, which random view of each.
+        index: [B] int32, the examples.
+        view: [B] int32, the number of the random view of each example.
         epoch: float32 scalar.
         augmentation: static.
         views: static; of `VIEWS`, "weak" first.
         classes: the table of the split, for "partner".
         previous: `index` and `view` of the previous step, [B] int32 each, for "previous".
-        second_label: the batch's labels -> the labels of the images that mixing adds; a task's.
+        second_label: labels of the batch -> labels of the images that are mixed in; the task defines it.
 
     Raises:
-        ValueError: a view that does not exist or lacks what it needs.
+        ValueError: a view does not exist, or `classes` or `previous` is missing for it.
     """
     _check_views(views, classes, previous)
     key = jax.random.key(seed)
 
     def show(number, index, view):
-        """(view `number` of the rows, the share of their own images)."""
+        """(view `number` of the rows, the share of a row's own image in it)."""
         strong, kind = views[number] == "strong", views[number]
         stream = jax.random.fold_in(key, VIEW)
         if number:
@@ -224,8 +226,8 @@ def make_batch(
 
 
 def _keys(key, view, index):
-    """A key for each row, of its view and its example."""
-    fold = jax.vmap(jax.random.fold_in)  # twice the same program, which XLA compiles once
+    """A key for each row, folded from the row's view and example."""
+    fold = jax.vmap(jax.random.fold_in)  # both folds are the same program, so XLA compiles it once
     return fold(fold(jnp.broadcast_to(key, view.shape), view), index)
 
 
@@ -242,9 +244,12 @@ def _check_views(views, classes, previous) -> None:
 
 
 def balanced_subset(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Indices [count] int32, sorted, with equally many examples of each class (the first classes get the rest).
+    """Draws `count` examples, equally many of each class; the first classes get the rest of the division.
 
-    A class that has too few gives what it has and the others make up for it.
+    A class with too few examples gives all of them, and the other classes give more.
+
+    Returns:
+        [count] int32, sorted indices.
     """
     rng = np.random.default_rng(seed)
     queues = [rng.permutation(np.flatnonzero(labels == c)) for c in range(int(labels.max()) + 1)]
@@ -254,3 +259,26 @@ def balanced_subset(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
             if turn < len(queue) and len(chosen) < count:
                 chosen.append(queue[turn])
     return np.sort(np.asarray(chosen, np.int32))
+
+
+def withheld(labels: np.ndarray, count: int, seed: int, num_classes: int) -> tuple[np.ndarray, np.ndarray, str]:
+    """Labels of which all but `count` are withheld.
+
+    Args:
+        labels: [N] int32.
+        count: how many stay, class-balanced (`balanced_subset`).
+        seed: decides which.
+        num_classes: K.
+
+    Returns:
+        (labels [N] int32 with -1 where withheld, the examples [count] whose labels stay, a note where the classes have
+        unequal numbers of labels).
+    """
+    labelled = balanced_subset(labels, count, seed)
+    counts, note = np.bincount(labels[labelled], minlength=num_classes), ""
+    if counts.min() < counts.max():
+        shown = ", ".join(map(str, counts[:SHOWN])) + ", ..." * (len(counts) > SHOWN)
+        note = f"the classes have unequal numbers of labels: {shown}."
+    kept = np.full_like(labels, UNLABELLED)
+    kept[labelled] = labels[labelled]
+    return kept, labelled, note

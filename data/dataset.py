@@ -1,18 +1,18 @@
-"""What a dataset is: two splits of uint8 images in memory, and the facts that travel with it."""
+"""A dataset: splits of uint8 images, and the facts that a run needs to know about them."""
 
 import dataclasses
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 
 import numpy as np
 
 BLOCK = 2**18  # values that are counted at once
-IMAGES = 1000  # that are read from files at once
+IMAGES = 1000  # images that are read from files at once
 
 
 class Split:
-    """Some examples, read into memory at their first use, or from `begin` on in another thread.
+    """Some examples. They are read into memory at their first use, or earlier in another thread (`begin`).
 
     Args:
         count: N.
@@ -31,7 +31,7 @@ class Split:
         return cls(len(images), images.shape[1:], lambda: (images, labels, masks))
 
     def begin(self) -> None:
-        """Starts reading in another thread, once. `images`, `labels` and `masks` wait for it and raise its errors."""
+        """Starts reading in a thread, once. `images`, `labels` and `masks` wait for the thread and raise its errors."""
         if self._coming:
             return
         self._coming = Future()
@@ -42,7 +42,7 @@ class Split:
             except BaseException as error:
                 self._coming.set_exception(error)
 
-        threading.Thread(target=read, daemon=True).start()  # a process that ends does not wait for it
+        threading.Thread(target=read, daemon=True).start()  # daemon: the process can end without waiting for it
 
     @property
     def _arrays(self) -> tuple[np.ndarray, ...]:
@@ -54,7 +54,7 @@ class Split:
         return self._arrays[0]
 
     def blocks(self) -> Iterator[np.ndarray]:
-        """The images [M, H, W, C] uint8, some after the other; images in memory are one block."""
+        """Yields the images in blocks [M, H, W, C] uint8; images in memory are one block."""
         yield self.images
 
     @property
@@ -70,12 +70,12 @@ class Split:
 
 
 class FileSplit(Split):
-    """Some examples whose images are read from files, a block at a time where the reader of the split allows it.
+    """A split whose images stay in files: `blocks` reads one block at a time, `images` reads all of them.
 
     Args:
         labels: [N] int32.
         image_shape: (H, W, C).
-        read: numbers of examples -> their images [M, H, W, C] uint8.
+        read: indices of examples -> their images [M, H, W, C] uint8.
     """
 
     def __init__(self, labels: np.ndarray, image_shape: tuple[int, int, int], read: Callable):
@@ -91,23 +91,23 @@ class FileSplit(Split):
             yield self._read_rows(range(first, min(first + IMAGES, len(self))))
 
 
-# keys of a recipe that are fields of `Augmentation` under the same name
-AUGMENTATION_KEYS = ("resized_crop", "randaugment", "magnitude", "trivialaugment", "random_erasing", "mixup", "cutmix")
+# Keys of a recipe that are fields of `Augmentation` of the same name.
+SAME_NAME = ("resized_crop", "randaugment", "magnitude", "trivialaugment", "random_erasing", "mixup", "cutmix")
 
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """What happens to every training image, for teacher and student alike. The defaults change nothing.
+    """The random changes of every training image, the same for teacher and student. The defaults change nothing.
 
     The order is: a random crop, a random horizontal flip, RandAugment or TrivialAugment, random erasing, and mixing
     with another image of the batch.
 
     Attributes:
-        pad: pixels of padding on each side of the image that the crop is cut from; 0 means no crop.
-        mode: "zero" (the CIFAR benchmarks) or "reflect".
+        pad: pixels of padding on each side, before a crop of the image's own size; 0 means no crop.
+        mode: of the padding, "zero" (the CIFAR benchmarks) or "reflect".
         flip: mirror half of the views.
-        resized_crop: the least share of the image's area in a crop that is resized to the whole image (the largest
-            share is 1, the aspect is 3/4 to 4/3). Such a crop replaces the one of `pad`; 0 means none.
+        resized_crop: the smallest area of a random crop, as a share of the image's area (the largest is 1, the aspect
+            is 3/4 to 4/3). The crop is resized to the image's size and replaces the crop of `pad`; 0 means none.
         randaugment: operations of RandAugment for each image; 0 means none.
         magnitude: of RandAugment, 0 to 30.
         trivialaugment: one operation of TrivialAugment for each image, in the place of `randaugment`.
@@ -117,7 +117,7 @@ class Augmentation:
         strong: what a "strong" view adds to crop and flip: "randaugment" (2 operations of magnitude 10) or "fixmatch"
             (2 operations of random strengths, and a square cut out, as in MLKD's code).
         mixup: alpha of mixup's Beta(alpha, alpha); 1 is the uniform distribution, 0 means none.
-        cutmix: alpha of CutMix; with mixup and cutmix, each image gets one of the two.
+        cutmix: alpha of CutMix, 0 means none; with mixup and cutmix, each image gets one of the two.
     """
 
     pad: int = 0
@@ -133,6 +133,19 @@ class Augmentation:
     mixup: float = 0.0
     cutmix: float = 0.0
 
+    @classmethod
+    def of(cls, recipe: Mapping, mean: tuple[float, ...]) -> "Augmentation":
+        """Returns the augmentation that a recipe asks for.
+
+        Args:
+            recipe: a complete recipe (`configs.resolve`).
+            mean: the dataset's mean, per channel.
+        """
+        chosen = {key: recipe[key] for key in SAME_NAME} | {"strong": recipe["strong_view"]}
+        colour = mean if recipe["random_erasing"] else ()
+        crop = {"pad": recipe["crop_pad"], "mode": recipe["crop_mode"], "flip": recipe["flip"] == "yes"}
+        return cls(**crop, **chosen, erase_with=colour)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
@@ -144,10 +157,10 @@ class Dataset:
         class_names: K names, in label order.
         mean, std: per channel, of pixels scaled to [0, 1].
         augmentation: the usual augmentation of its training images.
-        fingerprint: differs where the examples differ, so that a run does not go on with other data.
+        fingerprint: a text that differs where the examples differ. A run does not resume with another fingerprint.
         val: a third split to choose weights on, or None.
-        resize: pixels of the short side that the images are cropped from; 0: they are not.
-        interpolation: of the resizing; "" where images keep their size.
+        resize: length in pixels of the resized short side that the images are cropped from; 0: they are not cropped.
+        interpolation: the filter of the resizing; "" where images keep their size.
         notes: lines on what was left out or changed when the data were read, and why.
     """
 
@@ -166,7 +179,7 @@ class Dataset:
 
     @property
     def report(self) -> tuple[str, ...]:
-        """The lines that a run prints and keeps: how many images and classes there are, then the notes."""
+        """The lines that a run prints and keeps: the numbers of images and classes, then the notes."""
         named = {"training": self.train, "validation": self.val, "test": self.test}
         counts = ", ".join(f"{len(split):,} {name}" for name, split in named.items() if split)
         shape = "x".join(map(str, self.image_shape))
@@ -182,7 +195,7 @@ class Dataset:
 
     @property
     def info(self) -> dict:
-        """The facts of the data in `model.json`, beside the weights that were trained on them."""
+        """The facts about the data that `model.json` holds beside trained weights."""
         resized = {"resize": self.resize, "interpolation": self.interpolation} if self.interpolation else {}
         return {
             "num_classes": self.num_classes,
@@ -198,8 +211,8 @@ class Dataset:
 def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Per-channel mean and deviation of images [N, H, W, C] uint8, in units of [0, 1], rounded to four digits.
 
-    A histogram of each channel makes them exact without a float copy of the images. The images are counted in blocks,
-    because NumPy counts a copy of 8 bytes a pixel. A constant channel has deviation 1.
+    A histogram of each channel gives exact values without a float copy of the images. `np.bincount` copies its input to
+    8 bytes a value, so the images are counted in blocks. A constant channel has deviation 1.
     """
     levels = np.arange(256) / 255.0
     counts = np.zeros((images.shape[-1], 256), np.int64)

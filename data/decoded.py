@@ -1,6 +1,6 @@
-"""A cache of decoded images in the user's cache folder: decoding takes seconds to minutes, reading takes none.
+"""A cache of decoded images in the user's cache folder. Decoding takes seconds to minutes, reading the cache does not.
 
-Whatever is wrong with the cache, the images are decoded from their source again.
+If the cache is damaged or cannot be read, the images are decoded from their source again.
 """
 
 import contextlib
@@ -18,24 +18,24 @@ import cv2
 import numpy as np
 import PIL
 
-ABANDONED = 3600  # seconds after which a file that is still being written belongs to a process that was killed
+ABANDONED = 3600  # seconds; an unfinished file that is older was left by a killed process
 
 
 def cache_folder(name: str) -> pathlib.Path:
-    """The folder of things that the library can make again."""
+    """A folder for files that the library can make again."""
     return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "kd-cookbook" / name
 
 
 def kept(name: str, sources: Iterable[str | os.PathLike], decode: Callable) -> list[np.ndarray]:
-    """The arrays that `decode` returns, from the cache where they are there already.
+    """The arrays that `decode` returns: read from the cache, or decoded and written to it.
 
     The arrays are written to the cache and read from it without a copy in memory. Older arrays of the same name are
     removed from the cache.
 
     Args:
         name: the first part of the file's name.
-        sources: the files that `decode` reads. Another path, size or time of change means other arrays, and so does
-            another version of OpenCV or Pillow.
+        sources: the files that `decode` reads. The cache is valid for the same paths, sizes and times of change, and
+            for the same versions of OpenCV and Pillow.
         decode: () -> a sequence of arrays, of a type that needs no pickle.
     """
     try:
@@ -50,19 +50,19 @@ def kept(name: str, sources: Iterable[str | os.PathLike], decode: Callable) -> l
         found = _read(path)
         if found:
             return found
-        _warn(f"{path} is damaged; the images are decoded anew.")
+        _warn(f"{path} is damaged; the images are decoded again.")
     arrays = list(decode())
     try:
         _write(path, arrays)
     except OSError as error:
         reason = error.strerror or error
-        _warn(f"the decoded images cannot be kept in {path.parent} ({reason}); every start decodes them anew.")
+        _warn(f"the decoded images cannot be kept in {path.parent} ({reason}); every start decodes them again.")
     return arrays
 
 
 def _read(path: pathlib.Path) -> list[np.ndarray] | None:
-    """The arrays, or None where the file does not hold what was written."""
-    # np.fromfile, which np.load calls, and no mapped file: an error in a mapped file ends the process
+    """The arrays, or None where the file is damaged."""
+    # np.load reads the file and does not map it: a read error in a mapped file ends the process
     with path.open("rb") as file:
         try:
             count = int(np.load(file))
@@ -98,7 +98,7 @@ def _write(path: pathlib.Path, arrays: list[np.ndarray]) -> None:
 def _digest(arrays: list[np.ndarray]) -> bytes:
     digest = hashlib.sha256(json.dumps([(array.shape, array.dtype.str) for array in arrays]).encode())
     for array in arrays:
-        digest.update(np.ascontiguousarray(array))  # itself, where it is contiguous
+        digest.update(np.ascontiguousarray(array))  # no copy of a contiguous array
     return digest.digest()
 
 

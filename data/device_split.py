@@ -1,4 +1,4 @@
-"""A training split on the devices, with the order of an epoch: what an update reads and never writes."""
+"""A training split and the order of an epoch, on the devices. An update reads them and never writes them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,9 +21,10 @@ class DeviceSplit:
         images: [N, H, W, C] uint8.
         labels: [N] int32, -1 where withheld.
         seed: int32 scalar.
-        index, view: [1 + steps, B] int32, of the epoch (`data.epoch_plan`); row 0 is the last of the epoch before.
+        index, view: [1 + steps, B] int32, the epoch's plan (`data.epoch_plan`), a row for each step; row 0 is the last
+            step of the previous epoch.
         classes: the table for views "partner"; None where no such view is asked for.
-        bank: the teacher's logits on these views (`data.stored.DeviceBank`); None where the step asks the teacher.
+        bank: the teacher's logits for these views (`data.stored.DeviceBank`); None: the step runs the teacher.
     """
 
     images: jax.Array
@@ -37,11 +38,11 @@ class DeviceSplit:
     def batch(
         self, step: jax.Array, augmentation: Augmentation, views: tuple[str, ...], second_label: Callable = other
     ) -> Batch:
-        """The batch of update number `step` of the run, which lies in this epoch.
+        """The batch of update `step`, counted from the start of the run. `step` must lie in this epoch.
 
         Args:
             step: int32 scalar.
-            augmentation, views, second_label: static, as `make_batch` takes them.
+            augmentation, views, second_label: static, as in `make_batch`.
         """
         steps = self.index.shape[0] - 1
         position = step % steps

@@ -7,8 +7,8 @@ import numpy as np
 from data.dataset import Augmentation, Dataset, Split, channel_statistics
 
 TRAIN = 1200
-# images [1797, 8, 8] uint8, 0 to 16, and labels [1797] uint8: a copy of scikit-learn's `load_digits()`, whose import is
-# slow
+# images [1797, 8, 8] uint8, 0 to 16, and labels [1797] uint8: a copy of scikit-learn's `load_digits()`. Importing
+# scikit-learn is slow.
 FILE = pathlib.Path(__file__).with_name("digits.npz")
 
 

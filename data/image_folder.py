@@ -18,10 +18,10 @@ from data import decoded, picture
 from data.dataset import Augmentation, Dataset, Split, channel_statistics
 from registry import DamagedFileError, UserError
 
-VALIDATION = ("val", "valid", "validation")  # names of the folder
+VALIDATION = ("val", "valid", "validation")  # names of the folder of the validation split
 SYSTEM = ("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin")  # lower case
-BLOCK = 16  # pictures that a thread reads before it takes the next ones
-KEPT = 2000  # pictures: a larger folder is decoded once and kept (data/decoded.py)
+BLOCK = 16  # pictures that a thread reads in one turn
+KEPT = 2000  # pictures; a folder with more is decoded once and cached (data/decoded.py)
 EVERY = 10.0  # seconds between two lines of progress
 EXAMPLES = 5  # names in a line of the report
 
@@ -39,21 +39,21 @@ def load(
     Source: --data_dir
 
     The classes are the folders of `train`, sorted as text. Normalisation statistics are those of the training images.
-    docs/your_data.md has the layout, the formats and what is left out. Every picture that is left out is counted in
-    `Dataset.notes`.
+    docs/your_data.md describes the layout, the formats and the files that are left out. `Dataset.notes` counts these
+    files.
 
     Args:
         data_dir: the folder with `train` and at least one of `val` (or `valid`) and `test`. Without `test`, `val` is
             the test split.
         image_size: side in pixels; 0 means 32.
         channels: 3 for RGB, 1 for grey; 0 means 3.
-        skip_damaged: leave pictures out that cannot be read.
-        resize: pixels of the short side, of which the centre is cropped; 0 means that the aspect is not kept.
+        skip_damaged: leave out the pictures that cannot be read.
+        resize: length of the resized short side in pixels; the centre is cropped from it. 0: the aspect is not kept.
         interpolation: "bilinear" or "bicubic"; empty means bilinear.
 
     Raises:
-        UserError: the folders are not as they must be.
-        DamagedFileError: pictures that cannot be read; all of them with the reason.
+        UserError: the folders do not have this layout.
+        DamagedFileError: pictures cannot be read. The message lists all of them with the reason.
     """
     form = picture.Form(image_size or 32, channels or 3, resize, interpolation or "bilinear").check()
     root = pathlib.Path(data_dir).expanduser()
@@ -91,13 +91,13 @@ def load(
 
 @dataclasses.dataclass(frozen=True)
 class _Listing:
-    """The files of the folder, before any picture is read.
+    """The files of the folder. No picture has been read yet.
 
     Attributes:
         folders: split -> its folder's name, in the order of `files`.
         files: names relative to the root, sorted within each class of each split.
         labels: [N] int32.
-        sizes: files of each split.
+        sizes: the number of files of each split.
         classes: names in label order.
         notes: lines of the report.
     """
@@ -138,7 +138,7 @@ def _list(root: pathlib.Path) -> _Listing:
 
 
 def _split_folders(root: pathlib.Path, left: dict[str, list[str]], notes: list[str]) -> dict[str, str]:
-    """Split -> folder name: train, test and, where there is one, val. Without `test`, `val` is the test split."""
+    """Split -> name of its folder: train, test and, if it exists, val. Without `test`, `val` is the test split."""
     there = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not _is_litter(entry.name))
     validation = [name for name in VALIDATION if name in there]
     if len(validation) > 1:
@@ -161,7 +161,7 @@ def _split_folders(root: pathlib.Path, left: dict[str, list[str]], notes: list[s
 
 
 def class_files(root: pathlib.Path, split: str, left: dict[str, list[str]]) -> dict[str, list[str]]:
-    """Class name -> its pictures, relative to the root and sorted. One name in two Unicode forms is one class."""
+    """Class name -> the sorted paths of its pictures, from the root. One name in two Unicode forms is one class."""
     found = collections.defaultdict(list)
     for file in _walk(str(root), split, left):
         _, folder, *rest = file.split("/")
@@ -181,7 +181,7 @@ def class_files(root: pathlib.Path, split: str, left: dict[str, list[str]]) -> d
 
 
 def _walk(root: str, folder: str, left: dict[str, list[str]], above: tuple[str, ...] = ()) -> Iterator[str]:
-    """The files under a folder and its sub-folders, relative to the root with "/", without hidden and system files."""
+    """Yields the files in a folder and its sub-folders, as paths from the root with "/"; adds the others to `left`."""
     above = (*above, os.path.realpath(os.path.join(root, folder)))
     for entry in sorted(os.scandir(os.path.join(root, folder)), key=lambda entry: entry.name):
         name = f"{folder}/{entry.name}"
@@ -206,7 +206,7 @@ def _is_litter(name: str) -> bool:
 
 
 def left_out(left: dict[str, list[str]]) -> list[str]:
-    """The lines of the report on what is left out: reason -> names."""
+    """The lines of the report on files that are left out. `left` is reason -> names."""
     return [f"Left out, {reason}: {len(names):,} ({_names(names)})." for reason, names in left.items() if names]
 
 
@@ -225,24 +225,24 @@ def decode_all(
 ) -> tuple[np.ndarray, ...]:
     """Reads all pictures into one array.
 
-    A picture of 16-bit grey that does not say its depth is read again, once the largest value of all is known. A
-    picture that ends early is read again by a reader that accepts this.
+    16-bit grey pictures that do not say their bit depth are read a second time, when the largest value of all of them
+    is known. Pictures that end early are read a second time by a reader that accepts them.
 
     Returns:
-        images [M, size, size, channels] uint8 of the pictures that can be read, present [N] bool (which they are), and
-        the lines of the report, an array of text.
+        (images [M, size, size, channels] uint8 of the readable pictures; present [N] bool, True for each readable file;
+        the lines of the report, an array of text).
     """
     images = np.empty((len(files), form.size, form.size, form.channels), np.uint8)
     facts, damaged, maxima, early = collections.defaultdict(list), {}, {}, []
 
     def fill(rows: Iterable[int], top: int | None) -> list[tuple]:
-        """(row, facts or None, kind of the problem, its argument) of each row."""
+        """For each row: (row, facts, class of the error or None, argument of the error or None)."""
         results = []
         for row in rows:
             try:
                 images[row], found = picture.read(os.path.join(root, files[row]), form, top)
                 results.append((row, found, None, None))
-            except (picture.Unreadable, picture.Unscaled) as error:  # kept without its frames and their arrays
+            except (picture.Unreadable, picture.Unscaled) as error:  # `error` would keep its frames and their arrays
                 results.append((row, (), type(error), error.args[0]))
         return results
 
@@ -294,7 +294,7 @@ def decode_all(
 
 
 def _in_threads(fill, rows: list[int] | range, top: int | None) -> Iterator[tuple]:
-    """The results of `fill` for all rows, in their order; prints how far it is, where it takes long."""
+    """Yields the results of `fill` for all rows, in order. Prints the progress every `EVERY` seconds."""
     blocks = [rows[first : first + BLOCK] for first in range(0, len(rows), BLOCK)]
     said = time.monotonic()
     with concurrent.futures.ThreadPoolExecutor() as pool:
@@ -308,7 +308,7 @@ def _in_threads(fill, rows: list[int] | range, top: int | None) -> Iterator[tupl
 
 
 def _splits(root: pathlib.Path, listing: _Listing, images: np.ndarray, present: np.ndarray) -> dict[str, Split]:
-    """Split -> its part of the images. Adds no copy."""
+    """Split -> its part of the images, without a copy."""
     splits, row, end = {}, 0, 0
     for (split, folder), size in zip(listing.folders.items(), listing.sizes, strict=True):
         labels = listing.labels[end : end + size][present[end : end + size]]

@@ -1,4 +1,7 @@
-"""ImageNet's validation images, to measure networks on: `val/WNID/*.JPEG`. It has no training images here."""
+"""ImageNet's validation images, to measure networks on: `val/WNID/*.JPEG`. The training split is empty.
+
+WNID is WordNet's number of a class, such as n01440764.
+"""
 
 import collections
 import functools
@@ -14,11 +17,11 @@ from data.image_folder import class_files, decode_all, left_out
 from registry import UserError
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-SIDE, SHARE = 224, 0.875  # of the image, and of the short side that it is the centre of
+SIDE, SHARE = 224, 0.875  # side of the image in pixels, and as a share of the resized short side
 
 
 def classes() -> tuple[str, ...]:
-    """The 1,000 classes in the order of a network's outputs, "n01440764 tench" ...: WordNet's number and first name."""
+    """The 1,000 classes in the order of the outputs: WordNet's number and first name, such as "n01440764 tench"."""
     return tuple(pathlib.Path(__file__).with_name("imagenet_classes.txt").read_text().splitlines())
 
 
@@ -27,8 +30,8 @@ def load(data_dir: str = "", image_size: int = 0, resize: int = 0, interpolation
 
     Source: Russakovsky et al., IJCV 2015, arXiv:1409.0575
 
-    The class folders are named by WordNet's numbers (n01440764) or by the classes' own (0 to 999); some may be absent.
-    The images are read a block at a time: the short side becomes `resize`, and the centre is cropped.
+    The name of a class folder is WordNet's number (n01440764) or the number of the class (0 to 999). Some folders may
+    be absent. Images are read a block at a time. The short side is resized to `resize`, and the centre is cropped.
 
     Args:
         data_dir: the folder with `val`.
@@ -37,7 +40,7 @@ def load(data_dir: str = "", image_size: int = 0, resize: int = 0, interpolation
         interpolation: Pillow's "bilinear" or "bicubic"; empty means bicubic.
 
     Raises:
-        UserError: the folders are not as they must be. The images raise `DamagedFileError` when they are read.
+        UserError: the folders do not have this layout. Damaged images raise `DamagedFileError` when they are read.
     """
     size, root = image_size or SIDE, pathlib.Path(data_dir).expanduser()
     form = picture.Form(size, 3, resize or round(size / SHARE), interpolation or "bicubic").check()
@@ -64,7 +67,7 @@ def load(data_dir: str = "", image_size: int = 0, resize: int = 0, interpolation
 
 
 def _list(root: pathlib.Path) -> tuple[list[str], np.ndarray, tuple[str, ...]]:
-    """The pictures relative to the root, by class; their labels [N] int32; the lines of the report."""
+    """(paths of the pictures from the root, by class; their labels [N] int32; the lines of the report)."""
     left = collections.defaultdict(list)
     with picture.reading():
         found = class_files(root, "val", left)

@@ -1,14 +1,15 @@
-"""Mixup and CutMix on the device: each image with another of its batch.
+"""Mixup and CutMix on the device: each image is mixed with another image of its batch.
 
 Papers: Zhang, Cisse, Dauphin, Lopez-Paz. mixup: Beyond Empirical Risk Minimization. ICLR 2018. arXiv:1710.09412.
 Yun, Han, Oh, Chun, Choe, Yoo. CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features.
 ICCV 2019. arXiv:1905.04899.
 
-The other image is that of the row before, the last row's for the first: an epoch's order is a fresh shuffle, so that
-neighbours are random, and nobody is mixed with itself. Each row has its own share (the papers' code has one a batch).
+The other image is the previous row's; the first row takes the last row's. An epoch's order is a fresh shuffle, so
+neighbours are random, and no image is mixed with itself. Each row has its own share (the papers' code has one a batch).
 
-The row's own image always has half of the result or more. That loses nothing: a draw in which it has less is the draw
-of the pair with its parts exchanged, and the pairs are random. So `label` and `index` are those of the larger part.
+The row's own image always makes up half of the result or more. If a draw gives it less, the two images exchange their
+parts. The pairs are random, so the exchange does not change the distribution of the results. `label` and `index`
+therefore belong to the larger part.
 """
 
 import jax
@@ -16,22 +17,22 @@ import jax.numpy as jnp
 
 from data.dataset import Augmentation
 
-CHOICE, SHARE, BOX = 16, 17, 18  # what a row's key is folded with
+CHOICE, SHARE, BOX = 16, 17, 18  # numbers that a row's key is folded with
 
 
 def mixing_weights(
     keys: jax.Array, how: Augmentation, height: int, width: int
 ) -> tuple[jax.Array, jax.Array] | tuple[None, None]:
-    """How much of each pixel is the row's own.
+    """The weight of the row's own image in each pixel.
 
     Args:
         keys: [B] typed random keys.
-        how: static; with both `mixup` and `cutmix`, each row is one or the other, equally likely.
+        how: static; with both `mixup` and `cutmix`, each row gets one of them, with equal probability.
         height, width: static.
 
     Returns:
         (weight [B, H, W, 1] float32 in [0, 1]: constant for mixup, 0 or 1 for CutMix;
-        share [B] float32 in [0.5, 1]: its mean). (None, None) where nothing is mixed.
+        share [B] float32 in [0.5, 1]: the mean of the weight). (None, None) where nothing is mixed.
     """
     found = []
     if how.mixup:
@@ -52,14 +53,14 @@ def mixing_weights(
 
 
 def cutmix_weights(draw: jax.Array, centres: jax.Array, height: int, width: int) -> tuple[jax.Array, jax.Array]:
-    """1 where a pixel is the row's own, 0 in the other image's part.
+    """1 where a pixel is the row's own, 0 where it is the other image's.
 
-    The box has sqrt(1 - draw) of the height and of the width, is centred anywhere and cut off at the border, as in the
-    paper. The other image is what is inside, or what is outside where the box has more than half of the pixels.
+    The box has sqrt(1 - draw) times the height and the width. It lies around its centre and is cut off at the border,
+    as in the paper. The other image fills the box, or the outside of a box with more than half of the pixels.
 
     Args:
         draw: [B] float32 in [0, 1].
-        centres: [B, 2] int32, row and column.
+        centres: [B, 2] int32, row and column of the box's centre.
 
     Returns:
         (weight [B, H, W] float32, 0 or 1; share [B] float32 in [0.5, 1]).
@@ -78,12 +79,12 @@ def cutmix_weights(draw: jax.Array, centres: jax.Array, height: int, width: int)
 
 
 def mix(images: jax.Array, weight: jax.Array) -> jax.Array:
-    """Images [B, H, W, C] float32, each mixed with that of the row before by `weight` [B, H, W, 1]."""
+    """Images [B, H, W, C] float32, each mixed with the image of the previous row by `weight` [B, H, W, 1]."""
     return weight * images + (1 - weight) * other(images)
 
 
 def other(rows: jax.Array) -> jax.Array:
-    """What belongs to the row that each row is mixed with: the one before."""
+    """`rows` moved by one: row i gets the entry of row i - 1, with which it is mixed."""
     return jnp.roll(rows, 1, axis=0)
 
 

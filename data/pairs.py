@@ -1,22 +1,22 @@
-"""For each example another one of its class, drawn on the device."""
+"""Draws a partner for each example on the device: another example of the same class."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-PARTNER = 5  # the seed's stream of partners; data/batch.py has the others
+PARTNER = 5  # the seed's key is folded with it; data/batch.py has the numbers of the other streams
 
 
 @struct.dataclass
 class ClassTable:
-    """The examples of a split by class.
+    """The examples of a split, sorted by class.
 
     Attributes:
         order: [N] int32, the examples, class after class.
         start: [N] int32, where an example's class begins in `order`.
-        count: [N] int32, how many examples its class has.
-        position: [N] int32, the example's own place among them.
+        count: [N] int32, how many examples an example's class has.
+        position: [N] int32, the example's place among the examples of its class.
     """
 
     order: jax.Array
@@ -39,16 +39,16 @@ def class_table(labels: np.ndarray) -> ClassTable:
 
 
 def class_partners(table: ClassTable, seed: jax.Array, index: jax.Array, view: jax.Array) -> jax.Array:
-    """[B] int32: for each example of `index` another of its class, each of them equally likely.
+    """Draws for each example of `index` another example of its class, all with equal probability.
 
     Args:
         table: of the split.
         seed: int32 scalar.
         index: [B] int32.
-        view: [B] int32. The partner follows from (seed, view, index), whatever else is in the batch.
+        view: [B] int32, the number of the random view. A partner follows from (seed, view, index) alone.
 
     Returns:
-        Positions in the split. An example whose label is withheld, or that is alone in its class, is its own partner.
+        [B] int32, positions in the split. An example without a label, or alone in its class, is its own partner.
     """
     key = jax.random.fold_in(jax.random.key(seed), PARTNER)
     count, position = table.count[index], table.position[index]

@@ -1,4 +1,4 @@
-"""One picture file read as a square of uint8 pixels, whatever its format, orientation, depth and transparency."""
+"""Reads one picture file, of any known format, orientation, depth and transparency, as a square of uint8 pixels."""
 
 import contextlib
 import importlib.util
@@ -10,16 +10,16 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from registry import UserError, unknown
 
-# The content decides what a file is. The ending decides what a file was meant to be: a file with one of these endings
-# that cannot be read is damaged, any other file that cannot be read is no picture.
+# The content decides a file's format. The ending decides what an unreadable file counts as: a damaged picture if it has
+# one of `ENDINGS`, else no picture.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "AVIF", "HEIF", "JPEG2000", "PPM", "QOI")
 ENDINGS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
     *(".avif", ".heic", ".heif", ".hif", ".jp2", ".j2k", ".j2c", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".qoi"),
 )
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
-LARGE = 89_478_485  # pixels: Pillow's own limit, above which a JPEG is decoded at a reduced scale
-LARGEST = 2**30  # pixels of a picture of another format, which has to be decoded whole
+LARGE = 89_478_485  # pixels, Pillow's own limit; a larger JPEG is decoded at a reduced scale
+LARGEST = 2**30  # pixels; a larger picture of another format, which can only be decoded whole, is refused
 INTERPOLATIONS = ("bilinear", "bicubic")
 MISSING = 1 / 20  # the largest share of lines that a picture may lack at its end
 
@@ -42,7 +42,7 @@ class Unreadable(Exception):
 
 
 class EndsEarly(Unreadable):
-    """The file ends before its last pixel. `reading(truncated=True)` reads what is there."""
+    """The file ends before its last pixel. Within `reading(truncated=True)`, `read` returns what is there."""
 
 
 class Unscaled(Exception):
@@ -55,9 +55,9 @@ class Unscaled(Exception):
 
 @contextlib.contextmanager
 def reading(truncated: bool = False):
-    """The context that `read` needs: Pillow refuses no large picture and, if asked to, no picture that ends early.
+    """The context that `read` needs. Pillow accepts large pictures and, with `truncated`, pictures that end early.
 
-    Pillow keeps both as settings of its modules, so every thread has them. They are restored at the end.
+    Both are global settings of Pillow, so they hold in every thread. They are restored at the end.
     """
     Image.init()
     if importlib.util.find_spec("pillow_heif") and "HEIF" not in Image.OPEN:
@@ -73,7 +73,7 @@ def reading(truncated: bool = False):
 
 
 def is_picture(path: str) -> bool:
-    """Whether the ending or else the content is a picture's. Called within `reading`."""
+    """Whether a file is a picture by its ending, or else by its content. Call it within `reading`."""
     if path.lower().endswith(ENDINGS):
         return True
     try:
@@ -86,14 +86,14 @@ def is_picture(path: str) -> bool:
 
 
 class Form(NamedTuple):
-    """The images that pictures become.
+    """The form that pictures are brought into.
 
     Attributes:
         size: side in pixels of the square.
         channels: 3 for RGB, 1 for grey (a colour picture becomes its luminance).
-        resize: pixels of the short side, of which the centre is cropped; 0: the whole picture becomes the square, and
-            the aspect is not kept.
-        interpolation: of `INTERPOLATIONS`, Pillow's.
+        resize: length of the resized short side in pixels; the centre is cropped from it. 0: the whole picture becomes
+            the square, and the aspect is not kept.
+        interpolation: Pillow's filter, one of `INTERPOLATIONS`.
     """
 
     size: int
@@ -102,7 +102,7 @@ class Form(NamedTuple):
     interpolation: str = "bilinear"
 
     def check(self) -> "Form":
-        """Returns itself, or raises `UserError` for values that exclude each other."""
+        """Returns the form itself. Raises `UserError` for values that are not allowed or exclude each other."""
         if self.channels not in (1, 3):
             raise UserError(f"--channels must be 1 (grey) or 3 (RGB); got {self.channels}.")
         if self.interpolation not in INTERPOLATIONS:
@@ -116,7 +116,7 @@ class Form(NamedTuple):
 
 
 def read(path: str, form: Form, top: int | None = None) -> Picture:
-    """Reads a picture and brings it into a form. Called within `reading`.
+    """Reads a picture and brings it into a form. Call it within `reading`.
 
     The picture is turned as its EXIF says. Transparency becomes white. Grey of 16 bits becomes grey of 8 bits.
 
@@ -190,7 +190,7 @@ def _fitted(image: Image.Image, form: Form) -> Image.Image:
 def _eight_bits(image: Image.Image, path: str, top: int | None) -> Image.Image:
     """Grey of 16 bits as grey of 8 bits: 0 stays 0, and the largest value that the file's bit depth allows becomes 255.
 
-    Cameras and scanners write 10, 12 or 14 bits into 16. Divided by 257 such a picture would be nearly black.
+    Cameras and scanners write 10, 12 or 14 bits into 16. Divided by 257, such pictures would be nearly black.
     """
     if image.mode == "I" and image.format == "PPM":
         declared = 65535  # Pillow has scaled the file's own maximum to this
@@ -242,19 +242,19 @@ def _is_heif(head: bytes) -> bool:
 
 
 def _unknown(path: str) -> str:
-    """Why Pillow knows no format for the content."""
+    """The reason why Pillow does not recognise the content of a file."""
     with open(path, "rb") as file:
         head = file.read(16)
     if not head:
         return "empty file"
     if _is_heif(head):
-        return "HEIC; pip install pillow-heif, and it is read"
+        return "HEIC; pip install pillow-heif to read it"
     if head[4:12] in (b"ftypavif", b"ftypavis") and "AVIF" not in Image.OPEN:
-        return "AVIF; pip install -U pillow, and it is read"
+        return "AVIF; pip install -U pillow to read it"
     return f"no picture format that is read; begins with {head!r}"
 
 
 def _reason(error: Exception) -> str:
-    """The reader's own reason, on one line."""
+    """The text of an error, as one line."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return text.splitlines()[0][:150]

@@ -4,14 +4,14 @@ Paper: Cubuk, Zoph, Shlens, Le. RandAugment: Practical automated data augmentati
 NeurIPS 2020. arXiv:1909.13719.
 
 The list, the strengths and the scale of `magnitude` (0 to 30) are torchvision's: 14 operations, nearest-neighbour
-sampling, black where nothing is. Each operation computes what Pillow's does, in whole grey levels; blends may differ
-by one level where float32 rounds. On images of fewer than 256 pixels Equalize changes nothing, as in Pillow.
+sampling, black outside the image. Each operation gives Pillow's result in whole grey levels; blends may differ by one
+level where float32 rounds. On images of fewer than 256 pixels Equalize changes nothing, as in Pillow.
 
 `trivialaugment` is TrivialAugment's wide list: one operation an image, of a strength drawn anew.
 Paper: Müller, Hutter. TrivialAugment: Tuning-free Yet State-of-the-Art Data Augmentation. ICCV 2021. arXiv:2103.10158.
 
-`fixmatch` is the other reading of "RandAugment(2, 10)", that of FixMatch's code and of MLKD's, whose published numbers
-depend on it: the magnitude is not used, each strength is drawn from a range, and a grey square is cut out at the end.
+`fixmatch` is what the code of FixMatch and of MLKD calls RandAugment(2, 10). MLKD's published numbers depend on it. The
+magnitude is not used: each strength is drawn from a range. At the end a grey square covers a part of the image.
 """
 
 import math
@@ -28,11 +28,11 @@ CUTOUT_GREY = (125, 123, 114)  # FixMatch's, the mean of CIFAR's pixels
 
 
 def randaugment(images: jax.Array, keys: jax.Array, count: int, magnitude: int) -> jax.Array:
-    """`count` operations one after the other, each drawn uniformly, of the given magnitude and a random sign.
+    """Applies `count` operations, each drawn uniformly, with the given magnitude and a random sign.
 
     Args:
         images: [B, H, W, C] uint8.
-        keys: [B] typed random keys; an image depends on nothing but its own.
+        keys: [B] typed random keys; an image depends on its own key alone.
         count: static.
         magnitude: static, 0 to 30.
 
@@ -59,9 +59,9 @@ def trivialaugment(images: jax.Array, keys: jax.Array) -> jax.Array:
 
 
 def fixmatch(images: jax.Array, keys: jax.Array, count: int) -> jax.Array:
-    """`count` operations, each of a strength drawn from its range, then a square cut out, of up to half the width.
+    """Applies `count` operations, each with a strength drawn from its range, then `cutout` of up to half the width.
 
-    Args: as of `randaugment`.
+    Arguments and result are those of `randaugment`.
     """
     height, width = images.shape[1:3]
     low, high = (jnp.asarray(row) for row in fixmatch_ranges(height, width))
@@ -75,7 +75,7 @@ def fixmatch(images: jax.Array, keys: jax.Array, count: int) -> jax.Array:
 
 
 def strengths(magnitude: int, height: int, width: int) -> np.ndarray:
-    """[2, operations] float32: the strength of each operation, with the one sign and with the other."""
+    """[2, operations] float32: the strength of each operation; row 0 is positive and row 1 is negative."""
     share = magnitude / LEVELS
     factor, shift = 0.9 * share, 150 / 331 * share
     signed = {name: (1 + factor, 1 - factor) for name in BLENDS}
@@ -114,17 +114,17 @@ def fixmatch_ranges(height: int, width: int) -> np.ndarray:
 
 
 def apply(images: jax.Array, op: jax.Array, strength: jax.Array) -> jax.Array:
-    """One operation for each image.
+    """Applies one operation to each image.
 
-    A switch by image would compute every branch for every image, so the operations share what they can: those that
-    move pixels one gather, those that look at a pixel alone one table of 256 levels, the other two one blend.
+    A switch for each image would compute every branch for every image. So the operations share work: those that move
+    pixels use one gather, those on single pixels one table of 256 levels, Color and Sharpness one blend.
 
     Args:
         images: [B, H, W, C] uint8.
         op: [B] int32, position in `OPS`.
-        strength: [B] float32. Rotate: degrees, counter-clockwise; Shear: pixels a pixel; Translate: pixels;
-            Color, Contrast, Brightness, Sharpness: 1 is the image, 0 its degenerate; Solarize: threshold;
-            Posterize: bits, the fraction is cut off; not used by the others.
+        strength: [B] float32. Rotate: degrees, counter-clockwise; Shear: pixels per pixel; Translate: pixels;
+            Color, Contrast, Brightness, Sharpness: 1 gives the image; 0 gives grey, the mean, black, a smoothed image;
+            Solarize: threshold; Posterize: bits, rounded down. The other operations do not use it.
 
     Returns:
         [B, H, W, C] uint8.
@@ -139,7 +139,7 @@ def apply(images: jax.Array, op: jax.Array, strength: jax.Array) -> jax.Array:
 
 
 def _levels(pixels, op, strength):
-    """[B, C, 256] int32: what each level of each channel becomes under the operations that look at a pixel alone.
+    """[B, C, 256] int32: the new value of each level of each channel, for the operations on single pixels.
 
     Args:
         pixels: [B, H, W, C] int32.
@@ -164,13 +164,13 @@ def _levels(pixels, op, strength):
 
 
 def _blend(base, pixels, factor):
-    """`base` at factor 0, the image at 1 and further away above, cut off to whole levels as Pillow does."""
+    """base + factor * (pixels - base), rounded down to whole levels and clipped to [0, 255] as Pillow does."""
     blended = base.astype(jnp.float32) + factor * (pixels - base).astype(jnp.float32)
     return jnp.clip(jnp.floor(blended), 0, 255).astype(jnp.int32)
 
 
 def cutout(images: jax.Array, side: jax.Array, centre: jax.Array) -> jax.Array:
-    """Grey squares of `side` [B] pixels around `centre` [B, 2] (row, column), as FixMatch's code paints them."""
+    """Paints grey squares of `side` [B] pixels around `centre` [B, 2] (row, column), as FixMatch's code does."""
     height, width, channels = images.shape[1:]
     corner = jnp.floor(jnp.maximum(centre - side[:, None] / 2, 0.0))
     end = jnp.floor(corner + side[:, None])  # the last row and column that are painted
@@ -186,7 +186,7 @@ def _folded(keys, number):
 
 
 def _moved(images, op, strength):
-    """The images under their affine maps, nearest neighbour, black outside: one gather for all such operations."""
+    """Rotates, shears and translates in one gather: nearest neighbour, black outside. Other images do not change."""
     height, width = images.shape[1:3]
 
     def only(name):
@@ -199,7 +199,7 @@ def _moved(images, op, strength):
     y = height / 2 + sin * (width / 2) - cos * (height / 2) + only("TranslateY")
     columns, rows = jnp.arange(width, dtype=jnp.int32), jnp.arange(height, dtype=jnp.int32)[:, None]
 
-    def source(start, by_column, by_row):  # in whole numbers of 1/65536 pixel, as in Pillow
+    def source(start, by_column, by_row):  # in whole units of 1/65536 pixel, as in Pillow
         start, by_column, by_row = (
             jnp.floor(v * 65536 + 0.5).astype(jnp.int32)[:, None, None]
             for v in (start + (by_column + by_row) / 2, by_column, by_row)
@@ -214,7 +214,7 @@ def _moved(images, op, strength):
 
 
 def _grey(pixels):
-    """[B, H, W, 1] int32: ITU-R 601 luma as Pillow rounds it; of other than three channels, their mean."""
+    """[B, H, W, 1] int32: ITU-R 601 luma as Pillow rounds it; the mean if the number of channels is not three."""
     if pixels.shape[-1] != 3:
         return (jnp.sum(pixels, axis=-1, keepdims=True) + pixels.shape[-1] // 2) // pixels.shape[-1]
     luma = jnp.sum(pixels * jnp.array([19595, 38470, 7471], jnp.int32), axis=-1, keepdims=True)
@@ -236,7 +236,7 @@ def _equalized(pixels, high, level):
 
     Args:
         pixels: [B, H, W, C] int32.
-        high: [B, C, 1] int32, their largest.
+        high: [B, C, 1] int32, the largest level of each channel.
         level: [1, 1, 256] int32, the levels.
     """
     batch, channels = pixels.shape[0], pixels.shape[-1]

@@ -16,7 +16,7 @@ def load(data_dir: str = "") -> Dataset:
     Source: drawn by this code from a fixed seed
 
     The class is the shape alone: colour, place, size and background are drawn independently of it. Both splits have
-    `masks`. NumPy keeps RandomState's streams, so every machine draws the same images.
+    `masks`. NumPy never changes the streams of RandomState, so every machine draws the same images.
     """
     train, test = _draw(TRAIN, np.random.RandomState(0)), _draw(TEST, np.random.RandomState(1))
     mean, std = channel_statistics(train[0])

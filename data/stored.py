@@ -1,4 +1,4 @@
-"""Arrays with a row for each example, on disk: a cache that is keyed by all that its numbers depend on.
+"""A cache on disk of arrays with a row for each example. Its key holds everything that the numbers depend on.
 
     FOLDER/stored.json   NAME.npy ...
 
@@ -22,7 +22,7 @@ from registry import DamagedFileError, UserError
 
 DESCRIPTION = "stored.json"
 Arrays = dict[str, tuple[tuple[int, ...], np.dtype]]  # name -> (shape, type)
-Blocks = Iterable[dict[str, np.ndarray]]  # some rows of every array after the other
+Blocks = Iterable[dict[str, np.ndarray]]  # name -> the next rows of this array
 
 
 def obtain(
@@ -35,22 +35,22 @@ def obtain(
     say: Callable,
     warn: Callable,
 ) -> tuple[dict[str, np.ndarray], str]:
-    """The arrays: read from a folder, or computed and written where there are none that are whole and of this key.
+    """Reads the arrays from a folder. If it has no undamaged arrays of this key, computes and writes them.
 
     Args:
         folder: None: the arrays are computed and kept in memory.
-        key: all that the numbers depend on, plain.
+        key: everything that the numbers depend on, in JSON's types.
         arrays: name -> (shape, type).
-        blocks: starts computing.
-        what: the arrays in words.
-        advice: what to do where the arrays do not fit on the disk.
-        say, warn: take a line of text.
+        blocks: () -> the blocks; starts computing.
+        what: a description of the arrays, for messages.
+        advice: what the user can do if the arrays cannot be written, for the message.
+        say, warn: functions that print a line of text.
 
     Returns:
-        (name -> array, mapped from its file; how the arrays were obtained, in words).
+        (name -> array, mapped from its file if there is a folder; how the arrays were obtained, in words).
 
     Raises:
-        UserError: the folder cannot be written. DamagedFileError: it does not read as it was just written.
+        UserError: the folder cannot be written. DamagedFileError: the folder reads back differently.
     """
     found = read(folder, key, arrays, warn) if folder else None
     if found is not None:
@@ -67,7 +67,7 @@ def obtain(
         raise UserError(f"Cannot write to {folder}: {error.strerror}. {what}.\n{advice}") from None
     found = read(folder, key, arrays, warn)
     if found is None:
-        raise DamagedFileError(f"{folder} does not read as it was just written. Check the disk, or change its place.")
+        raise DamagedFileError(f"{folder} reads back differently than written. Check the disk, or choose another.")
     return found, f"computed in {time.monotonic() - start:.1f} s"
 
 
@@ -77,9 +77,9 @@ def size(arrays: Arrays) -> int:
 
 
 def write(folder: pathlib.Path, key: dict, arrays: Arrays, blocks: Blocks) -> None:
-    """Writes the arrays block by block, whole or not at all.
+    """Writes the arrays block by block. The folder appears when all of them are written, or not at all.
 
-    A mapped file would end the process where the disk is full. Therefore the blocks are appended to plain files.
+    Writing to a mapped file on a full disk would end the process. So the blocks are appended to plain files.
 
     Raises:
         OSError: the folder cannot be written.
@@ -104,13 +104,13 @@ def read(folder: pathlib.Path, key: dict, arrays: Arrays, warn: Callable) -> dic
     """Maps the arrays into memory.
 
     Args:
-        folder: that `write` wrote.
-        key: all that the numbers depend on, plain.
-        arrays: what is expected.
-        warn: takes a line of text.
+        folder: a folder that `write` wrote.
+        key: everything that the numbers depend on, in JSON's types.
+        arrays: name -> expected (shape, type).
+        warn: a function that prints a line of text.
 
     Returns:
-        name -> array; None where there is no folder, or, with a warning, a folder of another key or a damaged one.
+        name -> array. None if the folder does not exist; None and a warning if it has another key or is damaged.
     """
     file = folder / DESCRIPTION
     if not folder.exists():
@@ -145,11 +145,11 @@ def collect(arrays: Arrays, blocks: Blocks) -> dict[str, np.ndarray]:
 
 @struct.dataclass
 class DeviceBank:
-    """Logits of K views of every example, on the devices: a teacher bank.
+    """A teacher bank: the teacher's logits for K views of every example, on the devices.
 
     Attributes:
-        values: [K, N, C], or [K, N, k] the highest; float16 or float32.
-        indices: [K, N, k] uint16 or int32, whose values those are; None where all classes are stored.
+        values: [K, N, C], or [K, N, k], the k highest; float16 or float32.
+        indices: [K, N, k] uint16 or int32, the classes of the k highest; None where all classes are stored.
         rest: [K, N], the logit of every other class; None where all classes are stored.
         classes: C; static.
     """
@@ -160,7 +160,7 @@ class DeviceBank:
     classes: int = struct.field(pytree_node=False, default=0)
 
     def logits(self, view: jax.Array, index: jax.Array) -> jax.Array:
-        """Of the examples `index` [B] in their views `view` [B]: [B, C] float32."""
+        """[B, C] float32, the logits of the examples `index` [B] in the views `view` [B]."""
         values = self.values[view, index].astype(jnp.float32)
         if self.indices is None:
             return values

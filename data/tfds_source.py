@@ -1,7 +1,7 @@
 """MNIST, FashionMNIST, CIFAR-10 and CIFAR-100 through TensorFlow Datasets, read without TensorFlow.
 
 A dataset prepared as array_record is read by `tfds.data_source`. A dataset that is not prepared yet is prepared in
-another process, where TensorFlow is installed (the extra `prepare`). Preparing may need TensorFlow; reading does not.
+another process, if TensorFlow is installed (the extra `prepare`). Preparing needs TensorFlow, reading does not.
 """
 
 import importlib.util
@@ -52,7 +52,7 @@ def load_cifar100(data_dir: str = "") -> Dataset:
 def _load(name, builder_name, data_dir, mean, std, augmentation) -> Dataset:
     from absl import logging
 
-    logging.set_verbosity(logging.ERROR)  # tfds logs where it reads
+    logging.set_verbosity(logging.ERROR)  # without this line tfds logs the folder that it reads
     import tensorflow_datasets as tfds
 
     folder = str(pathlib.Path(data_dir).expanduser().resolve()) if data_dir else None
@@ -75,17 +75,17 @@ def _load(name, builder_name, data_dir, mean, std, augmentation) -> Dataset:
 
 
 def _prepared(tfds, builder_name: str, folder: str | None):
-    """The builder of a prepared dataset, or None. Looks at files alone and opens no connection."""
+    """The builder of a prepared dataset, or None. Only looks for files, and opens no connection."""
     root = pathlib.Path(folder or tfds.core.constants.DATA_DIR).expanduser()
     found = [p.parent for p in root.glob(f"{builder_name}/*/dataset_info.json")]
-    found = [v for v in found if re.fullmatch(r"\d+(\.\d+)*", v.name)]  # a stopped preparation leaves other names
+    found = [v for v in found if re.fullmatch(r"\d+(\.\d+)*", v.name)]  # a stopped preparation has another name
     versions = sorted(found, key=lambda v: [int(part) for part in v.name.split(".")])
     records = [v for v in versions if all(any(v.glob(f"*-{split}.array_record-*")) for split in ("train", "test"))]
     return tfds.builder_from_directory(str(records[-1])) if records else None
 
 
 def _prepare(name: str, builder_name: str, folder: str | None) -> None:
-    """Prepares a dataset as array_record in another process. Raises the two commands where this cannot work."""
+    """Prepares a dataset as array_record in another process. If it cannot, the error has the commands to type."""
     if importlib.util.find_spec("tensorflow") is None:
         raise _advice(name, builder_name, folder)
     print(f"Preparing {name} (once) ...", file=sys.stderr, flush=True)

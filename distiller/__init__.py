@@ -1,4 +1,7 @@
-"""Methods: linen Modules whose call returns a distillation loss. One file a method, one line here."""
+"""Distillation methods: linen Modules whose call returns a loss. Each method has one file, and one line here.
+
+In the methods' files, "the benchmarks" are the CIFAR-100 code bases RepDistiller and mdistiller (configs/cifar100.py).
+"""
 
 from distiller.base import Distiller
 from distiller.compose import Composition
@@ -92,20 +95,23 @@ def create(name: str, **options) -> Distiller:
 
     Args:
         name: one of `names()`, or several joined by `+`.
-        **options: the method's fields, such as `weight`. For a sum: `ce_weight`, and per part a dict of its fields
-            under its name (`create("SoftLogits+AT", AT={"weight": 500.0})`). Without `ce_weight` a sum takes the
-            smallest of its parts': the recipe of a part below 1 gives the rest of the weight to the part itself.
+        **options: the method's fields, such as `weight`. For a sum: `ce_weight`, and for each part a dict of the part's
+            fields under the part's name (`create("SoftLogits+AT", AT={"weight": 500.0})`). Without `ce_weight` a sum
+            takes the smallest `ce_weight` of its parts. A part whose `ce_weight` is below 1 was tuned beside a weak
+            label loss.
 
     Returns:
-        A linen Module: `init(key, student, teacher, batch)` gives its variables, `apply(variables, student, teacher,
-        batch)` gives (loss, terms): a float32 scalar, already weighted, and the named terms whose sum is the loss.
+        A linen Module. `init(key, student, teacher, batch)` returns its variables. `apply(variables, student, teacher,
+        batch)` returns (loss, terms). The loss is a float32 scalar, already weighted. `terms` is a dict of named terms
+        that sum to the loss.
 
     Raises:
-        UserError: an unknown name or option, with the nearest known one; a value of a wrong type or outside its limit.
+        UserError: an unknown name or option (the message has the nearest known one); a value of a wrong type or outside
+            its limit.
     """
     parts = [part.strip() for part in name.split("+")]
     if len(parts) > 1 and "" in parts:
-        raise UserError(f"Distiller '{name}' has nothing on one side of a +. Several are joined as in SoftLogits+AT.")
+        raise UserError(f"Distiller '{name}' has nothing on one side of a +. Join methods as in SoftLogits+AT.")
     parts = [registry.check(part) for part in parts]
     if len(parts) == 1:
         own = _mapping(parts[0], options.pop(parts[0], {}))
@@ -122,7 +128,11 @@ def create(name: str, **options) -> Distiller:
 
 
 def ignored(name: str, options: dict) -> dict[str, str]:
-    """Path ("gamma", "CC.gamma") -> reason, for each option that has no effect on a method or sum of methods."""
+    """Finds the options that have no effect on a method or a sum of methods.
+
+    Returns:
+        Path of the option ("gamma", or "CC.gamma" in a sum) -> reason.
+    """
     parts, found = [part.strip() for part in name.split("+")], {}
     for part in parts:
         own = options.get(part, {})

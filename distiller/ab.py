@@ -1,4 +1,4 @@
-"""AB: activation boundaries, the side of zero on which each of the teacher's neurons lies, learned before the labels.
+"""AB: activation boundaries: whether each of the teacher's neurons lies above or below zero; learned before the labels.
 
     loss = weight * 3 / 1000 * sum_i 2^(i - n) * mean_b sum_{h,w,c} relu(m - sign(t_i) r_i)^2
 
@@ -11,7 +11,7 @@ AAAI 2019. arXiv:1811.03233, equation 5.
 The training has two phases. In the first `warmup_epochs` student and connectors learn from this loss alone. In the
 second the student learns from cross-entropy alone, and this loss is 0. The factor 3/1000 and the stages' weights are
 those of the paper's code and of the benchmarks. The connector is a convolution with batch norm (`Connector`). Stages
-of equal shapes have no connector, as in the benchmarks. Networks without taps before the ReLU (ViT) are refused: a
+of equal shapes have no connector, as in the benchmarks. Networks without taps before the ReLU (ViT) raise an error: a
 residual stream without a ReLU has no activation boundary.
 """
 
@@ -44,13 +44,13 @@ def boundary_loss(student: jax.Array, teacher: jax.Array, margin: float = 1.0) -
 
 
 class AB(Distiller):
-    """Activation boundaries: the sign of every neuron before its ReLU, in epochs of their own before the labels.
+    """Activation boundaries: the sign of every neuron before its ReLU, learned in a first phase before the labels.
 
     Paper: Heo, Lee, Yun, Choi, AAAI 2019, arXiv:1811.03233
 
     Attributes:
-        margin: of the hinge.
-        warmup_epochs: length of the first phase, which comes before the training proper.
+        margin: the hinge's margin, see `boundary_loss`.
+        warmup_epochs: epochs of the first phase, before the main training.
         stages: pairs "STUDENT:TEACHER,..." of stages (spatial.py); "" pairs all stages of the shallower network.
     """
 

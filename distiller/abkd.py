@@ -1,4 +1,4 @@
-"""ABKD: the teacher's class probabilities under a divergence whose two exponents choose which errors count.
+"""ABKD: the teacher's class probabilities under a divergence with two exponents that weight the errors.
 
     loss = weight * mean_b D(t_b, s_b),   t, s = softmax(z / T)
     D(t, s) = -1 / (alpha beta) sum_k [t^alpha s^beta - a t^(alpha + beta) - b s^(alpha + beta)]
@@ -10,12 +10,12 @@ Distillation via alpha-beta-Divergence. ICML 2025. arXiv:2505.04560.
 A small alpha gives weight to the classes with large errors, a large beta to the classes of which the student is sure.
 `divergence` names special cases: "kl" is alpha 1, beta 0 (KL(t || s)); "reverse-kl" is alpha 0, beta 1; "hellinger" is
 alpha = beta = 1/2, 2 sum_k (sqrt t - sqrt s)^2. "jensen-shannon" is (KL(t || m) + KL(s || m)) / 2 with m = (t + s) / 2.
-It is no alpha-beta divergence; the paper compares it with them. T^2 is not in. The defaults are those of the authors'
+It is not an alpha-beta divergence; the paper compares both kinds. T^2 is not in. The defaults are those of the authors'
 example for ResNet56 to ResNet20.
 
-Where an exponent or the sum of both is 0, D is the limit of the formula. The released code returns alpha (or beta)
-times that limit. The two agree where the exponent that is left is 1. A rounding error of float32 in D is divided by
-alpha beta, so exponents near 0 and not 0 are less exact than 0 itself.
+If an exponent or the sum of both is 0, D is the limit of the formula. The released code returns this limit times alpha
+(or beta). Both values agree if that factor is 1. The division by alpha beta enlarges rounding errors of float32: an
+exponent close to 0 gives a less exact D than 0 itself.
 """
 
 import flax.linen as nn
@@ -33,7 +33,7 @@ def alpha_beta_rows(log_teacher: jax.Array, log_student: jax.Array, alpha: float
 
     Args:
         log_teacher, log_student: [B, K], logarithms of probabilities, of one float type.
-        alpha, beta: the exponents; with a negative one D has no bound where a probability goes to 0.
+        alpha, beta: the exponents. With a negative exponent D grows without bound when a probability goes to 0.
 
     Returns:
         [B], summed over classes, natural log.
@@ -73,7 +73,7 @@ class ABKD(Distiller):
     Paper: Wang, Yang, Wang, Wang, Xu, Huang, ICML 2025, arXiv:2505.04560
 
     Attributes:
-        divergence: "alpha-beta", or a special case by its name, for which `alpha` and `beta` mean nothing.
+        divergence: "alpha-beta", or the name of a special case, which ignores `alpha` and `beta`.
         alpha: exponent of the teacher's probabilities.
         beta: exponent of the student's probabilities.
         temperature: T, dimensionless.

@@ -7,9 +7,10 @@ Paper: Wang, Gao, Zhao, Li, Dou, Xu. Pay Attention to Features, Transfer Learn F
 ryxyCeHtPB (not on arXiv).
 
 The form is Knowledge-Distillation-Zoo's, with weight 500: its authors found the paper's attention unstable and
-replaced the attention by a squeeze-and-excitation block. A channel whose norm is at most 1e-6 counts as zero. The
-paper moves one network to a new task, so its channels are equal. Where the channels differ here, the student's pass a
-learned 1x1 convolution. The larger of two maps is average-pooled to the smaller. Stages are paired by `stage_pairs`.
+replaced the attention by a squeeze-and-excitation block. A channel whose norm is at most 1e-6 counts as zero. In the
+paper teacher and student are one network on two tasks, so their channels are equal. If the channels differ here, a
+learned 1x1 convolution brings the student's to the teacher's number. The larger of two maps is average-pooled to the
+smaller. Stages are paired by `stage_pairs`.
 """
 
 import functools
@@ -49,7 +50,7 @@ class Attention(nn.Module):
     """A squeeze-and-excitation block: [B, H, W, C] -> [B, C], rows sum to 1.
 
     Attributes:
-        factor: channels in its middle, over C.
+        factor: channels of the hidden layer, divided by C.
     """
 
     factor: float
@@ -69,7 +70,7 @@ class AFD(Distiller):
     Paper: Wang, Gao, Zhao, Li, Dou, Xu, ICLR 2020, OpenReview ryxyCeHtPB
 
     Attributes:
-        attention_factor: width of the attention's hidden layer over the teacher's channels.
+        attention_factor: width of the attention's hidden layer, divided by the teacher's channels.
         stages: pairs "STUDENT:TEACHER,..." of stages (spatial.py); "" pairs all stages of the shallower network.
     """
 

@@ -1,4 +1,4 @@
-"""AT: attention, the positions at which the teacher's stages are active, with the channels averaged away.
+"""AT: attention maps: the positions at which the teacher's stages are active, averaged over the channels.
 
     a(f) = vec(mean_c |f_c|^p) / ||.||_2,   loss = weight * sum_stages mean_{b,hw} (a(f_s) - a(f_t))^2
 
@@ -50,7 +50,7 @@ def attention_loss(student: jax.Array, teacher: jax.Array, p: int = 2) -> jax.Ar
 
 
 class AT(Distiller):
-    """Attention maps: where each stage is active, channels averaged away.
+    """Attention maps: where each stage is active, averaged over the channels.
 
     Paper: Zagoruyko, Komodakis, ICLR 2017, arXiv:1612.03928
 

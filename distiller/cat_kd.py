@@ -2,8 +2,8 @@
 
     c(m) = pool(m) / ||pool(m)||_2 for each image and class,   loss = weight * mean_bkhw (c(m_s) - c(m_t))^2
 
-m_k is the network's classifier, applied to every position of the last map. pool averages resolution x resolution
-cells.
+m_k is class k's output of the network's classifier, applied to every position of the last map. pool averages the map to
+resolution x resolution cells.
 
 Paper: Guo, Yan, Li, Lin. Class Attention Transfer Based Knowledge Distillation. CVPR 2023. arXiv:2304.12777.
 
@@ -29,7 +29,7 @@ def class_map_loss(student: jax.Array, teacher: jax.Array, resolution: int = 2, 
     Args:
         student: [B, h, w, K].
         teacher: [B, h', w', K].
-        resolution: cells a side after pooling.
+        resolution: cells along each side after pooling.
         normalize: each image's map of each class has unit L2 norm.
 
     Returns:
@@ -50,8 +50,8 @@ class CATKD(Distiller):
     Paper: Guo, Yan, Li, Lin, CVPR 2023, arXiv:2304.12777
 
     Attributes:
-        resolution: cells a side.
-        normalize: unit maps.
+        resolution: cells along each side.
+        normalize: scale each map to unit L2 norm.
     """
 
     weight: float = not_negative(400.0)

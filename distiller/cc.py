@@ -5,15 +5,15 @@
                      k(x, y) = sum_{p <= order} exp(-2 gamma) (2 gamma)^p / p! cos(x, y)^p
 
 Paper: Peng, Jin, Liu, Li, Wu, Liu, Zhou, Zhang. Correlation Congruence for Knowledge Distillation. ICCV 2019.
-arXiv:1904.01802. (The kernel is the Taylor expansion of the Gaussian's.)
+arXiv:1904.01802. (The kernel is a Taylor expansion of the Gaussian kernel.)
 
 The default is the form behind the benchmarks' numbers, not the paper's formula. RepDistiller has this form from the
 paper's author. The form multiplies the differences of consecutive examples. Its value therefore depends on the order
 of the batch, and its gradient is zero where the student equals the teacher in every other example.
 
 RepDistiller projects both embeddings to 128 numbers by learned layers, as `project_to=128` does here. Two learned
-projections can agree by being zero, so the default has none: embeddings of equal width are compared directly, and of
-unequal widths the student's is projected.
+projections can agree by both being zero, so the default has at most one. Embeddings of equal width are compared
+directly. If the widths differ, only the student's embedding is projected.
 
 The kernel form needs no projection. Its numbers are Knowledge-Distillation-Zoo's: embeddings of unit length, gamma
 0.4, order 2, the mean over pairs, weight 100.
@@ -64,14 +64,15 @@ def kernel_loss(student: jax.Array, teacher: jax.Array, gamma: float = 0.4, orde
 
 
 class CC(Distiller):
-    """Correlations between the batch's examples: of neighbours in it, or of all pairs by a kernel.
+    """Correlations between the batch's examples: of consecutive examples, or of all pairs by a kernel.
 
     Paper: Peng, Jin, Liu, Li, Wu, Liu, Zhou, Zhang, ICCV 2019, arXiv:1904.01802
 
     Attributes:
-        kernel: all pairs by the paper's kernel; take a weight of 100 with it.
-        gamma, order: of the kernel.
-        project_to: width to which both embeddings are projected without the kernel; 0: only unequal widths are matched.
+        kernel: compare all pairs by the paper's kernel (use weight 100), not consecutive examples.
+        gamma, order: coefficient and order of the kernel's expansion.
+        project_to: width to which both embeddings are projected, without `kernel`; 0: project only the student's
+            embedding, if the widths differ.
     """
 
     weight: float = not_negative(0.02)

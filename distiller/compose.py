@@ -10,10 +10,10 @@ from models import Outputs
 
 
 class Composition(Distiller):
-    """The sum of several methods' losses, each with its own weight; `weight` scales the whole.
+    """The sum of several methods' losses. Each loss has its own weight; `weight` scales the sum.
 
-    Each part gets the views that the part declares. The sum has a first phase if a part has one. In it, only the
-    parts with a first phase teach, and the players that learn are those of all these parts.
+    Each part gets the views that the part declares. The sum has a first phase if a part has one. In this phase only the
+    parts with a first phase have a loss, and everything learns that one of these parts names in `first_phase_learns`.
 
     Attributes:
         parts: the methods.
@@ -74,7 +74,7 @@ class Composition(Distiller):
 
 
 def _seen_by(part: Distiller, views: tuple[str, ...], outputs: Outputs) -> Outputs:
-    """`outputs` with the further views that `part` declares, chosen from the sum's `views`."""
+    """Returns `outputs` with only those of the sum's further `views` that `part` declares."""
     if not outputs.views:
         return outputs
     left, chosen = list(zip(views[1:], outputs.views, strict=True)), []

@@ -1,7 +1,7 @@
-"""Learned parts that bring a student's feature map to the shape of a teacher's.
+"""Connectors: learned layers that bring a student's feature map to the shape of a teacher's.
 
-No connector outlives the training. Their batch norm therefore uses the batch's own statistics and keeps no running
-ones.
+Connectors are used in training only. Their batch norm therefore uses the batch's own statistics and keeps no running
+averages.
 """
 
 import flax.linen as nn
@@ -47,10 +47,12 @@ class ConvNorm(nn.Module):
 class Connector(nn.Module):
     """FitNet's regressor as the benchmarks build it: one convolution and batch norm, to a given shape.
 
-    The convolution depends on the resolution of the map: size 1 at the target's resolution, size 3 and stride 2 at
-    twice that, transposed (size 4, stride 2) at half. At any other resolution `adaptive_average_pool` first pools or
-    repeats the map, and the size is 1. The benchmarks have a convolution of size 1 + the difference there (25 x 25 from
-    32 to 8), or refuse.
+    The convolution depends on the resolution of the map, compared with the target's:
+    - equal: size 1.
+    - twice the target's: size 3, stride 2.
+    - half the target's: a transposed convolution, size 4, stride 2.
+    - any other: `adaptive_average_pool` first pools or repeats the map to the target's resolution; then size 1. In this
+      case the benchmarks have a convolution of size 1 + the difference (25 x 25 from 32 to 8), or raise an error.
 
     Attributes:
         channels, height, width: of the result.
@@ -76,8 +78,8 @@ class Connector(nn.Module):
 
 
 def to_channels(x: jax.Array, channels: int) -> jax.Array:
-    """[..., C] -> [..., channels] by a learned 1x1 convolution; `x` itself where C is `channels`.
+    """[..., C] -> [..., channels] by a learned 1x1 convolution; returns `x` unchanged if C is `channels`.
 
-    For use inside a module's compact call.
+    Call this function inside a module's compact call.
     """
     return x if x.shape[-1] == channels else Conv(channels, 1, dtype=x.dtype)(x)

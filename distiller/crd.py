@@ -1,4 +1,4 @@
-"""CRD: each example's embedding in the other network, told from the embeddings of many examples of other classes.
+"""CRD: an example's two embeddings are close to each other, and far from those of many examples of other classes.
 
     s = unit(W_s f_s), t = unit(W_t f_t);  M_s, M_t: memories [N, 128] of every example's s and t
     P(a, m) = exp(<a, m> / T) / Z,   c = K / N,   h(a, m) = P / (P + c)
@@ -9,14 +9,16 @@ Paper: Tian, Krishnan, Isola. Contrastive Representation Distillation. ICLR 2020
 
 Form and numbers are those of the authors' RepDistiller: T = 0.07, K = 16384, momentum 0.5, weight 0.8. Z is N times the
 mean score of the first batch and stays constant. The memories start uniform in +-sqrt(3 / 128). Deviations:
-- RepDistiller's data loader draws K negatives for each row. That takes a [B, K, 128] gather a step (537 MB at B = 64).
+- RepDistiller's data loader draws K negatives for each row. That gathers [B, K, 128] in each step (537 MB at B = 64).
   Here the batch shares one set of K examples, uniform over all examples with replacement, and two matrix products give
-  all scores. Negatives of the row's own class, and the row itself, do not count; the others count K / (their number).
-  Every row's loss has the same expectation as in RepDistiller. The rows of a batch no longer draw independently.
+  all scores. Negatives of the row's own class, and the row itself, do not count; each other negative has the weight
+  K / (their number). Every row's loss has the same expectation as in RepDistiller. The rows of a batch no longer draw
+  independently.
 - A method sees no data set. The memory `label` keeps the classes of the examples that batches have brought. An example
   whose class is not known yet, or is withheld, counts as a negative of every other example.
 - The logarithms are softplus of log-scores, without RepDistiller's 1e-7.
-- The memory of an example that comes twice in a batch (not within one pass over the data) moves once, by the mean.
+- An example can be in a batch twice (never within one pass over the data). Its memory is then updated once, with the
+  mean.
 - An index outside the memory gives NaN, which stops the run.
 """
 
@@ -53,7 +55,7 @@ def countable(label: jax.Array, index: jax.Array, labels: jax.Array, negatives: 
 
     Args:
         label, index: [B] int32, of the rows; label -1 where unknown.
-        labels: [N] int32, the remembered ones; -1 where unknown.
+        labels: [N] int32, the remembered labels; -1 where unknown.
         negatives: [K] int32, examples.
 
     Returns:
@@ -85,7 +87,7 @@ def contrast(
         temperature: T, dimensionless.
 
     Returns:
-        Scalar: sum over the positive and K negatives, mean over the batch, natural log; and Z.
+        (loss, Z). The loss is a scalar: sum over the positive and K negatives, mean over the batch, natural log.
     """
     size, many = bank.shape[0], negatives.shape[0]
     bank = jax.lax.stop_gradient(bank)
@@ -112,7 +114,7 @@ class CRD(Distiller):
     Attributes:
         negatives: K, drawn anew in every step.
         temperature: T, dimensionless.
-        momentum: share of the old in the memories.
+        momentum: share of the old value in a memory's update.
         feat_dim: width of the embeddings that are contrasted.
     """
 
@@ -124,7 +126,7 @@ class CRD(Distiller):
 
     @nn.compact
     def __call__(self, student, teacher, batch):
-        size = batch.examples or len(batch.index)  # a batch that does not say N is the whole data set
+        size = batch.examples or len(batch.index)  # without `examples` (N), the batch is the whole data set
         shape, bound = (size, self.feat_dim), math.sqrt(3 / self.feat_dim)
 
         def uniform():

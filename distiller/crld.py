@@ -8,8 +8,8 @@ Paper: Zhang, Liu, Cai, Ma. Cross-View Consistency Regularisation for Knowledge 
 arXiv:2412.16493.
 
 The weak view is the usual augmentation, the strong one has RandAugment on top. The mean is over all images of the
-batch, kept or not. Weights, thresholds and T = 4 are the authors' for CIFAR-100. Deviation: the authors' label loss
-covers both views; here the step adds the label loss on the weak view only.
+batch, including those that W or S leaves out. Weights, thresholds and T = 4 are the authors' for CIFAR-100. Deviation:
+the authors' label loss covers both views; here the step adds the label loss on the weak view only.
 """
 
 import flax.linen as nn

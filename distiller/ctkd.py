@@ -1,4 +1,4 @@
-"""CTKD: softened class probabilities at a temperature that learns against the student, from easy to hard.
+"""CTKD: softened class probabilities at a learned temperature that makes them harder and harder to match.
 
     loss = weight * mean_b T_b^2 * KL(t_b || s_b),   t, s = softmax(z / T),   T = t_start + t_range * sigmoid(theta)
 
@@ -10,9 +10,9 @@ arXiv:2211.16231.
 
 The default is the paper's global form, the only released one: theta is one number that starts at 1 (T = 15.6).
 `instance` is the paper's other form: a two-layer perceptron of the teacher's and the student's probabilities gives one
-theta an image. Its width (256) and its zero start are this library's choices. Its inputs are behind stop_gradient, so
-that theta alone is adversarial. Epochs are counted from 1, as in the released code. theta decays with the other
-weights. The released linear schedule ends one loop early, at 1 - 1/loops; here it ends at 1.
+theta for each image. Its width (256) and its zero start are this library's choices. Its inputs are behind
+stop_gradient, so the reversed gradient reaches only the perceptron. Epochs are counted from 1, as in the released code.
+Weight decay applies to theta, too. The released linear schedule ends one loop early, at 1 - 1/loops; here it ends at 1.
 """
 
 from typing import ClassVar
@@ -46,7 +46,7 @@ def curriculum(epoch: jax.Array, loops: int, schedule: str = "cosine") -> jax.Ar
 
 
 class CTKD(Distiller):
-    """Softened probabilities at a temperature that learns to make them hard to match.
+    """Softened probabilities at a learned temperature that makes them hard to match.
 
     Paper: Li, Li, Yang, Zhao, Song, Luo, Li, Yang, AAAI 2023, arXiv:2211.16231
 
@@ -54,8 +54,8 @@ class CTKD(Distiller):
         t_start: the temperature's lower bound.
         t_range: width of the temperature's range above `t_start`.
         loops: epochs until the reversed gradient has its full strength.
-        schedule: rise of that strength, "cosine" or "linear".
-        instance: one temperature an image instead of one for all.
+        schedule: how that strength rises, "cosine" or "linear".
+        instance: one temperature for each image instead of one for all images.
         hidden: width of the perceptron (with `instance`).
     """
 

@@ -5,8 +5,9 @@
 Paper: Shu, Liu, Gao, Yan, Shen. Channel-wise Knowledge Distillation for Dense Prediction. ICCV 2021. arXiv:2011.13256.
 
 The paper distils segmentation networks: weight 50 on feature maps, T = 4. Here the maps are the stages' outputs, the
-last stage by default. Where the channels differ, the student's pass a learned 1x1 convolution, as in the paper. The
-larger of two maps is average-pooled to the smaller. A map of one position says nothing and is refused.
+last stage by default. If the channels differ, a learned 1x1 convolution brings the student's to the teacher's number,
+as in the paper. The larger of two maps is average-pooled to the smaller. A map of one position raises an error: its
+distribution is constant.
 """
 
 import flax.linen as nn

@@ -7,11 +7,11 @@
 Paper: Touvron, Cord, Douze, Massa, Sablayrolles, Jégou. Training Data-efficient Image Transformers & Distillation
 through Attention. ICML 2021. arXiv:2012.12877.
 
-The student is a ViT with `distilled=True`. Its tokens learn apart: the label loss reads the class token's head
-(`label_outputs`) and the teacher's loss the other head. A test reads the mean of both heads' logits. The defaults are
-the paper's best, the hard form with both weights 1/2. Its soft form has weight 0.1, ce_weight 0.9 and T = 3. The
-released code divides the soft loss by the number of classes too, which the paper's formula does not; `released=True`
-repeats that.
+The student is a ViT with `distilled=True`. The label loss reads the class token's head (`label_outputs`), and the
+distillation loss reads the distillation token's head. Tests read the mean of both heads' logits. The defaults are the
+paper's best, the hard form with both weights 1/2. The paper's soft form has weight 0.1, ce_weight 0.9 and T = 3. The
+released code also divides the soft loss by the number of classes; the paper's formula does not. `released=True` follows
+the code.
 """
 
 import flax.linen as nn

@@ -1,4 +1,4 @@
-"""DIST: the ranks of the classes within each image and of the images within each class, by correlation.
+"""DIST: correlations of the class probabilities: within each image over the classes, within each class over the images.
 
     loss = weight * T^2 * (beta * mean_b (1 - r(s_b., t_b.)) + gamma * mean_k (1 - r(s_.k, t_.k)))
     r: Pearson's correlation,   t, s = softmax(z / T), [B, K]
@@ -8,8 +8,8 @@ Paper: Huang, You, Wang, Qian, Xu. Knowledge Distillation from A Stronger Teache
 Weight 2 with beta = gamma = 1 is the paper's loss with both weights 2. Temperature 4 is for CIFAR-100, 1 for ImageNet.
 As in the released code, 1e-8 is added to the product of the two norms in r: a class that has the same probability in
 all images counts as uncorrelated. The loss of a student that equals the teacher is therefore near 0, not exactly 0.
-The value of the second term depends on the batch size. With two classes each image's correlation is 1 or -1, so that
-only the second term has a gradient.
+The value of the second term depends on the batch size. With two classes each image's correlation is 1 or -1, so only
+the second term has a gradient.
 """
 
 from typing import ClassVar

@@ -10,10 +10,11 @@ Paper: Zhao, Cui, Song, Qiu, Liang. Decoupled Knowledge Distillation. CVPR 2022.
 Both terms are computed from logits. The reference takes the logarithm of a probability that may be 0, and masks the
 label by subtracting 1000 from its logit. The mean is over the labelled rows of the batch.
 
-beta 8 is for ResNet32x4 and its like on CIFAR-100, 2 for ResNet56-20 and ResNet110-32, 6 for VGG13 and between WRNs.
-ImageNet recipes have temperature 1, warmup_epochs 1, beta 0.5 (ResNet34-18) or 2 (ResNet50-MobileNetV1).
+On CIFAR-100 beta is 8 for ResNet32x4 and similar teachers, 2 for ResNet56 to ResNet20 and ResNet110 to ResNet32, 6 for
+VGG13 and for pairs of WRNs. ImageNet recipes have temperature 1, warmup_epochs 1, beta 0.5 (ResNet34 to ResNet18) or 2
+(ResNet50 to MobileNetV1).
 
-`standardize` is LSKD's (soft_logits.py). Its paper has weight 9 and temperature 2. Its released script amounts to
+`standardize` is LSKD's (soft_logits.py). LSKD's paper has weight 9 and temperature 2. LSKD's released script amounts to
 alpha 9, beta 81 and temperature 4: the script sets beta from the raised alpha and reads another method's temperature.
 """
 
@@ -34,7 +35,7 @@ def decoupled_rows(
 
     Args:
         student_logits, teacher_logits: [B, K], any float type; computed in float32 (float64 stays).
-        label: [B] int; the row of a withheld one (-1) has no meaning.
+        label: [B] int; for a withheld label (-1) the row of the result has no meaning.
         temperature: dimensionless, above 0.
 
     Returns:
@@ -57,7 +58,7 @@ def decoupled_rows(
 
 
 class DKD(Distiller):
-    """Target-class and non-target-class knowledge, decoupled and weighted apart.
+    """Target-class and non-target-class knowledge, decoupled and weighted separately.
 
     Paper: Zhao, Cui, Song, Qiu, Liang, CVPR 2022, arXiv:2203.08679
 

@@ -6,7 +6,7 @@
     ramp = min((whole epochs done + 1) / warmup_epochs, 1)
 
 Paper: Cui, Tian, Zhong, Qi, Yu, Zhang. Decoupled Kullback-Leibler Divergence Loss. NeurIPS 2024. arXiv:2305.13948.
-Of GKL: Cui, Zhu, Xu, Tian, Qi, Yu, Zhang, Hong. Generalized Kullback-Leibler Divergence Loss. 2025. arXiv:2503.08038.
+GKL: Cui, Zhu, Xu, Tian, Qi, Yu, Zhang, Hong. Generalized Kullback-Leibler Divergence Loss. 2025. arXiv:2503.08038.
 
 The papers split the KL divergence into both terms (DKL). IKL lets the gradient of the first term reach the student, and
 smooths its weights: by T2 or, with `class_prior`, by the mean of w over all images of the class in the epoch before.
@@ -55,7 +55,7 @@ class IKL(Distiller):
         beta: weight of the differences.
         temperature: T of the soft labels, dimensionless.
         weight_temperature: T2, of the weights, dimensionless.
-        class_prior: the weights are the class's mean over the epoch before.
+        class_prior: an image's weights are the mean of its class over the epoch before.
         warmup_epochs: epochs over which the loss rises to its weight.
     """
 
@@ -85,7 +85,7 @@ class IKL(Distiller):
         return jnp.mean(pair_difference_rows(student, teacher, weights))
 
     def _of_class(self, weights, batch):
-        """The class's mean of the weights in the epoch before; an image's own where none is known."""
+        """Returns the mean weights of each image's class in the epoch before; if unknown, the image's own weights."""
         classes = weights.shape[1]
         square, row = (lambda: jnp.zeros((classes, classes))), (lambda: jnp.zeros(classes))
         prior, known = self.variable("memory", "prior", square), self.variable("memory", "known", row)
@@ -107,7 +107,7 @@ class IKL(Distiller):
 
 
 class GKL(IKL):
-    """Differences between the classes' logits by flattened weights, and soft labels.
+    """Differences between the classes' logits, weighted by flattened probabilities, and soft labels.
 
     Paper: Cui, Zhu, Xu, Tian, Qi, Yu, Zhang, Hong, 2025, arXiv:2503.08038
 

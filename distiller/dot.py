@@ -4,14 +4,15 @@
     v_d <- (momentum + delta) v_d + g_d
     w   <- w - learning_rate * (v_l + v_d)
 
-g_l is the gradient of the label loss (as weighted), g_d that of the distillation loss.
+g_l is the gradient of the weighted label loss, g_d the gradient of the distillation loss.
 
 Paper: Zhao, Cui, Song, Liang. DOT: A Distillation-Oriented Trainer. ICCV 2023. arXiv:2307.08436.
 
-delta is 0.075 for CIFAR-100 and 0.09 for ImageNet. As in the released code, and as in PyTorch's SGD, the decay is added
-to a gradient before its momentum (the label loss's), the rate multiplies at the end, and there is neither dampening nor
-Nesterov. With delta 0 it is SGD with momentum. The released code moves a parameter that only one of the losses reaches
-(connectors, or the classifier under a feature loss) with the plain momentum; `both` says which those are.
+delta is 0.075 for CIFAR-100 and 0.09 for ImageNet. As in the released code and in PyTorch's SGD, weight decay is added
+to the label loss's gradient before the momentum, and the learning rate multiplies the result. Dampening and Nesterov's
+momentum are not used. With delta 0, DOT is SGD with momentum. Some parameters get a gradient from one loss only:
+connectors, or the classifier under a feature loss. As in the released code, these parameters have the plain momentum;
+`both` marks the other parameters.
 """
 
 import functools
@@ -27,7 +28,7 @@ from registry import UserError
 
 
 class DotState(NamedTuple):
-    """What DOT carries.
+    """The optimizer's state.
 
     Attributes:
         count: int32 scalar, updates done.
@@ -51,12 +52,13 @@ def distillation_oriented_trainer(
 
     Args:
         learning_rate: a number, or a function of the count of updates so far.
-        momentum: of plain SGD.
-        delta: what the label loss's momentum is below it and the distillation loss's above it.
+        momentum: the plain momentum.
+        delta: subtracted from the momentum for the label loss, added to it for the distillation loss.
         weight_decay: added to the label loss's gradient, times the parameter.
-        decay_mask: True for the parameters that decay; None: all. A tree of bools like the parameters or a prefix of
-            it, or a function from the parameters to one.
-        both: True for the parameters that both losses reach; the others have the plain momentum. As `decay_mask`.
+        decay_mask: True for the parameters that decay; None: all decay. A tree of bools like the parameters, a prefix
+            of such a tree, or a function that makes one from the parameters.
+        both: True for the parameters that get a gradient from both losses; the others have the plain momentum. Given as
+            `decay_mask` is.
 
     Returns:
         An optax transformation: `update(updates, state, params, label_gradients=...)`, where `updates` are the
@@ -85,9 +87,9 @@ def distillation_oriented_trainer(
 
     def update(updates, state, params=None, *, label_gradients=None, **_):
         if label_gradients is None:
-            raise ValueError("DOT needs `label_gradients`, those of the label loss alone, beside the total gradients.")
+            raise ValueError("DOT needs `label_gradients`, the gradients of the label loss alone, too.")
         if params is None:
-            raise ValueError("DOT needs `params`, which its weight decay is of.")
+            raise ValueError("DOT needs `params` for its weight decay.")
         distillation = jax.tree.map(jnp.subtract, updates, label_gradients)
         decays, split = _full(decay_mask, params), _full(both, params)
         label = jax.tree.map(lambda g, p, on: g + weight_decay * p if on else g, label_gradients, params, decays)
@@ -113,10 +115,10 @@ def _full(mask, params):
 
 
 def reached(function: Callable, tree: Any, *others: Any) -> Any:
-    """Which leaves of `tree` the result of `function(tree, *others)` depends on.
+    """Finds the leaves of `tree` on which the result of `function(tree, *others)` depends.
 
-    Found by going back through the traced operations, so nothing is computed; a call of a compiled function counts as
-    depending on all that it is given.
+    The search goes back through the traced operations and computes nothing. A call of a compiled function counts as
+    depending on all of its inputs.
 
     Args:
         function: returns arrays.
@@ -132,12 +134,12 @@ def reached(function: Callable, tree: Any, *others: Any) -> Any:
 
 
 def reached_by_both(strategy: Any, state: Any, batch: Any, name: str) -> Any:
-    """Which parameters the label loss and the distillation loss both reach.
+    """Finds the parameters that get a gradient from both the label loss and the distillation loss.
 
     Args:
         strategy: a `transfer.Strategy`.
-        state, batch: shapes of them.
-        name: of the method or strategy, for messages.
+        state, batch: the training state and a batch, or their shapes.
+        name: the method's or strategy's name, for messages.
 
     Returns:
         A tree of bools like `state.params`.
@@ -154,7 +156,7 @@ def reached_by_both(strategy: Any, state: Any, batch: Any, name: str) -> Any:
     labels = on_labels and not (strategy.method and strategy.method.ce_weight == 0)
     if not labels or len(names) == len(on_labels):
         raise UserError(
-            "Optimizer 'dot' gives the label loss and the distillation loss a momentum each, and "
+            "Optimizer 'dot' needs both a label loss and a distillation loss, and "
             f"{name} has no {'distillation' if labels else 'label'} loss. Take --config.optimizer=sgd."
         )
 

@@ -1,4 +1,4 @@
-"""E2KD: the teacher's softened class probabilities, and the place in the image that its explanation map shows.
+"""E2KD: the teacher's softened class probabilities, and its explanation map of the class that it predicts.
 
     loss = weight * (T^2 mean_b KL(t || s) + explanation_weight * mean_b (1 - cos(map_s, map_t)))
 
@@ -7,10 +7,10 @@ map: GradCAM of the teacher's predicted class at the last stage, resized bilinea
 Paper: Parchami-Araghi, Böhle, Rao, Schiele. Good Teachers Explain: Explanation-Enhanced Knowledge Distillation.
 ECCV 2024. arXiv:2402.03119, equations 1 to 3.
 
-As in the paper's code the labels take no part (ce_weight 0). The code tries T of 1 and 5 and explanation_weight of
-0.2, 1, 5 and 10; the defaults are its first. In training the paper's maps are pulled back through batch norm's
-statistics, so that other images change them. Here the statistics are constants of the map (docs/architecture.md).
-Where the last stage stands before global pooling, no batch norm lies between, and both are the same.
+As in the paper's code, labels are not used (ce_weight 0). The code tries T of 1 and 5 and explanation_weight of 0.2, 1,
+5 and 10; the defaults here are 1 and 1. In training, the gradient in the paper's maps also goes through batch norm's
+statistics, so other images of the batch change a map. Here the statistics are constants of the map
+(docs/architecture.md). Both are the same if no batch norm follows the last stage before global pooling.
 """
 
 import flax.linen as nn
@@ -32,7 +32,7 @@ class E2KD(Distiller):
         temperature: T of the logit loss, dimensionless.
         explanation_weight: the paper's lambda.
         tap: the tap of GradCAM; "" is the last stage.
-        resize: compare the maps at the image's size; False: at the smaller map's.
+        resize: compare the maps at the image's size; False: at the smaller map's size.
     """
 
     ce_weight: float = not_negative(0.0)

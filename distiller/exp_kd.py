@@ -1,16 +1,16 @@
-"""ExpKD: the shares of the teacher's likely classes at every position of the image.
+"""ExpKD: how much each position of the image speaks for each of the teacher's likely classes.
 
     p(m) = softmax_k(m_khw / T) over the teacher's top_k classes,   loss = weight * mean_bhw sum_k (p(m_s) - p(m_t))^2
 
 m_k is the class activation map of class k, without ReLU, times its number of positions. The mean of m_k over positions
-is the class's logit without its bias, so that m_k has the scale of logits.
+is the class's logit without its bias, so m_k has the scale of logits.
 
 Paper: none known here; the code published as Exp-KD.
 
-This is the loss that the first commit of that code means. The code itself takes the softmax over the wrong axis and
-then a mean, which is a constant, so that the student gets no gradient. No published numbers exist to compare with. The
-weight, T and top_k are this library's. The larger of two maps is resized bilinearly to the smaller. Maps that are not
-linear in the features (`map`: any of `explain.names()`) lose their last ReLU, if they have one.
+This is the loss that the first commit of that code intends. The code itself takes the softmax over the wrong axis and
+then a mean. The result is a constant, so the student gets no gradient. No published numbers exist to compare with. The
+weight, T and top_k are this library's. The larger of two maps is resized bilinearly to the smaller. `map` chooses
+another map, any of `explain.names()`. Its last ReLU, if it has one, is left out.
 """
 
 import flax.linen as nn
@@ -40,12 +40,12 @@ def class_share_loss(student: jax.Array, teacher: jax.Array, temperature: float 
 
 
 class ExpKD(Distiller):
-    """Which of the teacher's likely classes each position speaks for: softmax over classes of class activation maps.
+    """How much each position speaks for each of the teacher's likely classes: softmax of class activation maps.
 
-    Paper: none known here; what the code published as Exp-KD means (it gives no gradient, see the file)
+    Paper: none known here; the loss that the code published as Exp-KD intends (see the file)
 
     Attributes:
-        top_k: number of the teacher's likeliest classes (all, where the task has fewer).
+        top_k: number of the teacher's likeliest classes (all classes if the task has fewer).
         temperature: T, dimensionless.
         map: one of `explain.names()`; "GradCAM" for networks whose embedding is not the mean of a map.
         tap: the tap of the map, for maps that have the choice; "" is the last stage.

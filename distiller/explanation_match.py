@@ -7,10 +7,10 @@
     softmax   sum_hw (p(m_s) - p(m_t))^2,            p(m) = softmax over positions of m / (T rms(m))
     kl        sum_hw p(m_t) (log p(m_t) - log p(m_s))
 
-Paper: none; this library's common form of E2KD, LwM and similar methods, to try a map with.
+Paper: none; this library's general form of E2KD, LwM and similar methods, for trying out maps.
 
-The map is any of `explain.names()` that both networks have: all are differentiable by the weights. SmoothGrad,
-IntegratedGradients and RISE run both networks again, in evaluation mode, at many times the cost of a step.
+The map is any of `explain.names()` that both networks support. All maps are differentiable with respect to the weights.
+SmoothGrad, IntegratedGradients and RISE run both networks again, in evaluation mode, at many times the cost of a step.
 """
 
 import flax.linen as nn
@@ -30,7 +30,7 @@ def _log_shares(maps: jax.Array, temperature: float) -> jax.Array:
 
 
 def map_distance(student: jax.Array, teacher: jax.Array, distance: str, temperature: float = 1.0) -> jax.Array:
-    """Distance of maps.
+    """Computes the distance between maps.
 
     Args:
         student, teacher: [B, k, h, w].
@@ -55,16 +55,17 @@ def map_distance(student: jax.Array, teacher: jax.Array, distance: str, temperat
 
 
 class ExplanationMatch(Distiller):
-    """Any explanation map of the teacher's classes or of the label, by a distance of choice.
+    """Any explanation map of the teacher's classes or of the label's class, by any of four distances.
 
-    Paper: none; this library's common form of the methods on explanation maps
+    Paper: none; this library's general form of the methods on explanation maps
 
     Attributes:
-        map: one of `explain.names()`. LayerCAM is seldom zero everywhere; GradCAM, because of its ReLU, may be.
+        map: one of `explain.names()`. LayerCAM is seldom zero everywhere; GradCAM may be, because of its ReLU.
         tap: the tap of the map, for maps that have the choice; "" is the last stage.
         distance: "cosine", "l2", "softmax" or "kl".
         temperature: T of "softmax" and "kl", dimensionless.
-        classes: "teacher": the teacher's `top_k` likeliest classes; "label" (images without one are left out).
+        classes: "teacher": the teacher's `top_k` likeliest classes; "label": the label (images without a label are left
+            out).
         top_k: number of the teacher's classes.
     """
 

@@ -1,4 +1,4 @@
-"""FitNet: hints, the feature map of one of the teacher's middle stages, regressed from the student's.
+"""FitNet: hints: the feature map of one of the teacher's middle stages, regressed from the student's map.
 
     loss = weight * mean_{b,h,w,c} (r(f_s) - f_t)^2,   r = ReLU(BN(conv(.)))
 
@@ -6,10 +6,10 @@ Paper: Romero, Ballas, Ebrahimi Kahou, Chassang, Gatta, Bengio. FitNets: Hints f
 arXiv:1412.6550, equation 3.
 
 The paper first trains the student up to the hint on this loss alone, and then the whole student on labels and soft
-logits. Here, as in the benchmarks, the hint stands beside the cross-entropy from the start, with weight 100, batch
-norm in the regressor and the mean of the squares, half of which the paper takes. The regressor ends in a ReLU, as the
-hint's stage does. The stages of some networks are linear (WRN, MobileNetV2, ViT, ConvNeXt); with `relu=False` the
-regressor can reach their negative values (the benchmarks keep the ReLU).
+logits. Here, as in the benchmarks, this loss is added to the cross-entropy from the start, with weight 100. The
+regressor has batch norm. The loss is the mean of the squares; the paper halves it. The regressor ends in a ReLU, as the
+hint's stage does. The stages of some networks end without a ReLU (WRN, MobileNetV2, ViT, ConvNeXt); with `relu=False`
+the regressor can reach their negative values (the benchmarks keep the ReLU).
 """
 
 import flax.linen as nn
@@ -45,9 +45,8 @@ class FitNet(Distiller):
     Paper: Romero, Ballas, Ebrahimi Kahou, Chassang, Gatta, Bengio, ICLR 2015, arXiv:1412.6550
 
     Attributes:
-        stage: number of the hint among the paired stages, from 1; the benchmarks take the second.
-        stages: pairs "STUDENT:TEACHER,..." of stages (spatial.py), each of which is a hint; "" leaves the choice to
-            `stage`.
+        stage: number of the pair of stages that is the hint, from 1; the benchmarks take the second.
+        stages: pairs "STUDENT:TEACHER,..." of stages (spatial.py), each one a hint; "": `stage` chooses the hint.
         relu: whether the regressor ends in a ReLU.
     """
 

@@ -1,4 +1,4 @@
-"""FSP: the flow of solution procedure, the products of neighbouring stages' channels in the teacher.
+"""FSP: flow of solution procedure: products between the channels of two neighbouring stages.
 
     loss = weight * sum_i mean_{b,c,d} (G_s,i - G_t,i)^2,   G_i,cd = mean_hw f_i,c f_{i+1},d
 
@@ -8,12 +8,12 @@ Paper: Yim, Joo, Bae, Kim. A Gift from Knowledge Distillation: Fast Optimization
 Learning. CVPR 2017 (no arXiv number).
 
 The training has two phases, as in the paper: `warmup_epochs` on this loss alone, then cross-entropy alone (the loss is
-0). Weight 50 and 30 epochs are the benchmarks'. Their 50 scales nothing: they apply it in the second phase, where they
-set the loss to 0. The paper pairs the first with the last layer of a stage and max-pools. Here, as in the benchmarks,
-the stages' outputs are paired and average-pooled. The paper needs equal channels. Where the channels differ here, a
-learned 1x1 convolution and batch norm take the student's to the teacher's. Without the batch norm nothing bounds the
-maps of a network that does not normalise its stages (ViT, ConvNeXt): the loss is of fourth order in them, and at weight
-50 the first steps diverge.
+0). Weight 50 and 30 epochs are the benchmarks'. In the benchmarks this weight has no effect: they apply it in the
+second phase, where their loss is 0. The paper pairs the first with the last layer of a stage and max-pools. Here, as in
+the benchmarks, the stages' outputs are paired and average-pooled. The paper needs equal channels. If the channels
+differ here, a learned 1x1 convolution and batch norm bring the student's to the teacher's number. The batch norm is for
+networks that do not normalise their stages (ViT, ConvNeXt). Their maps can be large, the loss grows with the fourth
+power of the maps, and at weight 50 the first steps would diverge.
 """
 
 import flax.linen as nn
@@ -58,12 +58,12 @@ def flow_loss(student: list[jax.Array], teacher: list[jax.Array]) -> jax.Array:
 
 
 class FSP(Distiller):
-    """Flow between stages: Gram matrices of neighbouring stages, in epochs of their own before the labels.
+    """Flow between stages: Gram matrices of neighbouring stages, learned in a first phase before the labels.
 
     Paper: Yim, Joo, Bae, Kim, CVPR 2017
 
     Attributes:
-        warmup_epochs: length of the first phase, which comes before the training proper.
+        warmup_epochs: epochs of the first phase, before the main training.
         stages: pairs "STUDENT:TEACHER,..." of stages (spatial.py); "" pairs all stages of the shallower network.
     """
 

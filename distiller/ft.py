@@ -1,16 +1,16 @@
-"""FT: factors, the code of the teacher's last stage in an autoencoder, rebuilt by a translator of the student's.
+"""FT: factors: an autoencoder encodes the teacher's last stage, and a translator finds this code in the student's.
 
-    first phase:  loss = mean (P(f_t) - f_t)^2,   P = decoder(encoder(.)), which alone learns
+    first phase:  loss = mean (P(f_t) - f_t)^2,   P = decoder(encoder(.)); only P learns
     afterwards:   loss = weight * mean_{b,h,w,c} | u(translator(f_s)) - u(encoder(f_t)) |,   u(x) = vec(x) / ||x||_2
 
 Paper: Kim, Park, Kwak. Paraphrasing Complex Network: Network Compression via Factor Transfer. NeurIPS 2018.
 arXiv:1802.04977, equations 1 to 3.
 
 Encoder and decoder (together the paraphraser) and the translator are three 3x3 convolutions each, with leaky ReLU of
-slope 0.1. The factor has `k` times the teacher's channels. As in RepDistiller, the translator has batch norm, the
-paraphraser has none and learns for 30 epochs by the mean of the squares (the authors' code: of the absolute values).
-Weight 200 is that of the CIFAR benchmarks; the authors' code has 500, ImageNet recipes 1000. The larger of two factors
-is average-pooled to the smaller.
+slope 0.1. The factor has `k` times the teacher's channels. As in RepDistiller, the translator has batch norm and the
+paraphraser has none. The paraphraser learns for 30 epochs by the mean of the squares (the authors' code: of the
+absolute values). Weight 200 is that of the CIFAR benchmarks; the authors' code has 500, ImageNet recipes 1000. The
+larger of two factors is average-pooled to the smaller.
 
 `pool_channels=True` is the loss behind RepDistiller's published numbers: u(mean_c x_c^2), as in AT, in place of u(x).
 In the second phase the encoder is a copy in `memory`, so that weight decay does not change the target.
@@ -33,7 +33,7 @@ def factor_loss(student: jax.Array, teacher: jax.Array, pool_channels: bool = Fa
 
     Args:
         student, teacher: [B, H, W, C]; the resolutions may differ, and with `pool_channels` the channels.
-        pool_channels: squares are averaged over channels first.
+        pool_channels: average the squares over the channels first.
 
     Returns:
         Scalar: mean over all entries (with `pool_channels`, over batch and positions).
@@ -64,16 +64,16 @@ class Coder(nn.Module):
 
 
 class FT(Distiller):
-    """Factors of the last stage: an autoencoder's code of the teacher's, which a translator finds in the student's.
+    """Factors of the last stage: an autoencoder encodes the teacher's, a translator finds this code in the student's.
 
     Paper: Kim, Park, Kwak, NeurIPS 2018, arXiv:1802.04977
 
     Attributes:
-        k: the factor's channels, as a part of the teacher's.
-        pool_channels: whether the loss is RepDistiller's.
+        k: the factor's channels, divided by the teacher's.
+        pool_channels: use RepDistiller's loss.
         stages: the pair "STUDENT:TEACHER" of stages (spatial.py).
-        warmup_epochs: length of the first phase, which comes before the training proper. `weight` does not apply to
-            the paraphraser's loss.
+        warmup_epochs: epochs of the first phase, before the main training. `weight` does not apply to the paraphraser's
+            loss.
     """
 
     weight: float = not_negative(200.0)
@@ -106,7 +106,7 @@ class FT(Distiller):
         learned = encoder.variables["params"]
         kept = self.variable("memory", "kept_encoder", lambda: learned)
         if self.is_mutable_collection("memory"):
-            # the copy ends the phase one update behind the encoder, a negligible difference
+            # At the end of the phase the copy lacks the encoder's last update, a negligible difference.
             kept.value = jax.tree.map(lambda new, old: jnp.where(first, new, old), learned, kept.value)
         target = Coder(widths, parent=None).apply({"params": kept.value}, t)
         factor = Coder((s.shape[-1], width, width), batch_norm=True, name="translator")(s)

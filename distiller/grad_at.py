@@ -1,4 +1,4 @@
-"""GradAT: the change of the teacher's loss with each input pixel.
+"""GradAT: the gradient of the teacher's label loss at each input pixel.
 
     J = d cross-entropy(label) / d image
     normalize:      loss = weight * mean_{b,hwc} (J_s / ||J_s||_2 - J_t / ||J_t||_2)^2
@@ -32,7 +32,8 @@ def label_gradient(outputs, label: jax.Array, of: str = "loss") -> jax.Array:
         of: "loss" or "logit".
 
     Returns:
-        [B, H, W, C], `wide`; differentiable by the network's weights, through the softmax too.
+        [B, H, W, C] float32 (float64 stays); differentiable with respect to the network's weights, also through the
+        softmax.
     """
     logits = wide(outputs.logits)
     cotangent = jax.nn.one_hot(label, logits.shape[-1], dtype=logits.dtype)
@@ -66,7 +67,7 @@ class GradAT(Distiller):
     Paper: Zagoruyko, Komodakis, ICLR 2017, arXiv:1612.03928, section 3.2
 
     Attributes:
-        normalize: compare directions, which the weight is for; False: compare the gradients without normalisation.
+        normalize: compare gradients of unit norm (the default weight is for these); False: without normalisation.
         of: gradients of the "loss" or of the label's "logit".
     """
 

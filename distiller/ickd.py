@@ -23,7 +23,7 @@ from options import not_negative
 
 
 def channel_similarity(feature: jax.Array) -> jax.Array:
-    """[B, H, W, C] -> [B, C, C]; rows of unit length, that of a zero channel is zero."""
+    """[B, H, W, C] -> [B, C, C]; rows of unit length; the row of a zero channel is zero."""
     flat = feature.reshape(feature.shape[0], -1, feature.shape[-1])
     return unit(jnp.einsum("bni,bnj->bij", flat, flat))
 

@@ -7,11 +7,11 @@
 Paper: Liu, Cao, Li, Yuan, Hu, Li, Duan. Knowledge Distillation via Instance Relationship Graph. CVPR 2019. (Not on
 arXiv.)
 
-The form and the weights 0.1, 5 and 5 are Knowledge-Distillation-Zoo's: the authors' code is Caffe, and the paper
-leaves layers and weights to the network. For the transformation the earlier stage is average-pooled to the later
-stage's resolution. Where the channels differ, the more are averaged in groups to the fewer. The Zoo does so for twice
-the channels; groups of adaptive pooling serve any two numbers. Student's and teacher's maps are not compared with each
-other, so their resolutions, channels and tokens may differ.
+The form and the weights 0.1, 5 and 5 are Knowledge-Distillation-Zoo's: the authors' code is Caffe, and the paper does
+not fix layers and weights. For the transformation the earlier stage is average-pooled to the later stage's resolution.
+If the channels of the two stages differ, groups of channels of the wider stage are averaged to the number of the
+narrower stage. The Zoo does so for twice the channels; adaptive pooling makes such groups for any two numbers.
+Student's and teacher's maps are not compared with each other, so their resolutions, channels and tokens may differ.
 """
 
 from typing import ClassVar
@@ -26,11 +26,11 @@ from distiller.normalised import embedding, flat, last_stages, off_diagonal
 from distiller.spatial import adaptive_average_pool, match_resolution, paired_stages, stage_pairs
 from options import not_negative
 
-SMALLEST = 1e-12  # least divisor: the edges of equal examples are zero
+SMALLEST = 1e-12  # smallest divisor, so that the edges of equal examples are zero
 
 
 def relative(distance: jax.Array) -> jax.Array:
-    """Distances over the largest of them."""
+    """Distances divided by the largest one."""
     return distance / jnp.maximum(jnp.max(distance), SMALLEST)
 
 
@@ -53,7 +53,7 @@ def transformation(earlier: jax.Array, later: jax.Array) -> jax.Array:
 
 
 def fewer_channels(x: jax.Array, channels: int) -> jax.Array:
-    """[B, H, W, C] -> [B, H, W, channels]: means of neighbouring channels; `x` itself where the number is its own."""
+    """[B, H, W, C] -> [B, H, W, channels]: means of neighbouring channels; `x` unchanged for its own number."""
     if x.shape[-1] == channels:
         return x
     return adaptive_average_pool(x.reshape(-1, x.shape[-1], 1, 1), channels, 1).reshape(*x.shape[:-1], channels)
@@ -65,7 +65,7 @@ class IRG(Distiller):
     Paper: Liu, Cao, Li, Yuan, Hu, Li, Duan, CVPR 2019
 
     Attributes:
-        vertex_weight, edge_weight, transformation_weight: of the three terms.
+        vertex_weight, edge_weight, transformation_weight: weights of the three terms.
         stages: two pairs "STUDENT:TEACHER,STUDENT:TEACHER" of stages (spatial.py); "" takes each network's last two.
     """
 

@@ -3,15 +3,15 @@
     loss = weight * sum_{i>1} mean_b sum_{c,d,m} (K_s,i - K_t,i)^2,   K_i,cdm = exp(-(x_i,cm - x_{i-1},dm)^2 / 8)
 
 x_i = V_i S_i: V_i [C, k] are the first k right singular vectors of stage i's map as a matrix [HW, C]; S_i are the
-teacher's singular values, together of unit norm. Of the student's first k + 3 vectors the loss takes those closest to
-the teacher's, with the teacher's signs. The entry of largest magnitude of each teacher's vector is positive. The
-benchmarks leave these signs to the SVD, although K depends on them.
+teacher's singular values, together of unit norm. For each of the teacher's vectors the loss takes the closest one of
+the student's first k + 3 vectors, with the teacher's sign. The teacher's signs make the entry of largest magnitude
+positive. The benchmarks leave the signs to the SVD, although K depends on them.
 
 Paper: Lee, Kim, Song. Self-supervised Knowledge Distillation Using Singular Value Decomposition. ECCV 2018.
 arXiv:1807.06819, section 3.
 
-k = 1 and weight 1 are the benchmarks'. The paper needs equal channels. Where the channels differ here, a learned 1x1
-convolution takes the student's to the teacher's.
+k = 1 and weight 1 are the benchmarks'. The paper needs equal channels. If the channels differ here, a learned 1x1
+convolution brings the student's to the teacher's number.
 
 Singular vectors have no derivative where singular values meet. The paper bounds the gradient there by a formula of its
 own; the benchmarks set values that are not finite to 0. Here the vectors are eigenvectors of the smaller Gram matrix,
@@ -29,7 +29,7 @@ from distiller.normalised import unit
 from distiller.spatial import as_map, paired_stages, stage_pairs
 from options import positive
 
-LEAST_GAP = 1e-5  # of eigenvalues, in parts of the largest
+LEAST_GAP = 1e-5  # e in the derivative (see above), relative to the largest eigenvalue
 
 
 @jax.custom_jvp
@@ -72,7 +72,7 @@ def singular(feature: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
     values, left = values[:, ::-1][:, :count], left[:, :, ::-1][:, :, :count]
     vectors = jnp.einsum("bnc,bnk->bck", x, left)
     norm = jnp.sum(jnp.square(vectors), axis=1, keepdims=True)
-    # below 1e-4 of the first singular value, vectors are rounding: they shrink, and so does their gradient
+    # Below 1e-4 of the first singular value, vectors are rounding errors: this scale shrinks them and their gradient.
     return values, vectors * jax.lax.rsqrt(norm + 1e-8 * jax.lax.stop_gradient(values[:, None, :1]) + 1e-24)
 
 
@@ -83,7 +83,7 @@ def signed(vectors: jax.Array) -> jax.Array:
 
 
 def align(student: jax.Array, teacher: jax.Array) -> jax.Array:
-    """Returns for each of the teacher's vectors the student's closest, with the teacher's sign.
+    """Finds the student's closest vector to each of the teacher's vectors, and gives it the teacher's sign.
 
     Args:
         student: [B, C, K].
@@ -127,12 +127,12 @@ def singular_vector_loss(student: list[jax.Array], teacher: list[jax.Array], top
 
 
 class KDSVD(Distiller):
-    """Singular vectors of the stages' features, and how those of neighbouring stages relate.
+    """Singular vectors of the stages' features: how the vectors of neighbouring stages relate.
 
     Paper: Lee, Kim, Song, ECCV 2018, arXiv:1807.06819
 
     Attributes:
-        top_k: k, singular vectors a stage.
+        top_k: k, singular vectors per stage.
         stages: pairs "STUDENT:TEACHER,..." of stages (spatial.py); "" pairs all stages of the shallower network.
     """
 

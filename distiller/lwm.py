@@ -1,4 +1,4 @@
-"""LwM: the place in the image that speaks for the label's class, as GradCAM maps of unit length.
+"""LwM: GradCAM maps of the label's class, scaled to unit length.
 
     q = vec(GradCAM) / ||.||_2,   loss = weight * mean_{b,hw} |q_s - q_t|
 
@@ -6,8 +6,8 @@ Paper: Dhar, Singh, Peng, Wu, Chellappa. Learning without Memorizing. CVPR 2019.
 
 The paper's method learns new classes without old images; this is its attention distillation loss. The paper sums over
 positions. The mean, the weight 0.4 and the label's class are those of Knowledge-Distillation-Zoo. The Zoo's maps
-multiply the gradients by their own mean instead of the features; GradCAM here is the paper's. `classes="teacher"`
-takes the class that the teacher predicts, for images whose labels are withheld.
+multiply the gradients, not the features, by the mean gradient; GradCAM here is the paper's. `classes="teacher"` takes
+the class that the teacher predicts, for images whose labels are withheld.
 """
 
 import flax.linen as nn
@@ -42,7 +42,7 @@ class LwM(Distiller):
     Paper: Dhar, Singh, Peng, Wu, Chellappa, CVPR 2019, arXiv:1811.08051
 
     Attributes:
-        classes: "label" (images without one are left out) or "teacher": the teacher's predicted class.
+        classes: "label": the label (images without a label are left out); "teacher": the teacher's predicted class.
         tap: the tap of GradCAM; "" is the last stage.
     """
 

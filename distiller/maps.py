@@ -1,4 +1,4 @@
-"""Shared by the methods on explanation maps: the classes, maps of several classes, one size, distances, means."""
+"""Functions that the methods on explanation maps share: classes, maps of several classes, sizes, distances, means."""
 
 import dataclasses
 
@@ -30,12 +30,14 @@ def taught_classes(
     """Chooses the classes whose maps are compared.
 
     Args:
-        classes: "teacher": the teacher's `k` most likely classes (all, where the task has fewer); "label": the label.
+        classes: "teacher": the teacher's `k` most likely classes (all classes if the task has fewer); "label": the
+            label.
         teacher_logits: [B, K].
         label: [B] int32; -1 is no label.
 
     Returns:
-        Classes [B, k] int32 ([B, 1] for labels), and a mask [B] float32: 0 where a label is read and withheld, else 1.
+        (classes [B, k] int32, [B, 1] for "label"; mask [B] float32: 0 for a withheld label if `classes` is "label",
+        else 1).
     """
     if classes == "teacher":
         k = min(k, teacher_logits.shape[-1])
@@ -44,14 +46,14 @@ def taught_classes(
 
 
 def maps_of(rule: explain.Explanation, outputs, classes: jax.Array) -> jax.Array:
-    """Maps of several classes, [B, k, h, w], `wide`; classes [B, k] int32."""
+    """Computes maps of several classes: classes [B, k] int32 -> [B, k, h, w] float32 (float64 stays)."""
     if classes.shape[1] == 1:
         return wide(rule.of(outputs, classes[:, 0]))[:, None]
     return wide(jax.vmap(lambda target: rule.of(outputs, target), in_axes=1, out_axes=1)(classes))
 
 
 def same_size(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Maps [B, k, h, w], the larger (on each axis) resized bilinearly to the smaller; every position counts."""
+    """Resizes the larger of two maps [B, k, h, w], each axis by itself, to the smaller: bilinear, antialiased."""
     size = min(a.shape[2], b.shape[2]), min(a.shape[3], b.shape[3])
 
     def fit(x):
@@ -63,8 +65,8 @@ def same_size(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
 def cosine_distance(student: jax.Array, teacher: jax.Array) -> jax.Array:
     """1 - cosine of the angle between maps [B, k, h, w]: [B, k].
 
-    Computed as half the squared distance of the unit maps, which is the same number and exactly 0 where they are equal.
-    A map that is zero everywhere has no direction: its distance is 1/2, and its gradient 0.
+    Computed as half the squared distance of the maps at unit length. This is the same number, and exactly 0 for equal
+    maps. A map that is zero everywhere has no direction: its distance is 1/2, and its gradient 0.
     """
     return 0.5 * jnp.sum(jnp.square(unit(student, (2, 3)) - unit(teacher, (2, 3))), axis=(2, 3))
 

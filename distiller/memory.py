@@ -33,5 +33,5 @@ def remember(bank: jax.Array, index: jax.Array, rows: jax.Array) -> jax.Array:
 
 
 def _places(bank: jax.Array, index: jax.Array) -> jax.Array:
-    """`index` with N for a negative one: NumPy's indexing would count from the end."""
+    """Replaces negative indices by N, which is outside the memory. NumPy's indexing would count them from the end."""
     return jnp.where(index < 0, bank.shape[0], index)

@@ -5,7 +5,7 @@
 
 Paper: Yang, Li, Shao, Shi, Yuan, Yuan. Masked Generative Distillation. ECCV 2022. arXiv:2205.01529.
 
-What is left of the student's map has to say what the masked part would have said. The defaults are the authors' for
+So the rest of the student's map has to carry the information of the masked part. The defaults are the authors' for
 ImageNet: the last stage, weight 7e-5, 15 % of the channels. For detection they mask 65 % of the positions, with weight
 2e-5. The squares are summed over positions and channels, so the weight depends on the size of the map. The random
 numbers follow from the step's key and the example's index. The larger of two maps is average-pooled to the smaller.
@@ -23,19 +23,22 @@ from options import between, not_negative, one_of
 
 
 def random_mask(key: jax.Array, index: jax.Array, shape: tuple[int, ...], masked: float) -> jax.Array:
-    """[B, *shape] bool: False for a part `masked` of the entries, in expectation.
+    """[B, *shape] bool; each entry is False with probability `masked`.
 
     Args:
         key: a key of the step.
         index: [B] int32, the examples.
-        shape: of one example's mask.
-        masked: part in [0, 1].
+        shape: the shape of one example's mask.
+        masked: probability in [0, 1].
     """
     return jax.vmap(lambda i: jax.random.uniform(jax.random.fold_in(key, i), shape) >= masked)(index)
 
 
 def generation_loss(generated: jax.Array, teacher: jax.Array) -> jax.Array:
-    """Squared difference of two maps [B, H, W, C]. Scalar: sum over positions and channels, mean over the batch.
+    """Squared difference of two maps [B, H, W, C].
+
+    Returns:
+        Scalar: sum over positions and channels, mean over the batch.
 
     Raises:
         ValueError: shapes differ.
@@ -45,7 +48,7 @@ def generation_loss(generated: jax.Array, teacher: jax.Array) -> jax.Array:
 
 
 class Generator(nn.Module):
-    """A masked map of the student [B, H, W, C] -> the teacher's [B, H, W, channels]; 1x1 only where widths differ."""
+    """A masked map of the student [B, H, W, C] -> the teacher's [B, H, W, channels]; no 1x1 if C is `channels`."""
 
     channels: int
 

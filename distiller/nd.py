@@ -1,4 +1,4 @@
-"""ND: the direction of the teacher's class mean, and the teacher's norm as the least norm, for the embedding.
+"""ND: the student's embedding, pulled in the direction of the teacher's class mean and to at least the teacher's norm.
 
     loss = weight * mean_b (1 - <s_b, c_y> / (||c_y|| max(||s_b||, ||t_b||)))
     s, t the embeddings, y the label, c_k the mean of the teacher's embeddings of class k
@@ -8,12 +8,12 @@ Direction. 2023. arXiv:2305.17007.
 
 The paper adds this loss to others: `SoftLogits+ND` is its KD++, `DKD+ND` its DKD++. Its weights on CIFAR-100 depend on
 the pair: 2 (ResNet56 to ResNet20, ResNet32x4 to ResNet8x4), 1.5 or 0.5, beside a cross-entropy of weight 1 and KD of
-weight 1 to 4. As in the authors' code, the gradient also goes through ||s_b|| where that is the larger norm.
+weight 1 to 4. As in the authors' code, the gradient also goes through ||s_b|| if that is the larger norm.
 
 Deviations. The authors compute the class means in a pass of the teacher over the training set. A method sees no data
-set, so c_k is the mean of all embeddings of the class that batches have brought, the present one included. Where the
-widths differ, a learned linear map brings the student's embedding to the teacher's width; the authors put that map into
-the student, before its classifier. The mean is over the labelled rows of the batch.
+set, so c_k is the mean of all embeddings of the class in the batches so far, this one included. If the widths differ, a
+learned linear map brings the student's embedding to the teacher's width; the authors put that map into the student,
+before its classifier. The mean is over the labelled rows of the batch.
 """
 
 import flax.linen as nn
@@ -34,7 +34,7 @@ def norm(x: jax.Array) -> jax.Array:
 
 
 def norm_direction_rows(student: jax.Array, teacher: jax.Array, centres: jax.Array) -> jax.Array:
-    """1 - the student's component along its class's centre, in units of the larger of both norms.
+    """1 - (the student's component along its class's centre) / (the larger of both norms).
 
     Args:
         student, teacher: embeddings [B, D], any float type; computed in float32 (float64 stays).
@@ -54,7 +54,7 @@ def norm_direction_rows(student: jax.Array, teacher: jax.Array, centres: jax.Arr
 
 
 class ND(Distiller):
-    """Direction of the teacher's class mean, with the teacher's norm as the least norm, for the embedding.
+    """Embedding in the direction of the teacher's class mean, with at least the teacher's norm.
 
     Paper: Wang, Cheng, Duan, Wang, Feng, Kong, 2023, arXiv:2305.17007
     """

@@ -1,4 +1,4 @@
-"""NKD: the teacher's probability of the label as the label loss's weight, and its distribution over the other classes.
+"""NKD: a label loss weighted by the teacher's probability of the label, and the distribution over the other classes.
 
     loss = weight * mean_b (-t_y log s_y - gamma * T^2 * sum_k t'_k log s'_k)
     t, s = softmax(z), y the label;   t', s' = softmax(z / T) over the classes other than y
@@ -7,8 +7,8 @@ Paper: Yang, Zeng, Li, Zhang, Yuan, Li. From Knowledge Distillation to Self-Know
 with Normalized Loss and Customized Soft Labels. ICCV 2023. arXiv:2303.13005.
 
 The defaults are for CIFAR-100; ImageNet recipes have temperature 1 and gamma 1.5. Both terms are cross-entropies, so
-the loss of a student that equals the teacher is not 0; only the second term is least there. T is not in the first
-term. The mean is over the labelled rows of the batch.
+the loss of a student that equals the teacher is not 0. Only the second term has its minimum there. T is not in the
+first term. The mean is over the labelled rows of the batch.
 """
 
 import flax.linen as nn
@@ -25,7 +25,7 @@ def target_rows(student_logits: jax.Array, teacher_logits: jax.Array, label: jax
 
     Args:
         student_logits, teacher_logits: [B, K] of one float type.
-        label: [B] int; the row of a withheld one (-1) has no meaning.
+        label: [B] int; for a withheld label (-1) the row of the result has no meaning.
 
     Returns:
         [B], natural log.
@@ -42,7 +42,7 @@ def other_rows(
 
     Args:
         student_logits, teacher_logits: [B, K] of one float type.
-        label: [B] int; the row of a withheld one (-1) has no meaning.
+        label: [B] int; for a withheld label (-1) the row of the result has no meaning.
         temperature: dimensionless, above 0.
 
     Returns:

@@ -1,12 +1,12 @@
-"""NORM: the teacher's map, matched by each of N parts of an expanded student's map.
+"""NORM: each of N parts of the student's expanded map is matched to the teacher's map.
 
     loss = weight * sum_pairs N * mean (e_n - f_t)^2 over the N parts,   e = BN(conv1x1(f_s)) with N C_t channels
 
 Paper: Liu, Li, Li, Yao. NORM: Knowledge Distillation via N-to-One Representation Matching. ICLR 2023. arXiv:2305.13803.
 
 Part n has the channels n C_t up to (n + 1) C_t. N is 8 and the weight 1 in the authors' script, beside a cross-entropy
-of weight 1/16 to 1/2 by the pair (here 1/4). The larger of two maps is average-pooled to the smaller; the authors
-max-pool.
+of weight 1/16 to 1/2, which depends on the pair (here 1/4). The larger of two maps is average-pooled to the smaller;
+the authors max-pool.
 
 Deviation: in the paper the expansion is a part of the student, and a second linear layer leads from the expanded map
 back to the student's own classifier. Both are linear and are merged into one layer after the training. Here the
@@ -34,7 +34,7 @@ def many_to_one_loss(expanded: jax.Array, teacher: jax.Array) -> jax.Array:
         Scalar: mean over batch, positions and channels, sum over the N parts.
 
     Raises:
-        ValueError: C does not divide the expanded channels, or the other sizes differ.
+        ValueError: the expanded channels are no multiple of C, or the other sizes differ.
     """
     parts = expanded.shape[-1] // teacher.shape[-1]
     expanded, teacher = matched(expanded, jnp.tile(teacher, parts))

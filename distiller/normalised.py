@@ -1,6 +1,6 @@
-"""Features before their comparison: unit length, batch statistics, a learned projection.
+"""Preparing features for a comparison: unit length, batch normalisation, a learned projection.
 
-All of these are finite, with finite gradients, where features are zero or equal.
+All results and their gradients are finite, also where features are zero or equal.
 """
 
 import flax.linen as nn
@@ -21,22 +21,22 @@ def unit(x: jax.Array, axis: int | tuple[int, ...] = -1, smallest: float = 1e-12
 
 
 def batch_normalised(x: jax.Array, epsilon: float = 1e-5) -> jax.Array:
-    """`x` less its mean, over its deviation (divided by n), of every channel: all axes but the last are averaged."""
+    """(x - mean) / deviation of every channel. Mean and deviation (divided by n) are over all axes but the last."""
     axes = tuple(range(x.ndim - 1))
     centred = x - jnp.mean(x, axes)
     return centred * jax.lax.rsqrt(jnp.mean(jnp.square(centred), axes) + epsilon)
 
 
 def flat(feature: jax.Array) -> jax.Array:
-    """[B, ...] -> [B, D], `wide`."""
+    """[B, ...] -> [B, D] float32 (float64 stays)."""
     return wide(feature).reshape(feature.shape[0], -1)
 
 
 def embedding(outputs, who: str) -> jax.Array:
-    """The embedding [B, D], `wide`, of the "student" or the "teacher".
+    """The embedding [B, D] float32 (float64 stays) of the "student" or the "teacher".
 
     Raises:
-        ValueError: the network has none.
+        ValueError: the network has no tap `embedding`.
     """
     if "embedding" not in outputs.features:
         raise ValueError(f"The {who} has no tap 'embedding'; it has {sorted(outputs.features) or 'logits only'}.")
@@ -47,7 +47,7 @@ def last_stages(outputs, who: str, count: int = 1) -> list[jax.Array]:
     """The last `count` stage outputs of the "student" or the "teacher", in depth order.
 
     Raises:
-        ValueError: the network has fewer.
+        ValueError: the network has fewer stages.
     """
     found = stages(outputs.features)
     if len(found) < count:

@@ -1,4 +1,4 @@
-"""NormKD: softened class probabilities, with a temperature for each image that follows from the spread of its logits.
+"""NormKD: softened class probabilities; each image has its own temperature, the spread of its logits.
 
     loss = weight * mean_b T_t^2 KL(t_b || s_b),   t = softmax(z_t / T_t), s = softmax(z_s / T_s)
     T_t = temperature * std(z_t), T_s = temperature * std(z_s), over the classes of the image
@@ -6,7 +6,7 @@
 Paper: Chi, Zheng, Li, Yang, Wu, Lin, Cai. NormKD: Normalized Logits for Knowledge Distillation. 2023. arXiv:2308.00520.
 
 The deviations are unbiased. T_s is differentiated, as in the authors' code. An image whose teacher logits are all equal
-has T_t = 0 and counts for nothing. The weights beside the cross-entropy are SoftLogits'.
+has T_t = 0 and adds nothing to the loss. The weights of this loss and of the cross-entropy are those of SoftLogits.
 """
 
 import flax.linen as nn
@@ -20,7 +20,7 @@ from options import not_negative, positive
 
 
 def normalised_divergence(student_logits: jax.Array, teacher_logits: jax.Array, temperature: float = 2.0) -> jax.Array:
-    """KL(teacher || student) at temperatures of `temperature` standard deviations, times the teacher's squared.
+    """KL(teacher || student) times T_t^2. An image's temperatures are `temperature` standard deviations of its logits.
 
     Args:
         student_logits, teacher_logits: [B, K], K at least 3, any float type; computed in float32 (float64 stays).
@@ -33,14 +33,14 @@ def normalised_divergence(student_logits: jax.Array, teacher_logits: jax.Array, 
         ValueError: shapes differ, or fewer than 3 classes.
     """
     student, teacher = matched(student_logits, teacher_logits)
-    refuse_two_classes("NormKD", student, "of two standardised logits the")
+    refuse_two_classes("NormKD", student, "for two standardised logits the")
     s, t = (jax.nn.log_softmax(standardize(z) / temperature) for z in (student, teacher))
     squares = jnp.square(temperature * deviation(teacher))
     return jnp.mean(squares * jnp.sum(jnp.exp(t) * (t - s), axis=1, keepdims=True))
 
 
 class NormKD(Distiller):
-    """Softened class probabilities at a temperature of each image's own: the spread of its logits.
+    """Softened class probabilities; each image has its own temperature, the spread of its logits.
 
     Paper: Chi, Zheng, Li, Yang, Wu, Lin, Cai, 2023, arXiv:2308.00520
 

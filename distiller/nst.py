@@ -1,4 +1,4 @@
-"""NST: neuron selectivity, the distribution of a stage's channel maps, whatever their order and number.
+"""NST: neuron selectivity: the distribution of a stage's channel maps, independent of their order and number.
 
     loss = weight * sum_stages mean_b || mean_c s_c s_c^T - mean_c t_c t_c^T ||^2,   s_c = f_sc / ||f_sc||_2
 
@@ -38,7 +38,7 @@ def squared_mmd(student: jax.Array, teacher: jax.Array) -> jax.Array:
     """
     student, teacher = (selectivity(x) for x in match_resolution(wide(student), wide(teacher)))
     if student.shape[1] <= max(student.shape[2], teacher.shape[2]):
-        # (x . y)^2 is the inner product of x x^T and y y^T, so the mean embeddings themselves are small matrices
+        # (x . y)^2 is the inner product of x x^T and y y^T: it is enough to compare the means of these small matrices.
         means = [jnp.einsum("bnc,bmc->bnm", x, x) / x.shape[2] for x in (student, teacher)]
         return jnp.mean(jnp.sum(jnp.square(means[0] - means[1]), axis=(1, 2)))
 

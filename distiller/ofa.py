@@ -1,4 +1,4 @@
-"""OFA: the teacher's predictions, for exits after every stage of the student and for its own end, in any family.
+"""OFA: the teacher's predictions, taught to the student's logits and to an exit after each of its stages.
 
     loss = weight * (L(z_s) + sum_stages L(exit_i(f_i))),   L(z) = -mean_b sum_k ((t_k + 1_ky)^gamma - 1_ky) log s_k
     t = softmax(z_t / T), s = softmax(z / T), y the label, 1_ky = 1 where k is the label
@@ -6,16 +6,15 @@
 Paper: Hao, Guo, Han, Tang, Hu, Wang, Xu. One-for-All: Bridge the Gap Between Heterogeneous Architectures in Knowledge
 Distillation. NeurIPS 2023. arXiv:2310.19444.
 
-L is the released code's: gamma (`eps` there) is the exponent of every class, and the exits have no label loss. The
-paper's formula raises the label's class only and keeps its +1. With gamma 1, the default and the CIFAR-100 setting, L
-is the cross-entropy with the teacher's probabilities and reads no label. T^2 is not in.
+L is the released code's: gamma (`eps` there) is the exponent of every class, and the exits have no label loss. In the
+paper's formula the exponent applies to the label's class only, and the +1 stays. With gamma 1, the default and the
+CIFAR-100 setting, L is the cross-entropy with the teacher's probabilities and reads no label. T^2 is not in.
 
-An exit is the released code's for convolutional students: strided separable convolutions (one for each stage that is
-left, a 1x1 convolution after the last), the mean over positions and a linear layer. Here the widths are at most the
-wider embedding's, and the convolutions end at a map of one position, so that any number of stages will do. A
-transformer's patch tokens go through the same exits as a square map; the released code merges patches and adds
-transformer blocks. The exits' batch norms use the batch's statistics, since no exit outlives the training. A row
-without a label has 1_ky = 0.
+An exit is the released code's for convolutional students: strided separable convolutions (one for each later stage; a
+1x1 convolution after the last stage), the mean over positions and a linear layer. Here the widths are at most the wider
+embedding's, and the convolutions end at a map of one position, so any number of stages works. A transformer's patch
+tokens go through the same exits as a square map; the released code merges patches and adds transformer blocks. The
+exits are used in training only, so their batch norms use the batch's statistics. A row without a label has 1_ky = 0.
 """
 
 import flax.linen as nn
@@ -33,7 +32,7 @@ from options import not_negative, positive
 def enhanced_loss(
     student_logits: jax.Array, teacher_logits: jax.Array, label: jax.Array, gamma: float = 1.0, temperature: float = 1.0
 ) -> jax.Array:
-    """Cross-entropy with the teacher's probabilities, the label's raised in proportion to the teacher's confidence.
+    """Cross-entropy with the teacher's probabilities. A gamma above 1 raises the label's probability.
 
     Args:
         student_logits, teacher_logits: [B, K], any float type; computed in float32 (float64 stays).
@@ -102,7 +101,7 @@ class OFA(Distiller):
     Attributes:
         gamma: exponent of the target enhancement; 1 enhances nothing.
         temperature: T, dimensionless.
-        exit_weight: weight of the exits' losses against the last one's.
+        exit_weight: weight of the exits' losses; the loss of the student's own logits has weight 1.
     """
 
     gamma: float = positive(1.0)

@@ -1,4 +1,4 @@
-"""OFD: the teacher's stages before their ReLU, without the parts that the ReLU of both networks removes.
+"""OFD: the teacher's stages before their ReLU, without the entries that the ReLU removes from both networks.
 
     loss = weight * sum_i 2^(i - n) * mean_b sum_{h,w,c} d(r_i, max(t_i, m_i)),   d(s, t) = (s - t)^2 [s > t or t > 0]
 
@@ -9,13 +9,13 @@ Paper: Heo, Kim, Yun, Park, Kwak, Choi. A Comprehensive Overhaul of Feature Dist
 equations 2 to 4.
 
 The paper offers two estimates of the margin: the mean of the responses while training, or the mean of a Gaussian with
-scale and bias of the teacher's batch norm before the ReLU. The paper's code and the benchmarks use the second. Here
-the first is used, since some teachers have no batch norm there: a running mean in `memory` (0.99 a step; a channel
-that was never negative has margin 0). In a residual block the Gaussian also leaves out the shortcut that is added
-before the ReLU. On the shipped digits network the two margins differ by 10 to 13 % on average.
+scale and bias of the teacher's batch norm before the ReLU. The paper's code and the benchmarks use the second. Some
+teachers have no batch norm there, so the first is used here: a running mean in `memory` (decay 0.99 per step; a channel
+that was never negative has margin 0). The Gaussian also ignores the shortcut that a residual block adds before the
+ReLU. On the shipped digits network the two margins differ by 10 to 13 % on average.
 
 The larger of two maps is average-pooled to the smaller; the benchmarks pool the teacher's. Weight 1e-3 is for CIFAR,
-1e-4 for ImageNet. Networks without taps before the ReLU (ViT) are refused.
+1e-4 for ImageNet. Networks without taps before the ReLU (ViT) raise an error.
 """
 
 import flax.linen as nn
@@ -64,7 +64,7 @@ def margin_of(negative: jax.Array) -> jax.Array:
 
 
 class OFD(Distiller):
-    """Stages before their ReLU: distance from the teacher's, leaving out what both networks' ReLU removes.
+    """Stages before their ReLU: squared distance, without the entries that the ReLU removes from both networks.
 
     Paper: Heo, Kim, Yun, Park, Kwak, Choi, ICCV 2019, arXiv:1904.01866
 
@@ -82,7 +82,7 @@ class OFD(Distiller):
         for i, (s, t) in enumerate(pairs):
             found = jax.lax.stop_gradient(negative_part(t))
             kept = self.variable("memory", f"negative{i + 1}", jnp.zeros, found.shape, found.dtype)
-            # mean and share decay together, so that their ratio is a mean from the first step on
+            # Mean and share decay together. So their ratio is a correct mean from the first step on.
             negative = MOMENTUM * kept.value + (1 - MOMENTUM) * found
             if self.is_mutable_collection("memory") and not self.is_initializing():
                 kept.value = negative

@@ -6,10 +6,10 @@
 Paper: Cao, Zhang, Gao, Cheng, Cheng, Zhang. PKD: General Distillation Framework for Object Detectors via Pearson
 Correlation Coefficient. NeurIPS 2022. arXiv:2207.02039.
 
-The loss is 1 - the channels' mean correlation, up to the unbiased deviation. The paper distils the levels of a
+The loss is 1 - the channels' mean correlation, apart from the unbiased deviation. The paper distils the levels of a
 detector's pyramid with weight 6; here the maps are the stages' outputs, the last stage by default. Where resolutions
 differ, one network's map is resized bilinearly, without antialiasing: the student's, or with `resize="teacher"` the
-teacher's. Where the channels differ, the student's pass a learned 1x1 convolution.
+teacher's. If the channels differ, a learned 1x1 convolution brings the student's to the teacher's number.
 """
 
 import flax.linen as nn
@@ -23,7 +23,7 @@ from options import not_negative, one_of
 
 
 def standardised(x: jax.Array) -> jax.Array:
-    """[B, H, W, C] with each channel of mean 0 and deviation 1; zero, with a finite gradient, where it is constant."""
+    """Scales each channel of [B, H, W, C] to mean 0 and deviation 1; a constant channel becomes 0 (finite gradient)."""
     axes = (0, 1, 2)
     centred = x - jnp.mean(x, axes)
     variance = jnp.sum(jnp.square(centred), axes) / max(x.size // x.shape[3] - 1, 1)
@@ -44,7 +44,7 @@ def correlation_loss(student: jax.Array, teacher: jax.Array) -> jax.Array:
         ValueError: shapes differ.
     """
     student, teacher = matched(student, teacher)
-    # Channel by channel first: one float32 sum over all entries may lose the fifth digit.
+    # Each channel is averaged first: one float32 sum over all entries may lose the fifth digit.
     by_channel = jnp.mean(jnp.square(standardised(student) - standardised(teacher)), axis=(0, 1, 2))
     return jnp.mean(by_channel) / 2
 
@@ -62,7 +62,7 @@ class PKD(Distiller):
     Paper: Cao, Zhang, Gao, Cheng, Cheng, Zhang, NeurIPS 2022, arXiv:2207.02039
 
     Attributes:
-        resize: whose map takes the other's resolution, "student" or "teacher".
+        resize: the network whose map is resized to the other's resolution, "student" or "teacher".
         stages: pairs "STUDENT:TEACHER,..." of stages (spatial.py), whose losses are summed.
     """
 

@@ -1,4 +1,4 @@
-"""PKT: the probability of each example of the batch to have each other one as its neighbour.
+"""PKT: for each example of the batch, the probability that each other example is its neighbour.
 
     p_ij = (1 + cos(f_i, f_j)) / 2 / sum_k (1 + cos(f_i, f_k)) / 2
     loss = weight * mean_ij p^t_ij log(p^t_ij / p^s_ij)
@@ -39,7 +39,8 @@ def neighbour_probabilities(feature: jax.Array) -> jax.Array:
 def pkt_loss(student: jax.Array, teacher: jax.Array) -> jax.Array:
     """Divergence of the neighbour probabilities of [B, D] and [B, D']. Scalar: mean over the B^2 pairs. Natural log."""
     s, t = neighbour_probabilities(student), neighbour_probabilities(teacher)
-    # mean t log((t + e) / (s + e)), plus mean (s - t) = 0: without first-order terms no digits cancel in float32
+    # mean t log((t + e) / (s + e)) + mean (s - t). The second mean is 0. It removes the first-order terms, which would
+    # cancel and lose digits in float32.
     change = (s - t) / (t + 1e-7)
     return jnp.mean(t * (change - jnp.log1p(change)) + 1e-7 * change)
 

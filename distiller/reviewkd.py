@@ -7,12 +7,12 @@
 
 Paper: Chen, Liu, Zhao, Jia. Distilling Knowledge via Knowledge Review. CVPR 2021. arXiv:2104.09044.
 
-As in the authors' code, the teacher's stages are those before their last ReLU (where it has such taps) and the
-student's those after it. The 1x1 and the 3x3 convolutions have a batch norm. Sizes change by taking the nearest
-element. The middle has min(512, width of the student's embedding) channels. The ramp counts whole epochs from 1. The
-authors' weights differ by pair: 5 (ResNet32x4 to ResNet8x4; WRN; ShuffleNetV1), 8 (ShuffleNetV2), 0.6 (ResNet56 to
-ResNet20), 1 (ResNet110; ImageNet). Here all shapes follow from the networks, `stage_pairs` chooses among unequal
-numbers of stages, and a pooling level that is not smaller than the shorter side of the map is left out.
+As in the authors' code, the teacher's stages are read before their last ReLU (if the network has such taps), the
+student's stages after it. The 1x1 and the 3x3 convolutions have a batch norm. Maps are resized to the nearest element.
+x, y and z have min(512, width of the student's embedding) channels. The ramp counts whole epochs from 1. The authors'
+weights differ by pair: 5 (ResNet32x4 to ResNet8x4; WRN; ShuffleNetV1), 8 (ShuffleNetV2), 0.6 (ResNet56 to ResNet20), 1
+(ResNet110; ImageNet). Here all shapes follow from the networks, and `stage_pairs` pairs unequal numbers of stages. A
+pooling level that is not smaller than the shorter side of the map is left out.
 """
 
 import flax.linen as nn
@@ -57,7 +57,7 @@ class Fusion(nn.Module):
     """Attention-based fusion (ABF) of one of the student's stages with the fusion of the deeper stages.
 
     Attributes:
-        middle: channels of the fusion.
+        middle: channels of the fused map.
     """
 
     middle: int

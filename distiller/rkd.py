@@ -7,8 +7,8 @@ Paper: Park, Kim, Lu, Cho. Relational Knowledge Distillation. CVPR 2019. arXiv:1
 
 The paper sums over pairs and triplets. The means over all B^2 and B^3 entries (those of an example with itself are
 zero) and the weights 25 and 50 are those of the paper's classification experiments and of the benchmarks. A distance
-below 1e-6 counts as 1e-6, and the direction between equal examples as zero; neither has a gradient. The features are
-the embeddings; their widths may differ. Differences take B^2 D numbers, angles B^3.
+below 1e-6 counts as 1e-6. The direction between equal examples is zero. Neither has a gradient. The features are the
+embeddings; their widths may differ. Differences take B^2 D numbers, angles B^3.
 """
 
 from typing import ClassVar
@@ -48,7 +48,7 @@ def huber(difference: jax.Array) -> jax.Array:
 
 
 def relational_loss(student: jax.Array, teacher: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Scalars: the distances' loss, mean over B^2, and the angles', mean over B^3, of [B, D] and [B, D']."""
+    """Losses of the distances and of the angles in [B, D] and [B, D']. Two scalars: means over B^2 and B^3 entries."""
     (distance_s, angle_s), (distance_t, angle_t) = relations(student), relations(teacher)
     return huber(distance_s - distance_t), huber(angle_s - angle_t)
 
@@ -59,7 +59,7 @@ class RKD(Distiller):
     Paper: Park, Kim, Lu, Cho, CVPR 2019, arXiv:1904.05068
 
     Attributes:
-        distance_weight, angle_weight: of the two terms.
+        distance_weight, angle_weight: weights of the two terms.
     """
 
     distance_weight: float = not_negative(25.0)

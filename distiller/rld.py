@@ -7,9 +7,9 @@
 
 Paper: Sun, Chen, Lyu, Chen, Chen, Wang. Knowledge Distillation with Refined Logits. arXiv:2408.07666.
 
-A wrong teacher thus gives its confidence and the order of the classes below the label, and does not contradict the
-label. MCD is 0 for an image where no class is below the label. T is `temperature`, U is `sample_temperature`. The means
-are over the labelled rows of the batch. `standardize` is LSKD's (soft_logits.py).
+A teacher that is wrong about an image still teaches its confidence and the order of the classes below the label, but
+does not contradict the label. MCD is 0 for an image where no class is below the label. T is `temperature`, U is
+`sample_temperature`. The means are over the labelled rows of the batch. `standardize` is LSKD's (soft_logits.py).
 """
 
 import flax.linen as nn
@@ -25,11 +25,11 @@ from options import not_negative, positive
 def sample_confidence_rows(
     student_logits: jax.Array, teacher_logits: jax.Array, label: jax.Array, temperature: float = 1.0
 ) -> jax.Array:
-    """Divergence of the student's confidence in the label from the teacher's in its own class, times T^2.
+    """KL of the teacher's confidence in its predicted class and the student's confidence in the label, times T^2.
 
     Args:
         student_logits, teacher_logits: [B, K], K at least 2, any float type; computed in float32 (float64 stays).
-        label: [B] int; the row of a withheld one (-1) has no meaning.
+        label: [B] int; for a withheld label (-1) the row of the result has no meaning.
         temperature: dimensionless, above 0.
 
     Returns:
@@ -55,7 +55,7 @@ def masked_correlation_rows(
 
     Args:
         student_logits, teacher_logits: [B, K], K at least 2, any float type; computed in float32 (float64 stays).
-        label: [B] int; the row of a withheld one (-1) has no meaning.
+        label: [B] int; for a withheld label (-1) the row of the result has no meaning.
         temperature: dimensionless, above 0.
 
     Returns:
@@ -68,7 +68,7 @@ def masked_correlation_rows(
     kept = teacher < split_target(teacher, label)[0]
     some = jnp.any(kept, axis=1)
 
-    def logs(logits):  # a row without a kept class keeps all of them here, and counts for nothing below
+    def logs(logits):  # a row without a kept class keeps all classes here; the last line gives 0 for it
         return jax.nn.log_softmax(jnp.where(kept | ~some[:, None], logits / temperature, -1e30))
 
     s, t = logs(student), logs(teacher)

@@ -2,20 +2,21 @@
 
     loss = weight * ramp * mean_b mean_cells c_b,cell * DKD(z_s[b, cell], z_t[b, cell])
     z[b, cell]: the network's classifier on the mean of its last map over the cell; m x m cells for every m in scales
-    c: `complementary` where the teacher's class of the cell is not its class of the whole image, else 1
+    c: `complementary` if the teacher predicts another class for the cell than for the whole image, else 1
 
 Paper: Wei, Luo, Luo. Scale Decoupled Distillation. CVPR 2024. arXiv:2403.13512; its SD-DKD.
 
-`scales` are (1, 2, 4) for networks of different families, (1, 2) for those of the same. alpha, beta and temperature
-are DKD's (dkd.py); the warm-up of 30 epochs is the paper's. The mean is over the labelled rows of the batch.
+`scales` are (1, 2, 4) for networks of different families, (1, 2) for networks of the same family. alpha, beta and
+temperature are DKD's (dkd.py); the warm-up of 30 epochs is the paper's. The mean is over the labelled rows of the
+batch.
 
-Deviations. The paper sums the cells' losses; its code averages them, as here. The paper's sum is `weight` = number of
-cells (21). The paper compares the classes of cell and image, as here. Its code compares whether both are right, which
-differs where the teacher is wrong about cell and image in different ways. The code pools the coarser cells from the
-4x4 ones, which differs where 4 does not divide the map.
+Deviations. The paper sums the cells' losses; its code averages them, as here. `weight` = number of cells (21) gives the
+paper's sum. The paper compares the classes of cell and image, as here. Its code compares whether both are right; this
+differs if the teacher is wrong about cell and image in different ways. The code pools the coarser cells from the 4x4
+ones; this differs if 4 does not divide the map.
 
 SDD needs networks whose embedding is the mean of a map over its positions, the tap `final`. ViT (a class token) and
-ConvNeXt (a norm after the mean) are refused.
+ConvNeXt (a norm after the mean) raise an error.
 """
 
 import flax.linen as nn
@@ -34,7 +35,7 @@ def pooled_map(outputs: Outputs, who: str) -> jax.Array:
     """The map [B, H, W, D] whose mean is the embedding.
 
     Args:
-        outputs: a network's.
+        outputs: a network's outputs.
         who: "student" or "teacher", for the message.
 
     Raises:
@@ -42,7 +43,7 @@ def pooled_map(outputs: Outputs, who: str) -> jax.Array:
     """
     if "final" not in outputs.features:
         raise ValueError(
-            f"The {who}'s embedding is not the mean of a map (a tap 'final'), whose cells SDD classifies; it has "
+            f"The {who}'s embedding is not the mean of a map (a tap 'final'), which SDD needs. The taps are "
             f"{sorted(outputs.features)}.\nUse a network that pools one, such as a ResNet, or DKD, which needs no map."
         )
     return wide(outputs.features["final"])
@@ -52,12 +53,12 @@ def cell_logits(outputs: Outputs, who: str, scales: tuple[int, ...]) -> jax.Arra
     """The classifier's logits for each cell of each scale.
 
     Args:
-        outputs: a network's.
+        outputs: a network's outputs.
         who: "student" or "teacher", for the message.
         scales: m for m x m cells.
 
     Returns:
-        [cells, B, K], scale after scale, rows of cells within each.
+        [cells, B, K]: one scale after the other, the cells of a scale row by row.
     """
     x = pooled_map(outputs, who)
     cells = [adaptive_average_pool(x, m, m).reshape(x.shape[0], m * m, x.shape[-1]) for m in scales]
@@ -72,7 +73,7 @@ class SDD(Distiller):
 
     Attributes:
         scales: m for m x m cells.
-        complementary: weight of cells in which the teacher sees another class than in the image.
+        complementary: weight of cells for which the teacher predicts another class than for the image.
         alpha, beta: weights of DKD's target-class and non-target-class divergences.
         temperature: T, dimensionless.
         warmup_epochs: epochs over which the loss rises to its weight.

@@ -1,4 +1,4 @@
-"""SemCKD: each of the student's stages learns from all of the teacher's, by a learned attention that differs by image.
+"""SemCKD: each of the student's stages learns from all of the teacher's, with a learned attention for each image.
 
     loss = weight * mean_b mean_i sum_j a_bij mean_hwc (r_ij(f_i) - f_j)^2,   i a stage of the student, j of the teacher
     a_bi. = softmax_j <q_i(row b of F_i F_i'), k_j(row b of F_j F_j')>,   F [B, HWC] the stage's map
@@ -7,10 +7,10 @@ Paper: Chen, Mei, Zhang, Wang, Wang, Feng, Chen. Cross-Layer Distillation with S
 arXiv:2012.03236.
 
 The form is the authors' code. q and k are perceptrons with one hidden layer and B / 4 outputs (at least 2) of unit
-length. r is conv1x1, conv3x3, conv1x1 with batch norm and ReLU between, 2 C_t channels wide. The larger of two maps is
-average-pooled to the smaller. The weight is 400. q and k read rows of B x B matrices, so their parameters fit one batch
-size only, and the loss depends on the order of the batch. The batch norm uses the batch's own statistics. The authors
-add KD: `SoftLogits+SemCKD`, with weight 1 for the cross-entropy and for KD.
+length. r is conv1x1, conv3x3, conv1x1, with batch norm and ReLU between them and 2 C_t channels inside. The larger of
+two maps is average-pooled to the smaller. The weight is 400. q and k read rows of B x B matrices. So their parameters
+fit one batch size only, and the loss depends on the order of the batch. The batch norm uses the batch's own statistics.
+The authors add KD: `SoftLogits+SemCKD`, with weight 1 for the cross-entropy and for KD.
 """
 
 from typing import ClassVar
@@ -50,7 +50,7 @@ class Regressor(nn.Module):
 
 
 class SemCKD(Distiller):
-    """Maps of all of the teacher's stages for each of the student's, weighted by a learned attention.
+    """Each of the student's stages learns from all of the teacher's, weighted by a learned attention.
 
     Paper: Chen, Mei, Zhang, Wang, Wang, Feng, Chen, AAAI 2021, arXiv:2012.03236
     """

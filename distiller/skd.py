@@ -6,10 +6,10 @@
 
 Paper: Streamlined Knowledge Distillation. CVPR 2026 (not on arXiv).
 
-The angles leave out how sure a network is of an image. S is differentiated. T^2 is not in. The weights beside the
-cross-entropy are the released code's (0.9 and 0.1). Its last version also divides D by the number of classes and
-multiplies the losses, already averaged, by the share of images or classes that its masks keep. Neither is in the
-paper's formula, and neither is here.
+The angles do not depend on how sure a network is of an image. The gradient also goes through S. T^2 is not in. The
+weights of this loss and of the cross-entropy (0.9 and 0.1) are the released code's. The code's last version also
+divides D by the number of classes, and multiplies the averaged losses by the share of images or classes that its masks
+keep. The paper's formula has neither, and neither is done here.
 """
 
 import flax.linen as nn
@@ -54,7 +54,7 @@ class SKD(Distiller):
 
     Attributes:
         direction_weight: weight of the cosines.
-        damping: added to the diagonal of their differences' covariance.
+        damping: added to the diagonal of S.
         temperature: T, dimensionless.
     """
 

@@ -35,7 +35,7 @@ def deviation(logits: jax.Array) -> jax.Array:
 
 
 def standardize(logits: jax.Array) -> jax.Array:
-    """Each row with mean 0 and (unbiased) standard deviation 1.
+    """Shifts and scales each row to mean 0 and (unbiased) standard deviation 1.
 
     Args:
         logits: [B, K], K at least 3 (two standardised logits are +-1/sqrt(2) whatever they were).
@@ -47,7 +47,7 @@ def standardize(logits: jax.Array) -> jax.Array:
         ValueError: fewer than 3 classes.
     """
     logits = wide(logits)
-    refuse_two_classes("standardize=True", logits, "of two standardised logits the")
+    refuse_two_classes("standardize=True", logits, "for two standardised logits the")
     return (logits - jnp.mean(logits, axis=-1, keepdims=True)) / (deviation(logits) + 1e-7)
 
 
@@ -56,8 +56,8 @@ def kl_divergence(student_logits: jax.Array, teacher_logits: jax.Array, temperat
 
     Args:
         student_logits, teacher_logits: [B, K], any float type; computed in float32 (float64 stays).
-        temperature: dimensionless, above 0: a number, or an array, [] or [B, 1], of the logits' type. T^2 is in:
-            gradients keep their size over temperatures.
+        temperature: T, dimensionless, above 0: a number, or an array, [] or [B, 1], of the logits' type. The factor T^2
+            keeps the size of the gradients about the same at all temperatures.
 
     Returns:
         Scalar: sum over classes, mean over the batch. Natural log.

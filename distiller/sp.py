@@ -22,7 +22,7 @@ from options import not_negative
 
 
 def similarity(feature: jax.Array) -> jax.Array:
-    """[B, ...], any float type -> [B, B] float32 (float64 stays), rows of unit length; the row of a zero is zero."""
+    """[B, ...], any float type -> [B, B] float32 (float64 stays), rows of unit length; a zero row stays zero."""
     feature = flat(feature)
     return unit(feature @ feature.T)
 

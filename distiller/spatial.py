@@ -1,8 +1,9 @@
-"""Two networks' feature maps side by side: pairs of stages, and one resolution.
+"""Comparing two networks' feature maps: pairs of stages, and maps of one resolution.
 
 A method that reads stages has an option `stages`, which names the pairs: "1:1,2:3" pairs the student's stage 1 with the
 teacher's stage 1, and the student's stage 2 with the teacher's stage 3. "last" is a network's last stage. A method
-declares the option by `paired_stages`, or by `one_pair` if it compares one pair alone, and passes it to `stage_pairs`.
+declares the option by `paired_stages`, or by `one_pair` if it compares only one pair, and passes the option to
+`stage_pairs`.
 """
 
 import math
@@ -21,9 +22,10 @@ LAST = "last:last"
 
 
 def as_map(feature: jax.Array) -> jax.Array:
-    """A feature map [B, H, W, C] as it is; a transformer's tokens [B, N, D] as the square map of its patches.
+    """Returns a feature as a map [B, H, W, C].
 
-    Leading tokens that make no square (class, distillation) are left out.
+    A map is returned unchanged. A transformer's tokens [B, N, D] become the square map of its patches; the tokens
+    before the patches (class, distillation) are left out.
     """
     if feature.ndim != 3:
         return feature
@@ -31,7 +33,7 @@ def as_map(feature: jax.Array) -> jax.Array:
 
 
 def paired_stages(default: str = ""):
-    """A field of pairs of stages, "STUDENT:TEACHER,..."; the default may be "", which names none."""
+    """Makes a field for pairs of stages, "STUDENT:TEACHER,..."; the default "" names no pairs."""
 
     def holds(value):
         return value == default or re.fullmatch(f"{PAIR}(,{PAIR})*", value) is not None
@@ -40,17 +42,17 @@ def paired_stages(default: str = ""):
 
 
 def one_pair(default: str = LAST):
-    """A field of one pair of stages, "STUDENT:TEACHER"."""
+    """Makes a field for one pair of stages, "STUDENT:TEACHER"."""
     words = "name one pair STUDENT:TEACHER of stages, such as '2:3' or 'last:last'"
     return limited(default, words, lambda value: re.fullmatch(PAIR, value) is not None)
 
 
 def stage_pairs(student: dict, teacher: dict, choice: str = "", suffix: str = "") -> list[tuple[jax.Array, jax.Array]]:
-    """The pairs of stages that a method compares.
+    """Returns the pairs of stages that a method compares.
 
-    Without a choice every stage of the shallower network pairs with one of the deeper. Equal numbers of stages pair in
-    order. Of the network with more stages, evenly spread ones are taken, and the last stages always pair: for 3 and 4
-    stages the pairs are (1, 1), (2, 2), (3, 4).
+    Without a choice, each stage of the network with fewer stages gets one stage of the other network. Networks with
+    equal numbers of stages pair in order. In the network with more stages, the paired stages are evenly spread, and the
+    last one is among them: for 3 and 4 stages the pairs are (1, 1), (2, 2), (3, 4).
 
     Args:
         student, teacher: `Outputs.features`.
@@ -58,17 +60,17 @@ def stage_pairs(student: dict, teacher: dict, choice: str = "", suffix: str = ""
         suffix: "" for the stages' outputs, "_preact" for the taps before their last ReLU.
 
     Returns:
-        (student's stage, teacher's stage) of every pair, in the order of the choice, else in depth order.
+        (student's stage, teacher's stage) of every pair, in the order of the choice. Without a choice, in depth order.
 
     Raises:
-        ValueError: a network that has no such taps, or not the stage that the choice names.
+        ValueError: a network has no such taps, or does not have a stage that the choice names.
     """
     s, t = stages(student, suffix), stages(teacher, suffix)
     for who, found, features in (("student", s, student), ("teacher", t, teacher)):
         if not found:
             raise ValueError(
                 f"The {who} has no taps stage1{suffix} ...; it has {sorted(features) or 'logits only'}. "
-                "Take a network that has them (docs/models.md) or a method that asks for others."
+                "Take a network that has them (docs/models.md) or a method that reads other taps."
             )
     if choice:
         named = (pair.split(":") for pair in choice.split(","))
@@ -89,7 +91,7 @@ def _stage(found: list, name: str, who: str, choice: str):
 
 
 def adaptive_average_pool(x: jax.Array, height: int, width: int) -> jax.Array:
-    """Average-pools [B, H, W, C] to [B, height, width, C]; cells as in PyTorch's adaptive pooling, any two sizes.
+    """Average-pools [B, H, W, C] to [B, height, width, C], for any two sizes, as PyTorch's adaptive pooling does.
 
     Cell i of n averages positions floor(i * N / n) up to, not including, ceil((i + 1) * N / n).
     """

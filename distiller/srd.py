@@ -1,4 +1,4 @@
-"""SRD: the teacher's embedding, batch-normalised, from a linear projection of the student's, and its probabilities.
+"""SRD: the teacher's batch-normalised embedding, matched by a projection of the student's, and its probabilities.
 
     loss = weight * (feature_weight * log sum_bk |BN(W f_s + b) - BN(f_t)|^alpha + T^2 mean_b KL(teacher || student))
 
@@ -6,8 +6,8 @@ Paper: Miles, Mikolajczyk. Understanding the Role of the Projector in Knowledge 
 arXiv:2303.11098.
 
 Form and numbers are those of the authors' ImageNet code: alpha 4, feature_weight 2, T = 1, batch norms without
-parameters by the batch's statistics (epsilon 1e-4), a projection with bias. 1e-8 is added to the sum, so that equal
-features give a number. The loss is unbounded below in principle and may be negative.
+parameters by the batch's statistics (epsilon 1e-4), a projection with bias. 1e-8 is added to the sum, so that the loss
+of equal features is finite. The loss may be negative.
 """
 
 import flax.linen as nn
@@ -25,7 +25,7 @@ def log_sum_distance(student: jax.Array, teacher: jax.Array, alpha: float = 4.0)
 
     Args:
         student, teacher: [B, D], any float type; computed in float32 (float64 stays).
-        alpha: at least 1; the larger, the more the largest differences count.
+        alpha: at least 1. A larger alpha gives more weight to the largest differences.
 
     Returns:
         Scalar: sum over batch and D within the natural logarithm.
@@ -39,13 +39,13 @@ def log_sum_distance(student: jax.Array, teacher: jax.Array, alpha: float = 4.0)
 
 
 class SRD(Distiller):
-    """Batch-normalised embedding by a linear projection, logarithm of summed powers, and the probabilities.
+    """Batch-normalised embedding after a linear projection, logarithm of summed powers, and the probabilities.
 
     Paper: Miles, Mikolajczyk, AAAI 2024, arXiv:2303.11098
 
     Attributes:
-        feature_weight: of the embeddings' term.
-        alpha: power of their differences.
+        feature_weight: weight of the embeddings' term.
+        alpha: power of the embeddings' differences.
         temperature: T of the probabilities, dimensionless.
     """
 

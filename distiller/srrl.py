@@ -1,4 +1,4 @@
-"""SRRL: the teacher's embedding, rebuilt from the student's, and what the teacher's classifier says of the result.
+"""SRRL: the teacher's embedding, rebuilt from the student's, and the teacher's classifier applied to the result.
 
     loss = weight * (feature_weight * mean_bd (h - t)^2 + logit_weight * mean_bk (W h - z_t)^2)
     h = ReLU(BN(conv1x1(s))),   s, t the embeddings, z_t the teacher's logits, W its classifier
@@ -6,10 +6,11 @@
 Paper: Yang, Martinez, Bulat, Tzimiropoulos. Knowledge Distillation via Softmax Regression Representation Learning.
 ICLR 2021. OpenReview ZzwDy_wiWv (not on arXiv).
 
-The second term makes h what the teacher's classifier needs. The form is that of the benchmarks (SimKD's code): the
+The second term makes h useful to the teacher's classifier. The form is that of the benchmarks (SimKD's code): the
 connector maps the student's embedding. With `on_map` the connector maps the student's last map before the mean over its
-positions, as in the authors' code; this takes a student whose embedding is such a mean. The batch norm uses the batch's
-own statistics, since no connector outlives the training. The benchmarks add KD: `SoftLogits+SRRL`, all weights 1.
+positions, as in the authors' code; this needs a student whose embedding is such a mean. The connector is used in
+training only, so its batch norm uses the batch's own statistics. The benchmarks add KD: `SoftLogits+SRRL` with all
+weights 1.
 """
 
 import flax.linen as nn

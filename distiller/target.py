@@ -1,18 +1,18 @@
-"""The labelled class and the other classes: functions shared by the methods that read labels."""
+"""Functions that the methods on labels share: the label's class and the other classes."""
 
 import jax
 import jax.numpy as jnp
 
 
 def split_target(logits: jax.Array, label: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Divides logits into the labelled class and the others.
+    """Divides logits into the label's class and the other classes.
 
     Args:
         logits: [B, K] float, K at least 2.
         label: [B] int; a withheld label (-1) counts as class 0, and `labelled_mean` leaves its row out.
 
     Returns:
-        target [B, 1]; others [B, K - 1], in the order of the classes after the target, cyclically.
+        (target [B, 1], others [B, K - 1]). The others start at the class after the target and go on cyclically.
     """
     classes = logits.shape[1]
     label = jnp.maximum(label, 0)[:, None]
@@ -21,7 +21,7 @@ def split_target(logits: jax.Array, label: jax.Array) -> tuple[jax.Array, jax.Ar
 
 
 def labelled_mean(rows: jax.Array, label: jax.Array) -> jax.Array:
-    """Mean of `rows` [B] over those whose label [B] is not withheld (-1); 0 where all are."""
+    """Mean of `rows` [B] over the rows whose label [B] is not withheld (-1); 0 if all labels are withheld."""
     labelled = label >= 0
     return jnp.sum(jnp.where(labelled, rows, 0.0)) / jnp.maximum(jnp.sum(labelled.astype(rows.dtype)), 1.0)
 
@@ -29,7 +29,7 @@ def labelled_mean(rows: jax.Array, label: jax.Array) -> jax.Array:
 def refuse_two_classes(
     method: str,
     logits: jax.Array,
-    why: str = "with one class besides the target's, its",
+    why: str = "over a single class besides the target's, the",
     instead: str = "SoftLogits, which for two classes transfers all that the teacher's logits say",
 ) -> None:
     """Raises `ValueError` if `logits` [B, K] have fewer than 3 classes.
@@ -37,7 +37,7 @@ def refuse_two_classes(
     Args:
         method: the method's name, for the message.
         logits: [B, K].
-        why: the beginning of the reason, which ends in "distribution is constant".
+        why: the beginning of the reason; the message continues with "distribution is constant".
         instead: what to use.
     """
     if logits.shape[1] < 3:

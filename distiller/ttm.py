@@ -62,7 +62,7 @@ class TTM(Distiller):
 
 
 class WTTM(Distiller):
-    """Probabilities at the teacher's temperature, where an image of which the teacher is unsure has more weight.
+    """Probabilities as in TTM; images of which the teacher is unsure have more weight.
 
     Paper: Zheng, Yang, ICLR 2024, arXiv:2402.11148
 

@@ -2,15 +2,15 @@
 
     loss = weight * sum_stages mean_{b,h,w,c} ((mu(f_s)_c - f_tc)^2 / v_c + log v_c) / 2,   v = softplus(a) + 1e-5
 
-This is the negative log-likelihood of a Gaussian, without its constant. Its negative bounds the information from
-below.
+This is the negative log-likelihood of a Gaussian, without its constant. The log-likelihood is a lower bound of the
+information, up to a constant.
 
 Paper: Ahn, Hu, Damianou, Lawrence, Dai. Variational Information Distillation for Knowledge Transfer. CVPR 2019.
 arXiv:1904.05835, equations 5 and 6.
 
-mu is three 1x1 convolutions without bias, as wide as the teacher, with ReLUs between. The variance v, one number a
-channel, starts at 5 and learns, as in RepDistiller (mdistiller's is no parameter and never learns). The larger map is
-average-pooled to the smaller. The loss can be negative.
+mu is three 1x1 convolutions without bias, as wide as the teacher, with ReLUs between. The variance v, one number per
+channel, starts at 5 and is learned, as in RepDistiller (in mdistiller the variance is no parameter and stays constant).
+The larger map is average-pooled to the smaller. The loss can be negative.
 """
 
 import math

@@ -1,17 +1,17 @@
-"""VkD: the teacher's pooled and normalised last stage, from a projection of the student's that keeps angles.
+"""VkD: the teacher's pooled and normalised last stage, matched by an orthogonal projection of the student's.
 
     P = orthogonal [D_s, D_t],   loss = weight * mean_bk h(z_s P - normalise(z_t)),   h = Huber's loss with threshold 1
 
 Paper: Miles, Elezi, Deng. VkD: Improving Knowledge Distillation using Orthogonal Projections. CVPR 2024.
 arXiv:2403.06213.
 
-z is the mean over positions of the last stage: tokens of patches or places of a map. The teacher's is layer-normalised
-(classification) or, with `whiten`, decorrelated over the batch, which the paper does for generation. The authors add
-the divergence of the class probabilities by its own weight: `SoftLogits+VkD`.
+z is the mean over positions of the last stage: over patch tokens, or over positions of a map. The teacher's is
+layer-normalised (classification) or, with `whiten`, decorrelated over the batch, which the paper does for generation.
+The authors add the divergence of the class probabilities with a weight of its own: `SoftLogits+VkD`.
 
 P is a part of the rotation (I + A)^-1 (I - A), Cayley's map of a skew-symmetric A = W - W^T. W is the parameter. The
-map reaches every rotation that has no eigenvalue -1, with one linear solve in the wider of both widths and bounded
-gradients. If the student is wider than the teacher, the columns of P are orthonormal, else its rows.
+map reaches every rotation without an eigenvalue -1. It costs one linear solve of the larger width, and its gradients
+are bounded. If the student is wider than the teacher, the columns of P are orthonormal, else its rows.
 """
 
 import flax.linen as nn
@@ -43,7 +43,7 @@ def layer_normalised(x: jax.Array, epsilon: float = 1e-5) -> jax.Array:
 
 
 def whitened(x: jax.Array, epsilon: float = 1e-5) -> jax.Array:
-    """[B, D], centred, times (covariance + epsilon)^-1/2: uncorrelated and, as far as B goes, of variance 1.
+    """[B, D], centred, times (covariance + epsilon)^-1/2: uncorrelated, and of variance 1 if B is large enough.
 
     No gradient flows back: the function is for the teacher.
     """
@@ -55,7 +55,8 @@ def whitened(x: jax.Array, epsilon: float = 1e-5) -> jax.Array:
 def projection_loss(student: jax.Array, target: jax.Array, projection: jax.Array) -> jax.Array:
     """Huber's loss between `student` [B, D_s] through `projection` [D_s, D_t] and `target` [B, D_t].
 
-    Scalar: mean over batch and D_t.
+    Returns:
+        Scalar: mean over batch and D_t.
 
     Raises:
         ValueError: shapes differ.

@@ -6,11 +6,12 @@
 Paper: Lv, Yang, Li. Wasserstein Distance Rivals Kullback-Leibler Divergence for Knowledge Distillation. NeurIPS 2024.
 arXiv:2412.08139 (its WKD-F).
 
-As in the authors' code, the Gaussians have a diagonal covariance and the deviation sqrt(variance + 1e-5) with n - 1 (a
-cell of one position has variance 0). The student first passes a 1x1 convolution, batch norm and ReLU, which suits a
-teacher whose stage ends in a ReLU; `relu=False` leaves the ReLU out for other teachers. Published weights lie between
-0.08 and 0.3, ratios between 3 and 4. The authors also lower the weight to zero by a cosine over the last epochs, which
-is left out here. Every map is cut into the same cells, so resolutions may differ.
+As in the authors' code, the Gaussians have a diagonal covariance. The deviation is sqrt(variance + 1e-5); the variance
+is divided by n - 1 (a cell of one position has variance 0). The student's map first goes through a 1x1 convolution,
+batch norm and ReLU. The ReLU is for teachers whose stage ends in a ReLU; `relu=False` leaves it out for other teachers.
+Published weights lie between 0.08 and 0.3, ratios between 3 and 4. The authors also lower the weight to zero by a
+cosine over the last epochs; this is left out here. Every map is cut into the same number of cells, so resolutions may
+differ.
 """
 
 import flax.linen as nn

@@ -11,10 +11,11 @@ arXiv:2412.08139, the logit part (WKD-L).
 
 The prototypes are the rows of the teacher's classifier, one of the paper's choices, read through `Outputs.classify`.
 As in the released code, c is max(c, 0) + 1e-8, and `epsilon` = 1e-8 is added to Sinkhorn's denominators. This epsilon
-matters: at sinkhorn_lambda 0.05 a cost of 1, usual for unrelated classes, makes a kernel of exp(-20) = 2e-9, so that
-the plan drops a part of the mass that would have to move so far. The published numbers rest on this epsilon; epsilon 0
-is the paper's algorithm. Published recipes have gamma 200 to 600 and T 6 to 8. Their cosine that lowers gamma at the
-end of the training is left out: a method does not know the end. The mean is over the labelled rows of the batch.
+matters: at sinkhorn_lambda 0.05 a cost of 1, usual for unrelated classes, makes a kernel of exp(-20) = 2e-9, which is
+below epsilon. So the plan drops a part of the mass between such classes. The published numbers were measured with this
+epsilon; epsilon 0 is the paper's algorithm. Published recipes have gamma 200 to 600 and T 6 to 8. The recipes also
+lower gamma by a cosine at the end of the training. This is left out here: a method does not know when the training
+ends. The mean is over the labelled rows of the batch.
 """
 
 import flax.linen as nn
@@ -61,16 +62,16 @@ def transport_rows(
     iterations: int = 10,
     epsilon: float = 1e-8,
 ) -> jax.Array:
-    """Cost of the entropic transport plan between two distributions a row.
+    """Cost of the entropic transport plan between two distributions, row by row.
 
-    Classes that are 0 in both distributions of a row take no part in it.
+    Classes that are 0 in both distributions of a row take no part.
 
     Args:
         student, teacher: [B, K], rows sum to 1.
         cost: [K, K], at least 0.
         sinkhorn_lambda: regularisation, above 0, in units of the cost.
-        iterations: of Sinkhorn's algorithm.
-        epsilon: added to its denominators.
+        iterations: number of Sinkhorn's iterations.
+        epsilon: added to Sinkhorn's denominators.
 
     Returns:
         [B]: sum over pairs of classes.
@@ -99,7 +100,7 @@ def wasserstein_rows(
 
     Args:
         student_logits, teacher_logits: [B, K] of one float type.
-        label: [B] int; the row of a withheld one (-1) has no meaning.
+        label: [B] int; for a withheld label (-1) the row of the result has no meaning.
         cost: [K, K]; below 0 counts as 0.
         temperature: dimensionless, above 0.
         sinkhorn_lambda, iterations, epsilon: see `transport_rows`.

@@ -1,4 +1,4 @@
-"""WSLD: the teacher's softened probabilities, with little weight on images whose label the student knows better.
+"""WSLD: the teacher's softened probabilities; images whose label the student predicts better have little weight.
 
     loss = weight * T^2 * mean_b f_b * (-sum_k t_bk log s_bk),   t, s = softmax(z / T)
     f = 1 - exp(-CE(z_s, y) / CE(z_t, y)),   y the label, no gradient
@@ -7,8 +7,8 @@ Paper: Zhou, Song, Chen, Zhou, Wang, Yuan, Zhang. Rethinking Soft Labels for Kno
 Tradeoff Perspective. ICLR 2021. arXiv:2102.00650.
 
 Weight 2.5 and temperature 2 are the authors' for ImageNet. 1e-7 is added to the teacher's cross-entropy, as in their
-code. f needs the label: the mean is over the labelled rows of the batch. The loss is a cross-entropy, and f depends on
-the student, so the loss of a student that equals the teacher is not 0.
+code. f needs the label: the mean is over the labelled rows of the batch. The loss is a weighted cross-entropy, so the
+loss of a student that equals the teacher is not 0.
 """
 
 import flax.linen as nn
@@ -27,7 +27,7 @@ def weighted_rows(
 
     Args:
         student_logits, teacher_logits: [B, K], any float type; computed in float32 (float64 stays).
-        label: [B] int; the row of a withheld one (-1) has no meaning.
+        label: [B] int; for a withheld label (-1) the row of the result has no meaning.
         temperature: dimensionless, above 0.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Explanation maps: how much each pixel speaks for a class. One file a family of maps, one line here a map."""
+"""Explanation maps: how much each pixel speaks for a class. Each family has one file, each map one line here."""
 
 import dataclasses
 import math

@@ -35,7 +35,7 @@ class Explanation(abc.ABC):
         """Compute the map at its own resolution.
 
         Args:
-            outputs: of `models.forward` with this map's `gradient_taps`.
+            outputs: the outputs of `models.forward` with this map's `gradient_taps`.
             target: [B] int32, the class to explain for each image.
 
         Returns:
@@ -101,7 +101,7 @@ def wide(x: jax.Array) -> jax.Array:
 
 
 def resize(maps: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """Resize maps [B, h, w] bilinearly to [B, H, W]. Shrinking is antialiased: every position counts."""
+    """Resize maps [B, h, w] bilinearly to [B, H, W], with antialiasing when shrinking."""
     return maps if maps.shape[1:] == tuple(size) else jax.image.resize(maps, (len(maps), *size), "bilinear")
 
 
@@ -114,7 +114,7 @@ def feature_and_gradient(outputs: Outputs, target: jax.Array, tap: str = "") -> 
     """Return the feature map at a tap and the gradient of the target logit at it.
 
     Args:
-        outputs: of `models.forward` with this gradient tap.
+        outputs: the outputs of `models.forward` with this gradient tap.
         target: [B] int32.
         tap: the name of a feature; "" means `models.LAST_MAP`.
 
@@ -150,7 +150,7 @@ def token_grid(tokens: int, outputs: Outputs) -> tuple[int, tuple[int, int]]:
 
     Args:
         tokens: the number of tokens: the patches and, before them, up to two others (class, distillation).
-        outputs: the grid has the proportions of their images; without images the grid is square.
+        outputs: the network's outputs. The grid has the proportions of the images in them; without images it is square.
 
     Returns:
         The number of tokens before the patches, and the grid's (rows, columns).

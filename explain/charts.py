@@ -1,7 +1,7 @@
 """Charts of a teacher beside its students: t-SNE, correlations of logits, confusion matrices, reliability diagrams.
 
 Every chart reads the networks' logits or embeddings of the same images. Colours are as in `pictures`. A class has a
-colour, a marker and, on its points, its name.
+colour and a marker, and its name is written on its points.
 """
 
 import numpy as np
@@ -23,9 +23,9 @@ MARKERS = "osD^vPX<>*"
 def layouts(embeddings: dict[str, np.ndarray], seed: int = 0) -> dict[str, np.ndarray]:
     """Compute comparable t-SNE layouts of several networks' embeddings of the same images.
 
-    Embeddings of different sizes D have no joint t-SNE, and t-SNE does not determine where a cluster lies, only which
-    points are near each other. So the layout of the first network (the teacher) starts from its principal components,
-    and every other layout starts from the finished first layout: an image moves only if its neighbours differ. Early
+    Embeddings of different sizes D cannot share one t-SNE. And t-SNE fixes only which points are near each other, not
+    where a cluster lies. So the layout of the first network (the teacher) starts from its principal components, and
+    every other layout starts from the finished first layout: an image moves only if its neighbours differ. Early
     exaggeration is off in these other layouts, because early exaggeration would scatter the start. At the end, each of
     these layouts is rotated, mirrored, shifted and scaled onto the first layout (Procrustes); Procrustes changes no
     neighbourhood.

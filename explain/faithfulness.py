@@ -1,4 +1,4 @@
-"""All measures of one network's maps on a split, and of the similarity of students' maps to a teacher's."""
+"""All measures of one network's maps on a split, and the similarity of students' maps to a teacher's."""
 
 from collections.abc import Callable, Sequence
 
@@ -29,14 +29,15 @@ def faithfulness(
         positive_predicted, negative_predicted: AUC of the accuracy while pixels become black, the most important first
             (positive; lower is better) or the least important first (negative; higher is better), by maps of the
             predicted class.
-        positive_target, negative_target: the same by maps of the label.
-        random: the same in random order, as a baseline.
+        positive_target, negative_target: the same by maps of the label's class.
+        random: the same with the pixels in random order, as a baseline.
         curves: name of each of these five -> accuracies (percent) at 0, 10 ... 100 % of the pixels.
-        deletion, insertion: AUC of the probability of the predicted class (lower, higher is better).
+        deletion: AUC of the probability of the predicted class while pixels become the mean colour (lower is better).
+        insertion: the same while pixels of a blurred image are restored (higher is better).
         sparsity: Gini index of the maps of the predicted class.
         sanity: module -> rank correlation (`metrics.sanity`), on the first 100 images.
-        With masks, by maps of the label, in percent: pointing (tolerance 15/224 of the shorter side), iou, and map
-            (mean average precision).
+        With masks, by maps of the label's class, in percent: pointing (tolerance 15/224 of the shorter side), iou, and
+        map (mean average precision).
     """
     logits, _ = subject.answers(images)
     predicted = logits.argmax(axis=1)

@@ -10,9 +10,8 @@ Just a Black Box. 2016. arXiv:1605.01713. Smilkov et al. SmoothGrad. 2017. arXiv
 Axiomatic Attribution for Deep Networks. ICML 2017. arXiv:1703.01365.
 
 x is the normalised image, so a baseline b of 0 is the mean colour of the training set. IntegratedGradients is complete:
-the map sums to y_k(x) - y_k(b), up to the error of the midpoint rule with which the integral is computed. SmoothGrad
-draws the same noise for every image. As in the paper, SmoothGrad averages signed gradients; the absolute value is taken
-after the mean.
+the map sums to y_k(x) - y_k(b), up to the error of the midpoint rule for the integral. SmoothGrad draws the same noise
+for every image. As in the paper, SmoothGrad averages signed gradients; the absolute value is taken after the mean.
 """
 
 import dataclasses
@@ -32,7 +31,7 @@ REDUCTIONS = {
 
 
 def gradients_at(outputs: Outputs, images: jax.Array, target: jax.Array, per_pass: int) -> jax.Array:
-    """Return the mean over N variants of the batch of the gradient of the target logit at the input.
+    """Return the gradient of the target logit at the input, as the mean over N variants of the batch.
 
     Args:
         outputs: of the network and the batch.

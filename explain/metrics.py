@@ -56,7 +56,7 @@ def _masked_probabilities(model, variables, images, others, rank, count):
 
 
 def perturb(subject: Subject, images: np.ndarray, rank: np.ndarray, fill: str = "black") -> np.ndarray:
-    """Compute the network's probabilities while pixels are replaced in the order of `rank`.
+    """Compute the network's probabilities while more and more pixels are replaced, in the order of `rank`.
 
     Step s of S = `STEPS` replaces floor(H*W*s/S) pixels, all channels of each.
 

@@ -41,7 +41,7 @@ def check_path(path: str | os.PathLike) -> pathlib.Path:
 def save(figure: Figure, path: str | os.PathLike) -> pathlib.Path:
     """Write a picture as .png or .svg.
 
-    A failed write leaves no part of the picture behind. The same picture has the same bytes.
+    A failed write leaves no partial file. The same picture has the same bytes.
 
     Raises:
         UserError: another suffix, or a path that cannot be written.
@@ -96,7 +96,7 @@ def panel(
         class_names: K names.
         maps: network's name -> [N, H, W], in the order of the columns. `panel` scales each map to [0, 1].
         logits: network's name -> [N, K].
-        title: of the picture.
+        title: the picture's title.
         reference: the teacher's name in `maps`; empty: the picture has no differences.
 
     Raises:
@@ -130,7 +130,7 @@ def panel(
     for cell, head in zip(axes[0], heads, strict=True):
         cell.set_title(wrapped(head), fontsize=10)
     _bare(axes)
-    if students:  # of two bars, the one made last is next to the images
+    if students:  # the bar that is made last is next to the images
         _bar(figure, axes, Normalize(-1, 1), DIFFERENCE, 1.0, "← more important to the teacher | to the student →")
     _bar(figure, axes, Normalize(0, 1), MAP, OPACITY, "importance, each map scaled to 0 ... 1")
     return figure
@@ -153,7 +153,7 @@ def _image(cell, image: np.ndarray, below: str) -> None:
 
 
 def _overlay(cell, image: np.ndarray, shown: np.ndarray) -> None:
-    """Draw a map in [0, 1] over the image. The image is light grey: the colours stay close to the colour bar's."""
+    """Draw a map in [0, 1] over the image. The image is light grey, so the colours stay close to the colour bar's."""
     cell.imshow(image.mean(axis=-1), cmap="gray", vmin=-255, vmax=255, interpolation="nearest")
     cell.imshow(shown, cmap=MAP, vmin=0, vmax=1, alpha=OPACITY, interpolation="nearest")
 

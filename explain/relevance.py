@@ -12,9 +12,9 @@ propagated from the logits back to the input. Each rule below keeps the sum of R
 
 Paper: Chefer, Gur, Wolf. Transformer Interpretability Beyond Attention Visualization. CVPR 2021. arXiv:2012.09838.
 
-Deviation: the reference code scales the parts of a sum by sums over the whole batch, and explains one image at a time;
-here each image has its own sums. The rules are for the networks of `models.vit`, of any depth, with or without the
-distillation token.
+Deviation: the reference code scales the parts of a sum by sums over the whole batch, and explains one image at a time.
+Here each image has its own sums, so a batch can have many images. The rules are for the networks of `models.vit`, of
+any depth, with or without the distillation token.
 """
 
 import dataclasses
@@ -41,7 +41,7 @@ def through_linear(x: jax.Array, kernel: jax.Array, relevance: jax.Array) -> jax
     Args:
         x: the inputs [..., I].
         kernel: [I, O].
-        relevance: of the outputs, [..., O].
+        relevance: the relevance of the outputs, [..., O].
 
     Returns:
         The relevance of the inputs, [..., I].
@@ -55,12 +55,12 @@ def through_product(subscripts: str, a: jax.Array, b: jax.Array, relevance: jax.
     """Propagate relevance through an einsum of two factors.
 
     Args:
-        subscripts: of the einsum.
+        subscripts: the einsum's subscripts.
         a, b: the factors.
-        relevance: of the product.
+        relevance: the relevance of the product.
 
     Returns:
-        The relevance of each factor; each has half of the sum.
+        The relevance of each factor. Each has half of the sum of `relevance`.
     """
     product, pull = jax.vjp(lambda a, b: jnp.einsum(subscripts, a, b), a, b)
     to_a, to_b = pull(divide(relevance, product))
@@ -71,7 +71,7 @@ def through_sum(a: jax.Array, b: jax.Array, relevance: jax.Array) -> tuple[jax.A
     """Propagate relevance through the sum of `a` and `b`, [B, tokens, D].
 
     Returns:
-        The relevance of each summand, [B, tokens, D]. The two have the sum of `relevance`, image by image.
+        The relevance of each summand, [B, tokens, D]. In each image, both together have the sum of `relevance`.
     """
     total = functools.partial(jnp.sum, axis=(1, 2), keepdims=True)
     share = divide(relevance, a + b)

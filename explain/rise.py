@@ -30,7 +30,7 @@ def random_masks(key: jax.Array, count: int, size: tuple[int, int], grid: int, k
         key: a JAX key.
         count: number of masks.
         size: (H, W).
-        grid: cells a side.
+        grid: cells along each side.
         keep: probability that a cell is open.
 
     Returns:
@@ -47,13 +47,13 @@ def random_masks(key: jax.Array, count: int, size: tuple[int, int], grid: int, k
 
 @dataclasses.dataclass(frozen=True)
 class RISE(Explanation):
-    """Mean probability of the class over randomly masked images in which this pixel is visible.
+    """Mean probability of the class over those randomly masked images in which this pixel is visible.
 
     Paper: Petsiuk, Das, Saenko, BMVC 2018, arXiv:1806.07421
 
     Attributes:
         samples: number of masks.
-        grid: cells a side.
+        grid: cells along each side.
         keep: probability that a cell is open.
         seed: seed of the masks.
         per_pass: masks in one pass through the network.

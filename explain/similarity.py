@@ -21,7 +21,7 @@ def _flat(first, second):
 
 
 def cosine(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return the cosine of the angle between two maps; 0 where one map is all zeros, 1 where both are."""
+    """Return the cosine of the angle between two maps: 0 if one map is all zeros, 1 if both are."""
     a, b = _flat(first, second)
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     equal = (a == b).all(axis=1).astype(np.float64)
@@ -29,7 +29,7 @@ def cosine(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def spearman(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return Spearman's rank correlation; ties have their mean rank; 0 where one map is constant, 1 where both are."""
+    """Return Spearman's rank correlation; ties get their mean rank. It is 0 if one map is constant, 1 if both are."""
     a, b = (stats.rankdata(x, axis=1) for x in _flat(first, second))
     a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)

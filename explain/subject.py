@@ -1,4 +1,4 @@
-"""A trained network that is explained, and programs that run on many images of it, batch by batch."""
+"""A trained network to explain, and a way to run programs with this network on many images, batch by batch."""
 
 import dataclasses
 import functools
@@ -23,7 +23,7 @@ class Subject:
         name: the network's name in tables and pictures.
         model: a linen Module.
         variables: `{"params", "batch_stats"}`.
-        mean, std: of each channel, for pixels in [0, 1].
+        mean, std: mean and deviation of each input channel, for pixels in [0, 1].
     """
 
     name: str
@@ -39,8 +39,8 @@ class Subject:
     def collect(self, program: Callable, images: np.ndarray, *rows: np.ndarray) -> Any:
         """Run a program on all images, batch by batch, and join the results.
 
-        All batches have one size, so a compiled program is compiled once: the last batch is filled up with its last
-        image, and the results of the filling are cut off.
+        All batches have one size, so a compiled program is compiled once. The last batch is filled up with copies of
+        the last image, and the results of the copies are cut off.
 
         Args:
             program: (model, variables, images [B, H, W, C] float32 normalised, *rows [B, ...] int32) -> a pytree of
@@ -67,8 +67,8 @@ class Subject:
         """Compute the network's outputs for images [N, H, W, C] uint8.
 
         Returns:
-            Logits [N, K] and embeddings [N, D], float32. The logits stand for the embeddings of a network that has no
-            tap `embedding`.
+            (logits [N, K], embeddings [N, D]), float32. If the network has no tap `embedding`, the embeddings are the
+            logits.
         """
         return self.collect(_answer, images)
 

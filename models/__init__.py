@@ -1,4 +1,4 @@
-"""Networks: linen Modules that return `Outputs`. `create` is the only door, `names` lists what is behind it."""
+"""Networks: linen Modules that return `Outputs`. `create` builds a network by name, `names` lists the names."""
 
 from models import ops, xla_cpu
 from models.outputs import ATTENTION, LAST_MAP, NoFeatures, Outputs, Source, Taps, forward, resolve, stages
@@ -74,8 +74,8 @@ def create(name: str, num_classes: int, **options):
     Args:
         name: one of `names()`, or "module:attribute" of a network of your own (docs/models.md).
         num_classes: K, the size of the last layer, at least 2.
-        **options: the network's own fields, such as `dtype` (compute type; parameters stay float32). Lists (JSON has
-            no other) become tuples.
+        **options: the network's own fields, such as `dtype` (compute type; parameters stay float32). Lists become
+            tuples, because JSON has no tuples.
 
     Returns:
         A linen Module; `module.apply(variables, images, train=...)` returns `Outputs`.

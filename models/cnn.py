@@ -1,6 +1,6 @@
 """A network for tests and tutorials: four convolutions with batch norm, with the taps that all networks have.
 
-Source: this library; it stands for no paper.
+Source: this library, not a paper.
 """
 
 from typing import Any

@@ -2,9 +2,9 @@
 
 Paper: Liu, Mao, Wu, Feichtenhofer, Darrell, Xie. A ConvNet for the 2020s. CVPR 2022. arXiv:2201.03545.
 
-The network is the paper's (timm's names in `torch_name`); layer scale begins at 1e-6, weights are normal of deviation
-0.02 (the paper's truncation at +-2 does not change that), biases zero. `stochastic_depth` is the paper's, 0.1 in its
-ConvNeXt-T, and 0 by default.
+The network is the paper's, and `torch_name` has timm's names. Layer scale starts at 1e-6. Weights are normal with
+deviation 0.02; the paper's truncation at +-2 does not change that. Biases are zero. `stochastic_depth` is the paper's,
+0.1 in its ConvNeXt-T, and 0 by default.
 """
 
 from typing import Any
@@ -52,8 +52,8 @@ class ConvNeXt(Network):
         widths: channels of each stage; the stem has the first's.
         num_classes: K.
         patch_size: size and stride of the stem's convolution: 4 in the paper; None: `default_patch` of the image.
-        stochastic_depth: probability, in training, that an image passes the last block by its shortcut alone; it grows
-            linearly from 0 in the first block. In [0, 1); draws from `rngs={"dropout": key}`.
+        stochastic_depth: in training, an image takes only the shortcut of the last block with this probability, which
+            grows linearly from 0 in the first block. In [0, 1). Needs random numbers: `rngs={"dropout": key}`.
         dtype: compute type; parameters, statistics and logits are float32.
     """
 
@@ -74,8 +74,8 @@ class ConvNeXt(Network):
     def __call__(self, images, train: bool = False, deltas: dict | None = None) -> Outputs:
         """images [B, H, W, C] float32 -> `Outputs`.
 
-        Taps: `stem`, `stage1..N` (the residual stream: no activation ends a stage), `stage1_preact..N` (so the same
-        arrays, for the methods that ask), `embedding` [B, D]: the mean over positions after the head's norm.
+        Taps: `stem`; `stage1..N`, the residual stream at the end of each stage, without an activation;
+        `stage1..N_preact`, the same arrays; `embedding` [B, D], the mean over positions, normalised by the head's norm.
         """
         tap = Taps(deltas)
         patch = self.patch_size or default_patch(min(images.shape[1:3]))
@@ -100,7 +100,7 @@ class ConvNeXt(Network):
         return Outputs(logits=self.classify(embedding), features=tap.features)
 
     def settle(self, shape_of) -> "ConvNeXt":
-        """This network with the patch size that some weights have, where the choice was left to the image.
+        """This network with the patch size of some weights, unless `patch_size` is given.
 
         Args:
             shape_of: variable path -> its shape in those weights, or None.

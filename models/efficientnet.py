@@ -2,12 +2,12 @@
 
 Papers: Tan, Le. EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks. ICML 2019. arXiv:1905.11946.
 The Lite networks were published as code: tensorflow/tpu, models/official/efficientnet/lite. They differ from the
-paper's networks: ReLU6 instead of swish, no squeeze-and-excitation, and the widths of the stem and of the head and the
-numbers of blocks in the first and the last group are the same in all sizes.
+paper's networks in three points: ReLU6 instead of swish; no squeeze-and-excitation; all sizes have the same widths of
+stem and head, and the same numbers of blocks in the first and last group.
 
 The defaults are the published TensorFlow networks: SAME padding, epsilon 1e-3 and momentum 0.99 of the batch norms.
-PyTorch's networks of the same names (torchvision's, timm's without `tf_`) have padding="TORCH" and epsilon=1e-5. Blocks
-end in a batch norm that no activation follows: a stage's tap is linear, and `_preact` is the same array.
+PyTorch's networks of the same names (torchvision's, timm's without `tf_`) have padding="TORCH" and epsilon=1e-5. A
+block ends in a batch norm without an activation, so a stage's tap and its `_preact` are the same array.
 """
 
 import math
@@ -33,7 +33,7 @@ GROUPS = (
     (6, 320, 1, 3, 1, 4),
 )
 STEM, HEAD = 32, 1280  # widths
-SQUEEZE = 0.25  # width inside a squeeze-and-excitation, of the block's input
+SQUEEZE = 0.25  # width inside a squeeze-and-excitation, as a share of the block's input
 TORCH_NAMES = {  # timm's
     r"^stem_conv$": "conv_stem",
     r"^stem_bn$": "bn1",
@@ -53,7 +53,7 @@ TORCH_NAMES = {  # timm's
     r"project_bn$": "bn3",
 }
 
-# deviation sqrt(2 / size^2): the reference counts one output of a depthwise convolution
+# deviation sqrt(2 / size^2): the reference counts one output channel for a depthwise convolution
 depthwise_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
@@ -70,21 +70,21 @@ def rounded(channels: float) -> int:
 
 
 def conv_bn(net: nn.Module, name: str, x, train: bool, features: int, size: int = 1, stride: int = 1, groups: int = 1):
-    """The convolution `name`_conv and the batch norm `name`_bn, inside `net`, in its padding, epsilon and momentum."""
+    """The convolution `name`_conv and the batch norm `name`_bn, in `net`, with its padding, epsilon and momentum."""
     init = fan_out_normal if groups == 1 else depthwise_normal
     conv = Conv(features, size, stride, groups, False, init, net.dtype, net.padding, name=f"{name}_conv")
     return BatchNorm(net.momentum, net.epsilon, net.dtype, name=f"{name}_bn")(conv(x), train)
 
 
 class Block(nn.Module):
-    """Expand by 1x1, filter depthwise, weigh the channels, project by 1x1; added to the input where the shapes agree.
+    """Expand by 1x1, filter depthwise, weight the channels, project by 1x1; the input is added if the shapes agree.
 
     Attributes:
         width: channels of the output.
         expansion: channels inside, as a factor of the input's; 1: no expansion.
         size, stride: of the depthwise convolution.
         lite: ReLU6 and no squeeze-and-excitation.
-        drop: probability, in training, that an image passes this block by its shortcut alone.
+        drop: probability, in training, that an image takes only the shortcut of this block.
         padding, epsilon, momentum, dtype: see `EfficientNet`.
     """
 
@@ -124,16 +124,16 @@ class EfficientNet(Network):
         num_classes: K.
         width, depth: factors of all widths and of the numbers of blocks.
         lite: the Lite network.
-        padding: "SAME", TensorFlow's, or "TORCH", half of the kernel's size on every side; they differ where a
-            convolution of stride 2 reads an even side.
+        padding: "SAME", TensorFlow's, or "TORCH", half of the kernel's size on every side. The two differ if a
+            convolution of stride 2 has an input with an even side.
         epsilon: of the batch norms.
         momentum: share of a running statistic that one step keeps. The published 0.99 needs some 500 steps to forget
             the initial statistics; a shorter training needs 0.9.
         dropout: share of the embedding's entries that training zeroes before the classifier, in [0, 1). The tap
-            `embedding` is the embedding before. The published networks have 0.2 (B0, Lite0, Lite1) and 0.3.
-        stochastic_depth: s, in [0, 1): an image passes block i of n, counted from 0, by its shortcut alone with
-            probability s * i / n in training, as in the published code. The published networks have 0.2. This and
-            `dropout` draw random numbers: `rngs={"dropout": key}` of `models.forward` or `apply`.
+            `embedding` has no dropout. The published networks have 0.2 (B0, Lite0, Lite1) and 0.3.
+        stochastic_depth: in training, an image takes only the shortcut of block i of n (i from 0) with the probability
+            `stochastic_depth` * i / n, in [0, 1). The published networks have 0.2. This and `dropout` need random
+            numbers: `rngs={"dropout": key}` of `models.forward` or `apply`.
         dtype: compute type; parameters, statistics and logits are float32.
 
     Paper: Tan, Le, ICML 2019, arXiv:1905.11946

@@ -1,8 +1,8 @@
-"""Layers that the networks share: convolution, batch norm and the classifier, initialised as the references do.
+"""Layers that the networks share: convolution, batch norm and the classifier, with the references' initialisation.
 
-The references have two initialisations of a convolution. `fan_out_normal` is a normal of deviation
-sqrt(2 / (size^2 * out)) (WRN, VGG, MobileNetV2), grouped or not; the ResNets' `kaiming_normal_(mode="fan_out")` is the
-same. `default_uniform` is PyTorch's default (ShuffleNet, MobileNetV1).
+A network's reference is the PyTorch network that it follows. References initialise a convolution in two ways.
+`fan_out_normal` is normal with deviation sqrt(2 / (size^2 * out)), grouped or not (WRN, VGG, MobileNetV2; the ResNets'
+`kaiming_normal_(mode="fan_out")` is the same). `default_uniform` is PyTorch's default (ShuffleNet, MobileNetV1).
 """
 
 import math
@@ -38,9 +38,9 @@ def default_uniform(key, shape, dtype=jnp.float32):
 
 
 def parameter(module: nn.Module, name: str, init: Callable, shape: tuple[int, ...]) -> jax.Array:
-    """`module.param`, float32. Of a parameter that exists, only the shape is checked.
+    """`module.param` in float32. If the parameter exists, only its shape is compared.
 
-    Flax checks the shape by tracing the initialiser, which is half of the time that tracing a network takes.
+    Flax itself checks the shape by tracing the initialiser. That takes half of the time of tracing a network.
 
     Raises:
         flax.errors.ScopeParamShapeError: the parameter has another shape.
@@ -54,10 +54,10 @@ def parameter(module: nn.Module, name: str, init: Callable, shape: tuple[int, ..
 
 
 def convolve_same(convolve: Callable, x: jax.Array) -> jax.Array:
-    """A convolution of stride 2 with XLA's SAME padding: of an even side, one zero more behind the input than before.
+    """A convolution of stride 2 with XLA's SAME padding: an even side gets one zero more at the end than at the start.
 
-    `convolve`, [B, H, W, C] -> [B, H', W', features], pads both ends alike. One more zero in front shifts its windows
-    onto SAME's, and adds a first one to drop.
+    `convolve`, [B, H, W, C] -> [B, H', W', features], pads both ends alike. With one more zero at the start, its
+    windows are SAME's windows and one before them. The output of that first window is dropped.
     """
     rows, columns = (1 - side % 2 for side in x.shape[1:3])
     x = jnp.pad(x, ((0, 0), (rows, 0), (columns, 0), (0, 0)))
@@ -68,7 +68,7 @@ class Conv(nn.Module):
     """A square convolution, padded by (size - 1) / 2 on every side as PyTorch's reference networks are.
 
     With padding="SAME" a convolution of stride 2 has XLA's SAME padding, as networks of TensorFlow and Flax have. The
-    two differ where the input has an even side.
+    two differ if the input has an even side.
     Parameters `kernel` [size, size, C_in / groups, features] float32 and, with `use_bias`, `bias` [features],
     initially zero. `groups` = C_in makes the convolution depthwise.
     """
@@ -99,9 +99,9 @@ class Conv(nn.Module):
 
 @jax.custom_jvp
 def held(value, marker):
-    """`value`, a constant to the innermost derivative that `marker` belongs to, and to no other derivative.
+    """Returns `value`. Only the innermost derivative with respect to `marker` treats it as a constant.
 
-    `stop_gradient` would also make it a constant to the derivatives around that one: the training step's.
+    With `stop_gradient`, `value` would also be a constant of the outer derivatives, such as the training step's.
     """
     del marker
     return value
@@ -115,12 +115,12 @@ def _held_jvp(primals, tangents):
 class BatchNorm(nn.Module):
     """Batch norm over all axes but the last; statistics are float32 whatever the compute type.
 
-    `models.forward` differentiates by `deltas`. The batch's statistics are constants of that derivative, so the
-    explanation of an image depends on no other image's answer. The gradient of a training step goes through the
-    statistics as usual.
+    `models.forward` differentiates with respect to `deltas`. The batch's statistics are constants of that derivative,
+    so the explanation of an image does not depend on the logits of other images. The gradient of a training step goes
+    through the statistics as usual.
 
     Parameters `scale`, `bias` [C]; statistics `mean`, `var` [C], moved by `1 - momentum` a step. The running variance
-    is of the batch's own variance (divided by n), as in Flax; PyTorch's is n / (n - 1) times as large. After
+    averages the batch's variance (divided by n), as in Flax; PyTorch's is n / (n - 1) times as large. After
     `models.folding` only the bias is left, and only the bias is added.
     """
 
@@ -196,7 +196,7 @@ def branch_dropped(branch: jax.Array, rate: float, train: bool) -> jax.Array:
 class Dense(nn.Module):
     """The classifier: [B, D] -> [B, features], in float32. Parameters `kernel` [D, features], `bias` [features].
 
-    An initialiser of None is PyTorch's default.
+    An initialiser None means PyTorch's default.
     """
 
     features: int

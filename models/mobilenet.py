@@ -6,8 +6,8 @@ arXiv:1801.04381. Howard et al. MobileNets: Efficient Convolutional Neural Netwo
 
 The benchmarks' V2 (stem="cifar") differs from the paper's: ReLU instead of ReLU6, an expansion convolution in the first
 block too, stride 1 where the channels become 24, widths rounded down. The standard one (stem="imagenet") is
-torchvision's, without the dropout before its linear layer. Blocks end in a batch norm that no ReLU follows: a
-stage's tap is linear, and `_preact` is the same array.
+torchvision's, without the dropout before its linear layer. A block ends in a batch norm without a ReLU, so a stage's
+tap and its `_preact` are the same array.
 """
 
 from typing import Any
@@ -20,7 +20,7 @@ from models.network import Network, rename
 from models.outputs import Outputs, Taps, unnamed
 from registry import UserError
 
-# expansion, width, blocks, stride of the first one (benchmarks, standard), and the stage that ends here
+# expansion, width, blocks, stride of the first block (benchmarks, standard), and the stage that ends here
 GROUPS = (
     (1, 16, 1, (1, 1), None),
     (6, 24, 2, (1, 2), 1),
@@ -73,7 +73,7 @@ V1_NAMES = {
     r"^classifier$": "fc",
 }
 V1_WIDTHS = (64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024)
-V1_STAGES = {3: 1, 5: 2, 11: 3, 13: 4}  # the block, counted from 1, that ends each stage
+V1_STAGES = {3: 1, 5: 2, 11: 3, 13: 4}  # number of a block, from 1 -> the stage that it ends
 
 
 def conv_bn(module: nn.Module, name: str, x, train: bool, *shape, groups: int = 1, init=fan_out_normal):
@@ -83,7 +83,7 @@ def conv_bn(module: nn.Module, name: str, x, train: bool, *shape, groups: int = 
 
 
 class InvertedResidual(nn.Module):
-    """Expand by 1x1, filter by depthwise 3x3, project by 1x1; added to its input where the shapes agree."""
+    """Expand by 1x1, filter by depthwise 3x3, project by 1x1; the input is added if the shapes agree."""
 
     width: int
     stride: int
@@ -159,7 +159,7 @@ class MobileNetV2(Network):
 
 
 class SeparableBlock(nn.Module):
-    """Depthwise 3x3 and 1x1 convolution, each with batch norm; `tap` gets the sum before the last ReLU."""
+    """Depthwise 3x3 and 1x1 convolution, each with batch norm; `tap` gets the array before the last ReLU."""
 
     width: int
     stride: int
@@ -197,7 +197,7 @@ class MobileNetV1(Network):
         for number, width in enumerate(V1_WIDTHS, start=1):
             stage = V1_STAGES.get(number)
             record = tap.named(f"stage{stage}_preact") if stage else unnamed
-            # from the second doubling of the width on, each halves the resolution
+            # a block that doubles the width halves the resolution, except block 1
             stride = 2 if width > x.shape[-1] and number > 1 else 1
             x = SeparableBlock(width, stride, self.dtype, name=f"block{number}")(x, train, record)
             if stage:

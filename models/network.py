@@ -72,14 +72,14 @@ class Network(nn.Module):
 
 
 def variant(network: type[nn.Module], name: str, what: str, source: str, **fields) -> Callable[..., nn.Module]:
-    """A constructor of one size of a family: (num_classes, **options) -> `network`; options win over `fields`.
+    """A constructor of one size of a family: (num_classes, **options) -> `network`; options replace `fields`.
 
     Args:
         network: the family's class.
         name: of the constructor.
         what: one line on the network.
-        source: of the paper.
-        **fields: what makes this size.
+        source: the paper.
+        **fields: the network's fields that define this size.
     """
 
     def build(num_classes: int, **options):

@@ -1,13 +1,13 @@
-"""The operations that networks are made of, each in one plain line, and the seam below which a backend has other words.
+"""The operations that networks are made of, each with a plain function that a platform can replace.
 
 XLA compiles some plain operations to slow programs on some platforms. An `Operation` is a JAX primitive with one plain
 function for all platforms; `Operation.words` registers another function for one platform. JAX chooses between them when
 it lowers a program, not when it traces one. So `jax.jit(f).trace(x).lower(lowering_platforms=("tpu",))` gives the TPU's
-program on a machine that has none. `models/xla_cpu` has the words for CPUs.
+program on a machine without a TPU. `models/xla_cpu` has the functions for CPUs.
 
-Every `Operation` is linear in each of its arrays. Its derivatives are operations again, of any order, and a platform
-may have its own words for them. Under `vmap` an operation becomes its plain function, because the engine uses `vmap`
-to stack seeds, and only accelerators stack seeds by default.
+Every `Operation` is linear in each of its arrays. Its derivatives of any order are operations, too, and a platform can
+replace them. Under `vmap` an operation becomes its plain function: training uses `vmap` to stack seeds, and only
+accelerators stack seeds by default.
 """
 
 import functools
@@ -31,7 +31,7 @@ def plain():
 
 
 class Operation:
-    """A function of arrays that a platform may have its own words for.
+    """A function of arrays that a platform can replace by its own.
 
     Args:
         name: of the primitive in a jaxpr.
@@ -49,7 +49,7 @@ class Operation:
         return jax.vmap(functools.partial(self.plain, **params), axes)(*arrays), 0
 
     def words(self, platform: str, function: Callable) -> None:
-        """Registers the `function` that programs for `platform` ("cpu") contain in the place of `plain`."""
+        """Registers the `function` that replaces `plain` in programs for `platform` ("cpu")."""
         mlir.register_lowering(self.primitive, mlir.lower_fun(function, multiple_results=False), platform=platform)
 
     def __call__(self, *arrays: jax.Array, **params) -> jax.Array:
@@ -66,9 +66,9 @@ def _result(function, *avals, **params):
     return jax.make_jaxpr(functools.partial(function, **params))(*avals).out_avals[0]
 
 
-# Convolution. The sum of output * convolve(input, kernel) is linear in each of its three arrays, and its derivative by
-# one of them is a function of the other two: one operation whose parameter `of` names the array that comes out. The
-# derivatives of each are the other two, so the operation is closed under differentiation.
+# Convolution. The sum of output * convolve(input, kernel) is linear in each of its three arrays. Its derivative by one
+# of them is a function of the other two. One operation computes all three derivatives: its parameter `of` names the
+# array that it returns. The derivatives of each are the other two, so the operation is closed under differentiation.
 
 ROLES = ("input", "kernel", "output")
 
@@ -80,7 +80,7 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1, groups: int = 1) 
 
 
 def xla_convolve(x: jax.Array, kernel: jax.Array, stride: int | tuple[int, int] = 1, groups: int = 1) -> jax.Array:
-    """`convolve` in XLA's words. `stride` may be a pair, of rows and columns."""
+    """`convolve` as XLA's own convolution. `stride` may be a pair (rows, columns)."""
     strides, pad = (stride, stride) if isinstance(stride, int) else stride, (kernel.shape[0] - 1) // 2
     axes = ("NHWC", "HWIO", "NHWC")
     return jax.lax.conv_general_dilated(
@@ -89,13 +89,13 @@ def xla_convolve(x: jax.Array, kernel: jax.Array, stride: int | tuple[int, int] 
 
 
 def third(function: Callable, of: str, wanted, first: jax.Array, second: jax.Array) -> jax.Array:
-    """The array in the role `of`, from those in the other two roles in the order of `ROLES`.
+    """Computes the array in the role `of` from the arrays in the other two roles.
 
     Args:
         function: (input, kernel) -> output, a convolution.
         of: a role.
         wanted: the abstract value (shape and dtype) of the array in that role; None for "output".
-        first, second: the other two arrays.
+        first, second: the other two arrays, in the order of `ROLES`.
     """
     if of == "output":
         return function(first, second)
@@ -151,11 +151,11 @@ ad.deflinear2(SUM.primitive, lambda cotangent, x: [SPREAD(cotangent, shape=x.ava
 ad.deflinear2(SPREAD.primitive, lambda cotangent, c, *, shape: [SUM(cotangent)])
 
 
-# An array that is read often: nothing in plain words. A backend may write it to memory.
+# A mark on an array that is read often. The plain function does nothing; a platform may write the array to memory.
 
 
 def kept(x: jax.Array) -> jax.Array:
-    """`x`, what a residual block returns."""
+    """Returns `x`, the output of a residual block, with a mark that it is read often."""
     return STORED(x, when="evaluation")
 
 
@@ -163,7 +163,7 @@ STORED = Operation("stored", lambda x, *, when: x)
 
 
 def _stored_jvp(primals, tangents, *, when):
-    """`when` is "evaluation" (where no derivative is taken), "training" (where one is taken) or "always"."""
+    """`when` says when `x` is stored: "evaluation" (no derivative is taken), "training" (one is taken) or "always"."""
     if when == "evaluation":
         return primals[0], tangents[0]
     (x,), (change,) = primals, tangents

@@ -1,4 +1,4 @@
-"""What every network returns, and the one door to gradients with respect to any of it."""
+"""`Outputs`, which every network returns, and `forward`, which runs a network and gives gradients of its logits."""
 
 import functools
 import re
@@ -15,7 +15,7 @@ from models.layers import BatchNorm
 
 @struct.dataclass
 class Source:
-    """What `Outputs` came from.
+    """The network, the variables and the images that gave some `Outputs`.
 
     Attributes:
         model: the network; static.
@@ -30,19 +30,19 @@ class Source:
 
 @struct.dataclass
 class Outputs:
-    """A network's answer to a batch.
+    """A network's outputs for a batch.
 
     Attributes:
         logits: [B, K] float32.
         features: name -> array, in the network's compute type: `stem`, `stage1` ... `stageN` [B, H, W, C],
             `stage1_preact` ..., `final` [B, H, W, D] where the embedding is the mean of a map over its positions, and
-            `embedding` [B, D], what the classifier reads.
+            `embedding` [B, D], the classifier's input.
         pullback: cotangent of the logits -> cotangents of the gradient taps; set by `forward(gradient_taps=...)`.
         head: embedding -> logits with the network's own weights; set by `forward`.
-        source: the network, its variables and the images; set by `forward`. A leaf like the head, for explanations
-            that read the images, the weights or the answer to other images.
-        views: the answers to the further views of the same images, in the order in which a method or strategy
-            declares them (`Distiller.views`); empty where only the first, usual one was asked for.
+        source: the network, its variables and the images; set by `forward`. For explanations that read the images or
+            the weights, or run the network on other images.
+        views: the `Outputs` for the further views of the same images, in the order of `Distiller.views` or the
+            strategy's views; empty if the network ran on the first view only.
     """
 
     logits: jax.Array
@@ -56,10 +56,10 @@ class Outputs:
         """Pulls a cotangent on the logits back to the gradient taps.
 
         Args:
-            cotangent: [B, K] float32; a one-hot row asks for the gradient of that class's logit.
+            cotangent: [B, K] float32; a one-hot row gives the gradient of that class's logit.
 
         Returns:
-            tap -> d(sum(cotangent * logits)) / d(tap), the tap's shape. Differentiable once more.
+            tap -> d(sum(cotangent * logits)) / d(tap), the tap's shape. It can be differentiated again.
 
         Raises:
             ValueError: the outputs were computed without gradient taps.
@@ -76,15 +76,15 @@ class Outputs:
         return self.head(embedding)
 
     def again(self, images: jax.Array, gradient_taps: tuple[str, ...] = ()) -> "Outputs":
-        """The same network's answer to other normalised images [B', H, W, C], in evaluation mode.
+        """Runs the same network on other normalised images [B', H, W, C], in evaluation mode.
 
-        Its batch norm reads the running statistics, also where these outputs are a training step's.
+        Batch norm uses the running statistics, even if these outputs are from a training step.
         """
         source = self.asked()
         return forward(source.model, source.variables, images, gradient_taps=gradient_taps)[0]
 
     def asked(self) -> Source:
-        """The network, its variables and the images; ValueError where these outputs were made by hand."""
+        """Returns `source`. Raises `ValueError` if these outputs were not made by `models.forward`."""
         if self.source is None:
             raise ValueError("These Outputs do not know their images: build them with `models.forward`.")
         return self.source
@@ -92,7 +92,7 @@ class Outputs:
 
 @jax.tree_util.register_static
 class NoFeatures:
-    """The features of Outputs of which only the logits are known. Asking for any raises: none is silently empty."""
+    """The `features` of Outputs that have only logits. Any access raises `ValueError`; it never looks empty."""
 
     def _refuse(self, *_):
         raise ValueError("The method asks for features, and only logits are there.")
@@ -109,7 +109,7 @@ class NoFeatures:
 class Taps:
     """Records named features during a forward pass and adds `deltas[name]` where one is given.
 
-    A zero delta changes nothing and makes the feature something that `jax.vjp` can differentiate by.
+    A zero delta changes nothing. The derivative with respect to the delta is that with respect to the feature.
     """
 
     def __init__(self, deltas: dict[str, jax.Array] | None = None):
@@ -122,11 +122,11 @@ class Taps:
         return value
 
     def named(self, name: str) -> Callable[[jax.Array], jax.Array]:
-        """The tap `name`, for a block that does not know its own place."""
+        """A function that records its argument as `name`, for a block that does not know its own name."""
         return functools.partial(self, name)
 
     def shift(self, name: str, value: jax.Array) -> jax.Array:
-        """Adds the delta without recording: for the input, which is no feature."""
+        """Adds the delta and records nothing. For the input, which is no feature."""
         return value + self._deltas[name] if name in self._deltas else value
 
 
@@ -140,7 +140,7 @@ def stages(features: dict[str, jax.Array], suffix: str = "") -> list[jax.Array]:
     return [features[f"stage{n}{suffix}"] for n in _numbers(features, rf"stage(\d+){suffix}")]
 
 
-LAST_MAP, ATTENTION = "last_map", "attention*"  # names for taps that differ from network to network
+LAST_MAP, ATTENTION = "last_map", "attention*"  # names that stand for other taps in each network
 
 
 def resolve(features: dict[str, jax.Array], tap: str) -> tuple[str, ...]:
@@ -148,12 +148,12 @@ def resolve(features: dict[str, jax.Array], tap: str) -> tuple[str, ...]:
 
     Args:
         features: `Outputs.features`, or their shapes.
-        tap: a tap's own name, which stands for itself; `last_map`: the last stage, and of a transformer, in whose last
-            block the patches no longer reach the classifier, the stage before (the stem, where it has one stage);
-            `attention*`: every block's attention, in order.
+        tap: a tap's own name, which stands for itself; `last_map`, the last stage; `attention*`, every block's
+            attention, in order. A transformer's `last_map` is the stage before the last (the stem, if it has one
+            stage), because the patches of the last block do not reach the classifier.
 
     Raises:
-        ValueError: the network has none of that kind.
+        ValueError: the network has no such tap.
     """
     if tap == LAST_MAP:
         numbers = _numbers(features, r"stage(\d+)")
@@ -164,7 +164,7 @@ def resolve(features: dict[str, jax.Array], tap: str) -> tuple[str, ...]:
     if tap == ATTENTION:
         numbers = _numbers(features, r"attention(\d+)")
         if not numbers:
-            raise ValueError(f"The network has no attention: its taps are {sorted(features)}. Take a map of gradients.")
+            raise ValueError(f"The network has no attention: its taps are {sorted(features)}. Use a gradient map.")
         return tuple(f"attention{n}" for n in numbers)
     return (tap,)
 
@@ -174,7 +174,7 @@ def _numbers(features: dict, pattern: str) -> list[int]:
 
 
 class _Head:
-    """`model.classify` as a static function of its variables; equal for equal models, so jit does not retrace."""
+    """`model.classify` as a static function. Equal models have equal functions, so jit does not retrace."""
 
     def __init__(self, model: nn.Module):
         self.model = model
@@ -206,13 +206,13 @@ def forward(
         variables: `{"params": ..., "batch_stats": ...}`.
         images: [B, H, W, C] float32, normalised.
         train: batch statistics are used and updated.
-        gradient_taps: features (or `input`, `last_map`, `attention*`, see `resolve`) that `Outputs.gradients` shall
-            reach. In training mode they are gradients at constant statistics of the batch (`layers.BatchNorm`).
-        shifts: tap -> what is added to it on its way through the network; of taps that are no gradient taps.
+        gradient_taps: features (or `input`, `last_map`, `attention*`, see `resolve`) that `Outputs.gradients` gives
+            gradients for. In training mode the batch's statistics are constants of them (`layers.BatchNorm`).
+        shifts: tap -> an array that is added to the tap during the pass; for taps that are no gradient taps.
         rngs: stream -> key, for a network that draws random numbers in training: `{"dropout": key}`.
 
     Returns:
-        (`Outputs`, the batch statistics after the pass: the old ones in eval mode).
+        (`Outputs`, the batch statistics after the pass; in evaluation mode the old ones).
 
     Raises:
         ValueError: a gradient tap that the network does not have.

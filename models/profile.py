@@ -1,13 +1,13 @@
-"""What networks cost: parameters, multiply-adds, FLOPs, memory of the forward pass, latency on this machine.
+"""The cost of networks: parameters, multiply-adds, FLOPs, memory of the forward pass, latency on this machine.
 
     python -m models.profile --arch ResNet56 --arch ResNet20 --image_size 32 --num_classes 100
 
-Without --arch, every network. Multiply-adds are counted in the traced program (convolutions and matrix products, as
-papers count them); nothing is compiled for them. FLOPs are the compiled program's own cost analysis: about twice the
-multiply-adds plus everything else, less the products with padding, which XLA leaves out (8 % in a CIFAR ResNet),
-and on a CPU plus the zeros of `models.xla_cpu` (13 % in a ResNet-20).
-Memory is the compiled forward pass's temporary memory at its peak, at batch 1, without parameters and images: what
-inference needs. Training keeps about the sum of the taps' and inner activations instead. Latency is a median.
+Without --arch the table has every network. Multiply-adds are counted in the traced program (convolutions and matrix
+products, as papers count them); nothing is compiled for them. FLOPs are the compiled program's own cost analysis: about
+twice the multiply-adds, plus all other operations. XLA leaves out the products with padding (8 % in a CIFAR ResNet).
+On a CPU, `models.xla_cpu` adds products with zeros (13 % in a ResNet-20).
+Memory is the peak of the compiled forward pass's temporary memory at batch 1, without parameters and images. Inference
+needs this memory. Training needs about the sum of all activations instead. Latency is a median.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from registry import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What one image costs.
+    """The cost of a network for one image.
 
     Attributes:
         parameters: learnable numbers.
@@ -66,7 +66,7 @@ def cost(model: nn.Module, image_shape: tuple[int, int, int], variables: dict | 
     Args:
         model: a linen Module that returns `Outputs` or bare logits.
         image_shape: (H, W, C) of one image.
-        variables: its variables, or their shapes, where there are some already.
+        variables: the network's variables or their shapes; None: they are traced.
     """
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     if variables is None:
@@ -105,22 +105,22 @@ def _multiply_adds(program) -> int:
 
 
 def measure(model: nn.Module, image_shape: tuple[int, int, int], repeats: int = 20) -> dict[str, float]:
-    """Everything the table shows; compiles the forward pass and runs it on this machine's first device.
+    """The numbers of the table. Compiles the forward pass and runs it on this machine's first device.
 
     Args:
         model: a linen Module that returns `Outputs` or bare logits.
         image_shape: (H, W, C) of one image.
-        repeats: how often it runs for the latency.
+        repeats: number of runs for the latency.
 
     Returns:
         `parameters`, `multiply_adds`, `flops`, `memory` (bytes) and `latency` (seconds), at batch 1. `flops` and
-        `memory` are NaN where the backend does not tell.
+        `memory` are NaN if the backend does not report them.
     """
     variables, image = _shapes(model, image_shape)
     found = cost(model, image_shape, variables)
     program = jax.jit(_logits(model)).lower(variables, image).compile()
     analysis, memory = program.cost_analysis() or {}, program.memory_analysis()
-    variables = jax.tree.map(lambda x: jnp.full(x.shape, 0.01, x.dtype), variables)  # the values cost nothing to draw
+    variables = jax.tree.map(lambda x: jnp.full(x.shape, 0.01, x.dtype), variables)  # random values take time
     image = jnp.zeros(image.shape, image.dtype)
     seconds = []
     for _ in range(repeats + 2):

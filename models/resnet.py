@@ -2,8 +2,8 @@
 
 Paper: He, Zhang, Ren, Sun. Deep Residual Learning for Image Recognition. CVPR 2016. arXiv:1512.03385, section 4.2.
 
-As the benchmarks' networks (and unlike the paper's) a change of shape goes through a 1x1 convolution with batch norm,
-and the x4 networks have widths 32, 64, 128, 256, so that their first stage projects too.
+The networks follow the benchmarks in two points, not the paper: a change of shape goes through a 1x1 convolution with
+batch norm, and the x4 networks have widths 32, 64, 128, 256, so their first stage projects too.
 Any input size works; the stages halve the resolution twice.
 """
 
@@ -28,7 +28,7 @@ TORCH_NAMES = {
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions around a shortcut. Returns (sum before the ReLU, after it), [B, H/s, W/s, width] each."""
+    """Two 3x3 convolutions and a shortcut. Returns [B, H/s, W/s, width] after the ReLU; `tap` gets it before."""
 
     width: int
     stride: int = 1
@@ -56,8 +56,8 @@ class ResNet(Network):
         widths: channels of the stem and of the three stages.
         num_classes: K.
         dtype: compute type; parameters, statistics and logits are float32.
-        padding: "TORCH" (the benchmarks') or "SAME" (networks trained by older Flax code); they differ where a 3x3
-            convolution of stride 2 reads an even side.
+        padding: "TORCH" (the benchmarks') or "SAME" (networks trained by older Flax code). The two differ
+            if a 3x3 convolution of stride 2 has an input with an even side.
     """
 
     blocks: int

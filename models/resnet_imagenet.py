@@ -28,7 +28,7 @@ CIFAR_NAMES = {
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolution around a shortcut, `width` inside. Returns [B, H/s, W/s, 4 * width]."""
+    """1x1, 3x3 and 1x1 convolution and a shortcut, with `width` channels inside. Returns [B, H/s, W/s, 4 * width]."""
 
     width: int
     stride: int = 1
@@ -57,8 +57,8 @@ class ImageNetResNet(Network):
         bottleneck: bottleneck blocks instead of basic ones.
         num_classes: K.
         stem: "cifar" or "imagenet"; None takes "cifar" for images less than 64 pixels high.
-        stochastic_depth: probability, in training, that an image passes the last block by its shortcut alone; it grows
-            linearly from 0 in the first block, as in timm. In [0, 1); draws from `rngs={"dropout": key}`.
+        stochastic_depth: in training, an image takes only the shortcut of the last block with this probability, which
+            grows linearly from 0 in the first block. In [0, 1). Needs random numbers: `rngs={"dropout": key}`.
         dtype: compute type; parameters, statistics and logits are float32.
     """
 
@@ -96,7 +96,7 @@ class ImageNetResNet(Network):
         return self.pooled(tap, x)
 
     def settle(self, shape_of) -> "ImageNetResNet":
-        """This network with the stem that some weights have, where the choice was left to the image.
+        """This network with the stem of some weights, unless `stem` is given.
 
         Args:
             shape_of: variable path -> its shape in those weights, or None.
@@ -107,7 +107,7 @@ class ImageNetResNet(Network):
         return self.clone(stem="imagenet" if shape and shape[0] == 7 else "cifar")
 
     def torch_name(self, path: tuple[str, ...]) -> str:
-        """("params", "stage1_block0", "conv1", "kernel") -> "layer1.0.conv1.weight"; "imagenet" where stem is None."""
+        """("params", "stage1_block0", "conv1", "kernel") -> "layer1.0.conv1.weight". None means "imagenet" here."""
         return rename(path, CIFAR_NAMES if self.stem == "cifar" else TORCH_NAMES)
 
 

@@ -4,8 +4,8 @@ Papers: Zhang, Zhou, Lin, Sun. ShuffleNet: An Extremely Efficient Convolutional 
 CVPR 2018. arXiv:1707.01083 (V1, here with three groups). Ma, Zhang, Zheng, Sun. ShuffleNet V2: Practical Guidelines
 for Efficient CNN Architecture Design. ECCV 2018. arXiv:1807.11164 (V2, here with width 1).
 
-As in the benchmarks' networks, and unlike the papers, the stem is a 1x1 convolution of stride 1, a V1 block is as
-narrow inside as a quarter of what its last convolution adds, and a V2 stage has one block more than the paper's.
+The networks follow the benchmarks in three points, not the papers: the stem is a 1x1 convolution of stride 1; a V1
+block has a quarter of its last convolution's channels inside; a V2 stage has one block more than the paper's.
 """
 
 from typing import Any
@@ -49,7 +49,7 @@ class _Block(nn.Module):
 class BlockV1(_Block):
     """Grouped 1x1, shuffle, depthwise 3x3, grouped 1x1; a strided block appends its input, average-pooled.
 
-    `tap` is called with the sum before the last ReLU, and its result is used instead.
+    `tap` is called with the array before the last ReLU, and its result is used instead.
     """
 
     groups: int = 3
@@ -65,16 +65,16 @@ class BlockV1(_Block):
         if self.stride == 2:
             wide = np.promote_types(x.dtype, np.float32)
             total = nn.pool(x.astype(wide), 0.0, jax.lax.add, (3, 3), (2, 2), ((1, 1), (1, 1)))
-            y = jnp.concatenate([y, (total / 9.0).astype(y.dtype)], axis=-1)  # the padding's zeros count
+            y = jnp.concatenate([y, (total / 9.0).astype(y.dtype)], axis=-1)  # the mean counts the padding's zeros
         else:
             y = y + x
         return ops.kept(nn.relu(tap(y)))
 
 
 class BlockV2(_Block):
-    """Half of the channels pass, half are transformed, then shuffled; a strided block transforms all of them twice.
+    """Half of the channels pass, half are transformed, all are shuffled; a strided block transforms all of them twice.
 
-    `tap` is called with [passed half, other half before its ReLU], not shuffled, as the reference has it.
+    `tap` is called with [passed half, other half before its ReLU], not shuffled, as in the reference.
     """
 
     @nn.compact

@@ -1,4 +1,4 @@
-"""Questions about a jaxpr: which variables depend on which, how often each is read, what it computes."""
+"""Analyses of a jaxpr: dependencies between variables, readers of each variable, the primitives in it."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -15,7 +15,7 @@ def readers(jaxpr: core.Jaxpr) -> Counter:
 def reached(jaxpr: core.Jaxpr, ends: Iterable, barrier: core.Var | None = None) -> set:
     """The variables that `ends` depend on, `ends` included.
 
-    An equation that calls a function depends on all of its inputs. Neither `barrier` nor what lies beyond it counts.
+    An equation that calls a function depends on all of its inputs. The search leaves out `barrier` and stops there.
     """
     found = {v for v in ends if isinstance(v, core.Var)} - {barrier}
     for equation in reversed(jaxpr.eqns):
@@ -25,7 +25,7 @@ def reached(jaxpr: core.Jaxpr, ends: Iterable, barrier: core.Var | None = None) 
 
 
 def inner(equation: core.JaxprEqn) -> Iterator[core.Jaxpr]:
-    """The jaxprs that an equation calls: what pjit, custom_vjp, scan and cond have among their parameters."""
+    """Yields the jaxprs that an equation calls: those in the parameters of pjit, custom_vjp, scan and cond."""
     for value in equation.params.values():
         for part in value if isinstance(value, (tuple, list)) else (value,):
             if isinstance(part, core.ClosedJaxpr):

@@ -4,7 +4,7 @@ Paper: Simonyan, Zisserman. Very Deep Convolutional Networks for Large-Scale Ima
 arXiv:1409.1556.
 
 The benchmarks' form for small images: five blocks, a 2x2 max-pooling after each of the first three (after the fourth
-too if the image is 64 pixels or higher), the mean of the last map instead of hidden linear layers. The first block
+too if the image is at least 64 pixels high), the mean of the last map instead of hidden linear layers. The first block
 is the stem. VGG8 is the benchmarks' own, one convolution a block.
 """
 
@@ -31,7 +31,7 @@ class VGG(Network):
     """A VGG network.
 
     Attributes:
-        convolutions: how many in each of the five blocks.
+        convolutions: their number in each of the five blocks.
         num_classes: K.
         widths: channels of the five blocks.
         dtype: compute type; parameters, statistics and logits are float32.

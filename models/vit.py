@@ -4,9 +4,9 @@ Paper: Dosovitskiy et al. An Image Is Worth 16x16 Words: Transformers for Image 
 arXiv:2010.11929. Distillation token: Touvron et al. Training Data-Efficient Image Transformers & Distillation through
 Attention (DeiT). ICML 2021. arXiv:2012.12877.
 
-The networks are timm's `vit_*_patch16` and `deit_*` (its names in `torch_name`, its initialisation: normal of
-deviation 0.02, which timm's truncation at +-2 does not change; layer norm epsilon 1e-6; exact GELU). `dropout` is the
-first paper's (appendix B.1, 0.1 on ImageNet), `stochastic_depth` DeiT's (0.1). Both are 0 by default.
+The networks are timm's `vit_*_patch16` and `deit_*`, and `torch_name` has timm's names. Weights are normal with
+deviation 0.02; timm's truncation at +-2 does not change that. Layer norm has epsilon 1e-6, GELU is exact. `dropout` is
+the first paper's (appendix B.1, 0.1 on ImageNet), `stochastic_depth` is DeiT's (0.1). Both are 0 by default.
 """
 
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from models.layers import branch_dropped, checked_rate, depth_rates, parameter
 from models.network import variant
@@ -57,7 +58,7 @@ def dropped(x: jax.Array, rate: float, train: bool) -> jax.Array:
 class PatchConv(nn.Module):
     """A convolution whose stride is its size, as one matrix product: [B, H, W, C] -> [B, H // size, W // size, D].
 
-    Rows and columns that fill no patch are left out, as without padding. Parameters `kernel` [size, size, C, D],
+    Rows and columns that do not fill a patch are left out: nothing is padded. Parameters `kernel` [size, size, C, D],
     `bias` [D].
     """
 
@@ -95,13 +96,13 @@ class LayerNorm(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm self-attention and MLP around a residual stream [B, tokens, D]; `tap` sees the attention map.
+    """Pre-norm self-attention and MLP around a residual stream [B, tokens, D]; `tap` gets the attention map.
 
     Attributes:
         heads: attention heads.
-        dropout: share of the numbers behind each dense layer but `qkv` that training zeroes.
-        drop: probability, in training, that an image passes the attention by its shortcut alone, and the MLP likewise.
-        dtype: compute type.
+        dropout, dtype: as in `ViT`.
+        drop: the probability, in training, that an image takes only the shortcut around the attention; the same for
+            the MLP.
     """
 
     heads: int
@@ -138,16 +139,16 @@ class ViT(nn.Module):
         num_classes: K.
         depth: blocks.
         patch_size: side of a patch in pixels; divides the image's sides. None: `default_patch` of the image.
-        image_size: side in pixels that images must have; None: that of the images it is initialised with.
-        distilled: DeiT's distillation token and second head. `logits` are then the mean of both heads' in either mode
-            (an untrained head would otherwise be averaged in by a method that teaches only one), and the taps
-            `class_logits` and `distill_logits` are each head's own, for methods that teach them apart.
-        stages: how many of the blocks' outputs are taps, at equal distances; `depth` makes every block one.
-        dropout: share of the numbers that training zeroes behind each dense layer but `qkv`, behind the GELU and behind
-            the position embedding, in [0, 1). The tap `stem` is the tokens after that.
-        stochastic_depth: probability, in training, that an image passes the last block's attention by its shortcut
-            alone, and its MLP likewise; it grows linearly from 0 in the first block. In [0, 1). This and `dropout` draw
-            from `rngs={"dropout": key}`.
+        image_size: side in pixels that images must have; None: that of the images at initialisation.
+        distilled: DeiT's distillation token and second head. `logits` are then the mean of the two heads, in training
+            too. So a method on `logits` trains both heads, and the mean contains no untrained head. The taps
+            `class_logits` and `distill_logits` are the logits of each head, for methods that teach them apart.
+        stages: the number of blocks whose outputs are taps, at equal distances; `depth` makes every block's a tap.
+        dropout: share of the numbers that training zeroes, in [0, 1): those after each dense layer except `qkv`, after
+            the GELU and after the position embedding. The tap `stem` is after the dropout.
+        stochastic_depth: in training, an image takes only the shortcut around the last block's attention with this
+            probability, and around its MLP likewise. The probability grows linearly from 0 in the first block. In
+            [0, 1). This and `dropout` need random numbers: `rngs={"dropout": key}` of `models.forward` or `apply`.
         dtype: compute type; parameters and logits are float32, and so is the softmax.
     """
 
@@ -179,7 +180,7 @@ class ViT(nn.Module):
 
         Taps: `stem` (tokens with position), `stage1..stages` [B, tokens, D], the residual stream after a block, before
         any norm; `attention1..depth` [B, heads, tokens, tokens], rows sum to 1; `embedding` [B, D], the class token
-        after the last norm, and with `distilled` [B, 2 D], the distillation token's behind it. `token_map` gives the
+        after the last norm, or with `distilled` [B, 2 D], the class and the distillation token. `token_map` gives the
         [B, H, W, D] map of tokens.
         """
         tap = Taps(deltas)
@@ -232,7 +233,7 @@ class ViT(nn.Module):
         return patch
 
     def _position(self, tokens: int, shape: tuple[int, ...]) -> jax.Array:
-        """The learned position embedding [1, tokens, D]; another image size than its own is refused."""
+        """The learned position embedding [1, tokens, D]. Raises `UserError` for another image size than its own."""
         needed = (1, tokens, self.width)
         if self.has_variable("params", "pos_embed"):
             found = self.get_variable("params", "pos_embed").shape
@@ -244,13 +245,31 @@ class ViT(nn.Module):
         return parameter(self, "pos_embed", normal, needed)
 
     def settle(self, shape_of) -> "ViT":
-        """This network with the patch size that some weights have, where the choice was left to the image.
+        """This network with the patch size of some weights, unless `patch_size` is given.
 
         Args:
             shape_of: variable path -> its shape in those weights, or None.
         """
         shape = None if self.patch_size else shape_of(("params", "patch_embed", "kernel"))
         return self.clone(patch_size=shape[0]) if shape else self
+
+    def refit(self, path: tuple[str, ...], array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """The position embedding of weights that were trained on images of another size, for this network's images.
+
+        Args:
+            path: of a variable; only `pos_embed` is changed.
+            array: the variable in the weights; [1, extra tokens + H * W, D] of `pos_embed`.
+            shape: that the variable has here.
+
+        Returns:
+            `pos_embed` with the grid of patches, a square, resized bicubically; all other arrays as they are.
+        """
+        if path[-1] != "pos_embed" or array.shape[-1] != shape[-1]:
+            return array
+        grid = np.asarray(token_map(jnp.asarray(array), self.extra_tokens))
+        side = round((shape[1] - self.extra_tokens) ** 0.5)
+        grid = np.asarray(jax.image.resize(grid, (1, side, side, shape[-1]), "bicubic"))
+        return np.concatenate([array[:, : self.extra_tokens], grid.reshape(1, -1, shape[-1])], axis=1)
 
     def torch_name(self, path: tuple[str, ...]) -> str:
         """timm's state_dict name of the variable at `path`, such as ("params", "block1", "qkv", "kernel")."""

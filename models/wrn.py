@@ -2,10 +2,10 @@
 
 Paper: Zagoruyko, Komodakis. Wide Residual Networks. BMVC 2016. arXiv:1605.07146.
 
-As in the benchmarks' network a change of width goes through a bare 1x1 convolution of relu(bn(x)), and there is no
-dropout. A stage's tap is the raw block output; its `_preact` is what the next batch norm makes of it, before the ReLU.
-The reference computes that by calling the batch norm a second time, so that in training its statistics move twice a
-step; here the first call's output is recorded.
+As in the benchmarks' network, a change of width goes through a 1x1 convolution of relu(bn(x)) without a batch norm, and
+there is no dropout. A stage's tap is the output of its last block. Its `_preact` is the output of the next batch norm,
+before the ReLU. The reference computes `_preact` by a second call of this batch norm, so in training the statistics
+move twice a step. Here the output of the first call is recorded.
 """
 
 from typing import Any
@@ -27,9 +27,9 @@ TORCH_NAMES = {
 
 
 class PreactBlock(nn.Module):
-    """Batch norm, ReLU, 3x3 convolution, twice, around a shortcut. Returns the sum, [B, H/s, W/s, width].
+    """Twice batch norm, ReLU and 3x3 convolution, and a shortcut. Returns the sum, [B, H/s, W/s, width].
 
-    `tap` is called with what the first batch norm returns, and its result is used instead.
+    `tap` is called with the output of the first batch norm, and its result is used instead.
     """
 
     width: int
@@ -73,7 +73,7 @@ class WideResNet(Network):
         x = tap("stem", Conv(16, 3, dtype=self.dtype, name="stem_conv")(x))
         for stage in (1, 2, 3):
             for block in range(self.blocks):
-                first = stage > 1 and block == 0  # its first batch norm is the one that follows the stage before
+                first = stage > 1 and block == 0  # its first batch norm follows the previous stage
                 record = tap.named(f"stage{stage - 1}_preact") if first else unnamed
                 width, name = 2 ** (stage + 3) * self.widen, f"stage{stage}_block{block}"
                 x = PreactBlock(width, 2 if first else 1, self.dtype, name=name)(x, train, record)

@@ -1,8 +1,8 @@
 """Weights as files: `weights.safetensors` with `model.json` beside it, read without pickle.
 
-A folder of weights is a folder with these two files. A finished run has two of them, `last/` and `best/`; some are
-shipped in `pretrained/`; `python -m pretrained.convert` makes one from other people's files. `--teacher_param` and
-`--param` take such a folder, or a run folder, which stands for its `last/`.
+A folder of weights is a folder with these two files. A finished run has two such folders, `last/` and `best/`.
+`pretrained/` ships some. `python -m pretrained.convert` makes one from other people's files. `--teacher_param` and
+`--param` take a folder of weights, or a run folder, which stands for its `last/`.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ class Pretrained:
     """Weights and their description.
 
     Attributes:
-        folder: the folder they were read from.
+        folder: the folder that the weights were read from.
         variables: `{"params", "batch_stats"}`, nested dicts of NumPy arrays, float32.
         info: `model.json`: arch, num_classes, class_names, dataset, image_shape [H, W, C], mean, std (of pixels in
             [0, 1]), test_top1 (percent, or None), resize (pixels of the short side that images are cropped from; may
@@ -50,7 +50,7 @@ class Pretrained:
 
 
 def save(folder: str | os.PathLike, variables: dict, info: dict) -> None:
-    """Writes a folder of weights whole or not at all; replaces a folder of that name.
+    """Writes a folder of weights whole or not at all. Replaces an existing folder of this name.
 
     The new weights are read back and checked before anything is replaced.
 
@@ -61,7 +61,7 @@ def save(folder: str | os.PathLike, variables: dict, info: dict) -> None:
 
     Raises:
         OSError: the folder cannot be written. DamagedFileError: the weights are not finite float32, the description
-            lacks an entry, or the disk gives back other bytes. The old folder is as it was.
+            lacks an entry, or the disk gives back other bytes. The old folder stays as it was.
     """
     flat = {n: np.asarray(x) for n, x in traverse_util.flatten_dict(variables, sep="/").items()}
     content = safetensors.numpy.save({n: np.ascontiguousarray(x) for n, x in flat.items()})
@@ -79,7 +79,7 @@ def find(path: str | os.PathLike, command: str = "") -> pathlib.Path:
         command: for the message, a command that trains such weights.
 
     Raises:
-        UserError: `path` is neither; the message has a command that makes one.
+        UserError: `path` is neither. The message has a command that trains such weights.
     """
     root = pathlib.Path(path).expanduser()
     here = pathlib.Path(__file__).parent.parent
@@ -103,7 +103,7 @@ def load(path: str | os.PathLike, command: str = "") -> Pretrained:
         command: as in `find`.
 
     Raises:
-        UserError: there is no folder of weights. DamagedFileError: a file cannot be read, or is not as it was written.
+        UserError: there is no folder of weights, or a file in it cannot be read. DamagedFileError: a file is damaged.
     """
     folder = find(path, command)
     try:

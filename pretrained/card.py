@@ -1,7 +1,8 @@
-"""The `config.json` that the Hugging Face hub keeps beside weights: which network they are of, its input, its classes.
+"""A card: the `config.json` that the Hugging Face hub keeps beside weights. It has the network, its input, its classes.
 
-timm writes "architecture", transformers "architectures". Two networks can have the same names and shapes and compute
-different things (timm's resnetaa50 and ResNet50), so the file's word is compared with `--arch`.
+timm writes the network's name under "architecture", transformers under "architectures". Two networks can have
+parameters of the same names and shapes and compute different things (timm's resnetaa50 and ResNet50). So the name in
+the file is compared with `--arch`.
 """
 
 import dataclasses
@@ -14,7 +15,7 @@ from registry import UserError
 
 NAME = "config.json"
 TRANSFORMERS = {"ViT": "(ViT|DeiT)ForImageClassification(WithTeacher)?", "ConvNeXt": "ConvNextForImageClassification"}
-TIMM = {  # --arch -> timm's names of the same network, where they are not the lower-case name
+TIMM = {  # --arch -> timm's names of the network, if they are not just --arch in lower case
     "ViT_Ti": r"(vit|deit)_tiny(_distilled)?_patch\d+_\d+",
     "ViT_S": r"(vit|deit)_small(_distilled)?_patch\d+_\d+",
     "ViT_B": r"(vit|deit)_base(_distilled)?_patch\d+_\d+",
@@ -24,9 +25,9 @@ TIMM = {  # --arch -> timm's names of the same network, where they are not the l
         f"EfficientNet_{size}": f"(tf_)?efficientnet_{size.lower()}" for size in ("B0", *(f"Lite{n}" for n in range(5)))
     },
 }
-# timm's arguments that change nothing which the shapes of the weights do not show
+# timm's arguments that act in training only, or that show in the shapes of the weights
 SAFE = {"num_classes", "in_chans", "img_size", "drop_rate", "drop_path_rate"}
-ACTIVATIONS = ("gelu",)  # of transformers' ViT and ConvNeXt, the one that this project's have
+ACTIVATIONS = ("gelu",)  # transformers' names of the activation of this project's ViT and ConvNeXt
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Card:
 
 
 def read(path: pathlib.Path) -> Card:
-    """Reads a `config.json`; a missing one, or one of another program, is an empty card."""
+    """Reads a `config.json`. The card is empty if the file is missing or is another program's."""
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError):

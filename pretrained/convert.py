@@ -7,7 +7,8 @@
 
 SOURCE is a PyTorch file (needs the extra `torch`; read with weights_only=True, so no code in it runs), a safetensors
 file or an index of several (no PyTorch needed), or a msgpack of the older Flax distillation cookbook. The contents
-decide, not the ending. The names of torchvision, timm, transformers' ViT and the distillation benchmarks are known.
+decide the kind, not the ending. Known names are those of torchvision, timm, transformers' ViT and the distillation
+benchmarks.
 """
 
 import argparse
@@ -41,7 +42,7 @@ DATASETS = {
     "ImageFolder": (0, (224, 224, 3), *IMAGENET),
 }
 PICTURES = ("ImageNet", "ImageFolder")  # datasets whose pictures have any size
-SHORT_SIDE, INTERPOLATION = 1 / 0.875, "bicubic"  # ImageNet's; in units of the image's side
+SHORT_SIDE, INTERPOLATION = 1 / 0.875, "bicubic"  # ImageNet's; the short side is in units of the image's side
 # TensorFlow's EfficientNet-Lites read (pixel - 127) / 128, four of them at a size of their own.
 LITE_MEAN, LITE_STD = (127 / 255,) * 3, (128 / 255,) * 3
 SIZES = {"EfficientNet_Lite1": 240, "EfficientNet_Lite2": 260, "EfficientNet_Lite3": 280, "EfficientNet_Lite4": 300}
@@ -55,13 +56,13 @@ def fetch(repo: str, file: str = "") -> tuple[pathlib.Path, cards.Card, Callable
 
     Args:
         repo: "owner/name".
-        file: its name there; empty means the first of `HUB_FILES` that is there.
+        file: the file's name in the repository; empty means the first of `HUB_FILES` that it has.
 
     Returns:
         (the file, the card, a function that downloads another file of the repository).
 
     Raises:
-        UserError: the extra is missing, or nothing can be fetched.
+        UserError: the extra `hub` is missing, or no weights can be fetched.
     """
     try:
         import huggingface_hub
@@ -86,12 +87,12 @@ def fetch(repo: str, file: str = "") -> tuple[pathlib.Path, cards.Card, Callable
         raise errors[0]
     try:
         return path, cards.read(download(cards.NAME)), download
-    except UserError:  # not every repository has one
+    except UserError:  # not every repository has a card
         return path, cards.Card(), download
 
 
 def check_out(out: pathlib.Path, force: bool) -> None:
-    """Raises `UserError` unless weights may be written to `out`: nothing there, or with `force` weights."""
+    """Raises `UserError` unless `out` does not exist, or is a folder of weights and `force` is set."""
     if not out.name or out.name == "..":
         raise UserError(f"--out '{out}' is no folder of its own; give one such as pretrained/mine.")
     if not out.exists() and not out.is_symlink():
@@ -104,10 +105,10 @@ def check_out(out: pathlib.Path, force: bool) -> None:
 
 
 def class_names(path: str) -> list[str]:
-    """The names in a file, one a line or as a JSON list, in the order of the network's outputs.
+    """Reads class names from a file: one name a line, or a JSON list, in the order of the network's outputs.
 
     Raises:
-        UserError: the file cannot be read, or the names are not different texts.
+        UserError: the file cannot be read, a name is no text, or a name occurs twice.
     """
     try:
         text = pathlib.Path(path).expanduser().read_text("utf-8-sig")
@@ -126,7 +127,7 @@ def class_names(path: str) -> list[str]:
 
 
 def describe(args: argparse.Namespace, chosen: naming.Selection, card: cards.Card) -> dict:
-    """`model.json` without the accuracy: from the flags, else from config.json, else from the dataset's known facts."""
+    """`model.json` without the accuracy. Entries come from the flags, else from config.json, else from `DATASETS`."""
     if args.dataset not in DATASETS:
         raise unknown("dataset", args.dataset, DATASETS)
     classes, shape, mean, std = DATASETS[args.dataset]
@@ -139,7 +140,7 @@ def describe(args: argparse.Namespace, chosen: naming.Selection, card: cards.Car
     classes = args.num_classes or len(names) or classes
     if classes < 1:
         raise UserError("--num_classes is needed: how many classes the last layer tells apart.")
-    classes = max(classes, 2)  # one output is two classes (naming.variables_of)
+    classes = max(classes, 2)  # a network with one output has two classes (naming.variables_of)
     if names and len(names) != classes:
         raise UserError(f"--class_names {args.class_names} has {len(names)} names for {classes} classes.")
     known = card.class_names if len(set(card.class_names)) == classes else map(str, range(classes))
@@ -174,7 +175,7 @@ def resizing(args: argparse.Namespace, size: int, card: cards.Card) -> dict:
 
 
 def convert(args: argparse.Namespace) -> pretrained.Pretrained:
-    """Reads, renames, checks, measures where there is data, and writes. Nothing is written before all else is done.
+    """Reads, renames and checks weights, measures them if `--data_dir` is given, and writes them last.
 
     Args:
         args: what `parser` returned.
@@ -183,7 +184,7 @@ def convert(args: argparse.Namespace) -> pretrained.Pretrained:
         The weights that were written.
 
     Raises:
-        UserError: what is wrong and the fix.
+        UserError: the message says what is wrong, and the fix.
     """
     models.registry.check(args.arch)
     out = pathlib.Path(args.out).expanduser()
@@ -209,7 +210,7 @@ def convert(args: argparse.Namespace) -> pretrained.Pretrained:
         chosen.notes.append(f"Input: mean {info['mean']} and std {info['std']}, by {card.path}.")
     print("\n".join([f"Read: {path}", *chosen.notes]))
     if args.data_dir is None:
-        print("Note: names and shapes agree. Whether the network computes the same, only --data_dir shows.")
+        print("Note: names and shapes agree. Only --data_dir shows whether the network computes the same.")
     else:
         named = bool(args.class_names) or tuple(info["class_names"]) == card.class_names
         _measure(player, variables, info, args, named)
@@ -221,7 +222,7 @@ def convert(args: argparse.Namespace) -> pretrained.Pretrained:
 
 
 def _measure(player, variables: dict, info: dict, args: argparse.Namespace, named: bool) -> None:
-    """Puts the accuracy on the dataset's test split, and the class names in the network's order, into `info`.
+    """Measures the accuracy on the test split. Writes it, and the class names in the network's order, into `info`.
 
     Args:
         player, variables: the network.
@@ -230,8 +231,8 @@ def _measure(player, variables: dict, info: dict, args: argparse.Namespace, name
         named: whether `info` has real class names. Else the network's order is taken to be the dataset's.
 
     Raises:
-        UserError: the dataset has other classes, another order of its classes would be right far more often, or the
-            accuracy is that of a guess.
+        UserError: the dataset has other classes, the answers fit another order of the classes far better, or the
+            accuracy is no better than a guess.
     """
     from studies.evaluation import logits_of
     from tasks.classification import Classification
@@ -294,7 +295,7 @@ def parser() -> argparse.ArgumentParser:
     """Defines the flags."""
     form = argparse.RawDescriptionHelpFormatter
     p = argparse.ArgumentParser(prog="python -m pretrained.convert", description=__doc__, formatter_class=form)
-    p.add_argument("source", nargs="?", default="", metavar="SOURCE", help="the file; with --hub, its name there")
+    p.add_argument("source", nargs="?", default="", metavar="SOURCE", help="the file; with --hub, its name in REPO")
     p.add_argument("--arch", required=True, help="the network, as in train_w_kd.py --list models")
     p.add_argument(
         "--num_classes", type=int, default=0, help="default: the dataset's; 1: one output becomes two logits"
@@ -312,7 +313,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--image_size", type=int, default=0, help="side in pixels; default: the dataset's")
     p.add_argument("--resize", type=int, default=0, help="short side in pixels that images are cropped from")
     p.add_argument("--interpolation", choices=INTERPOLATIONS, default="", help="of the resizing")
-    p.add_argument("--prefix", help="what stands before the names to take, such as module.student; default: found")
+    p.add_argument("--prefix", help="prefix of the names to take, such as module.student; default: found")
     p.add_argument("--weights", choices=("raw", "ema"), default="", help="where a file has both; default: raw")
     p.add_argument("--option", type=_option, action="append", default=[], help="of the network: NAME=VALUE; repeatable")
     return p

@@ -1,9 +1,9 @@
 """Other projects' names for the same weights: torchvision's, transformers', the papers' own, an older Flax cookbook's.
 
-`models/*` name their variables after one project's state_dict (`torch_name`). Where several projects trained the same
-network, the tables here turn the others' names into that project's. The arrays stay as they are, with two exceptions:
-torchvision's ConvNeXt layer scale has two more axes of length 1, and transformers keeps the query, key and value of a
-ViT's attention in three tensors.
+Each network in `models/` names its variables after one project's state_dict (`torch_name`). A dialect is another
+project's set of names for the same network; the tables here turn dialects into the network's own names. The arrays stay
+as they are, with two exceptions: torchvision's ConvNeXt layer scale has two more axes of length 1, and transformers
+keeps the query, key and value of a ViT's attention in three tensors.
 """
 
 import re
@@ -15,17 +15,20 @@ Rules = list[tuple[str, str | Callable[[re.Match], str]]]
 
 
 def _halved(first: int, text: str) -> Callable[[re.Match], str]:
-    """torchvision's ConvNeXt counts downsamplings and stages in one row: feature 1 is stage 0, 2 and 3 are stage 1."""
+    """A replacement for torchvision's ConvNeXt, which counts downsamplings and stages together; "@" is the stage.
+
+    Feature 1 is stage 0, features 2 and 3 are stage 1.
+    """
     return lambda m: m.expand(text.replace("@", str((int(m[1]) - first) // 2)))
 
 
 def _mobile_block(m: re.Match) -> str:
-    """timm's stage and block -> torchvision's 17 blocks in one row, from 1."""
+    """timm's stage and block -> torchvision's number of the block, 1 to 17."""
     return f"features.{1 + sum((1, 2, 3, 4, 3, 3, 1)[: int(m[1])]) + int(m[2])}."
 
 
 def _efficient_blocks(state: dict[str, np.ndarray]) -> Rules:
-    """lukemelas' blocks in one row -> timm's groups: a group begins where a block has another width than the last."""
+    """Rules from lukemelas' numbers of blocks to timm's groups. A block of another width begins a group."""
     group, block, width, place = -1, 0, None, {}
     while f"_blocks.{len(place)}._project_conv.weight" in state:
         features = state[f"_blocks.{len(place)}._project_conv.weight"].shape[0]
@@ -40,7 +43,7 @@ def _efficient_blocks(state: dict[str, np.ndarray]) -> Rules:
         (r"^_blocks\.(\d+)\.", lambda m: place.get(m[1], m[0])),
         (r"\._se_(reduce|expand)\.", r".se.conv_\1."),
         (r"\._depthwise_conv\.", ".conv_dw."),
-        (r"^(blocks\.0\.\d+)\._project_conv\.", r"\1.conv_pw."),  # the first group expands nothing
+        (r"^(blocks\.0\.\d+)\._project_conv\.", r"\1.conv_pw."),  # the first group has no expansion
         (r"^(blocks\.0\.\d+)\._bn([12])\.", r"\1.bn\2."),
         (r"\._expand_conv\.", ".conv_pw."),
         (r"\._project_conv\.", ".conv_pwl."),
@@ -123,14 +126,14 @@ DIALECTS: dict[str, list[tuple[str, Rules | Callable[[dict], Rules]]]] = {
     ],
     "MobileNetV2": [
         (
-            "conv_stem.weight",  # timm, to torchvision's, which the standard network has
+            "conv_stem.weight",  # timm's names become torchvision's, which the standard network has
             [
                 (r"^conv_stem\.", "features.0.0."),
                 (r"^bn1\.", "features.0.1."),
                 (r"^conv_head\.", "features.18.0."),
                 (r"^bn2\.", "features.18.1."),
                 (r"^classifier\.(weight|bias)$", r"classifier.1.\1"),
-                (r"^blocks\.0\.0\.conv_dw\.", "features.1.conv.0.0."),  # the first block expands nothing
+                (r"^blocks\.0\.0\.conv_dw\.", "features.1.conv.0.0."),  # the first block has no expansion
                 (r"^blocks\.0\.0\.bn1\.", "features.1.conv.0.1."),
                 (r"^blocks\.0\.0\.conv_pw\.", "features.1.conv.1."),
                 (r"^blocks\.0\.0\.bn2\.", "features.1.conv.2."),
@@ -145,7 +148,7 @@ DIALECTS: dict[str, list[tuple[str, Rules | Callable[[dict], Rules]]]] = {
         ),
     ],
     "EfficientNet": [
-        ("_conv_stem.weight", _efficient_blocks),  # lukemelas, to timm's, which the network has
+        ("_conv_stem.weight", _efficient_blocks),  # lukemelas' names become timm's, which the network has
         (
             "features.0.0.weight",  # torchvision
             [
@@ -157,7 +160,7 @@ DIALECTS: dict[str, list[tuple[str, Rules | Callable[[dict], Rules]]]] = {
                 (r"^features\.(\d+)\.(\d+)\.block\.", lambda m: f"blocks.{int(m[1]) - 1}.{m[2]}."),
                 (r"\.\d\.fc1\.", ".se.conv_reduce."),
                 (r"\.\d\.fc2\.", ".se.conv_expand."),
-                (r"^(blocks\.0\.\d+)\.0\.0\.", r"\1.conv_dw."),  # the first group expands nothing
+                (r"^(blocks\.0\.\d+)\.0\.0\.", r"\1.conv_dw."),  # the first group has no expansion
                 (r"^(blocks\.0\.\d+)\.0\.1\.", r"\1.bn1."),
                 (r"^(blocks\.0\.\d+)\.2\.0\.", r"\1.conv_pw."),
                 (r"^(blocks\.0\.\d+)\.2\.1\.", r"\1.bn2."),
@@ -184,7 +187,7 @@ COOKBOOK: Rules = [  # the older Flax cookbook's CIFAR ResNets
 
 
 def rename(name: str, rules: Rules) -> str:
-    """`name` after every rule, in order."""
+    """Applies every rule to `name`, in order."""
     for pattern, replacement in rules:
         name = re.sub(pattern, replacement, name)
     return name
@@ -201,7 +204,7 @@ def translate(network: str, state: dict[str, np.ndarray]) -> tuple[dict[str, np.
         state: name -> array in PyTorch's layout, in one of the dialects above or in the network's own names.
 
     Returns:
-        (name -> array, new name -> the name in `state`). The second is empty where no dialect was found.
+        (name -> array, new name -> the name in `state`). The second dict is empty if no dialect was found.
     """
     for telltale, rules in DIALECTS.get(network, []):
         if telltale in state:

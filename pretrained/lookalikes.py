@@ -1,4 +1,4 @@
-"""What a state_dict looks like, by names that only one project or one network has. For messages alone."""
+"""Guesses a state_dict's origin from names that only one project or one network has. Only messages use the guess."""
 
 import re
 
@@ -71,7 +71,7 @@ LOOKS = (  # (patterns that all occur, the phrase); the first that fits
 
 
 def _resnet(tensors: dict[str, np.ndarray]) -> str:
-    """A ResNet's depth, shortcut and head, counted from its names."""
+    """A phrase with a ResNet's depth, shortcut and head, read from its names."""
     counts = []
     while any(name.startswith(f"layer{len(counts) + 1}.") for name in tensors):
         stage = f"layer{len(counts) + 1}."

@@ -1,8 +1,8 @@
-"""From the tensors of somebody else's file to the variables of a network: prefixes, raw or EMA weights, names.
+"""Turns the tensors of somebody else's file into the variables of a network: prefixes, raw or EMA weights, names.
 
-Three steps. `select` picks one network out of a file: it finds what stands before the names (`module.student.`) and
+Three steps. `select` picks one network out of a file: it finds the prefix of the names (`module.student.`) and
 separates raw weights from EMA weights (an exponential moving average over training). `guess_options` reads options of
-the network from the shapes. `variables_of` renames the tensors, and reports differences in the names of the file.
+the network from the shapes. `variables_of` renames the tensors. Its errors use the names of the file.
 """
 
 import dataclasses
@@ -19,13 +19,13 @@ from pretrained.lookalikes import looks_like
 from pretrained.torch_format import differences, expected, from_torch
 from registry import DamagedFileError, UserError
 
-# names that trainers and wrappers put before a network's own
+# words that trainers and wrappers put before a network's own names
 WRAPPER = re.compile(
     r"(module|_orig_mod|(base_|student_|teacher_)?(model|net|network)(_s|_t|_state|_state_dict)?|state_dict|"
     r"student|teacher|params|weights|swa_model|.*(^|_)(ema|averaged)(_.*|$))$"
 )
 EMA = re.compile(r"(^|[._])(ema|averaged)([._]|$)")
-BACKBONE = "backbone"  # stands before all names but those of the last layer
+BACKBONE = "backbone"  # a prefix of all names except those of the last layer
 SMALL = 0.5  # a group with less than this share of the largest group's tensors is no network
 SHORTCUTS = ((r"\.shortcut\.", ".downsample."), (r"\.downsample\.", ".shortcut."))
 
@@ -37,8 +37,8 @@ class Selection:
     Attributes:
         path: of the file, for messages.
         tensors: name without the prefix -> array.
-        prefix: what stood before the names.
-        notes: lines for the user about what was taken and what was left.
+        prefix: the prefix that was removed from the names.
+        notes: lines for the user about the tensors that were taken and left out.
     """
 
     path: object
@@ -53,7 +53,7 @@ def is_cookbook(tensors: dict[str, np.ndarray]) -> bool:
 
 
 def is_tensorflow_port(tensors: dict[str, np.ndarray]) -> bool:
-    """Whether the names are lukemelas', under which TensorFlow's EfficientNets were first ported to PyTorch."""
+    """Whether the names are those of lukemelas' PyTorch port of TensorFlow's EfficientNets."""
     return "_conv_stem.weight" in tensors
 
 
@@ -63,11 +63,11 @@ def select(path, tensors: dict[str, np.ndarray], prefix: str | None = None, weig
     Args:
         path: of the file, for messages.
         tensors: what `reading.read` returned.
-        prefix: what stands before the names of the tensors to take; wrappers after it are found. None finds all of it.
-        weights: "raw" or "ema"; "" takes the raw weights where the file has both.
+        prefix: the first part of the names to take; further wrappers are found. None: all wrappers are found.
+        weights: "raw" or "ema"; "" takes the raw weights if the file has both.
 
     Raises:
-        UserError: nothing has this prefix, the file lacks the weights asked for, or it holds several networks.
+        UserError: no name has this prefix, the file lacks the weights asked for, or it holds several networks.
         DamagedFileError: a tensor is not finite.
     """
     if is_cookbook(tensors):
@@ -149,7 +149,7 @@ def _groups(names: list[str], prefix: str = "") -> dict[str, dict[str, str]]:
     firsts = dict.fromkeys(first for first, dot, _ in parts.values() if dot)
     wrappers = [first for first in firsts if WRAPPER.match(first)]
     if not wrappers and len(firsts) == 1 and BACKBONE not in firsts and all(dot for _, dot, _ in parts.values()):
-        # One word before all names is a wrapper if modules follow it. A module of a network has parameters or numbers.
+        # A first word of all names is a wrapper if several modules follow it. Parameters or numbers follow a module.
         inside = {rest.partition(".")[0] for _, _, rest in parts.values() if "." in rest}
         wrappers = list(firsts) if len(inside) > 1 and not any(part.isdigit() for part in inside) else []
     groups = {}
@@ -164,7 +164,7 @@ def _groups(names: list[str], prefix: str = "") -> dict[str, dict[str, str]]:
 
 
 def guess_options(arch: str, tensors: dict[str, np.ndarray], architectures: tuple[str, ...] = ()) -> dict:
-    """The network's options that the names and shapes of the tensors decide.
+    """Reads options of the network from the names and shapes of the tensors.
 
     Args:
         arch: the network's name.
@@ -200,13 +200,13 @@ def guess_options(arch: str, tensors: dict[str, np.ndarray], architectures: tupl
 
 
 def _fields(network) -> set[str]:
-    """The options of a registry's entry, which is a class or a function that returns an instance."""
+    """The names of a network's options. `network` is a class, or a function that returns an instance."""
     built = network(num_classes=2) if not inspect.isclass(network) else network
     return set(getattr(built, "__dataclass_fields__", {}))
 
 
 def variables_of(model, chosen: Selection, image_shape: tuple[int, int, int], arch: str) -> dict:
-    """Renames a selection's tensors to the network's names and checks them; adds to `chosen.notes`.
+    """Renames a selection's tensors to the network's names and checks them. Adds lines to `chosen.notes`.
 
     Args:
         model: a network of this library, or any network with a method `torch_name`.
@@ -218,7 +218,7 @@ def variables_of(model, chosen: Selection, image_shape: tuple[int, int, int], ar
         `{"params", "batch_stats"}`, nested dicts of NumPy arrays.
 
     Raises:
-        UserError: names or shapes differ. The message has the names of the file, and what the file looks like.
+        UserError: names or shapes differ. The message uses the names of the file and says what the file looks like.
     """
     if is_cookbook(chosen.tensors):
         return traverse_util.unflatten_dict({rename(n, COOKBOOK): x for n, x in chosen.tensors.items()}, sep="/")
@@ -253,9 +253,11 @@ def _renamed(tensors: dict, want: dict, new: dict[str, str], origin: dict[str, s
 
 
 def _head(tensors: dict, want: dict) -> dict[str, str]:
-    """Old name -> new name of the last layer, where one linear layer of the file and one of the network are left over.
+    """Finds the last layer: the only linear layers of the file and of the network that have no match by name.
 
-    Empty where there is another number of them, or where their shapes differ in more than the number of outputs.
+    Returns:
+        Old name -> new name of its weight and bias. Empty if the file or the network has another number of such layers,
+        or if their shapes differ in more than the number of outputs.
     """
 
     def linear(shapes, other):
@@ -272,7 +274,7 @@ def _head(tensors: dict, want: dict) -> dict[str, str]:
 
 
 def _one_output(have: dict, want: dict, name: str) -> bool:
-    """Whether `name` is of a linear layer that has one output in the file and several in the network."""
+    """Whether `name` belongs to a linear layer with one output in the file and several in the network."""
     weight = name.rpartition(".")[0] + ".weight"
     if name not in have or len(have.get(weight, ())) != 2 or weight not in want:
         return False
@@ -280,7 +282,7 @@ def _one_output(have: dict, want: dict, name: str) -> bool:
 
 
 def _difference(chosen: Selection, want: dict, have: dict, origin: dict[str, str], last: list[str]) -> str:
-    """Two lines: what differs, in the file's names; the flag that helps, or what the file looks like."""
+    """Two lines: the differences, under the file's names; the flag that helps, or what the file looks like."""
 
     def theirs(name):
         return chosen.prefix + (_like(name, origin) if origin and name not in origin else origin.get(name, name))
@@ -298,7 +300,7 @@ def _difference(chosen: Selection, want: dict, have: dict, origin: dict[str, str
 
 
 def _like(name: str, origin: dict[str, str]) -> str:
-    """The file's name for a variable that the file lacks, from a neighbour whose name differs in its numbers alone."""
+    """Guesses the file's name of a variable that the file lacks, from a variable that differs in one number only."""
     numbers = re.findall(r"\d+", name)
     for other, old in origin.items():
         theirs = re.findall(r"\d+", other)

@@ -1,6 +1,6 @@
-"""Whether measured logits and the labels of a dataset number the classes alike.
+"""Checks whether a network's outputs and a dataset's labels have the classes in the same order.
 
-A network numbers its classes in the order of its training's folders; programs sort "0, 1, 10, 2" or "0, 1, 2, 10".
+A network has its classes in the order of its training folders. Programs sort folders as "0, 1, 10, 2" or "0, 1, 2, 10".
 A wrong order makes a good network look like a guess.
 """
 
@@ -10,8 +10,8 @@ import numpy as np
 import scipy.optimize
 import scipy.special
 
-SURE = 0.01  # a result that guessing reaches more often than this says nothing
-GAIN, SHARE = 0.1, 0.5  # another order is far better with so much more accuracy, and at most this share of the errors
+SURE = 0.01  # if guessing reaches a result with a higher probability, the result says nothing
+GAIN, SHARE = 0.1, 0.5  # a far better order adds GAIN to the accuracy and leaves at most SHARE of the errors
 ORDERS = {  # how programs sort class names
     "as numbers": lambda name: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", name)],
     "as text": lambda name: name,
@@ -26,14 +26,14 @@ def chance(labels: np.ndarray) -> float:
 
 
 def no_better_than_chance(prediction: np.ndarray, labels: np.ndarray) -> bool | None:
-    """Whether always guessing would reach the same number of right answers more than once in 100 times.
+    """Whether guessing reaches this number of right answers with a probability of more than `SURE`.
 
     Args:
         prediction: [N] int, the answers.
         labels: [N] int.
 
     Returns:
-        True or False; None where so few images could not tell a perfect network from a guess.
+        True or False; None if the images are too few to tell a perfect network from a guess.
     """
     n, p = len(labels), chance(labels)
     if p == 1 or p**n > SURE:
@@ -43,7 +43,7 @@ def no_better_than_chance(prediction: np.ndarray, labels: np.ndarray) -> bool | 
 
 
 def better(prediction: np.ndarray, labels: np.ndarray, names: list[str]) -> tuple[str, list[str], float] | None:
-    """Another order of the classes under which the same answers would be right far more often.
+    """Finds another order of the classes in which far more of the answers are right.
 
     Args:
         prediction: [N] int, numbers of the network's outputs.
@@ -52,8 +52,8 @@ def better(prediction: np.ndarray, labels: np.ndarray, names: list[str]) -> tupl
 
     Returns:
         (a description of the order, the class names in the order of the network's outputs, the accuracy in percent), or
-        None. An order that programs sort by is preferred. Else the best assignment of outputs to classes is found on
-        one half of the images and counted on the other half, so that chance alone does not suggest one.
+        None. An order that programs sort by is preferred. Otherwise the best assignment of outputs to classes is found
+        on one half of the images and counted on the other half, so chance alone does not suggest an order.
     """
     now = float((prediction == labels).mean())
     found = []
@@ -71,7 +71,10 @@ def better(prediction: np.ndarray, labels: np.ndarray, names: list[str]) -> tupl
 
 
 def _assigned(prediction: np.ndarray, labels: np.ndarray, names: list[str]) -> tuple[str, list[str], float]:
-    """The best assignment of outputs to classes by all images, and its accuracy by halves of them."""
+    """The best assignment of outputs to classes, by all images.
+
+    The accuracy is counted on each half of the images with the assignment of the other half.
+    """
     outputs = np.arange(len(prediction))
     rank = np.zeros(len(labels), int)  # the images of every class go to both halves in turn
     for label in np.unique(labels):
@@ -86,7 +89,7 @@ def _assigned(prediction: np.ndarray, labels: np.ndarray, names: list[str]) -> t
 
 
 def _assignment(prediction: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
-    """[K] int: the class of every output, one to one, with the most right answers."""
+    """[K] int: the class of each output, in the one-to-one assignment with the most right answers."""
     counts = np.zeros((classes, classes), int)
     np.add.at(counts, (prediction, labels), 1)
     return scipy.optimize.linear_sum_assignment(counts, maximize=True)[1]

@@ -1,4 +1,4 @@
-"""Weights as networks in a role, and whether they fit a dataset."""
+"""Makes a player (a network in a role) from weights, and checks that weights fit a dataset."""
 
 from collections.abc import Sequence
 
@@ -22,20 +22,23 @@ def player_of(
     frozen: bool = False,
     class_names: Sequence[str] = (),
 ) -> tuple[Player, dict]:
-    """The network that weights are of, with its own input statistics, and its variables.
+    """Builds the network of some weights, with the input statistics of the weights.
 
     Args:
         weights: what `pretrained.load` returned.
         name: the player's role.
         dtype: compute type.
-        arch: the network's name as the user gives it; needed where the network is code outside the library
-            ("module:attribute"), because a file that came with weights shall not choose what is imported.
-        frozen: the network is only asked, in evaluation mode: its batch norms are folded into the layers before them.
-        class_names: the dataset's; weights of the same classes in another order are given this order (`class_order`).
-            Empty: the order of the weights stays.
+        arch: the network's name as the user gives it. Needed if the network is code outside the library
+            ("module:attribute"), because a file of weights must not choose what Python imports.
+        frozen: the network is used in evaluation mode only: its batch norms are folded into the layers before them.
+        class_names: the dataset's. If the weights have the same classes in another order, the outputs are put in this
+            order (`class_order`). Empty: the order of the weights stays.
+
+    Returns:
+        (the player, its variables).
 
     Raises:
-        UserError: an unknown architecture, weights that do not fit it, or classes that cannot be given another order.
+        UserError: the architecture is unknown, the weights do not fit it, or the outputs cannot be put in order.
     """
     info = weights.info
     if ":" in info["arch"] and arch != info["arch"]:
@@ -46,18 +49,18 @@ def player_of(
     model = models.create(info["arch"], info["num_classes"], dtype=dtype, **info.get("options", {}))
     variables = pretrained.check(weights, model)
     if order := class_order(info["class_names"], class_names):
-        variables = _in_order(variables, order, weights)
+        variables = in_order(variables, order, weights)
     variables = fold(model, variables, info["image_shape"]) if frozen else variables
     return Player(name, model, tuple(info["mean"]), tuple(info["std"])), variables
 
 
 def class_order(theirs: Sequence[str], ours: Sequence[str]) -> list[int]:
-    """Where each of `ours` stands among `theirs`, if both are the same names in different orders; else empty.
+    """The position in `theirs` of each name of `ours`, if both have the same names in different orders; else empty.
 
-    The names "0", "1", ... in this order say nothing: a conversion that knew no names wrote them.
+    The result is also empty if `theirs` is "0", "1", ...: a conversion that knew no names wrote these.
     """
     theirs, ours = list(theirs), list(ours)
-    if theirs == ours or set(theirs) != set(ours) or _only_numbered(theirs):
+    if theirs == ours or set(theirs) != set(ours) or only_numbered(theirs):
         return []
     return [theirs.index(name) for name in ours]
 
@@ -65,26 +68,26 @@ def class_order(theirs: Sequence[str], ours: Sequence[str]) -> list[int]:
 def class_note(
     role: str, info: dict, dataset: data.Dataset, logits: np.ndarray | None = None, labels: np.ndarray | None = None
 ) -> str:
-    """A line for the user where weights and data may not number the classes alike; else empty.
+    """A line for the user if weights and data may have the classes in different orders; else empty.
 
     Args:
         role: "teacher" or "network", for the text.
         info: what `model.json` says of the weights.
         dataset: the data.
-        logits: [N, K], the network's answers, in the order of `player_of`; None: the names alone are compared.
+        logits: [N, K], of the network that `player_of` returned; None: only the names are compared.
         labels: [N] int, of the same images.
     """
     theirs, ours = info["class_names"], dataset.class_names
     if class_order(theirs, ours):
         return f"the {role} has the classes of {dataset.name} in another order. They are matched by name."
-    note, other = "", set(theirs) != set(ours) and not _only_numbered(theirs)
+    note, other = "", set(theirs) != set(ours) and not only_numbered(theirs)
     if other:
         pairs = [(i, a, b) for i, (a, b) in enumerate(zip(theirs, ours, strict=True)) if a != b]
         shown = ", ".join(f"class {i} is '{a}' there and '{b}' in the data" for i, a, b in pairs[:2])
         note = f"{len(pairs)} of the {role}'s {len(ours)} class names are not those of {dataset.name}: {shown}"
         note += f"{', ...' * (len(pairs) > 2)}. The classes are matched by their numbers."
     found = None
-    if logits is not None and (other or _only_numbered(theirs)):
+    if logits is not None and (other or only_numbered(theirs)):
         found = orders.better(logits.argmax(axis=1), labels, list(ours))
     if found:
         how, order, accuracy = found
@@ -96,18 +99,19 @@ def class_note(
     return note
 
 
-def _only_numbered(names: Sequence[str]) -> bool:
+def only_numbered(names: Sequence[str]) -> bool:
+    """Whether the names are "0", "1", ...: whoever wrote them knew no names."""
     return list(names) == [str(number) for number in range(len(names))]
 
 
-def _in_order(variables: dict, order: list[int], weights: pretrained.Pretrained) -> dict:
-    """The variables with the classifier's outputs in another order, so that all that reads the network has it."""
+def in_order(variables: dict, order: list[int], weights: pretrained.Pretrained) -> dict:
+    """The variables with the classifier's outputs in another order. Every reader of the network gets this order."""
     last = [name for name in variables["params"] if name.startswith("classifier")]
     if not last:
         raise UserError(
             f"The weights in {weights.folder} have the data's classes in another order, and {weights.info['arch']} has "
             "no layer named `classifier` whose outputs could be put in order.\n"
-            "Name the network's last layer `classifier`, or name the folders of the images so that they sort as there."
+            "Name the network's last layer `classifier`, or rename the images' folders so that they sort in its order."
         )
     ordered = {
         name: {key: np.asarray(value)[..., order] for key, value in variables["params"][name].items()} for name in last
@@ -120,8 +124,7 @@ def dataset_of(info: dict, options: dict) -> data.Dataset:
 
     Args:
         info: what `model.json` says of the weights.
-        options: may have `dataset` and `data.KEYS`; else the dataset, the size, the resizing and the
-            channels of the training.
+        options: may have `dataset` and any of `data.KEYS`. The others are those of the training (`info`).
     """
     name, shape = options.get("dataset", info["dataset"]), info["image_shape"]
     own = {"image_size": shape[0], "channels": shape[2]}

@@ -1,4 +1,4 @@
-"""The tensors in a file that somebody else wrote. The contents decide what a file is, never the ending of its name.
+"""Reads the tensors in a file that somebody else wrote. The contents decide the kind of a file, never its ending.
 
 Nothing in a file is executed. A PyTorch file is read by `torch.load(weights_only=True)`, which builds tensors and a
 short list of harmless types (`_harmless`); any other pickle is refused, because reading a pickle can run code.
@@ -16,13 +16,13 @@ import numpy as np
 from registry import DamagedFileError, UserError
 
 KNOWN = "PyTorch's files, safetensors, an index of safetensors, and msgpack with 'params' and 'batch_stats'"
-LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the pickled number that a PyTorch file begins with, until 1.6
-SAVE_AGAIN = (  # the command that leaves out everything but tensors
+LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the pickled number at the start of PyTorch's files before 1.6
+SAVE_AGAIN = (  # a command that saves only the tensors of a file
     "python -c \"import torch; c = torch.load('FILE', weights_only=False, map_location='cpu'); "
     "c = c.state_dict() if hasattr(c, 'state_dict') else c; "
     "torch.save({k: v for k, v in c.items() if isinstance(v, (dict, torch.Tensor))}, 'tensors.pth')\""
 )
-ATTACK = re.compile(  # what a file needs in order to do harm
+ATTACK = re.compile(  # names that a file calls to do harm
     r"((__builtin__|builtins)\.)?(getattr|setattr|eval|exec|__import__|compile|open)$|"
     r"(os|posix|nt|subprocess|sys|shutil|socket|importlib|runpy|pickle|webbrowser)\."
 )
@@ -46,7 +46,7 @@ def read(path: pathlib.Path, shard: Callable[[str], pathlib.Path] | None = None)
 
     Args:
         path: the file.
-        shard: gives the file for a name that an index lists; by default the file of that name beside `path`.
+        shard: name in an index -> its file; by default the file of that name beside `path`.
 
     Returns:
         name -> array under the file's own names, floats as float32. Names of nested dicts are joined by dots
@@ -113,7 +113,7 @@ def _kind_of_zip(path: pathlib.Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-            checked = any(entry.CRC for entry in archive.infolist())  # torch.save can be told to write none
+            checked = any(entry.CRC for entry in archive.infolist())  # torch.save has an option to write none
             altered = archive.testzip() if checked else None
     except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, NotImplementedError) as error:
         raise DamagedFileError(
@@ -217,7 +217,7 @@ def _torch(path: pathlib.Path) -> dict:
         if ATTACK.match(stranger):
             fix = "No trainer saves it. The file may be an attack: do not load it in any other way."
         raise DamagedFileError(
-            f"{path} cannot be read as tensors only: '{stranger}' stands in the way, which could run code.\n{fix}"
+            f"{path} cannot be read as tensors only: it needs '{stranger}', which could run code.\n{fix}"
         ) from None
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}, not a state_dict.")

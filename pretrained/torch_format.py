@@ -1,9 +1,9 @@
 """Weights as a PyTorch state_dict: the references' names and layouts of the tensors. PyTorch is not needed.
 
-A network has a method `torch_name(path)`, which returns the reference's name of a variable. A network that leaves a
-choice open until the first image comes (stem=None) also has `settle(shape_of)`, which returns the same network with
-the choice that fits given weights. A convolution's kernel is OIHW in PyTorch and HWIO here; a linear layer's is
-[out, in] in PyTorch and [in, out] here; all other arrays are the same.
+A network's reference is the PyTorch network that it follows. The network's method `torch_name(path)` returns the
+reference's name of a variable. A network may leave a choice open until it sees an image (stem=None). Then it also has
+`settle(shape_of)`, which returns the same network with the choice that fits given weights. A convolution's kernel is
+OIHW in PyTorch and HWIO here; a linear layer's is [out, in] in PyTorch and [in, out] here; all other arrays are equal.
 """
 
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ def _shape(axes: dict, path: tuple[str, ...], shape: tuple[int, ...]) -> tuple[i
     return tuple(shape[axis] for axis in _moved(axes, path, shape))
 
 
-def _paths(model: nn.Module, image_shape: tuple[int, ...]) -> dict[tuple[str, ...], tuple[int, ...]]:
+def shapes(model: nn.Module, image_shape: tuple[int, ...]) -> dict[tuple[str, ...], tuple[int, ...]]:
     """Path -> shape of every variable; nothing is computed."""
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     variables = jax.eval_shape(lambda key, x: model.init(key, x), jax.random.key(0), image)
@@ -82,12 +82,12 @@ def expected(
         model = model.settle(shape_of)
         name_of = model.torch_name
     side = getattr(model, "image_size", None) or 224
-    paths = _paths(model, tuple(image_shape or (side, side, 3)))
+    paths = shapes(model, tuple(image_shape or (side, side, 3)))
     if image_shape is None:  # the first kernel has as many input channels as the images
         found = [shape_of(path) for path, shape in paths.items() if len(shape) == 4 and shape[2] == 3]
         channels = {shape[2] for shape in found if shape and len(shape) == 4}
         if len(channels) == 1 and channels != {3}:
-            paths = _paths(model, (side, side, channels.pop()))
+            paths = shapes(model, (side, side, channels.pop()))
     names = {path: name_of(path) for path in paths}
     return names, {names[path]: _shape(TO_TORCH, path, shape) for path, shape in paths.items()}
 
@@ -119,7 +119,7 @@ def from_torch(
     flat = {}
     for path, name in names.items():
         value = tensors[name].transpose(_moved(TO_HERE, path, tensors[name].shape))
-        flat[path] = np.array(value, np.float32, order="C")  # a copy: the tensors may be a living network's
+        flat[path] = np.array(value, np.float32, order="C")  # a copy: the tensors may belong to a network in use
     nested = traverse_util.unflatten_dict(flat)
     return {"params": nested["params"], "batch_stats": nested.get("batch_stats", {})}
 

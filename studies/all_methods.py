@@ -1,11 +1,12 @@
-"""Every method on Digits, from a ResNet-8x4-like teacher to two students, 3 seeds, a leaderboard each.
+"""Every method on Digits: one teacher (like ResNet-8x4), two students, 3 seeds, and a leaderboard for each student.
 
-python -m studies.all_methods [--root runs/methods] [--students ResNet8,VGG8] [--only DKD,AT]
+    python -m studies.all_methods [--root runs/methods] [--students ResNet8,VGG8] [--only DKD,AT]
 
-The teacher is ResNet-8x4 at half its widths. The students are ResNet-8 and, of another family, VGG-8 at a quarter of
-its widths. All labels, 108 steps of 64: a short training, in which a teacher has something to give. A method has the
-options of `configs/digits.py`, else its defaults. Finished runs are kept: the same command continues.
-`python -m studies.methods_table --leaderboard ...` takes the tables into docs/methods.md.
+The teacher is ResNet-8x4 at half its widths. The students are ResNet-8 and, from another family, VGG-8 at a quarter of
+its widths. All labels are used. The training is short (108 steps of 64 images), so that a teacher can still help. A
+method takes its options from `configs/digits.py`, and has its defaults if there are none. Finished runs are kept: the
+same command runs only what is missing. `python -m studies.methods_table --leaderboard ...` takes the tables into
+docs/methods.md.
 """
 
 import pathlib
@@ -18,12 +19,12 @@ TEACHER = ("ResNet8x4", {"widths": (16, 32, 64, 128)})
 STUDENTS = {"ResNet8": {}, "VGG8": {"widths": (16, 32, 64, 128, 128)}}
 SEEDS = 3
 EPOCHS = 6
-PHASE = 1  # epochs of a first phase or of a ramp here: as large a part of 6 as the papers' 20 to 40 are of 240
-RECIPES = {"MLKD": {"learning_rate": 0.025}}  # as published, half of the others'
+PHASE = 1  # epochs of a first phase or of a ramp: 1 of 6 epochs is near the papers' 20 to 40 of 240
+RECIPES = {"MLKD": {"learning_rate": 0.025}}  # as published, half the rate of the other methods
 
 
 def entries(only: list[str]) -> dict[str, dict]:
-    """Leaderboard entry -> the config keys it changes: labels alone, then each method."""
+    """Returns leaderboard entry -> the config keys that the entry changes: labels alone, then each method."""
     found = {leaderboard.LABELS: {"transfer": "Labels"}}
     for name in only or distiller.names():
         fields = distiller.registry.get(name).__dataclass_fields__

@@ -1,11 +1,11 @@
-"""Every strategy on Digits with 100 labels: the student ResNet-8, 3 seeds, a leaderboard against labels alone.
+"""Every strategy on Digits with 100 labels: a ResNet-8 as student, 3 seeds, a leaderboard against labels alone.
 
     python -m studies.all_transfers [--root runs/transfers] [--peer ResNet8] [--only EMA,PSKD]
     python -m studies.all_transfers --num_labels 0 --train_epoch 6 --root runs/transfers_all     # all labels
 
-A strategy that takes a method has its default one. The teacher of `Offline` is a ResNet-20, trained first on all
-labels; peers are of `--peer`. The generations of `BornAgain` have `--train_epoch` epochs each: the column `epochs` has
-the epochs of the whole run. Finished runs are kept: the same command continues.
+A strategy that takes a method uses its default method. The teacher of `Offline` is a ResNet-20 that is first trained on
+all labels. The peers' network is `--peer`. Each generation of `BornAgain` has `--train_epoch` epochs; the column
+`epochs` has the epochs of the whole run. Finished runs are kept: the same command runs only what is missing.
 """
 
 import pathlib
@@ -16,12 +16,12 @@ from studies import command, compare, leaderboard
 
 STUDENT, TEACHER, PEER = "ResNet8", "ResNet20", "ResNet8"
 SEEDS = 3
-# Of 396 updates the usual mean with decay 0.999 is one over the whole training; this one is over its last epoch.
+# The training has 396 updates. A running mean with the usual decay 0.999 covers all of them; with 0.95, the last epoch.
 VARIANTS = {"EMA": {"EMA, decay 0.95": {"decay": 0.95}}}
 
 
 def entries(strategies: list[str], trained: dict, peer: str) -> dict[str, dict]:
-    """Labels alone, then each strategy: name -> the config keys that it changes."""
+    """Returns name -> the config keys that the entry changes: labels alone, then each strategy."""
     found = {leaderboard.LABELS: {"transfer": "Labels"}}
     for name in strategies:
         if name != "Labels":
@@ -35,7 +35,7 @@ def entries(strategies: list[str], trained: dict, peer: str) -> dict[str, dict]:
 
 
 def freezes(name: str) -> bool:
-    """Whether a strategy has a trained, frozen teacher."""
+    """Returns whether a strategy has a trained, frozen teacher."""
     return "teacher_views" in transfer.registry.get(name).reads
 
 

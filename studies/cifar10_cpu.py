@@ -1,9 +1,9 @@
-"""CIFAR-10 on a CPU: a ResNet-20 teacher, then ResNet-8 students by labels, SoftLogits, AT and both, at one budget.
+"""CIFAR-10 on a CPU: a ResNet-20 teacher, then ResNet-8 students with labels alone, SoftLogits, AT and both methods.
 
     python -m studies.cifar10_cpu --data_dir DIR [--root runs/cifar10_cpu]
 
-Finished runs are kept: the same command continues. The budget is a fraction of the published recipes' (configs/): the
-rows compare with each other, not with full training.
+All students have the same budget. The budget is a fraction of the published recipes' (configs/), so compare the rows
+with each other, not with published numbers. Finished runs are kept: the same command runs only what is missing.
 """
 
 import pathlib
@@ -28,7 +28,7 @@ def main(root: pathlib.Path, data_dir: str, teacher_epochs: int, student_epochs:
 
 if __name__ == "__main__":
     parser = command.parser(__doc__, "runs/cifar10_cpu")
-    parser.add_argument("--data_dir", default="", help="of TensorFlow Datasets; default: its own")
+    parser.add_argument("--data_dir", default="", help="folder of TensorFlow Datasets; default: its own")
     parser.add_argument("--teacher_epochs", type=command.positive, default=20)
     parser.add_argument("--student_epochs", type=command.positive, default=6)
     parser.add_argument("--seeds", type=command.positive, default=2)

@@ -7,20 +7,20 @@ from registry import UserError
 
 
 def parser(doc: str, root: str = "") -> argparse.ArgumentParser:
-    """A parser whose help is the module's docstring.
+    """Makes a parser whose help is the module's docstring.
 
     Args:
         doc: `__doc__` of the module.
-        root: default of `--root`, the folder of a study's runs; empty: the command has no `--root`.
+        root: default of `--root`, the folder of a study's runs. If empty, the command has no `--root`.
     """
     made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     if root:
-        made.add_argument("--root", type=pathlib.Path, default=pathlib.Path(root), help=f"of the runs; default: {root}")
+        made.add_argument("--root", type=pathlib.Path, default=pathlib.Path(root), help=f"runs folder; default: {root}")
     return made
 
 
 def positive(text: str) -> int:
-    """A whole number of the command line, 1 or more."""
+    """Reads a whole number, 1 or more."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is not 1 or more")
@@ -28,12 +28,12 @@ def positive(text: str) -> int:
 
 
 def names(text: str) -> list[str]:
-    """The names between commas."""
+    """Reads names, separated by commas."""
     return [name for name in text.split(",") if name]
 
 
 def numbers(text: str) -> list[int]:
-    """Whole numbers between commas, each 1 or more; at least one."""
+    """Reads one or more whole numbers, separated by commas, each 1 or more."""
     found = [positive(name) for name in names(text)]
     if not found:
         raise argparse.ArgumentTypeError("give at least one number")
@@ -42,7 +42,7 @@ def numbers(text: str) -> list[int]:
 
 def prepare() -> None:
     """Tunes the process for a CPU, before JAX starts, and keeps compiled programs in the user's cache folder."""
-    from configs import command  # PyTorch's sides of benchmarks import this module, too
+    from configs import command  # not at the top: the benchmarks' PyTorch processes import this module, too
 
     command.tune()
 
@@ -50,8 +50,8 @@ def prepare() -> None:
 def call(made: argparse.ArgumentParser, main) -> None:
     """Calls `main` with the command line's values and ends the process.
 
-    The exit code is 1 where `main` returns a number of failures above 0. A user's mistake is one message and its own
-    exit code.
+    The exit code is 1 if `main` returns a number of failures above 0. A `UserError` prints one message and ends with
+    its own exit code.
     """
     arguments = made.parse_args()
     try:

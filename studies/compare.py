@@ -1,4 +1,4 @@
-"""Methods side by side: the same student, budget and seeds; a table and the training curves."""
+"""Methods compared with the same student, budget and seeds: a table and the training curves."""
 
 import dataclasses
 import functools
@@ -13,7 +13,7 @@ import models
 import pretrained
 from training.train import train
 
-BATCH = 200  # test images of one call
+BATCH = 200  # test images in one call
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,14 +21,14 @@ class Row:
     """A finished run.
 
     Attributes:
-        name: of the row in a table.
+        name: the row's name in a table.
         changes: the config keys in which the run differs from the study's recipe.
-        folders: one a seed; `last/` in it has the weights.
-        tests: one list a seed, of the rows of test metrics in `metrics.jsonl`.
+        folders: one folder for each seed; its `last/` has the weights.
+        tests: one list for each seed: the rows of test metrics in `metrics.jsonl`.
         best: [seeds] best top-1 in percent.
-        parameters: of the student.
-        seconds: of training, of one seed.
-        steps: of one seed.
+        parameters: number of the student's parameters.
+        seconds: training time of one seed.
+        steps: number of steps of one seed.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Row:
     steps: int
 
     def last(self, metric: str = "top1") -> np.ndarray:
-        """[seeds] a metric of the last epoch."""
+        """Returns a metric of the last epoch, [seeds]."""
         return np.array([rows[-1][metric] for rows in self.tests])
 
 
@@ -63,11 +63,11 @@ def run(path: pathlib.Path, name: str, recipe: dict, changes: dict, quiet: bool 
 
 
 def run_all(root: pathlib.Path, recipe: dict, methods: dict[str, dict]) -> list[Row]:
-    """Trains each method, or reads what is finished.
+    """Trains each method, or reads the runs that are finished.
 
     Args:
         root: each run is `root/<method>`.
-        recipe: the config keys that all runs share; `seeds` and `teacher_param` among them.
+        recipe: the config keys that all runs share, including `seeds` and `teacher_param`.
         methods: name -> the config keys that the method changes.
     """
     rows = []
@@ -78,7 +78,7 @@ def run_all(root: pathlib.Path, recipe: dict, methods: dict[str, dict]) -> list[
 
 
 def folder_name(name: str) -> str:
-    """The folder of a row in its study's folder."""
+    """Returns the name of a row's folder in its study's folder."""
     return name.lower().replace(" ", "-")
 
 
@@ -101,7 +101,7 @@ def _logits(model, variables, images):
 
 
 def predictions(folder: pathlib.Path | str, images: np.ndarray) -> np.ndarray:
-    """The classes [N] that the weights in a folder predict for images [N, H, W, C] uint8."""
+    """Returns the classes [N] that the weights in a folder predict for images [N, H, W, C] uint8."""
     weights = pretrained.load(folder)
     info = weights.info
     model = models.create(info["arch"], info["num_classes"], **info.get("options", {}))
@@ -112,9 +112,9 @@ def predictions(folder: pathlib.Path | str, images: np.ndarray) -> np.ndarray:
 
 
 def agreement(row: Row, recipe: dict) -> np.ndarray:
-    """[seeds] percent of the test images on which the student and the recipe's teacher predict the same class.
+    """Returns the percentage of test images for which student and recipe's teacher predict the same class, [seeds].
 
-    A run with a teacher has logged its agreement; a student by labels alone is asked here.
+    A run with a teacher has logged this agreement. For a student trained on labels alone it is computed here.
     """
     if "agreement" in row.tests[0][-1]:
         return row.last("agreement")
@@ -124,19 +124,19 @@ def agreement(row: Row, recipe: dict) -> np.ndarray:
 
 
 def spread(values) -> str:
-    """Mean and sample standard deviation."""
+    """Formats the mean and the sample standard deviation of the values."""
     values = np.asarray(list(values), float)
     return f"{values.mean():.2f} ± {values.std(ddof=1):.2f}" if len(values) > 1 else f"{values.mean():.2f}"
 
 
 def markdown(titles, rows) -> str:
-    """A table: titles of the columns, and one sequence of cells a row."""
+    """Makes a Markdown table from the titles of the columns and a sequence of cells for each row."""
     head, *lines = (f"| {' | '.join(map(str, cells))} |" for cells in (titles, *rows))
     return "\n".join([head, "|---" * len(titles) + "|", *lines])
 
 
 def table(teacher: Row, rows: list[Row], recipe: dict) -> str:
-    """Markdown: top-1 and agreement in percent over the seeds, parameters, seconds of training; the teacher on top."""
+    """Makes the table, teacher first: top-1 and agreement in percent over the seeds, parameters, training seconds."""
     agreements = ["", *(spread(agreement(row, recipe)) for row in rows)]
     cells = [
         [row.name, spread(row.last()), spread(row.best), agrees, f"{row.parameters:,}", f"{row.seconds:.1f}"]
@@ -146,7 +146,7 @@ def table(teacher: Row, rows: list[Row], recipe: dict) -> str:
 
 
 def figure(width: float):
-    """A figure and its axes without a frame on top and at the right, and a list of colours."""
+    """Makes a figure. Returns the figure, its axes (no frame on top and at the right), and a list of colours."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -159,7 +159,7 @@ def figure(width: float):
 
 
 def curves(rows: list[Row], path: pathlib.Path, title: str, teacher_top1: float) -> None:
-    """Test accuracy over epochs, mean and range over the seeds, one line a method; PNG or SVG by the suffix."""
+    """Draws test accuracy over epochs, mean and range over the seeds, a line for each method; PNG or SVG by suffix."""
     made, axes, colours = figure(7)
     shown = []
     for colour, row in zip(colours, rows, strict=False):

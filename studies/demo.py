@@ -1,4 +1,4 @@
-"""The demo: on Digits with 100 labels, a teacher, then students by labels alone, SoftLogits and AT, 3 seeds each.
+"""The demo on Digits with 100 labels: a teacher, then students with labels alone, SoftLogits and AT, 3 seeds each.
 
 python -m studies.demo [--root runs/demo]
 """
@@ -19,7 +19,7 @@ NEXT = "train_w_kd.py --distiller SoftLogits+AT --transfer Offline --num_labels 
 
 
 def main(root: pathlib.Path) -> None:
-    """Runs what is missing under `root`, prints the table and the next command."""
+    """Runs what is missing under `root`, and prints the table and a command to try next."""
     recipe, teacher = compare.teach(root, {**digits.get_config(), "seeds": SEEDS})
     rows = compare.run_all(root, recipe, METHODS)
     compare.report(root, teacher, rows, recipe, f"Digits, ResNet20 to ResNet8, 100 labels, {SEEDS} seeds")

@@ -1,4 +1,4 @@
-"""Weights measured on a dataset: one call for `evaluate.py` and for tables."""
+"""Measures weights on a dataset, for `evaluate.py` and for tables."""
 
 import numpy as np
 
@@ -17,16 +17,17 @@ from training.run_folder import warn
 def measure(
     param: str, dataset: data.Dataset, teacher_param: str = "", arch: str = "", teacher_arch: str = ""
 ) -> dict[str, float]:
-    """The task's metrics of the weights in `param` on the test split; with teachers, against them too.
+    """Computes the task's metrics of the weights in `param` on the test split. With teachers, also compares with them.
 
     Args:
         param: a run folder, or a folder of weights.
-        dataset: whose test split is measured.
-        teacher_param: of one teacher, or of several joined by commas: the student is compared with their mean logits.
-        arch, teacher_arch: as in `pretrained.players.player_of`: needed for networks that are code outside the library.
+        dataset: the dataset; its test split is used.
+        teacher_param: the teacher's weights, or several teachers' joined by commas. The student is compared with the
+            mean of the teachers' logits.
+        arch, teacher_arch: as in `pretrained.players.player_of`; needed for networks whose code is outside the library.
 
     Raises:
-        UserError: no weights, or weights that do not fit; found before any network runs.
+        UserError: no weights, or weights that do not fit. All weights are checked before any network runs.
     """
     logits, teacher = answers([param], dataset, [arch], "network")[0], None
     if teacher_param:
@@ -35,7 +36,7 @@ def measure(
 
 
 def teacher_answers(params: str, dataset: data.Dataset, archs: str = "") -> np.ndarray:
-    """Logits [N, K] of the teachers in `params` on the test split: their mean where there are several."""
+    """Returns the logits [N, K] of the teachers in `params` on the test split, as the mean over the teachers."""
     names, types = names_in(params), names_in(archs)
     if types and len(types) != len(names):
         raise UserError(f"--teacher_arch names {len(types)} networks and --teacher_param {len(names)} weights.")
@@ -43,9 +44,10 @@ def teacher_answers(params: str, dataset: data.Dataset, archs: str = "") -> np.n
 
 
 def answers(params: list[str], dataset: data.Dataset, archs: list[str], role: str) -> list[np.ndarray]:
-    """Logits [N, K] float32 on the test split of each folder of weights, in the order of the dataset's classes.
+    """Returns logits [N, K] float32 on the test split for each folder of weights.
 
-    Teachers are folded as in training. Classes that do not match the dataset's are warned of.
+    The classes are in the dataset's order; a warning names classes that do not match the dataset's. Teachers' batch
+    norms are folded as in training.
     """
     loaded = [pretrained.load(param) for param in params]
     for weights in loaded:
@@ -62,12 +64,12 @@ def answers(params: list[str], dataset: data.Dataset, archs: list[str], role: st
 
 
 def logits_of(player: Player, variables: dict, dataset: data.Dataset) -> np.ndarray:
-    """Logits [N, K] float32 of a network on the test split."""
+    """Returns logits [N, K] float32 of a network on the test split."""
     return _logits([(player, variables)], dataset.test)[0]
 
 
 def _logits(players: list[tuple[Player, dict]], split: data.Split) -> list[np.ndarray]:
-    """Logits [N, K] float32 of each (network, variables) on the images of a split, which are read once."""
+    """Returns logits [N, K] float32 of each (network, variables) on a split. The images are read once."""
     asked, found = [], [[] for _ in players]
     for block in split.blocks():
         images = here().place(block)

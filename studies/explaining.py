@@ -15,7 +15,7 @@ from explain import charts, pictures
 from explain.faithfulness import compare, faithfulness, teacher_similarity
 from explain.subject import Subject
 
-# From the engine; used by `subject_of` and `epochs_of` only.
+# Imports from the engine, used by `subject_of` and `epochs_of` only.
 from pretrained.players import check_fits, class_note, player_of
 from registry import UserError, unknown
 from training.run_folder import EPOCHS, warn
@@ -80,7 +80,7 @@ def chosen(images: str, count: int, otherwise: int) -> np.ndarray:
         [M] int.
 
     Raises:
-        UserError: no number or positions, or images that the split does not have.
+        UserError: text that is neither a number nor positions, or images that the split does not have.
     """
     try:
         listed = [int(part) for part in images.split(",") if part.strip()]
@@ -112,8 +112,8 @@ def draw(
         kind: one of `KINDS`.
         params: the students: folders of weights, or run folders. One run folder for the kind "training".
         dataset: the data.
-        teacher_param: the teacher's folder, or several joined by commas, of which the first is the reference. The kind
-            "correlation" needs a teacher.
+        teacher_param: the teacher's folder, or several folders joined by commas; the first teacher is the reference.
+            The kind "correlation" needs a teacher.
         map_name: one of `explain.names()`, for the kinds in `MAP_KINDS`.
         images: as in `chosen`.
         arch, teacher_arch: as in `pretrained.players.player_of`.
@@ -167,7 +167,7 @@ def _maps(kind, subjects, teachers, rule, map_name, pixels, labels, logits, data
 
 
 def _apart(subjects: list[Subject]) -> list[Subject]:
-    """Return the same networks with unique names: a name that stands twice gets a number."""
+    """Return the same networks with unique names: a repeated name gets a number."""
     found: dict[str, Subject] = {}
     for subject in subjects:
         name, number = subject.name, 2
@@ -194,7 +194,7 @@ def epochs_of(params: Sequence[str]) -> list[str]:
     found = [p.parent for p in pathlib.Path(params[0]).expanduser().glob(f"{EPOCHS}/*/model.json")]
     folders = sorted(
         (p for p in found if p.name.isdigit()), key=lambda p: int(p.name)
-    )  # a stopped run may leave others
+    )  # a stopped run may leave other folders
     if not folders:
         seeds = sorted(p.parent for p in pathlib.Path(params[0]).expanduser().glob(f"s*/{EPOCHS}"))
         if seeds:
@@ -219,10 +219,11 @@ def measure(
     """Measure the faithfulness of maps on the test split and, with a teacher, their similarity to the teacher's maps.
 
     Args:
-        params: the students: folders of weights, or run folders. With `baselines`: seeds of one method.
+        params: the students: folders of weights, or run folders. With `baselines`: the seeds of one method.
         dataset: the data.
         maps: names of `explain.names()`.
-        teacher_param: the teacher's folder, or several joined by commas: the similarity is the mean over them.
+        teacher_param: the teacher's folder, or several folders joined by commas. The similarity is the mean over the
+            teachers.
         baselines: other students, one for each of `params`, such as students trained on labels with the same seeds.
         images: the largest number of test images, evenly spaced; 0: all.
         arch, teacher_arch: as in `pretrained.players.player_of`.
@@ -235,8 +236,8 @@ def measure(
         "comparison", with baselines only: map -> measure -> `paired_interval` of the similarity to the teacher.
 
     Raises:
-        UserError: an unknown name, a missing teacher or missing weights, or networks that do not fit the data. All
-            but a network without a tap that a map reads is checked before the first measurement.
+        UserError: an unknown name, a missing teacher or missing weights, or networks that do not fit the data.
+            Everything is checked before the first measurement, except for taps that a map reads and a network lacks.
     """
     rules = dict(zip(maps, check_maps(maps), strict=True))
     if baselines and not teacher_param:
@@ -275,7 +276,7 @@ def measure(
 
 
 def _mean_similarity(teachers: list[Subject], subjects: list[Subject], rule, pixels: np.ndarray) -> dict:
-    """The result of `teacher_similarity`, its values the mean over the teachers."""
+    """Return the result of `teacher_similarity` as the mean over the teachers."""
     found = [teacher_similarity(teacher, subjects, rule, pixels) for teacher in teachers]
     return {measure: np.mean([values[measure] for values in found], axis=0) for measure in found[0]}
 

@@ -1,10 +1,10 @@
-"""What students learn to look at: labels alone, SoftLogits, AT, ExpKD and E2KD at one budget, 3 seeds, on Digits.
+"""Explanation maps of students with labels alone, SoftLogits, AT, ExpKD and E2KD: one budget, 3 seeds, on Digits.
 
-python -m studies.explanation_evidence [--root runs/evidence]
+    python -m studies.explanation_evidence [--root runs/evidence]
 
-Accuracy, agreement, how faithful each student's maps are (areas under the accuracy, percent), and how much its maps
-are like the teacher's (Spearman). Differences are paired with the student by labels of the same seed, with 95 % t
-intervals. Finished runs are kept: the same command continues.
+The tables have accuracy, agreement, how faithful each student's maps are (area under the accuracy, percent), and how
+similar its maps are to the teacher's (Spearman). Each difference is to the student of the same seed that was trained on
+labels alone, with a 95 % t interval. Finished runs are kept: the same command runs only what is missing.
 """
 
 import json
@@ -47,7 +47,7 @@ def main(root: pathlib.Path) -> None:
 
 
 def accuracy(rows: dict[str, compare.Row], recipe: dict) -> str:
-    """Markdown: top-1 and agreement over the seeds, and the paired difference to labels alone with its interval."""
+    """Makes a table: top-1 and agreement over the seeds, and the paired difference to labels alone, with interval."""
     cells = [
         [name, spread(row.last()), leaderboard.against(row, rows[LABELS]), spread(compare.agreement(row, recipe))]
         for name, row in rows.items()
@@ -56,7 +56,7 @@ def accuracy(rows: dict[str, compare.Row], recipe: dict) -> str:
 
 
 def table(measured: dict, name: str) -> str:
-    """Markdown of one map: faithfulness over the seeds, likeness to the teacher and its difference to labels alone."""
+    """Makes one map's table: faithfulness, similarity to the teacher, and the difference to labels alone."""
     cells = []
     for method, found in measured.items():
         networks = [network[name] for network in found["networks"]]

@@ -1,4 +1,4 @@
-"""Leaderboards: one row a method or strategy, against the student of the same seed that learns from labels alone."""
+"""Leaderboards: one row for each method or strategy, compared with the student of the same seed on labels alone."""
 
 import json
 import pathlib
@@ -17,7 +17,7 @@ INTERRUPTED = 75  # exit code of a run that a signal ended
 
 
 def interval(differences: np.ndarray) -> tuple[float, float]:
-    """Mean of paired differences and half of its 95 % interval (Student's t); the half is NaN for a single pair."""
+    """Returns the mean of paired differences and half of its 95 % interval (Student's t); NaN for a single pair."""
     n = len(differences)
     if n < 2:
         return float(np.mean(differences)), float("nan")
@@ -26,17 +26,17 @@ def interval(differences: np.ndarray) -> tuple[float, float]:
 
 
 def against(row: Row, base: Row) -> str:
-    """The row's last top-1 less the base's, paired by seed, with its 95 % interval; empty for the base itself."""
+    """Formats the row's last top-1 minus the base's, paired by seed, with its 95 % interval; empty for the base."""
     mean, half = interval(row.last() - base.last())
     return "" if row is base else f"{mean:+.2f} ± {half:.2f}"
 
 
 def run(root: pathlib.Path, recipe: dict, entries: dict[str, dict]) -> tuple[list[Row], dict[str, str]]:
-    """Trains each entry, or reads what is finished. An entry that fails does not end the others.
+    """Trains each entry, or reads the runs that are finished. If an entry fails, the others still run.
 
     Args:
         root: each run is `root/<entry>`.
-        recipe: the config keys that all runs share; `seeds` among them.
+        recipe: the config keys that all runs share, including `seeds`.
         entries: name -> the config keys that the entry changes.
 
     Returns:
@@ -61,16 +61,16 @@ def run(root: pathlib.Path, recipe: dict, entries: dict[str, dict]) -> tuple[lis
 
 
 def others(row: Row) -> dict[str, np.ndarray]:
-    """Learner or ensemble beside the student -> its last top-1, [seeds] each."""
+    """Returns name of each learner or ensemble beside the student -> its last top-1, [seeds]."""
     keys = [key for key in row.tests[0][-1] if key.endswith("/top1")]
     return {key.removesuffix("/top1"): row.last(key) for key in keys}
 
 
 def table(rows: list[Row], failed: dict[str, str], unit: str) -> str:
-    """Markdown, best first: mean and deviation over the seeds, paired difference with its 95 % interval, cost.
+    """Makes the table, best row first: mean and deviation over the seeds, paired difference with its interval, cost.
 
-    The cost of a step is given in steps of the row `unit`. The epochs are those of a run: a method's first phase and a
-    strategy's generations are added to the epochs that were asked for.
+    The cost of a step is given in steps of the row `unit`. The epochs are those of the whole run, with a method's first
+    phase and all generations of a strategy.
     """
     by_name = {row.name: row for row in rows}
     standard = by_name.get(unit)

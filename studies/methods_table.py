@@ -1,10 +1,10 @@
-"""docs/methods.md: what every method transfers, reads, adds and costs, and what is published and measured of it.
+"""Writes docs/methods.md: what every method transfers, reads, adds and costs, with published and measured results.
 
     python -m studies.methods_table [--leaderboard runs/methods/resnet8/leaderboard.json ...] [--out docs/methods.md]
 
 What a method reads, and its parameters and memory, are found by tracing the method on the outputs of ResNet-56 and
 ResNet-20. The published numbers are those of `configs/published.py`. The measured columns are in
-`studies/methods_on_digits.json`; `--leaderboard` takes new ones from `python -m studies.all_methods` into this file.
+`studies/methods_on_digits.json`; `--leaderboard` replaces them with the results of `python -m studies.all_methods`.
 """
 
 import dataclasses
@@ -31,8 +31,8 @@ PAIRS = {"R56 → R20": "ResNet56,ResNet20", "R32x4 → R8x4": "ResNet32x4,ResNe
 BATCH, CLASSES, EXAMPLES = 64, 100, 50_000  # CIFAR-100's
 MEASURED = pathlib.Path(__file__).parent / "methods_on_digits.json"  # column -> method -> cell
 COST = "step / SoftLogits"
-STUDENTS = {"DeiT": {"student": "ViT_Ti", "distilled": True}}  # where ResNet-20 will not do
-# Families of methods where what is compared says more than what is read.
+STUDENTS = {"DeiT": {"student": "ViT_Ti", "distilled": True}}  # methods that cannot train a ResNet-20
+# Methods that `family` assigns by name. The family of the other methods follows from what they read.
 FAMILIES = {
     "Class scores": ("SDD", "OFA", "WKDLogit", "DeiT"),
     "Feature maps and embeddings": (),
@@ -40,43 +40,51 @@ FAMILIES = {
     "Explanation maps": ("CATKD", "ExpKD"),
 }
 HEAD = """`python -m studies.methods_table` writes this page. `--distiller NAME` takes a method, `--distiller NAME+NAME`
-a sum. The method's file in `distiller/` has the equation, the paper and every deviation from the paper.
-`--config configs/cifar100.py:NAME` is its recipe on CIFAR-100 as the benchmarks train it.
+a sum of methods. The method's file in `distiller/` has the equation, the paper and every deviation from the paper.
+`--config configs/cifar100.py:NAME` is the method's recipe on CIFAR-100, as the benchmarks (RepDistiller, mdistiller)
+train it.
 
-*Reads* is what the loss depends on, of the teacher and, where the student differs, of the student: `stage1-3` are the
-stages' outputs, `preact` is what is before their last ReLU, `classifier` is the network's own. *Parameters* are those
-that train beside the student (connectors). *Memory* is what the method carries from step to step. Both are counted for
-ResNet-56 to ResNet-20 (DeiT: to ViT_Ti with two heads) at 32x32 with 100 classes and 50,000 images. A method that reads
-stages has an option `stages`. `--config.distiller_options.stages=1:1,2:3` pairs the student's stage 1 with the
-teacher's stage 1, and the student's stage 2 with the teacher's stage 3; `last` is a network's last stage.
-*R56 → R20* and *R32x4 → R8x4* are published top-1 on CIFAR-100 in percent, of the method alone with its benchmark's
-options."""
-MIXED = """Where images are mixed (`mixup`, `cutmix`), the label loss takes both labels by their shares. No method does:
-{names} read the label of the larger part alone. The other methods read no labels, but for options that say so."""
-PUBLISHED = """Top-1 on CIFAR-100 in percent, by source. The teacher stands above its student. On labels alone
-({source}): {alone}."""
-OPTIONS = """These options of the benchmarks are not the method's defaults; `configs/cifar100.py` sets them by the pair.
-SDD has the scales (1, 2) within a family of networks, as its paper does. MLKD has learning rates of its own."""
-DIGITS = """*Digits* is the last top-1 on the 597 test images of the 8x8 digits, from ResNet-8x4 at half its widths
-(99.66) to the student named (VGG-8 at a quarter of its widths): all labels, 6 epochs of 18 steps, 3 seeds, mean ±
-standard deviation, percent. Labels alone: {alone}. *step* is the seconds of a training step in those of SoftLogits in
-the same run, on one core of a machine that others were using, so a tenth more or less says nothing.
-`python -m studies.all_methods` measures both, with the paired differences and their 95 % intervals."""
+*Reads* lists the teacher's arrays on which the loss depends. If the student's arrays differ, they follow after
+`student`. `stage1-3` are the stages' outputs, `preact` is a stage before its last ReLU, and `classifier` is the
+network's own classifier. *Parameters* counts what is trained beside the student (connectors). *Memory* is what the
+method carries from step to step. Both are counted for ResNet-56 to ResNet-20 (DeiT: to ViT_Ti with two heads) at 32x32
+with 100 classes and 50,000 images. A method that reads stages has an option `stages`.
+`--config.distiller_options.stages=1:1,2:3` pairs the student's stage 1 with the teacher's stage 1, and the student's
+stage 2 with the teacher's stage 3; `last` is a network's last stage. *R56 → R20* and *R32x4 → R8x4* are published top-1
+on CIFAR-100 in percent, of the method alone with its benchmark's options."""
+MIXED = """If images are mixed (`mixup`, `cutmix`), the label loss reads both labels, weighted by their shares. No
+method does so: {names} read only the label of the larger part. The other methods read no labels, unless an option says
+so."""
+PUBLISHED = """Top-1 on CIFAR-100 in percent, one table for each source. In the headings the teacher stands above its
+student. Networks trained on labels alone ({source}): {alone}."""
+OPTIONS = """These options of the benchmarks are not the method's defaults; `configs/cifar100.py` sets them for each
+pair. SDD has the scales (1, 2) within a family of networks, as its paper does. MLKD has learning rates of its own."""
+DIGITS = """*Digits* is the last top-1 in percent on the 597 test images of the 8x8 digits, as mean ± standard deviation
+of 3 seeds. The teacher is ResNet-8x4 at half its widths (99.66). The column names the student (VGG-8 at a quarter of
+its widths). The runs have all labels and 6 epochs of 18 steps. Labels alone: {alone}. *step* is the time of a training
+step, divided by the time of a step of SoftLogits in the same run. It was measured on one core of a machine that others
+were using, so a difference of a tenth means nothing. `python -m studies.all_methods` measures both, with the paired
+differences and their 95 % intervals."""
 LOOKED_INTO = """All options of these runs are the defaults, which are the benchmarks' for 32x32 images. So the columns
-say what works as it comes on small images, not which method is better; most differences lie within their intervals.
-At 8x8 the last stages have 2x2 or 1x1 positions, which explains most of what is far below labels alone. AT's loss is a
-mean over positions of maps with unit norm: at 2x2 it weighs 16 times what it does at 8x8, and its weight of 1000
-drowns the labels. CATKD's unit maps do the same. MLKD adds up 30 terms, of which those at T = 6 are multiplied by 36,
-and its strong views of 8x8 digits are hard for the teacher, too: two of VGG-8's three seeds ended below 40. FSP's first
-phase is a whole epoch of its loss at weight 50. With a sixteenth of their weight AT has 97.82 ± 0.17 on ResNet-8 and
-98.16 ± 0.73 on VGG-8, CATKD 98.27 ± 0.10 and 97.82 ± 0.17. With a tenth of its weight FSP has 98.72 ± 0.35 and 97.99 ±
-0.73. With a quarter of its learning rate MLKD has 98.38 ± 0.42 and 98.16 ± 0.34. Labels alone have 98.55 ± 0.26 and
-98.16 ± 0.34 there (same teacher, commit e74d62f: `python train_w_kd.py --config configs/digits.py --num_labels 0
---train_epoch 6 --seeds 3 --teacher_arch ResNet8x4 --teacher_param runs/methods/teacher --student_arch ResNet8
---distiller AT --config.distiller_options.weight=62.0`, FSP with `warmup_epochs=1`, VGG-8 with
-`--config.student_options.widths=(16,32,64,128,128)`). `configs/digits.py` has what runs on Digits take since then. DIST
-compares columns over a batch of 64 in which most classes have six examples. ExplanationMatch teaches VGG-8 nothing: its
-last map has one position, and a normalised map of one position is a constant."""
+say how a method does with its defaults on small images, not which method is better. Most differences lie within their
+intervals.
+
+At 8x8 the last stages have 2x2 or 1x1 positions. This explains most results far below labels alone. AT's loss is a mean
+over positions of maps with unit norm. At 2x2 it weighs 16 times as much as at 8x8, and with its weight of 1000 it
+outweighs the labels. CATKD's unit maps have the same effect. MLKD adds up 30 terms, of which those at T = 6 are
+multiplied by 36, and its strong views of 8x8 digits are hard for the teacher, too: two of VGG-8's three seeds ended
+below 40. FSP's first phase is a whole epoch of its loss at weight 50. DIST compares columns over a batch of 64 in which
+most classes have six examples. ExplanationMatch teaches VGG-8 nothing: its last map has one position, and a normalised
+map of one position is a constant.
+
+Other settings were tried with the same teacher (commit e74d62f). There labels alone have 98.55 ± 0.26 on ResNet-8
+and 98.16 ± 0.34 on VGG-8. AT with a sixteenth of its weight has 97.82 ± 0.17 and 98.16 ± 0.73, CATKD with a
+sixteenth of its weight 98.27 ± 0.10 and 97.82 ± 0.17. FSP with a tenth of its weight has 98.72 ± 0.35 and 97.99 ±
+0.73. MLKD with a quarter of its learning rate has 98.38 ± 0.42 and 98.16 ± 0.34. The command for AT is `python
+train_w_kd.py --config configs/digits.py --num_labels 0 --train_epoch 6 --seeds 3 --teacher_arch ResNet8x4
+--teacher_param runs/methods/teacher --student_arch ResNet8 --distiller AT --config.distiller_options.weight=62.0`.
+FSP had `warmup_epochs=1`, VGG-8 had `--config.student_options.widths=(16,32,64,128,128)`. Since then
+`configs/digits.py` has the options of runs on Digits."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,8 +92,8 @@ class Facts:
     """What a trace of a method shows.
 
     Attributes:
-        student, teacher: what the loss depends on.
-        parameters: numbers that the optimizer moves.
+        student, teacher: names of the arrays that the loss depends on.
+        parameters: count of the numbers that the optimizer trains.
         memory: bytes of the method's other variables.
         labels: whether the loss depends on the batch's labels.
     """
@@ -98,11 +106,11 @@ class Facts:
 
 
 def answers(student: str = "ResNet20", **options) -> tuple[dict, dict]:
-    """All that a method may read of a student and of ResNet-56: name -> shape; each feature's gradient is included.
+    """Returns what a method may read of a student and of ResNet-56: name -> shape, also of each feature's gradient.
 
     Args:
-        student: a network.
-        **options: its fields.
+        student: the student's network.
+        **options: fields of the student's network.
     """
 
     def of(arch, **options):
@@ -125,7 +133,7 @@ def answers(student: str = "ResNet20", **options) -> tuple[dict, dict]:
 
 
 def _outputs(seen: dict, views: int) -> models.Outputs:
-    """`Outputs` of the arrays in `seen`; its classifier and its gradients answer with those, too."""
+    """Makes `Outputs` from the arrays in `seen`; the classifier and the gradients use these arrays, too."""
 
     def head(embedding):
         return jnp.zeros((*embedding.shape[:-1], CLASSES)) + seen["classifier"].mean() + embedding.mean()
@@ -171,7 +179,7 @@ def facts(method: distiller.Distiller, student: dict, teacher: dict) -> Facts:
 
 
 def family(name: str, found: Facts) -> str:
-    """The heading under which a method stands."""
+    """Returns the heading of a method's table."""
     for title, names in FAMILIES.items():
         if name in names:
             return title
@@ -182,7 +190,7 @@ def family(name: str, found: Facts) -> str:
 
 
 def _listed(taps: tuple[str, ...]) -> str:
-    """Names in a row, stages that follow each other joined: `stage1-3`."""
+    """Joins names with commas. Consecutive stages become one name: `stage1-3`."""
     parts = []
     for suffix in ("", "_preact"):
         numbers = sorted(int(m[1]) for tap in taps if (m := re.fullmatch(rf"stage(\d+){suffix}", tap)))
@@ -204,10 +212,10 @@ def _memory(count: int) -> str:
 
 
 def columns(paths: list[pathlib.Path]) -> dict[str, dict[str, str]]:
-    """The measured columns of leaderboards, one a student and the cost of the first: column -> method -> cell.
+    """Reads leaderboards: a column for each student, and the cost column of the first: column -> method -> cell.
 
     Raises:
-        UserError: no such file, or a file of another kind.
+        UserError: the file does not exist, or is no leaderboard.
     """
     found, cost = {}, {}
     for path in paths:
@@ -222,7 +230,7 @@ def columns(paths: list[pathlib.Path]) -> dict[str, dict[str, str]]:
 
 
 def page(measured: dict[str, dict[str, str]]) -> str:
-    """The whole file.
+    """Returns the text of docs/methods.md.
 
     Args:
         measured: column -> method -> cell, as in `studies/methods_on_digits.json`.
@@ -249,13 +257,13 @@ def page(measured: dict[str, dict[str, str]]) -> str:
 
 
 def _filled(text: str) -> str:
-    """Every paragraph in lines of at most 120 characters."""
+    """Wraps every paragraph at 120 characters."""
     paragraphs = (" ".join(part.split()) for part in text.split("\n\n"))
     return "\n\n".join(textwrap.fill(part, 120, break_on_hyphens=False) for part in paragraphs)
 
 
 def _published() -> list[str]:
-    """The section of `configs/published.py`."""
+    """Returns the section with the numbers of `configs/published.py`."""
     source = published.TABLES[0].source.rpartition(",")[0]
     alone = ", ".join(f"{arch} {top1:.2f}" for arch, top1 in published.LABELS.items())
     parts = ["## Published", _filled(PUBLISHED.format(source=source, alone=alone))]

@@ -1,10 +1,10 @@
-"""What fixed views cost in accuracy: the teacher bank with K views of every image beside fresh views, 3 seeds each.
+"""The accuracy cost of a teacher bank: teacher's logits on K fixed views of every image, against fresh views, 3 seeds.
 
     python -m studies.teacher_bank [--root runs/teacher_bank]
 
-The setting of the demo (configs/digits.py) with SoftLogits and a random crop of one pixel of padding, which has 9
+The setting is the demo's (configs/digits.py) with SoftLogits and a random crop with one pixel of padding, which gives 9
 different views of an image. Without augmentation all views are the same, and a bank costs nothing. Finished runs are
-kept: the same command continues.
+kept: the same command runs only what is missing.
 """
 
 import pathlib

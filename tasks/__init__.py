@@ -1,8 +1,7 @@
-"""Tasks: what labels mean. One file a task, one line here.
+"""Tasks: what labels mean. Each task has a file, and a line in this one.
 
-A task gives the label loss, the metrics of a split and the main one among them, and says what mixing two images does to
-their labels. Strategies add the task's loss to their own and name no loss on labels themselves. Methods never see the
-task.
+A task defines the label loss, the metrics of a split, the main metric, and the labels of two mixed images. Strategies
+add the task's loss to their own losses and define no label loss themselves. Methods never see the task.
 """
 
 from registry import Registry

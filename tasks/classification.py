@@ -1,4 +1,4 @@
-"""Classification: a label is the number of a class."""
+"""Classification: a label is the index of a class."""
 
 import dataclasses
 from typing import ClassVar
@@ -15,7 +15,7 @@ CONFIDENCE_BINS = 15
 
 @dataclasses.dataclass(frozen=True)
 class Classification:
-    """One class an image; the loss on labels is the cross-entropy.
+    """Each image has one class; the loss on labels is the cross-entropy.
 
     Source: cross-entropy
 
@@ -23,12 +23,12 @@ class Classification:
     the smaller part and `share` [B] float32 in [0.5, 1] the share of the larger part.
 
     Attributes:
-        class_weights: K numbers, by which the rows of each class count in the label loss; empty: all rows count alike.
-        label_smoothing: e, from 0 to 1. The loss is the cross-entropy to (1 - e) of the label and e / K of every class,
-            and each class's part has that class's weight: the rows of PyTorch's `CrossEntropyLoss(label_smoothing=e)`.
+        class_weights: K factors for the rows of each class in the label loss; empty: all rows count alike.
+        label_smoothing: e, from 0 to 1. The target is 1 - e of the label and e / K of every class. With `class_weights`
+            each class's part has its own weight: the rows of PyTorch's `CrossEntropyLoss(label_smoothing=e)`.
             Source: Szegedy, Vanhoucke, Ioffe, Shlens, Wojna, CVPR 2016, arXiv:1512.00567, section 7.
-        term: the label loss's name among the terms of a step.
-        main: the metric that the best weights are chosen by; higher is better.
+        term: the name of the label loss among the terms of a step.
+        main: the metric that chooses the best weights; higher is better.
     """
 
     class_weights: tuple[float, ...] = ()
@@ -61,13 +61,13 @@ class Classification:
         return loss, {"correct": jnp.mean(correct), "labelled": jnp.mean(labelled)}
 
     def loss_rows(self, logits: jax.Array, batch) -> jax.Array:
-        """Each row's loss, both labels by their shares: [..., B] from [..., B, K]; 0 where no label is known."""
+        """Returns each row's loss [..., B] from [..., B, K]: both labels, weighted by share; 0 if no label is known."""
         first, second = _weights(batch, logits.dtype)
         rows = first * self._row(logits, batch.label)
         return rows if batch.second_label is None else rows + second * self._row(logits, batch.second_label)
 
     def _row(self, logits: jax.Array, label: jax.Array) -> jax.Array:
-        """The cross-entropy times the weight of the label's class, smoothed."""
+        """Returns the cross-entropy times the weight of the label's class, with smoothed labels."""
         weights = jnp.asarray(self.class_weights, logits.dtype) if self.class_weights else None
         row = _cross_entropy(logits, label) if weights is None else weights[label] * _cross_entropy(logits, label)
         if not self.label_smoothing:
@@ -77,14 +77,14 @@ class Classification:
         return (1 - self.label_smoothing) * row + self.label_smoothing * every
 
     def known(self, batch, dtype=jnp.float32) -> jax.Array:
-        """The share of each row whose label is known: [B]."""
+        """Returns the share of each row's image whose label is known: [B] in [0, 1]."""
         first, second = _weights(batch, dtype)
         return first + second
 
     def soft_labels(self, batch, classes: int) -> jax.Array:
-        """The labels as probabilities [B, K] float32, mixed where the images are; rows without a label are 0.
+        """Returns the labels as probabilities [B, K] float32, mixed like the images. Rows without a label are 0.
 
-        `label_smoothing` belongs to the loss and is not in these.
+        These labels are not smoothed: `label_smoothing` belongs to the loss.
         """
         soft = jax.nn.one_hot(batch.label, classes, dtype=jnp.float32)
         if batch.second_label is None:
@@ -93,11 +93,11 @@ class Classification:
         return share * soft + (1 - share) * jax.nn.one_hot(batch.second_label, classes, dtype=jnp.float32)
 
     def second_label(self, label: jax.Array) -> jax.Array:
-        """The labels [B] of the images that mixing adds: that of the row before (`data.mixing`)."""
+        """Returns the labels [B] of the images that mixing adds, those of the row before (`data.mixing`)."""
         return jnp.roll(label, 1, axis=0)
 
     def metrics(self, logits: np.ndarray, labels: np.ndarray, teacher_logits: np.ndarray | None = None) -> dict:
-        """Measures of a split, in float64 on the host.
+        """Computes the metrics of a split, in float64 on the host.
 
         Args:
             logits: [N, K].
@@ -121,7 +121,7 @@ class Classification:
         prediction = log_p.argmax(axis=1)
         correct = prediction == labels
         own = np.take_along_axis(log_p, labels[:, None].astype(np.int64), axis=1)
-        earlier = (log_p == own) & (np.arange(log_p.shape[1]) < labels[:, None])  # ties rank as argmax ranks them
+        earlier = (log_p == own) & (np.arange(log_p.shape[1]) < labels[:, None])  # argmax's order in ties
         rank = ((log_p > own) | earlier).sum(axis=1)
         confidence = np.exp(log_p.max(axis=1))
         bins = np.minimum((confidence * CONFIDENCE_BINS).astype(int), CONFIDENCE_BINS - 1)
@@ -140,7 +140,7 @@ class Classification:
 
 
 def balanced_weights(labels: np.ndarray, classes: int) -> tuple[float, ...]:
-    """K weights that are inversely proportional to the classes' counts in `labels` [N], with mean 1 over the labels.
+    """Returns K weights, inversely proportional to the classes' counts in `labels` [N], with mean 1 over the labels.
 
     A class without examples has weight 0.
     """
@@ -150,7 +150,7 @@ def balanced_weights(labels: np.ndarray, classes: int) -> tuple[float, ...]:
 
 
 def per_class(logits: np.ndarray, labels: np.ndarray, names: tuple[str, ...]) -> dict[str, float]:
-    """Name of a class -> share of its images that are predicted, percent; classes without images are left out."""
+    """Returns class name -> correctly predicted share of its images, percent; classes without images are left out."""
     right = logits.argmax(axis=1) == labels
     found = {name: right[labels == number] for number, name in enumerate(names)}
     return {name: 100 * float(rows.mean()) for name, rows in found.items() if len(rows)}
@@ -164,7 +164,7 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def _weights(batch, dtype) -> tuple[jax.Array, jax.Array]:
-    """How much each row's label and its second label count: [B] and [B]; 0 where they are withheld (-1)."""
+    """Returns the weights of each row's first and second label, [B] and [B]; 0 where a label is withheld (-1)."""
     first = (batch.label >= 0).astype(dtype)
     if batch.second_label is None:
         return first, jnp.zeros_like(first)

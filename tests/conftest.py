@@ -1,4 +1,4 @@
-"""What the whole suite shares: strictness, the golden numbers, and small things that are compiled once."""
+"""Settings and fixtures of the whole suite: strictness, the golden numbers, small functions that are compiled once."""
 
 import contextlib
 import functools
@@ -12,9 +12,9 @@ import types
 import zlib
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # `data`, `models`, ... mean the library's, from wherever the tests are started
+sys.path.insert(0, str(ROOT))  # `data`, `models`, ... are the library's, wherever the tests start
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads that wait for each other take turns with the other processes
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # more threads would wait for other processes and for each other
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 import jax  # noqa: E402
@@ -27,7 +27,7 @@ import models  # noqa: E402
 import pretrained  # noqa: E402
 from data.decoded import cache_folder  # noqa: E402
 
-# Compiled programs outlive a checkout: a fresh clone, another process and the commands that tests start find them.
+# The cache of compiled programs lies outside the checkout. A fresh clone, other processes and started commands use it.
 CACHE = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder("xla-tests")))
 jax.config.update("jax_compilation_cache_dir", CACHE)
 
@@ -35,19 +35,20 @@ models.xla_cpu.prepare()  # before JAX's first computation
 
 GOLDENS = ROOT / "tests" / "goldens"
 
-# The same examples in every run; `pytest --hypothesis-profile default` looks for others.
+# Every run has the same examples; `pytest --hypothesis-profile default` looks for others.
 settings.register_profile("suite", derandomize=True)
 settings.load_profile("suite")
-jax.config.update("jax_default_matmul_precision", "float32")  # goldens are float32; accelerators would take less
-gc.set_threshold(100_000)  # traces make objects that stay: no use in looking through them often
+jax.config.update("jax_default_matmul_precision", "float32")  # goldens are float32; accelerators' default is less
+gc.set_threshold(100_000)  # tracing makes many objects that stay, so frequent collections free little
 ROOMS = {"models", "data", "distiller", "explain", "tasks", "transfer", "pretrained"}
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item):
-    """Around each test of the library's own mathematics (training is left out: optax's schedules promote integers).
+    """Sets JAX for each test in `ROOMS`.
 
-    A type promotion that nobody wrote down raises. XLA optimises little: these tests compile for longer than they run.
+    An implicit type promotion raises. Training is left out, because optax's schedules promote integers. XLA optimises
+    little, because these tests compile for longer than they run.
     """
     room = item.path.parent.name in ROOMS
     with jax.numpy_dtype_promotion("strict" if room else "standard"):
@@ -59,7 +60,7 @@ def pytest_runtest_protocol(item):
 
 
 def pytest_runtest_teardown(item, nextitem):
-    """Drops what a room's tests have traced and compiled: a process that keeps all of it gets slower and slower."""
+    """Drops the traced and compiled functions of a folder's tests. A process that keeps them all becomes slow."""
     if nextitem and nextitem.path.parent != item.path.parent:
         jax.clear_caches()
 
@@ -113,7 +114,7 @@ def recipe(golden):
 
 @pytest.fixture(scope="session")
 def tiny():
-    """ResNet8 with 10 classes at 8x8x1 and one compiled function per mode; nothing here may be changed."""
+    """ResNet8 with 10 classes at 8x8x1 and one compiled function per mode. Tests must not change it."""
     model = models.create("ResNet8", 10)
     images = np.random.RandomState(1).standard_normal((6, 8, 8, 1)).astype(np.float32)
     init = jax.jit(model.init)
@@ -140,7 +141,7 @@ def batch():
 
 @pytest.fixture
 def stopped_at():
-    """`with stopped_at(step)`: SIGTERM reaches this process during that update, and training must end by it."""
+    """`with stopped_at(step)` sends SIGTERM to this process in update `step`. Training must raise `Interrupted`."""
     from signals import Interrupted
     from training.update import Update
 

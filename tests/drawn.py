@@ -1,4 +1,4 @@
-"""A network's variables drawn by NumPy: nothing is compiled for them, as it is for `model.init`."""
+"""Draws a network's variables with NumPy. Unlike `model.init`, this compiles nothing."""
 
 import jax
 import numpy as np

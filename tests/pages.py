@@ -1,4 +1,4 @@
-"""What the documentation's pages say that can be checked: their commands, links, files and tables."""
+"""Reads from the documentation's pages what tests can check: commands, links, files and tables."""
 
 import functools
 import importlib.util

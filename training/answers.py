@@ -1,4 +1,4 @@
-"""A network's answers to a whole split: the one place that asks for them."""
+"""The logits of a network on a whole split."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ import numpy as np
 from training.devices import Devices
 from transfer import Player
 
-BATCH = 250  # images a device and call
+BATCH = 250  # images per device and call
 
 
 class Answers:
@@ -17,7 +17,7 @@ class Answers:
 
     Args:
         player: the network.
-        images: [N, H, W, C] uint8, on the devices; several networks share the one copy. The attribute `images` may be
+        images: [N, H, W, C] uint8, on the devices; several networks share one copy. The attribute `images` may be
             replaced by other images.
         devices: where the program runs.
     """
@@ -28,22 +28,22 @@ class Answers:
 
         def answer(variables, images, rows):
             image = devices.split_rows(images[rows].astype(jnp.float32) / 255.0)
-            return devices.constrain(player.forward(variables, image)[0].logits)  # every process reads all of them
+            return devices.constrain(player.forward(variables, image)[0].logits)  # each process reads all
 
         self._answer = jax.jit(answer)
 
     def __call__(
         self, variables: dict, rows: np.ndarray | None = None, stop: Callable[[], bool] = lambda: False
     ) -> np.ndarray | None:
-        """Asks the network.
+        """Runs the network.
 
         Args:
             variables: `{"params", "batch_stats"}`.
-            rows: [M] int, which images; None: all.
-            stop: looked at between batches.
+            rows: [M] int, indices of the images; None: all.
+            stop: called between batches; True ends this call.
 
         Returns:
-            Logits [M, K] float32 in host memory; None where `stop` became true.
+            Logits [M, K] float32 in host memory; None if `stop` returned True.
         """
         rows = np.arange(len(self.images)) if rows is None else np.asarray(rows)
         padded = np.pad(rows.astype(np.int32), (0, -len(rows) % self._batch), mode="edge")

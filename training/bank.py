@@ -1,11 +1,11 @@
 """The teacher bank: the teacher's logits on K fixed views of every image, computed once, so no step runs the teacher.
 
-The bank is a cache in the run folder, `teacher_bank/` (`data.stored`). A bank with another key, or a damaged one, is
-computed again. Several processes (`--hosts`) may share no disk: each computes the bank at every start and keeps it in
-memory.
+The bank is a cache in the run folder, `teacher_bank/` (`data.stored`). Its key is all that its numbers depend on. A
+bank with another key, or a damaged one, is computed again. Several processes (`--hosts`) may have no disk in common, so
+each computes the bank at every start and keeps it in memory.
 
-The bank stores all logits [K, N, C], or, for many classes, the k highest of each row with their indices, and one number
-for the other classes: the log of the mean of their exponentials. With float16 a logit is rounded to 11 bits.
+The bank stores all logits [K, N, C]. With `top_k` it stores the highest of each row, their indices, and one number for
+the other classes: the log of the mean of their exponentials. With float16 a logit is rounded to 11 bits.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ from training.answers import BATCH
 from transfer import Strategy
 
 FOLDER = "teacher_bank"
-FORMAT = 1  # to be raised where the same key would give other numbers
+FORMAT = 1  # part of the key; to be increased when the code computes other numbers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,10 +36,10 @@ class Settings:
     """How a bank is made.
 
     Attributes:
-        views: K, fixed views of each image.
-        dtype: of the stored logits, "float16" or "float32".
-        top_k: stored logits of each image; 0: all.
-        seed: of the views.
+        views: K, the number of fixed views of each image.
+        dtype: type of the stored logits, "float16" or "float32".
+        top_k: number of stored logits per image; 0: all.
+        seed: the seed of the views.
     """
 
     views: int
@@ -49,32 +49,32 @@ class Settings:
 
 
 def reason_against(strategy: Strategy, augmentation: data.Augmentation, name: str) -> str:
-    """Why fixed logits of one view cannot stand for the teacher; empty where they can.
+    """Returns why a bank cannot replace the teacher, for a message; empty if it can.
 
     Args:
-        strategy: works with its teacher in the step.
-        augmentation: of the run.
-        name: of the method.
+        strategy: a strategy with a teacher.
+        augmentation: the run's augmentation.
+        name: the method's name.
     """
     if isinstance(strategy.teacher, tuple):
-        return f"there are {len(strategy.teacher)} teachers, and a bank holds the logits of one"
+        return f"there are {len(strategy.teacher)} teachers, but a bank holds the logits of one"
     if augmentation.mixup or augmentation.cutmix:
         return "images are mixed with others, which are drawn anew every time, so no view comes twice"
     if strategy.method.gradient_taps:
-        return f"{name} asks for the teacher's gradients, and a bank holds its logits alone"
+        return f"{name} asks for the teacher's gradients, but a bank holds only its logits"
     if tuple(strategy.views) != ("weak",):
-        return f"{name} wants the views {', '.join(strategy.views)} of each image, and a bank holds one"
+        return f"{name} wants the views {', '.join(strategy.views)} of each image, but a bank holds one"
     return ""
 
 
 def prepare(
     folder: pathlib.Path, settings: Settings, shared, loaded: tuple, say: Callable, warn: Callable
 ) -> DeviceBank:
-    """The bank of one seed: read, or computed and written where there is none that is whole and its own.
+    """Reads the bank of one seed; computes and writes it first if no whole bank with the same key exists.
 
     Args:
-        folder: of the seed.
-        settings: at least one view.
+        folder: the seed's folder.
+        settings: with one view or more.
         shared: `training.replica.Shared`.
         loaded: (`pretrained.Pretrained`, player, variables) of the teacher.
         say, warn: take a line of text.
@@ -83,8 +83,8 @@ def prepare(
         The bank in host memory, mapped from its files.
 
     Raises:
-        UserError: the bank cannot be written or does not fit on the device; with its size. NonFiniteError: a logit that
-            the number format cannot hold.
+        UserError: the bank cannot be written or does not fit on the device; the message has the bank's size.
+        NonFiniteError: a logit is too large for the number format.
     """
     classes = shared.dataset.num_classes
     key, arrays = _key(settings, shared, *loaded), _arrays(settings, len(shared.dataset.train), classes)
@@ -96,12 +96,12 @@ def prepare(
     advice = "Lower --teacher_views, or keep fewer classes with --config.teacher_bank_top_k."
     with hosts.agreed():
         shared.devices.check_memory(size, "The teacher bank", advice)
-    say(f"{what} on the device, {how}. The teacher is in no step.")
+    say(f"{what} on the device, {how}. No step runs the teacher.")
     return DeviceBank(**found, classes=classes)
 
 
 def _key(settings: Settings, shared, weights, player, variables) -> dict:
-    """All that the numbers in a bank depend on, plain."""
+    """Returns all that the numbers in a bank depend on, as JSON."""
     del variables  # they follow from the weights
     dataset = shared.dataset
     key = {
@@ -123,7 +123,7 @@ def _key(settings: Settings, shared, weights, player, variables) -> dict:
 
 
 def _arrays(settings: Settings, examples: int, classes: int) -> dict[str, tuple[tuple, np.dtype]]:
-    """name -> (shape, type) of what is stored."""
+    """Returns name -> (shape, type) of each stored array."""
     rows, stored = (settings.views, examples), np.dtype(settings.dtype)
     if not settings.top_k:
         return {"values": ((*rows, classes), stored)}
@@ -133,9 +133,9 @@ def _arrays(settings: Settings, examples: int, classes: int) -> dict[str, tuple[
 
 
 def _views(settings: Settings, arrays: dict, shared, player, variables) -> Iterator[dict[str, np.ndarray]]:
-    """Yields what is stored of some examples in one view after the other, in the order of the arrays' rows.
+    """Yields the rows of the stored arrays in their order, batch by batch: all examples in view 0, then in view 1, ...
 
-    The batches are those of training (`Update.batch`), with other examples in them.
+    Training makes its batches in the same way (`Update.batch`), but of other examples.
     """
     devices, classes, top = shared.devices, shared.dataset.num_classes, settings.top_k
     count = len(shared.dataset.train)
@@ -154,7 +154,7 @@ def _views(settings: Settings, arrays: dict, shared, player, variables) -> Itera
         rest = jax.nn.logsumexp(others, axis=-1) - np.log(classes - top).astype(np.float32)
         return {"values": values, "indices": indices, "rest": rest}
 
-    order = np.concatenate([index[-1:], index])  # row 0 is that of the step before, which nothing here reads
+    order = np.concatenate([index[-1:], index])  # row 0 is for the view "previous", which is not used here
     for number in range(settings.views):
         placed = devices.place((np.asarray(settings.seed, np.int32), order, np.full_like(order, number)))
         split = data.DeviceSplit(shared.images, labels, *placed)
@@ -169,7 +169,7 @@ def _stored(value: np.ndarray, dtype: np.dtype) -> np.ndarray:
         stored = value.astype(dtype)
     if not np.isfinite(stored).all():
         raise NonFiniteError(
-            f"A logit of the teacher ({np.abs(value).max():.3g}) is no finite {dtype}.\n"
-            "If it is finite, store the bank with --config.teacher_bank_dtype=float32."
+            f"A logit of the teacher ({np.abs(value).max():.3g}) is not finite as {dtype}.\n"
+            "If the logit itself is finite, store the bank with --config.teacher_bank_dtype=float32."
         )
     return stored

@@ -1,6 +1,6 @@
-"""From a resolved config to the parts of a run: dataset, players, strategy, update, schedule, seeds.
+"""Makes the parts of a run from a resolved config: dataset, players, strategy, update, schedule, seeds.
 
-Besides `training.run_folder` and `training.train` nothing reads the config after the builder.
+After the builder only `training.run_folder` and `training.train` read the config.
 """
 
 import contextlib
@@ -26,6 +26,7 @@ from configs.environment import command_line
 from configs.resolve import plain, teacher_command
 from distiller import dot
 from pretrained.players import check_fits, player_of
+from pretrained.start import Start
 from registry import UserError
 from tasks.classification import balanced_weights
 from training import bank, optimizer
@@ -36,23 +37,23 @@ from training.schedule import Schedule
 from training.teachers import Teachers
 from training.update import Update
 
-CALL = 50  # updates in one call on a GPU or TPU, at most
-# What a network or method of the user's own can raise when it does not fit.
+CALL = 50  # the largest number of updates in one call on a GPU or TPU
+# Errors that a user's own network or method may raise when it does not fit.
 MISFITS = (ValueError, TypeError, KeyError, AttributeError, FlaxError)
 
 
 class Builder:
-    """Makes the parts of a run; implements `transfer.base.Builder`, which strategies cast their players with.
+    """Makes the parts of a run. Implements `transfer.base.Builder`, from which strategies get their players.
 
     Args:
-        config: complete (`configs.resolve`).
+        config: the complete config (`configs.resolve`).
         say: takes a line for the user.
 
     Attributes:
-        dataset: described; the images are read when first looked at.
-        strategy: with its players.
-        teachers: (weights, player, variables) of each trained network that a strategy asks and does not train.
-        digests: SHA-256 of the weights of all networks that start trained.
+        dataset: the dataset; its images are read at the first use.
+        strategy: the strategy with its players.
+        teachers: (weights, player, variables) of each trained network that is not trained further.
+        digests: SHA-256 of the weights of each network that starts trained.
         others: name of a learner beside the student -> its part of `model.json`.
     """
 
@@ -70,17 +71,15 @@ class Builder:
         self.task = tasks.create(config.task, **weights)
         self.teachers: list = []
         self.digests: list[str] = []
+        rate = config.head_learning_rate / config.learning_rate if config.head_learning_rate else 1.0
+        self.start = Start(names_in(config.init_param), names_in(config.freeze), rate, self.dataset)
         self.others: dict[str, dict] = {}
-        chosen = {key: config[key] for key in data.AUGMENTATION_KEYS}
-        chosen["erase_with"] = self.dataset.mean if config.random_erasing else ()
-        self.augmentation = data.Augmentation(
-            pad=config.crop_pad, mode=config.crop_mode, flip=config.flip == "yes", strong=config.strong_view, **chosen
-        )
+        self.augmentation = data.Augmentation.of(config, self.dataset.mean)
         self.devices.check_divides(config.batch_size, config.accumulate)
         self.steps_per_epoch = len(self.dataset.train) // config.batch_size  # without the last incomplete batch
         self.strategy = self._cast()
 
-    # What a strategy casts its players with.
+    # The interface for strategies.
 
     @property
     def has_weights(self) -> bool:
@@ -115,12 +114,24 @@ class Builder:
 
     def _player(self, name: str, arch: str, options: dict) -> transfer.Player:
         network = models.create(arch, self.dataset.num_classes, dtype=jnp.dtype(self.config.dtype), **options)
-        return transfer.Player(name, network, self.dataset.mean, self.dataset.std)
+        return self.start.begin(transfer.Player(name, network, self.dataset.mean, self.dataset.std))
+
+    @property
+    def identity(self) -> dict:
+        """What makes the run this one: the config, and the fingerprints of data and weights."""
+        digests = {"teacher_sha256": self.digests, "init_sha256": self.start.digests}
+        found = {name: ",".join(own) or None for name, own in digests.items()}
+        return {**plain(self.config), "data": self.dataset.fingerprint, **found}
+
+    @property
+    def report(self) -> dict[str, list[str]]:
+        """What was read of the data and what the networks start from, for `env.json`."""
+        return {"data": list(self.dataset.report)} | ({"start": self.start.lines} if self.start.lines else {})
 
     # The parts.
 
     def _cast(self) -> transfer.Strategy:
-        """The strategy with its players; whatever does not fit is found by tracing, before anything compiles."""
+        """Returns the strategy with its players. A trace finds parts that do not fit, before anything compiles."""
         config, kind = self.config, transfer.kind(self.config.transfer, self.config.accumulate, self.config.ema_weights)
         parts = {"student": self._player("student", config.student_arch, plain(config.student_options))}
         parts |= {"task": self.task, "split_gradients": config.optimizer == "dot"}
@@ -129,14 +140,19 @@ class Builder:
             parts["method"] = distiller.create(config.distiller, **plain(config.distiller_options))
         if "train_epoch" in {field.name for field in dataclasses.fields(kind)}:
             parts["train_epoch"] = config.train_epoch
-        strategy = kind(**parts, **kind.players(self), **plain(config.transfer_options))
-        if config.optimizer == "dot":
-            strategy = self._with_dot(strategy)
+        parts |= kind.players(self)
+        if config.init_head == "teacher":
+            parts["student"] = self.start.with_head(parts["student"], self.teachers)
+        strategy = kind(**parts, **plain(config.transfer_options))
+        if config.optimizer == "dot" or config.init_param:
+            strategy = self._with_optimizer(strategy)
+        for line in self.start.lines:
+            self.say(line)
         self._check_fit(strategy)
         return strategy
 
     def shared(self, folder: pathlib.Path) -> Shared:
-        """What the seeds have in common; reads the images."""
+        """Returns what the seeds have in common. Reads the images."""
         config, strategy, devices, dataset = self.config, self.strategy, self.devices, self.dataset
         stack = devices.loops if config.stack_seeds == "auto" else config.stack_seeds == "yes"
         most = (CALL if devices.loops else 1) if config.steps_per_call == "auto" else int(config.steps_per_call)
@@ -144,6 +160,7 @@ class Builder:
         epochs, steps = strategy.epochs(config.train_epoch), self.steps_per_epoch
         images, test_images = devices.place((dataset.train.images, dataset.test.images))
         info = {"arch": config.student_arch, "options": plain(config.student_options), **dataset.info}
+        info |= {"mean": list(strategy.student.mean), "std": list(strategy.student.std)}
         info |= {"transfer": config.transfer, "distiller": config.distiller, "command": command_line()}
         return Shared(
             folder=folder,
@@ -164,7 +181,7 @@ class Builder:
         )
 
     def replicas(self, shared: Shared) -> list[Replica]:
-        """One replica a seed, in its first state."""
+        """Returns one replica per seed, in its first state."""
         config, found = self.config, []
         for seed in range(config.seed, config.seed + config.seeds):
             folder = shared.folder / f"s{seed}" if config.seeds > 1 else shared.folder
@@ -181,29 +198,24 @@ class Builder:
         return found
 
     def _pool(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """(examples to draw from, labels with the withheld ones as -1).
+        """Returns (indices of the examples to draw from, labels with -1 where withheld).
 
-        With `num_labels` a strategy that learns from labels alone draws from the labelled images only.
+        With `num_labels` a strategy that learns from labels alone draws only labelled images.
         """
-        labels = self.dataset.train.labels
-        everything = np.arange(len(labels), dtype=np.int32)
-        if not self.config.num_labels:
-            return everything, labels
-        labelled = data.balanced_subset(labels, self.config.num_labels, seed)
-        counts = np.bincount(labels[labelled], minlength=self.dataset.num_classes)
-        if counts.min() < counts.max() and seed == self.config.seed:
-            shown = ", ".join(map(str, counts[:12])) + ", ..." * (len(counts) > 12)
-            warn(f"--num_labels {len(labelled)}: the classes have unequal numbers of labels: {shown}.")
-        withheld = np.full_like(labels, -1)
-        withheld[labelled] = labels[labelled]
-        return (everything if self.strategy.uses_unlabelled else labelled), withheld
+        labels, count = self.dataset.train.labels, self.config.num_labels
+        if not count:
+            return np.arange(len(labels), dtype=np.int32), labels
+        withheld, labelled, note = data.withheld(labels, count, seed, self.dataset.num_classes)
+        if note and seed == self.config.seed:
+            warn(f"--num_labels {count}: {note}")
+        return (np.arange(len(labels), dtype=np.int32) if self.strategy.uses_unlabelled else labelled), withheld
 
     # Checks.
 
     def _abstract(self, strategy: transfer.Strategy, banked: bool = False):
-        """(state, batch, key) of a step as shapes; `banked`: the batch brings the teacher's logits.
+        """Returns (state, batch, key) of a step as shapes; with `banked` the batch has the teacher's logits.
 
-        They are laid out as in the run, so that the run does not trace the strategy's functions again.
+        The shapes have the run's layout on the devices, so the run does not trace the strategy's functions again.
         """
         shape, count = jax.ShapeDtypeStruct, len(self.dataset.train)
         images, labels = shape((count, *self.dataset.image_shape), jnp.uint8), shape((count,), jnp.int32)
@@ -219,7 +231,7 @@ class Builder:
         return self.devices.shapes(jax.eval_shape(strategy.traced_init, key, batch)), batch, key
 
     def _check_fit(self, strategy: transfer.Strategy) -> None:
-        """Traces a step; raises `UserError` where networks, method and views do not fit, or a bank cannot serve."""
+        """Traces a step; raises `UserError` if networks, method and views do not fit, or if they forbid a bank."""
         config = self.config
         reason = bank.reason_against(strategy, self.augmentation, config.distiller) if config.teacher_views else ""
         if config.teacher_views and not reason:
@@ -227,30 +239,35 @@ class Builder:
                 return self._trace(strategy, banked=True)
             except MISFITS as error:
                 reason = f"{config.distiller} needs more of the teacher than its logits ({str(error).rstrip('.')})"
-        with self._misfits_explained():  # a step that fails without a bank, too, is not the bank's fault
+        with self._misfits_explained():  # first the errors that have nothing to do with a bank
             self._trace(strategy)
         if reason:
             raise UserError(
                 f"--teacher_views {config.teacher_views}: {reason}.\n"
-                "Leave --teacher_views out: then the teacher is asked in every step."
+                "Leave --teacher_views out: then every step runs the teacher."
             )
 
     def _trace(self, strategy: transfer.Strategy, banked: bool = False) -> None:
         state, *rest = self._abstract(strategy, banked)
         if unknown := state.frozen.keys() - strategy.frozen.keys():
-            raise ValueError(f"{type(strategy).__name__}.init freezes what its `frozen` lacks: {', '.join(unknown)}")
+            raise ValueError(f"{type(strategy).__name__}.init freezes more than its `frozen` has: {', '.join(unknown)}")
         jax.eval_shape(strategy.traced_step, state, *rest)
 
-    def _with_dot(self, strategy: transfer.Strategy) -> transfer.Strategy:
-        """The strategy with an optimizer that knows which parameters both losses reach."""
+    def _with_optimizer(self, strategy: transfer.Strategy) -> transfer.Strategy:
+        """The strategy with an optimizer that knows the parameters: DOT, frozen parts, rates of classifiers."""
+        config, own = self.config, strategy.optimizer
         with self._misfits_explained():
             state, batch, _ = self._abstract(strategy)
-            both = dot.reached_by_both(strategy, state, batch, self.config.distiller or self.config.transfer)
-        return dataclasses.replace(strategy, optimizer=optimizer.create(self.config, self.steps_per_epoch, both))
+            if config.optimizer == "dot":
+                both = dot.reached_by_both(strategy, state, batch, config.distiller or config.transfer)
+                own = optimizer.create(config, self.steps_per_epoch, both)
+            if config.init_param:
+                own = self.start.held(own, strategy, state)
+        return dataclasses.replace(strategy, optimizer=own)
 
     @contextlib.contextmanager
     def _misfits_explained(self):
-        """Says that the networks and the method do not fit."""
+        """Turns an error of a trace into a `UserError`: the networks and the method do not fit."""
         try:
             yield
         except UserError:

@@ -1,16 +1,16 @@
-"""Checkpoints of a run: all that the next update depends on, in one folder per step, every bit of it checked.
+"""Checkpoints of a run: one folder per step with all that the next update depends on, under checksums.
 
     checkpoints/<step>/MANIFEST   arrays/...   notes.json   logs/metrics.jsonl
 
-A checkpoint is self-contained: the arrays (written by Orbax, as host memory holds them, so that any number of devices
-can go on), notes as JSON, and a copy of the logs up to the step. Orbax loads a flipped bit without a word, so the
-`MANIFEST` has size and SHA-256 of every file, and a SHA-256 of itself.
+A checkpoint is self-contained: the arrays, notes as JSON, and a copy of the logs up to the step. Orbax writes the
+arrays so that any number of devices can continue. Orbax does not notice a flipped bit, so the `MANIFEST` has size and
+SHA-256 of every file, and a SHA-256 of itself.
 
-A checkpoint is written by a thread, as `<step>.part`, manifest last, and is renamed when the whole is on the disk. A
-checkpoint that a kill interrupted has another name and counts for nothing. An older checkpoint is removed when two
-newer ones are whole. `<step>.damaged` is a checkpoint that was found damaged; the next save removes it.
+A thread writes a checkpoint as `<step>.part`, the manifest last, and renames the folder when all of it is on the disk.
+If a kill interrupts the save, the `.part` is ignored. An older checkpoint is removed when two newer ones are whole.
+`<step>.damaged` is a checkpoint that was found damaged; the next save removes it.
 
-Several processes may share no disk. There the first process fetches all arrays and writes them alone.
+Several processes may have no disk in common. Then the first process fetches all arrays and writes them alone.
 """
 
 import concurrent.futures
@@ -34,14 +34,14 @@ from training.run_folder import SaveError, warn
 KEEP = 2
 ARRAYS, NOTES, LOGS = "arrays", "notes.json", "logs"
 ASIDE = ".damaged"
-PER_ARRAY, FIXED = 1024, 2**16  # bytes that Orbax needs besides the arrays' own, at most
+PER_ARRAY, FIXED = 1024, 2**16  # upper limits of Orbax's own bytes, for each array and for the rest
 
 
 class Checkpoints:
-    """The checkpoints of one run folder; the two latest are kept. Of several processes, only the first may have one.
+    """The checkpoints of one run folder; the two latest are kept. Only the first process makes this object.
 
     Args:
-        run: the run folder; the checkpoints lie in its `checkpoints/`. What a killed save left there is removed.
+        run: the run folder; the checkpoints are in its `checkpoints/`. Left-overs of a killed save are removed.
     """
 
     def __init__(self, run: pathlib.Path):
@@ -51,7 +51,7 @@ class Checkpoints:
         self.run, self.folder = run, run / "checkpoints"
         self._ocp = ocp
         alone = {}
-        if jax.process_count() > 1:  # the others do not come here, so Orbax must not wait for them
+        if jax.process_count() > 1:  # only the first is here: Orbax must not wait for the others
             options = ocp.options.MultiprocessingOptions(active_processes={0}, barrier_sync_key_prefix="checkpoints")
             alone = {"multiprocessing_options": options}
         self._orbax = ocp.Checkpointer(ocp.StandardCheckpointHandler(**alone), **alone)
@@ -62,29 +62,29 @@ class Checkpoints:
             shutil.rmtree(leftover, ignore_errors=True)
 
     def steps(self) -> list[int]:
-        """The steps that have a checkpoint, whole or damaged, rising."""
+        """Returns the steps that have a checkpoint, whole or damaged, in rising order."""
         if not self.folder.is_dir():
             return []
         return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdigit())
 
     def save(self, step: int, tree: Any, notes: dict, logs: dict[str, int], wait: bool = True) -> None:
-        """Writes a checkpoint, whole or not at all, then removes what the new checkpoint makes superfluous.
+        """Writes a checkpoint, whole or not at all, then removes older and damaged ones.
 
         Args:
-            step: updates done; not saved twice.
-            tree: a pytree of arrays, which nobody changes or donates before the save has ended.
+            step: updates done. A step that this process has saved or restored is not saved again.
+            tree: a pytree of arrays. The caller must not change or donate them before the save has ended.
             notes: JSON beside the arrays.
-            logs: file of the run folder -> its bytes that belong to this checkpoint.
-            wait: until the save has ended. Otherwise the next call of `save` or `wait` raises this save's error.
+            logs: file of the run folder -> number of its first bytes that belong to this checkpoint.
+            wait: wait until the save has ended. Otherwise the next `save` or `wait` raises this save's error.
 
         Raises:
-            SaveError: in one line where, why, and how much space the checkpoint takes.
+            SaveError: the checkpoint cannot be written. The line has the folder, the reason and the space needed.
         """
         self.wait()
         if step in self._whole:
             return
         heads = {name: _head(self.run / name, length) for name, length in logs.items()}
-        text = json.dumps(notes) + "\n"  # here: the caller goes on and changes what the notes hold
+        text = json.dumps(notes) + "\n"  # now, because the caller changes the notes during the save
         self._writing = self._thread.submit(self._write, step, _flat(tree), text, heads)
         if wait:
             self.wait()
@@ -107,11 +107,11 @@ class Checkpoints:
                 (part / LOGS / name).parent.mkdir(parents=True, exist_ok=True)
                 (part / LOGS / name).write_bytes(content)
             write_manifest(part)
-            if path.exists():  # damaged, or its steps would not have been made again
+            if path.exists():  # it is damaged: the run would have continued from a whole one
                 _move(path, self.folder / f"{step}{ASIDE}")
             part.replace(path)
             sync(self.folder)
-        except (OSError, ValueError) as error:  # ValueError: how Orbax's storage says that it cannot write
+        except (OSError, ValueError) as error:  # ValueError: Orbax's storage cannot write
             shutil.rmtree(part, ignore_errors=True)
             reason = getattr(error, "strerror", None) or str(error).strip().splitlines()[0][:200]
             raise SaveError(
@@ -124,7 +124,7 @@ class Checkpoints:
     def _remove_old(self) -> None:
         old = [self.folder / str(step) for step in self.steps()[:-KEEP]]
         for path in old + list(self.folder.glob(f"*{ASIDE}")):
-            leaving = path.with_name(path.name + PART)  # half removed, it must not look like a damaged one
+            leaving = path.with_name(path.name + PART)  # half removed, a folder must not look damaged
             try:
                 _move(path, leaving)
             except OSError as error:
@@ -132,20 +132,20 @@ class Checkpoints:
             shutil.rmtree(leaving, ignore_errors=True)
 
     def restore(self, like: Any, logs: Iterable[str] = ()) -> tuple[Any, dict] | None:
-        """The latest whole checkpoint, or None where nothing was ever saved.
+        """Reads the latest whole checkpoint.
 
-        A damaged checkpoint is reported on stderr and moved aside, so that its step can be saved again. The logs are
-        written again where they no longer begin with what the checkpoint's copy holds.
+        Newer, damaged checkpoints are reported on stderr and moved aside, so that their steps can be saved again. A log
+        that does not begin with the checkpoint's copy is replaced by the copy.
 
         Args:
             like: a pytree of arrays or shapes with the structure that was saved.
-            logs: files of the run folder that have content only once there is a checkpoint.
+            logs: files of the run folder that have rows only if a checkpoint was saved before.
 
         Returns:
-            (the tree; the notes).
+            (tree, notes); None if nothing was ever saved.
 
         Raises:
-            DamagedFileError: there are checkpoints and none is whole, or there must have been one. Nothing is changed.
+            DamagedFileError: no checkpoint is whole, or all are missing although a log has rows. Nothing is changed.
         """
         damaged = {}
         for step in reversed(self.steps()):
@@ -173,13 +173,13 @@ class Checkpoints:
         if damaged or aside:
             what = f"No checkpoint of this run is whole: {'; '.join([*damaged.values(), *aside])}."
         elif rows:
-            what = f"{self.folder} has no checkpoint, but {rows[0]} has the rows of a run that had one."
+            what = f"{self.folder} has no checkpoint, but {rows[0]} has rows, so one is missing."
         else:
             return
         raise DamagedFileError(f"{what}\nRestore the files, or start anew with another --train_path.")
 
     def _mend(self, copy: pathlib.Path, log: pathlib.Path, step: int) -> None:
-
+        """Writes a log again, with a warning, if it does not begin with the checkpoint's copy."""
         saved = copy.read_bytes()
         now = _head(log, len(saved)) if log.exists() else None
         if now != saved:
@@ -189,7 +189,7 @@ class Checkpoints:
             write_whole(log, saved)
 
     def read(self, step: int) -> dict[str, np.ndarray]:
-        """The arrays of a checkpoint by their path in the tree, in host memory: the number of devices may change."""
+        """Returns path in the tree -> array of a checkpoint, in host memory: the number of devices may change."""
         path = self.folder / str(step)
         try:
             arrays = (path / ARRAYS).resolve()
@@ -197,37 +197,37 @@ class Checkpoints:
             found = getattr(found, "item_metadata", found)
             like = {name: np.empty(x.shape, x.dtype) for name, x in getattr(found, "tree", found).items()}
             return self._orbax.restore(arrays, args=self._ocp.args.StandardRestore(like))
-        except Exception as error:  # Orbax and its storage raise many kinds
+        except Exception as error:  # Orbax and its storage raise many kinds of errors
             raise DamagedFileError(
-                f"The checkpoint {path} is as it was written, but cannot be read ({type(error).__name__}).\n"
-                "Was it written by other versions? env.json has them."
+                f"The checkpoint {path} is undamaged, but cannot be read ({type(error).__name__}).\n"
+                "Use the versions with which it was written: env.json has them."
             ) from None
 
     def close(self) -> None:
-        """Waits for the save that is under way, whether it fails or not, and lets Orbax go."""
+        """Waits for the save that is under way, ignores its error, and closes Orbax."""
         self._thread.shutdown()
         self._orbax.close()
 
 
 def _reserve(place: pathlib.Path, size: int) -> None:
-    """Raises `OSError` unless `size` bytes can be written: Orbax's own failure is hundreds of lines long."""
+    """Raises `OSError` if `size` bytes cannot be written. Orbax's own error is hundreds of lines long."""
     with place.open("wb") as file:
         try:
             os.posix_fallocate(file.fileno(), 0, size)
         except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # storage that cannot be asked
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # storage that cannot reserve
                 raise
         finally:
             place.unlink()
 
 
 def _flat(tree: Any) -> dict[str, Any]:
-    """Leaves by their path, in tree order: a form that no library's idea of a container can change."""
+    """Returns path -> leaf, in tree order. This form does not depend on how a library treats containers."""
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def _shaped(arrays: dict[str, np.ndarray], like: Any, path: pathlib.Path) -> Any:
-    """The arrays as a tree like `like`; `DamagedFileError` where they are of another."""
+    """Returns the arrays as a tree like `like`; raises `DamagedFileError` if names, shapes or types differ."""
 
     def facts(flat):
         return {name: (tuple(np.shape(x)), str(x.dtype)) for name, x in flat.items()}
@@ -237,7 +237,7 @@ def _shaped(arrays: dict[str, np.ndarray], like: Any, path: pathlib.Path) -> Any
     if different:
         name = different[0]
         raise DamagedFileError(
-            f"{path} is of another program: {name} (of {len(different)}) is {have.get(name, 'missing')} there, "
+            f"{path} was written by other code: {name} (of {len(different)}) is {have.get(name, 'missing')} there, "
             f"{want.get(name, 'missing')} here.\nContinue with the commit in env.json, or choose another --train_path."
         )
     return jax.tree.unflatten(jax.tree.structure(like), [jnp.array(arrays[name]) for name in want])

@@ -1,4 +1,4 @@
-"""The devices of a run: how arrays lie on them, and what their backend wants."""
+"""The devices of a run: the layout of arrays on them, and properties of their backend."""
 
 import dataclasses
 import functools
@@ -17,9 +17,9 @@ REPEATABLE = "xla_gpu_deterministic_ops"
 class Devices:
     """All devices of a run along one axis, "data".
 
-    Batches are split along the axis. What a method remembers of every example (a leaf in a collection "memory" with a
-    row for each example, as CRD's banks) is split by rows, where the rows divide evenly. Everything else lies on each
-    device. The devices need not be the default ones.
+    Batches are split along the axis. A method's memory with a row for each example (a leaf in a collection "memory",
+    such as CRD's banks) is split by rows if the rows divide evenly. Every device has a copy of everything else. The
+    devices need not be the default ones.
 
     Attributes:
         devices: at least one.
@@ -29,7 +29,7 @@ class Devices:
 
     @property
     def count(self) -> int:
-        """How many devices there are."""
+        """The number of devices."""
         return len(self.devices)
 
     @property
@@ -39,25 +39,25 @@ class Devices:
 
     @property
     def loops(self) -> bool:
-        """Whether many updates in one program, and seeds stacked in one program, are fast.
+        """Whether the backend is fast at programs with many updates or with several seeds.
 
-        XLA:CPU is slow at loops and at convolutions under `vmap`: a CPU makes one update of one seed at a time.
+        XLA:CPU is slow at loops and at convolutions under `vmap`, so on a CPU a program makes one update of one seed.
         """
         return self.platform != "cpu"
 
     @functools.cached_property
     def mesh(self) -> Mesh:
-        """The devices as JAX wants them."""
+        """The devices as a JAX mesh."""
         return Mesh(np.asarray(self.devices), ("data",))
 
     def spec(self, path: tuple, shape: tuple[int, ...], examples: int, axis: int = 0) -> PartitionSpec:
-        """How a leaf lies on the devices.
+        """Returns the layout of a leaf on the devices.
 
         Args:
-            path: of the leaf, as JAX gives it.
-            shape: of the leaf.
-            examples: N of the split; 0: everything lies on every device.
-            axis: of the examples.
+            path: the leaf's path in its tree, as JAX gives it.
+            shape: the leaf's shape.
+            examples: number of training examples; 0: no leaf is split.
+            axis: the axis of the examples.
         """
         remembered = any(getattr(key, "key", None) == "memory" for key in path)
         rows = shape[axis] if remembered and len(shape) > axis else 0
@@ -70,7 +70,7 @@ class Devices:
         return NamedSharding(self.mesh, PartitionSpec(*axes))
 
     def place(self, tree, examples: int = 0):
-        """The tree on the devices, as `spec` says; with several processes all bring the same arrays."""
+        """Puts a tree on the devices as `spec` says. All processes must give the same arrays."""
 
         def put(path, leaf):
             sharding = NamedSharding(self.mesh, self.spec(path, np.shape(leaf), examples))
@@ -84,7 +84,7 @@ class Devices:
         return jax.tree_util.tree_map_with_path(put, tree)
 
     def shapes(self, tree, examples: int = 0):
-        """The shapes of a tree as `place` would lay it out: a program traced with them is not traced again."""
+        """Returns a tree's shapes with the layout of `place`. A program traced with them is not traced again."""
 
         def shape(path, leaf):
             sharding = NamedSharding(self.mesh, self.spec(path, leaf.shape, examples))
@@ -94,7 +94,7 @@ class Devices:
         return jax.tree_util.tree_map_with_path(shape, tree)
 
     def constrain(self, tree, examples: int = 0, axis: int = 0):
-        """In a compiled function: the tree laid out as `spec` says, so that a call returns what the next one takes."""
+        """In a compiled function, lays a tree out as `spec` says, so that the next call can take the result."""
         if self.count == 1:
             return tree
 
@@ -105,14 +105,14 @@ class Devices:
         return jax.tree_util.tree_map_with_path(one, tree)
 
     def split_rows(self, tree):
-        """In a compiled function: the first axis of every array split over the devices; scalars stay."""
+        """In a compiled function, splits the first axis of every array over the devices; scalars are not split."""
         if self.count == 1:
             return tree
         rows = self.sharding("data")
         return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, rows) if x.ndim else x, tree)
 
     def check_divides(self, batch_size: int, parts: int = 1) -> None:
-        """Raises `UserError` unless every device gets as many rows of each of the `parts` of a batch."""
+        """Raises `UserError` unless every device gets the same number of rows of each of the `parts` of a batch."""
         if batch_size // parts % self.count:
             size = f"{batch_size} in {parts} parts" if parts > 1 else batch_size
             raise UserError(
@@ -121,15 +121,15 @@ class Devices:
             )
 
     def check_repeatable(self) -> None:
-        """Raises `UserError` on a GPU whose kernels are not repeatable; the flag for that is read when JAX starts."""
+        """Raises `UserError` on a GPU without the flag for repeatable kernels, which JAX reads when it starts."""
         if self.platform == "gpu" and REPEATABLE not in os.environ.get("XLA_FLAGS", ""):
             raise UserError(
-                f"'deterministic' must be set before JAX starts, as the command lines do: "
+                f"'deterministic' needs this flag before JAX starts; the command lines set it: "
                 f"XLA_FLAGS=--{REPEATABLE}=true."
             )
 
     def check_memory(self, size: int, what: str, advice: str) -> None:
-        """Raises `UserError` where a device says that less than `size` bytes of its memory are free."""
+        """Raises `UserError` if a device reports less than `size` bytes of free memory."""
         from files import size_text
 
         for device in jax.local_devices():
@@ -143,5 +143,5 @@ class Devices:
 
 @functools.cache
 def here() -> Devices:
-    """All devices that JAX sees, of all processes."""
+    """Returns all devices that JAX sees, of all processes."""
     return Devices(tuple(jax.devices()))

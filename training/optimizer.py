@@ -6,17 +6,15 @@ import optax
 from ml_collections import FrozenConfigDict
 
 from distiller.dot import distillation_oriented_trainer
-from transfer.muon import muon
-
-DECOUPLED = {"adamw": optax.adamw, "lamb": optax.lamb, "muon": muon}  # their weight decay goes past the gradient
+from transfer.muon import DECOUPLED
 
 
 def learning_rate(config: FrozenConfigDict, steps_per_epoch: int) -> optax.Schedule:
-    """Step (count of updates so far) -> learning rate.
+    """Returns a function: number of updates so far -> learning rate.
 
-    "step" multiplies by `decay_factor` at each milestone, a share of the training in whole steps; "cosine" reaches 0
-    after the last step; "constant" stays. In the first `ramp_epochs` it is multiplied by a factor that grows from
-    step to step by the same amount, and is 1 in the last of them.
+    "step" multiplies by `decay_factor` at each milestone, a share of the training in whole steps. "cosine" reaches 0
+    after the last step. "constant" does not change. In the first `ramp_epochs` the rate is also multiplied by a factor
+    that grows linearly and is 1 in the last of their steps.
     """
     schedule = _schedule(config, steps_per_epoch)
     ramp = round(config.ramp_epochs * steps_per_epoch)
@@ -38,21 +36,20 @@ def _schedule(config: FrozenConfigDict, steps_per_epoch: int) -> optax.Schedule:
 
 
 def kernels(params) -> dict:
-    """True for what has two axes or more: weight matrices and convolutions, not biases and batch norm."""
+    """Returns a tree of bools, True for parameters with two axes or more: not for biases and batch norm."""
     return jax.tree.map(lambda p: p.ndim > 1, params)
 
 
 def create(config: FrozenConfigDict, steps_per_epoch: int, both=None) -> optax.GradientTransformation:
-    """The optimizer of everything that learns.
+    """Returns the optimizer of all parameters that learn.
 
-    "sgd" is PyTorch's: the decay is added to the gradient before the momentum, the rate multiplies at the end.
-    "adamw" (Loshchilov, Hutter, ICLR 2019, arXiv:1711.05101) is PyTorch's, too: the decay goes past the moments and is
-    multiplied by the rate; betas 0.9 and 0.999, epsilon 1e-8. "muon" (`transfer.muon`) has the same decay. "lamb" (You
-    et al., ICLR 2020, arXiv:1904.00962) scales AdamW's update of a tensor, decay included, to the tensor's norm. With
-    `clip_norm` the gradient, of all parameters together and before any decay, is scaled down to that norm if longer.
+    "sgd" is PyTorch's: the decay is added to the gradient before the momentum, and the rate multiplies at the end.
+    "adamw" (Loshchilov, Hutter, ICLR 2019, arXiv:1711.05101) is PyTorch's, too: the decay is not in the moments and is
+    multiplied by the rate; betas 0.9 and 0.999, epsilon 1e-8. "lamb" and "muon" are described in `transfer.muon`.
+    `clip_norm` is the largest norm of the gradient of all parameters, before any decay: a larger one is scaled down.
 
-    "dot" (`distiller.dot`) is "sgd" with `dot_delta` less momentum for the label loss and as much more for the
-    distillation loss; `both` is a tree of bools like the parameters, True for those that both losses reach.
+    "dot" (`distiller.dot`) is "sgd" with `dot_delta` less momentum for the label loss and `dot_delta` more for the
+    distillation loss. `both` is a tree of bools like the parameters, True for those that both losses reach.
     """
     mask = kernels if config.decay_kernels_only else None
     rate = learning_rate(config, steps_per_epoch)

@@ -1,4 +1,4 @@
-"""One seed of a run: its state, order, log, tests and weights. And what the seeds of a run share."""
+"""One seed of a run: its state, order of examples, log, tests and weights; and what the seeds of a run share."""
 
 import dataclasses
 import functools
@@ -27,7 +27,7 @@ from transfer import State, Strategy
 
 ANEW = "Start anew with a lower --learning_rate and another --train_path."
 ADVICE = f"Continue with --on_nan skip, or s{ANEW[1:]}"
-EXTREME, PATIENCE = (0.001, 0.999), 100  # share of the gradient, and the steps outside before a warning
+EXTREME, PATIENCE = (0.001, 0.999), 100  # usual shares of the gradient; steps outside before a warning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,20 +35,20 @@ class Shared:
     """What the seeds of a run have in common.
 
     Attributes:
-        folder: of the run.
-        dataset: with both splits.
-        images, test_images: of the splits, on the devices.
+        folder: the run's folder.
+        dataset: the dataset, with both splits.
+        images, test_images: the images of both splits, on the devices.
         strategy: who teaches whom, and what labels mean.
-        schedule: when something is due.
+        schedule: when tests, log lines and saved weights are due.
         update: the compiled functions.
-        teachers: the trained networks that the tests compare the student with.
-        batch_size: examples of an update.
+        teachers: the trained networks with which the tests compare the student.
+        batch_size: examples in an update.
         train_epoch: the recipe's epochs, without a method's first phase.
-        teacher_views: fixed views of each image; 0: fresh views.
+        teacher_views: number of fixed views of each image; 0: new views in every epoch.
         balanced: an epoch shows all classes equally often.
         learning_rate: updates done by the optimizer -> learning rate.
-        info: what `model.json` says of the student, but for its accuracy.
-        others: what `model.json` says in addition of the learners beside the student, by name.
+        info: the student's part of `model.json`, without its accuracy.
+        others: name of a learner beside the student -> its own entries in `model.json`.
     """
 
     folder: pathlib.Path
@@ -69,22 +69,22 @@ class Shared:
 
     @property
     def devices(self) -> Devices:
-        """Where the arrays lie."""
+        """The devices that hold the arrays."""
         return self.update.devices
 
     @property
     def task(self):
-        """What labels mean."""
+        """The task, which says what labels mean."""
         return self.strategy.task
 
     @functools.cached_property
     def asked(self) -> dict[str, Answers]:
-        """Name of a learner -> its answers on the test split; filled when a learner is first tested."""
+        """Name of a network -> its `Answers` on the test split; added at the network's first test."""
         return {}
 
     @functools.cached_property
     def warned(self) -> set[str]:
-        """Loss terms of whose share of the gradient the user has been warned."""
+        """Loss terms whose share of the gradient has led to a warning."""
         return set()
 
 
@@ -93,17 +93,17 @@ class Replica:
 
     Args:
         shared: what all seeds have in common.
-        seed: of everything random.
-        folder: for its log and weights: the run's, or one inside where there are several seeds.
-        pool: [P] int32, the examples to draw from.
-        labels: [N] int32, withheld ones -1.
-        bank: the teacher's logits (`data.stored.DeviceBank`); None where the step asks the teacher.
+        seed: the seed of all random numbers.
+        folder: for the log and the weights: the run's folder, or a folder inside it if the run has several seeds.
+        pool: [P] int32, indices of the examples to draw from.
+        labels: [N] int32, -1 where withheld.
+        bank: the teacher's logits (`data.stored.DeviceBank`); None if the step runs the teacher.
 
     Attributes:
-        state, totals: of the training; the last update's.
-        tests: one row a test.
+        state, totals: those after the last update.
+        tests: one row per test.
         best: the student's variables at its best test so far.
-        log: its `metrics.jsonl`, in the process that writes; None in the others.
+        log: the seed's `metrics.jsonl` in the first process; None in the others.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class Replica:
         self.state, self.totals, self.best = self._start()
 
     def epoch_at(self, step: int) -> data.DeviceSplit:
-        """What the updates of the epoch that holds `step` read."""
+        """Returns the data and the order that the updates read in the epoch that contains `step`."""
         shared, (labels, seed, table, bank) = self.shared, self._fixed
         steps, size = shared.schedule.steps_per_epoch, shared.batch_size
         plan, examples = (data.balanced_plan, self._members) if shared.balanced else (data.epoch_plan, self.pool)
@@ -139,11 +139,11 @@ class Replica:
         return data.DeviceSplit(shared.images, labels, seed, *shared.devices.place(rows), table, bank)
 
     def load_epoch(self, step: int) -> None:
-        """Takes the order of the epoch that holds `step`."""
+        """Takes the order of the epoch that contains `step`."""
         self.split = self.epoch_at(step)
 
     def _start(self) -> tuple[State, Totals, dict]:
-        """The first state, totals over no steps, and the first weights as the best so far."""
+        """Returns the first state, empty totals, and the first weights as the best so far."""
         shared, examples = self.shared, len(self.shared.dataset.train)
         state = shared.devices.place(shared.update.first_state(self.split), examples)
         frozen = {name: shared.strategy.frozen[name] for name in state.frozen}
@@ -151,14 +151,14 @@ class Replica:
         totals = shared.devices.place(Totals.empty(shared.update.metric_names(state, self.split)))
         return state, totals, copied(shared.strategy.student_variables(state))
 
-    # The checkpoint: `saved` is what it holds, `restore` takes that back.
+    # The checkpoint holds what `saved` returns, and `restore` takes that back.
 
     def saved(self) -> tuple[State, Totals, dict]:
-        """The arrays that the next update and the results depend on."""
+        """Returns the arrays that the next update and the results depend on."""
         return self.state.replace(frozen={}), self.totals, self.best
 
     def restore(self, saved: tuple, tests: list[dict], step: int) -> None:
-        """Takes back what `saved` returned, and the tests until then."""
+        """Takes back what `saved` returned after `step` updates, and the tests until then."""
         state, self.totals, self.best = self.shared.devices.place(saved, len(self.shared.dataset.train))
         self.state, self.tests = state.replace(frozen=self.state.frozen), tests
         if step < self.shared.schedule.total:
@@ -170,20 +170,20 @@ class Replica:
         return str((self.folder / run_folder.METRICS).relative_to(self.shared.folder))
 
     def check_finite(self, step: int) -> None:
-        """Raises `NonFiniteError` with the names of what is not finite in what a checkpoint would hold."""
+        """Raises `NonFiniteError` if an array that a checkpoint would hold is not finite."""
         state = self.state
         leaves = jax.tree_util.tree_leaves_with_path((state.params, state.extra, state.opt_state))
         bad = [jax.tree_util.keystr(path) for path, leaf in leaves if not _finite_here(leaf)]
         if bad:
             raise NonFiniteError(
                 f"{bad[0]} (of {len(bad)}) became non-finite before step {step}; nothing was saved.\n"
-                f"The last checkpoint in {self.shared.folder} is from before. {ADVICE}"
+                f"The last checkpoint in {self.shared.folder} is of an earlier step. {ADVICE}"
             )
 
     # The log line.
 
     def check_terms(self, step: int) -> None:
-        """Raises `NonFiniteError` if a metric of an update was not finite: which metric, when, and why."""
+        """Raises `NonFiniteError` if a metric was not finite. The message has the metric, the step and the cause."""
         bad = jax.device_get(self.totals.bad)
         first = min(bad.values())
         if self.shared.update.skip or first > step:
@@ -192,11 +192,11 @@ class Replica:
         terms = [n for n in names if n not in ("loss", "gradient_norm")] or names
         raise NonFiniteError(
             f"{', '.join(terms)} became non-finite in step {first}{self._cause(first - 1)}.\n"
-            f"The last checkpoint in {self.shared.folder} is from before. {ADVICE}"
+            f"The last checkpoint in {self.shared.folder} is of an earlier step. {ADVICE}"
         )
 
     def _cause(self, step: int) -> str:
-        """The input of update `step` that was not finite: its batch is a function of its number alone."""
+        """Returns the input of update `step` that was not finite, for a message. The step alone decides the batch."""
         look = self.shared.update.inspect
         read, index = jax.device_get(look(self.state, self.epoch_at(step), np.asarray(step, np.int32)))
         for name, values in read.items():
@@ -225,7 +225,7 @@ class Replica:
         return values
 
     def _optimizer_steps(self) -> int:
-        """Updates of the optimizer; a strategy can start the optimizer afresh in the middle of a run."""
+        """Returns the number of the optimizer's updates. A strategy can start the optimizer afresh within a run."""
         counts = optax.tree.get_all_with_path(self.state.opt_state, "count")
         return int(counts[-1][1])
 
@@ -235,7 +235,7 @@ class Replica:
         return (step - 1) % schedule.steps_per_epoch < schedule.log_every
 
     def _shares(self, step: int) -> dict[str, float]:
-        """Each loss term's share of the gradient at the last batch; warns where a share stays extreme."""
+        """Returns each loss term's share of the gradient at the last batch. Warns if a share stays extreme."""
         shared, last = self.shared, np.asarray(step - 1, np.int32)
         shares = jax.device_get(shared.update.shares(self.state, self.split, last))
         phase = shared.strategy.method.first_phase_epochs * shared.schedule.steps_per_epoch
@@ -246,12 +246,12 @@ class Replica:
                 shared.warned.add(name)
                 warn(
                     f"{name} has had {100 * share:.2g} % of the gradient since step {self._extreme[name]}. "
-                    "Its weight in --config.distiller_options may not be what you want."
+                    "Check its weight in --config.distiller_options."
                 )
         return {f"share/{name}": float(share) for name, share in shares.items()}
 
     def board(self, name: str, value: float, step: int) -> None:
-        """Writes a number that depends on the clock, to TensorBoard alone."""
+        """Writes a number that depends on the clock to TensorBoard, not to `metrics.jsonl`."""
         if self.log:
             self.log.board(name, value, step)
 
@@ -262,7 +262,7 @@ class Replica:
     # The test.
 
     def answer(self, stop: Callable[[], bool]) -> dict[str, np.ndarray] | None:
-        """Name -> logits on the test split of all that is tested; None where `stop` became true."""
+        """Returns name -> logits on the test split of each tested network; None if `stop` returned True."""
         shared, logits = self.shared, {}
         tested = {**shared.strategy.learners(self.state), **shared.strategy.tested(self.state)}
         for name, (player, variables) in tested.items():
@@ -287,7 +287,7 @@ class Replica:
         self._row("test", step, values)
 
     def _metrics(self, logits: np.ndarray, labels: np.ndarray, teacher_logits: np.ndarray | None = None) -> dict:
-        """The task's metrics. Logits that are not finite raise `NonFiniteError` with the number of skipped updates."""
+        """Returns the task's metrics. Non-finite logits raise `NonFiniteError` with the number of skipped updates."""
         try:
             return self.shared.task.metrics(logits, labels, teacher_logits)
         except NonFiniteError as error:
@@ -297,7 +297,7 @@ class Replica:
             raise NonFiniteError(f"In the test: {error}{after}\n{advice}") from None
 
     def tested_at(self, step: int) -> bool:
-        """Whether the test after `step` updates, an epoch's end, is made."""
+        """Whether the test after `step` updates, at the end of an epoch, is done."""
         return any(row["epoch"] == step // self.shared.schedule.steps_per_epoch for row in self.tests)
 
     @property
@@ -308,7 +308,7 @@ class Replica:
 
     @property
     def best_test(self) -> dict:
-        """The first test with the highest main metric, among those after `Strategy.best_after` where there are any."""
+        """The first test with the highest main metric. Once a test is after `Strategy.best_after`, only those count."""
         after = self.shared.strategy.best_after(self.shared.train_epoch)
         rows = [row for row in self.tests if row["epoch"] > after] or self.tests
         return max(rows, key=lambda row: row[self.shared.task.main])
@@ -316,7 +316,7 @@ class Replica:
     # The weights.
 
     def keep(self, step: int) -> None:
-        """Writes the weights of the epoch that ended to `epochs/`; made again after a resume, they are the same."""
+        """Writes the weights of the ended epoch to `epochs/`. After a resume the same weights are written again."""
         epoch = step // self.shared.schedule.steps_per_epoch
         tested = [row[self.shared.task.main] for row in self.tests if row["epoch"] == epoch]
         facts = {"epoch": epoch, "test_top1": tested[0] if tested else None}
@@ -345,16 +345,16 @@ class Replica:
 
 
 def _by_class(pool: np.ndarray, labels: np.ndarray) -> list[np.ndarray]:
-    """The examples of `pool` [P], by the class that `labels` [N] give them; classes without examples are left out."""
+    """Returns the examples of `pool` [P] for each class in `labels` [N]; classes without examples are left out."""
     return [pool[labels[pool] == number] for number in np.unique(labels[pool])]
 
 
 @jax.jit
 def copied(tree):
-    """The tree in buffers of its own: the state's buffers are donated to the next update."""
+    """Returns the tree in new buffers, because the state's buffers are donated to the next update."""
     return jax.tree.map(jnp.copy, tree)
 
 
 def _finite_here(leaf) -> bool:
-    """Whether the parts of an array that lie with this process are finite; no part is moved to another device."""
+    """Whether this process's parts of an array are finite. No part is moved to another device."""
     return all(np.isfinite(np.asarray(shard.data)).all() for shard in leaf.addressable_shards)

@@ -1,4 +1,4 @@
-"""A run is a folder: what is in it, who may write to it, and whether it is the same run."""
+"""The folder of a run: its files, its lock, and the check that it holds the same run."""
 
 import contextlib
 import json
@@ -12,13 +12,13 @@ from registry import DamagedFileError, UserError
 
 CONFIG, ENV, METRICS, SUMMARY = "config.json", "env.json", "metrics.jsonl", "summary.json"
 EPOCHS = "epochs"  # the folder of weights that `keep_epochs` keeps
-OWN = ("train_path", "data_dir", "teacher_param")  # keys that may differ between the processes of a run
+OWN = ("train_path", "data_dir", "teacher_param", "init_param")  # keys that may differ between the processes of a run
 FIXES = {  # what to do about a damaged file
     CONFIG: "Restore it, or choose another --train_path.",
     ENV: "Remove it: the same command writes it again.",
     SUMMARY: "Remove it: the same command writes it again, from the last checkpoint.",
 }
-CHECKS = {  # what is read of each file; any error means damage
+CHECKS = {  # what each file must have; False or an error means damage
     CONFIG: lambda content: {"data", "teacher_sha256"} <= content.keys(),
     ENV: lambda content: all(isinstance(past, dict) for past in content.get("continued_in", [])),
     SUMMARY: lambda content: (
@@ -29,17 +29,17 @@ CHECKS = {  # what is read of each file; any error means damage
 
 
 class SaveError(UserError):
-    """Something that could not be written. The earlier checkpoints are as they were."""
+    """A file could not be written. The earlier checkpoints are unchanged."""
 
 
 def warn(text: str) -> None:
-    """One line on stderr; of several processes, the first one's."""
+    """Prints one line to stderr, in the first process only."""
     if hosts.first():
         print(f"Warning: {text}", file=sys.stderr, flush=True)
 
 
 def read_json(path: pathlib.Path) -> dict:
-    """Raises `DamagedFileError` for a file that is no JSON object, or not one of this name."""
+    """Reads a JSON object; raises `DamagedFileError` if the file is no JSON object or lacks what it must have."""
     try:
         content = json.loads(path.read_text())
         if not isinstance(content, dict) or not CHECKS[path.name](content):
@@ -50,20 +50,20 @@ def read_json(path: pathlib.Path) -> dict:
 
 
 @contextlib.contextmanager
-def open_run(folder: pathlib.Path, identity: dict, report: tuple[str, ...] = ()):
-    """Locks a run folder and checks that it holds this run; makes the folder where there is none.
+def open_run(folder: pathlib.Path, identity: dict, report: dict | None = None):
+    """Locks a run folder and checks that it holds this run; makes the folder if it does not exist.
 
     Args:
-        folder: of the run.
-        identity: the resolved config and the fingerprints of data and teacher, plain.
-        report: what was read of the data, for `env.json`.
+        folder: the run's folder.
+        identity: the resolved config and the fingerprints of data and weights, as JSON.
+        report: more for `env.json`: what was read of the data.
 
     Yields:
-        The summary of a finished run; None for one that is not finished.
+        The summary if the run is finished, else None.
 
     Raises:
-        UserError: the folder cannot be written, another process is writing to it, or it holds something else or a run
-            with another config (with the differing keys). Nothing is written then.
+        UserError: the folder cannot be written, another process writes to it, it holds a run with another config (the
+            message has the differing keys), or it holds something else. Nothing is written then.
     """
     known, finished = folder / CONFIG, folder / SUMMARY
     refuse_second(folder)
@@ -81,16 +81,16 @@ def open_run(folder: pathlib.Path, identity: dict, report: tuple[str, ...] = ())
         raise UserError(f"{folder} is not empty and holds no run. Choose another --train_path.")
     with lock(folder):
         write_json(known, identity)
-        if grows:  # what the shorter training ended with is made again at the new end
+        if grows:  # the shorter training's summary is replaced at the new end
             finished.unlink(missing_ok=True)
         summary = read_json(finished) if finished.exists() else None
         if summary is None:
-            _write_environment(folder / ENV, {**environment.environment(), "data": list(report)})
+            _write_environment(folder / ENV, {**environment.environment(), **(report or {})})
         yield summary
 
 
 def _write_environment(path: pathlib.Path, now: dict) -> None:
-    """Writes `env.json`; a run that goes on under other conditions adds them under "continued_in"."""
+    """Writes `env.json`. A run that continues in another environment adds this one under "continued_in"."""
     if path.exists():
         first = read_json(path)
         known = [first, *first.get("continued_in", [])]

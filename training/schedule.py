@@ -1,4 +1,4 @@
-"""When something is due: a pure function of the step and the config."""
+"""What is due after each step: a pure function of the step and the config."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ class Due:
         log: a log line.
         epoch: an epoch has ended.
         test: a test.
-        keep: the weights of the epoch are kept.
+        keep: the weights of the epoch are to be kept.
         end: the training has ended.
     """
 
@@ -33,11 +33,11 @@ class Schedule:
 
     Attributes:
         steps_per_epoch: updates in an epoch.
-        epochs: of the whole training.
+        epochs: epochs of the whole training.
         log_every: steps between log lines.
         eval_every: epochs between tests; the last epoch is always tested.
         keep_epochs: epochs between kept weights; 0: none are kept.
-        most: updates in one call at most.
+        most: the largest number of updates in one call.
     """
 
     steps_per_epoch: int
@@ -53,7 +53,7 @@ class Schedule:
         return self.epochs * self.steps_per_epoch
 
     def next(self, step: int) -> tuple[int, Due]:
-        """Returns the number of updates to make after `step` updates, and what is due after them."""
+        """Returns how many updates the next call makes, after `step` updates, and what is due after that call."""
         count = min(self.most, *(every - step % every for every in (self.log_every, self.steps_per_epoch)))
         return count, self.due(step + count)
 

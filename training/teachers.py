@@ -1,4 +1,4 @@
-"""Trained teachers: whether they are as good as recorded, and what they answer on the test split."""
+"""Trained teachers: their logits on the test split, and the check of their recorded accuracy."""
 
 from collections.abc import Callable
 
@@ -17,12 +17,12 @@ TOLERANCE = 1.0  # points between a teacher's recorded and measured accuracy
 
 
 class Teachers:
-    """The trained teachers of a run; of several the mean logits are the answer.
+    """The trained teachers of a run. Several teachers answer with the mean of their logits.
 
     Args:
         loaded: (weights, player, variables) of each teacher; may be empty.
-        dataset: whose test split they answer.
-        images: of the test split, on the devices.
+        dataset: has the test split.
+        images: the images of the test split, on the devices.
         devices: where the programs run.
         task: what labels mean.
         say: takes a line for the user.
@@ -42,10 +42,10 @@ class Teachers:
         self._logits: np.ndarray | None = None
 
     def check(self) -> None:
-        """Prints how good the teachers are, on some of the test images.
+        """Prints the teachers' accuracy on some of the test images.
 
-        Warns of a teacher worse than recorded: the normalisation, the image size or the classes' order is wrong. Warns
-        of a teacher of other classes, and of one that another order of the classes would make far better.
+        Warns if a teacher's accuracy is not the recorded one: normalisation, image size or class order may be wrong.
+        Warns if a teacher has other classes, or if another order of the classes would make the teacher far better.
         """
         count = len(self.dataset.test)
         rows = np.unique(np.linspace(0, count - 1, min(BATCH, count)).astype(int))  # some splits are sorted by class
@@ -56,9 +56,9 @@ class Teachers:
                 warn(note)
 
     def logits(self, stop: Callable[[], bool]) -> np.ndarray | None:
-        """[N, K] float32 on the test split, asked for once; None without teachers, or where `stop` became true.
+        """Returns [N, K] float32 on the test split, computed once; None without teachers, or if `stop` returned True.
 
-        Where `check` saw some of the images only, the teachers are compared with what is recorded again.
+        If `check` used only some of the images, the accuracy on all of them is compared with the recorded one, too.
         """
         if self._logits is None and self.loaded:
             answers = []
@@ -73,16 +73,16 @@ class Teachers:
         return self._logits
 
     def _compare(self, weights: pretrained.Pretrained, logits: np.ndarray, rows: np.ndarray) -> None:
-        """Prints the accuracy on the test images `rows`; warns where it is not the recorded one."""
+        """Prints the accuracy on the test images `rows`; warns if it is not the recorded one."""
         count = len(self.dataset.test)
         some = f" on {len(rows):,} of {count:,} images" if len(rows) < count else ""
         measured = self.task.metrics(logits, self.dataset.test.labels[rows])["top1"]
         recorded = weights.info["test_top1"]
         self.say(f"Teacher {weights.info['arch']} from {weights.folder}: test top-1 {measured:.2f} %{some}")
-        # of a sample, three standard errors are chance
+        # the accuracy on a sample may differ by three standard errors
         chance = 0 if recorded is None else 3 * (recorded * (100 - recorded) * (1 / len(rows) - 1 / count)) ** 0.5
         if recorded is not None and abs(measured - recorded) > TOLERANCE + chance:
             warn(
-                f"the teacher's recorded test top-1 is {recorded:.2f} % ({weights.info['dataset']}), here it has "
+                f"the teacher's recorded test top-1 is {recorded:.2f} % ({weights.info['dataset']}), but here "
                 f"{measured:.2f} %{some}. Check normalisation, class order and image size."
             )

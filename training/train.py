@@ -1,4 +1,4 @@
-"""One call for one run: the page that a run is read on."""
+"""Trains one run: `train` has all steps of a run on one page."""
 
 import contextlib
 import pathlib
@@ -10,7 +10,7 @@ import numpy as np
 from clu import parameter_overview
 
 import hosts
-from configs.resolve import plain, resolve
+from configs.resolve import resolve
 from files import size_text, write_json
 from models import profile
 from signals import Interrupted, asked_to_stop
@@ -28,7 +28,7 @@ def train(recipe: Mapping, quiet: bool = False, typed: tuple[str, ...] = ()) -> 
     Args:
         recipe: config keys over the defaults of `configs/default.py`.
         quiet: print nothing but warnings.
-        typed: the keys that the user typed; one of them without effect is an error.
+        typed: the keys that the user typed. A typed key without effect raises.
 
     Returns:
         The run's summary, as written to `summary.json`.
@@ -46,7 +46,7 @@ def train(recipe: Mapping, quiet: bool = False, typed: tuple[str, ...] = ()) -> 
     with contextlib.ExitStack() as stack:
         stopping = stack.enter_context(asked_to_stop())
 
-        # 1. What is to be run. From here on the config does not change.
+        # 1. Resolve the config and check the parts of the run. The config does not change after this.
         with hosts.agreed():
             config, notes = resolve(recipe, typed)
             for note in notes:
@@ -55,21 +55,20 @@ def train(recipe: Mapping, quiet: bool = False, typed: tuple[str, ...] = ()) -> 
             if hosts.first():
                 run_folder.refuse_second(folder)  # before anything slow
             builder = Builder(config, say)
-            identity = {**plain(config), "data": builder.dataset.fingerprint}
-            identity["teacher_sha256"] = ",".join(builder.digests) or None
+            identity = builder.identity
         hosts.check_same("config, data and teacher", {k: v for k, v in identity.items() if k not in run_folder.OWN})
 
-        # 2. The folder: locked, and this run's. A finished run has nothing left to do.
+        # 2. Lock the folder and check that it holds this run. A finished run returns its summary.
         summary = None
         with hosts.agreed():
             if hosts.first():
-                summary = stack.enter_context(open_run(folder, identity, builder.dataset.report))
+                summary = stack.enter_context(open_run(folder, identity, builder.report))
         summary = hosts.share(summary)
         if summary:
             say(f"{folder} is finished already.")
             return summary
 
-        # 3. The players: one object a seed, in its first state or as the latest checkpoint has it.
+        # 3. Make one replica per seed, in its first state or in the state of the latest checkpoint.
         with hosts.agreed():
             shared = builder.shared(folder)
         shared.teachers.check()
@@ -81,12 +80,12 @@ def train(recipe: Mapping, quiet: bool = False, typed: tuple[str, ...] = ()) -> 
                 stack.callback(checkpoints.close)
         step, earlier = _restore(replicas, checkpoints, stack)
         if not step:
-            _save(replicas, checkpoints, step, 0.0)  # so that rows without a checkpoint mean that one was lost
+            _save(replicas, checkpoints, step, 0.0)  # so rows without a checkpoint mean a lost checkpoint
         with hosts.agreed():
             if hosts.first():
                 _describe(shared, replicas[0], say, step)
 
-        # 4. The loop. A test that a stop cut off is made first.
+        # 4. The loop. First comes a test that an earlier stop interrupted.
         schedule, clock = shared.schedule, Clock(begun, config.batch_size * len(replicas), step, earlier)
         progress, saved = Progress(folder.name, schedule.total, quiet), time.monotonic()
         stack.callback(progress.end)
@@ -99,15 +98,15 @@ def train(recipe: Mapping, quiet: bool = False, typed: tuple[str, ...] = ()) -> 
         if stopping.is_set() and step < schedule.total and not hosts.several():
             raise _interrupted(folder, step)
         while step < schedule.total:
-            # One call makes all updates until the next one after which something is due.
+            # One call makes all updates up to the next step after which something is due.
             count, due = schedule.next(step)
             _update(replicas, count)
             step += count
 
-            # Clocks and signals are a process's own: several processes look at them only where all stop anyway.
+            # Clocks and signals differ between processes, so several processes read them only where all wait anyway.
             late = time.monotonic() - saved >= config.checkpoint_seconds
             if not (clock.first or due.any or (not hosts.several() and (stopping.is_set() or late))):
-                continue  # the device is not waited for
+                continue  # without waiting for the device
             jax.block_until_ready([replica.totals for replica in replicas])
             clock.pause(step)
             for replica in replicas:
@@ -132,7 +131,7 @@ def train(recipe: Mapping, quiet: bool = False, typed: tuple[str, ...] = ()) -> 
                 saved = time.monotonic()
             clock.resume(step)
 
-        # 5. The end: the last checkpoint, the weights, the summary.
+        # 5. Write the last checkpoint, the weights and the summary.
         _save(replicas, checkpoints, step, clock.seconds)
         return hosts.share(_write_by_first(_finish, replicas, clock.summary(step)))
 
@@ -146,10 +145,10 @@ def _update(replicas: list[Replica], count: int) -> None:
 
 
 def _test(replicas: list[Replica], step: int, stopping) -> bool:
-    """Tests every replica; False, and nothing is changed, where a signal arrived on the way."""
+    """Tests every replica. Returns False, and changes nothing, if a signal arrived meanwhile."""
 
     def stop():
-        return stopping.is_set() and not hosts.several()  # several processes cannot end one by one
+        return stopping.is_set() and not hosts.several()  # several processes can only stop together
 
     teachers = replicas[0].shared.teachers
     teacher_logits = teachers.logits(stop)
@@ -162,7 +161,7 @@ def _test(replicas: list[Replica], step: int, stopping) -> bool:
 
 
 def _restore(replicas: list[Replica], checkpoints: Checkpoints | None, stack) -> tuple[int, float]:
-    """Puts the replicas where the latest checkpoint has them, and opens their logs there.
+    """Restores the replicas from the latest checkpoint, and opens their logs at its step.
 
     Returns:
         (the step, the seconds of training until then).
@@ -188,15 +187,15 @@ def _restore(replicas: list[Replica], checkpoints: Checkpoints | None, stack) ->
 def _save(
     replicas: list[Replica], checkpoints: Checkpoints | None, step: int, seconds: float, must: bool = True
 ) -> None:
-    """Saves; all processes call this together.
+    """Saves a checkpoint; all processes call this together.
 
-    A save that `must` succeed is waited for. Another one is written by a thread while the training goes on, and where
-    it fails only warns, because a later save makes up for it.
+    If the save `must` succeed, this call waits for it. Otherwise a thread writes it while the training goes on, and a
+    failure is only a warning, because a later save replaces this one.
     """
     with hosts.agreed():
         for replica in replicas:
             replica.check_finite(step)
-    trees = copied([replica.saved() for replica in replicas])  # the next update is given the state's own buffers
+    trees = copied([replica.saved() for replica in replicas])  # the next update takes the state's own buffers
     trees = jax.device_get(hosts.readable(trees)) if hosts.several() else trees
     with hosts.agreed():
         if not checkpoints:
@@ -206,7 +205,7 @@ def _save(
         logs = {replica.log_file: replica.log.position for replica in replicas}
         try:
             checkpoints.wait()
-        except SaveError as error:  # of the save before
+        except SaveError as error:  # from the save before
             warn(f"{error} The next save tries again.")
         try:
             for replica in replicas:
@@ -219,7 +218,7 @@ def _save(
 
 
 def _write_by_first(write, *arguments):
-    """Calls `write` in the process that writes and returns what it returns; a full disk is one line."""
+    """Calls `write` in the first process and returns the result. An `OSError` becomes a `SaveError` of one line."""
     with hosts.agreed():
         if not hosts.first():
             return None
@@ -227,13 +226,13 @@ def _write_by_first(write, *arguments):
             return write(*arguments)
         except OSError as error:
             raise SaveError(
-                f"Cannot write the results: {error.strerror}. The training is saved: mend that, and the same command "
-                "writes them."
+                f"Cannot write the results: {error.strerror}. The training is saved. Correct this, and the same "
+                "command writes the results."
             ) from None
 
 
 def _finish(replicas: list[Replica], speed: dict) -> dict:
-    """Writes the weights and `summary.json` of each replica, and of all of them; returns the last one."""
+    """Writes the weights and `summary.json` of each replica, and a summary of all. Returns the summary of all."""
     summaries = [replica.finish(speed) for replica in replicas]
     if len(replicas) == 1:
         return summaries[0]
@@ -244,7 +243,7 @@ def _finish(replicas: list[Replica], speed: dict) -> dict:
 
 
 def over_seeds(summaries: list[dict]) -> dict:
-    """{"last", "best": metric -> {"mean", "std"}} over several summaries; sample standard deviation."""
+    """Returns {"last", "best": metric -> {"mean", "std"}} over several summaries; sample standard deviation."""
 
     def spread(values):
         return {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1))}
@@ -260,7 +259,7 @@ def _interrupted(folder: pathlib.Path, step: int) -> Interrupted:
 
 
 def _describe(shared: Shared, replica: Replica, say, step: int) -> None:
-    """Prints what is about to be trained; the full list of parameters goes to the run folder."""
+    """Prints what will be trained, and writes the full list of parameters to the run folder."""
     params, count = replica.state.params, parameter_overview.count_parameters
     overview = parameter_overview.get_parameter_overview(params, include_stats=False)
     (shared.folder / "parameters.txt").write_text(overview + "\n")
@@ -277,6 +276,6 @@ def _describe(shared: Shared, replica: Replica, say, step: int) -> None:
     examples = len(shared.dataset.train)
     memory = sum(x.nbytes for x in jax.tree.leaves(replica.state.extra) if x.ndim and len(x) == examples)
     if memory:
-        say(f"Memory of {examples:,} training images: {size_text(memory)}, beside the weights.")
+        say(f"Memory of the method for {examples:,} training images: {size_text(memory)}, beside the weights.")
     if step:
         say(f"Continuing at step {step} of {shared.schedule.total}.")

@@ -12,17 +12,17 @@ import data
 from training.devices import Devices
 from transfer import State, Strategy
 
-STEP_KEY, INIT_KEY = 2, 3  # the seed's streams for methods and for first weights (data.batch has 0, 1 and others)
+STEP_KEY, INIT_KEY = 2, 3  # random streams of the seed for methods and first weights; data.batch has 0, 1 and others
 NEVER = np.iinfo(np.int32).max
 
 
 @struct.dataclass
 class Totals:
-    """What is added up between two log lines.
+    """The metrics that are added up between two log lines.
 
     Attributes:
         averages: metric -> `clu` Average over the steps since the last log line, without skipped steps.
-        bad: metric -> int32, the first update of the run in which the metric was not finite; `NEVER` where none.
+        bad: metric -> int32, the first update of the run in which the metric was not finite; `NEVER` if none.
         skipped: int32, updates left out since the start of the run (`on_nan="skip"`).
     """
 
@@ -32,13 +32,13 @@ class Totals:
 
     @classmethod
     def empty(cls, names, skipped: int = 0) -> "Totals":
-        """Over no steps."""
+        """Returns totals over no steps."""
         zero = np.zeros((), np.float32)
         averages = {name: Average(total=zero, count=zero) for name in names}
         return cls(averages, {name: np.asarray(NEVER, np.int32) for name in names}, np.asarray(skipped, np.int32))
 
     def add(self, metrics: dict, step: jax.Array, keep: jax.Array | None = None) -> "Totals":
-        """With the metrics of update number `step`; an update with `keep` False is counted as skipped."""
+        """Adds the metrics of update number `step`; an update with `keep` False is counted as skipped."""
         counts = jnp.ones((), jnp.float32) if keep is None else keep.astype(jnp.float32)
         averages = {}
         for name, total in self.averages.items():
@@ -50,7 +50,7 @@ class Totals:
         return Totals(averages, bad, skipped)
 
 
-STATE_AXES = State(step=0, params=0, extra=0, opt_state=0, frozen=None)  # of seeds stacked in one program
+STATE_AXES = State(step=0, params=0, extra=0, opt_state=0, frozen=None)  # `vmap` axes of stacked seeds
 SPLIT_AXES = data.DeviceSplit(images=None, labels=0, seed=0, index=0, view=0, classes=0, bank=0)
 
 
@@ -59,16 +59,16 @@ class Update:
 
     Args:
         strategy: who teaches whom.
-        augmentation: of the images.
+        augmentation: the augmentation of the images.
         devices: where the programs run.
-        skip: an update with anything that is not finite is left out, and counted.
+        skip: an update with a number that is not finite is left out and counted.
         stacked: one program updates all seeds side by side (`vmap`) instead of one after the other.
         many: all updates of a call run in one program.
 
     Attributes:
-        first_state: split -> the first state of one seed; frozen variables are None: no weights in the program.
+        first_state: split -> the first state of one seed. Frozen variables are None, so the program holds no weights.
         shares: (state, split, step) -> each loss term's share of the gradient on the batch of update number `step`.
-        inspect: (state, split, step) -> what update number `step` reads, by name, and the examples of its batch.
+        inspect: (state, split, step) -> (name -> input of update number `step`, indices of the batch's examples).
     """
 
     def __init__(
@@ -106,13 +106,13 @@ class Update:
         return learned.replace(frozen=new.frozen), self.devices.constrain(totals.add(metrics, new.step, keep))
 
     def batch(self, split: data.DeviceSplit, step: jax.Array) -> data.Batch:
-        """The batch of update number `step` with the strategy's views, its rows split over the devices."""
+        """Returns the batch of update number `step` with the strategy's views. The devices share its rows."""
         strategy = self.strategy
         batch = split.batch(step, self.augmentation, strategy.views, strategy.task.second_label)
         return self.devices.split_rows(batch)
 
     def metric_names(self, state: State, split: data.DeviceSplit) -> list[str]:
-        """The names of an update's metrics, from shapes; nothing is computed."""
+        """Returns the names of an update's metrics, from shapes; nothing is computed."""
 
         def metrics(state, split):
             batch, key = self.batch(split, state.step), step_key(split.seed, state.step)
@@ -134,7 +134,7 @@ class Update:
         return self.devices.constrain((self.strategy.inspect(state, batch), batch.index))
 
     def __call__(self, states: list[State], totals: list[Totals], splits: list[data.DeviceSplit], count: int = 1):
-        """`count` updates of every seed; the given states and totals are donated.
+        """Makes `count` updates of every seed. The given states and totals are donated.
 
         Returns:
             (states, totals).
@@ -154,7 +154,7 @@ class Update:
         return state, totals
 
     def _stack(self, states, totals, splits):
-        """One tree of all seeds with a new first axis, but for what `STATE_AXES` and `SPLIT_AXES` share."""
+        """Stacks the trees of all seeds on a new first axis, except parts with None in `STATE_AXES` or `SPLIT_AXES`."""
         frozen, images = states[0].frozen, splits[0].images
         own = [
             (s.replace(frozen=None), t, x.replace(images=None)) for s, t, x in zip(states, totals, splits, strict=True)
@@ -184,5 +184,5 @@ def finite(tree) -> jax.Array:
 
 
 def step_key(seed: jax.Array, step: jax.Array) -> jax.Array:
-    """The key that update number `step` draws from."""
+    """Returns the random key of update number `step`."""
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), STEP_KEY), step)

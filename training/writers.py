@@ -1,4 +1,4 @@
-"""Where a run's numbers go: `metrics.jsonl`, TensorBoard, and one progress line."""
+"""Writers of a run's numbers: `metrics.jsonl`, TensorBoard and one progress line."""
 
 import contextlib
 import json
@@ -13,17 +13,17 @@ from training.run_folder import METRICS, SaveError, warn
 
 
 class MetricsLog:
-    """`metrics.jsonl`: one JSON object a line, nothing that depends on the clock, so equal runs write equal files.
+    """Writes `metrics.jsonl`: one JSON object per line. No value depends on the clock, so equal runs write equal files.
 
     Args:
         folder: the run folder.
-        position: bytes to keep when a run continues; what was written after its checkpoint is written again.
-        step: the step it continues from.
+        position: bytes to keep when a run continues; later rows are cut off, and the run writes them again.
+        step: the step that the run continues from.
     """
 
     def __init__(self, folder: pathlib.Path, position: int, step: int):
         self._file = (folder / METRICS).open("ab", buffering=0)
-        self._waiting = b""  # rows that a full disk has not taken yet
+        self._waiting = b""  # rows that could not be written yet
         if self._file.tell() < position:
             self._file.close()
             raise DamagedFileError(
@@ -52,11 +52,11 @@ class MetricsLog:
             self._waiting = self._waiting[self._file.write(self._waiting) :]
 
     def board(self, name: str, value: float, step: int) -> None:
-        """To TensorBoard alone: what depends on the clock."""
+        """Writes a value that depends on the clock, to TensorBoard only."""
         self._board.add(name, value, step)
 
     def sync(self) -> None:
-        """Puts the rows on the disk, before a checkpoint counts on them; raises `SaveError`."""
+        """Forces the rows to the disk before a checkpoint refers to them; raises `SaveError`."""
         try:
             self._write_waiting()
             os.fsync(self._file.fileno())
@@ -76,11 +76,11 @@ class MetricsLog:
 
 
 class Board:
-    """TensorBoard's scalars. `metrics.jsonl` has them too, so storage that fails ends the board and not the run.
+    """Writes TensorBoard's scalars. `metrics.jsonl` has them too, so a storage error ends the board and not the run.
 
     Args:
-        folder: made where needed; every process writes a file of its own there.
-        step: the step that the run continues from; TensorBoard hides what earlier processes wrote after it.
+        folder: made if needed; every process writes its own file.
+        step: the step that the run continues from. TensorBoard hides later points of earlier processes.
     """
 
     def __init__(self, folder: pathlib.Path, step: int):
@@ -102,7 +102,7 @@ class Board:
         self._try(begin)
 
     def add(self, name: str, value: float, step: int) -> None:
-        """A point of the curve `name`."""
+        """Adds a point to the curve `name`."""
         summary = self._summary(value=[self._summary.Value(tag=name, simple_value=value)])
         if self._writer:
             self._try(lambda: self._write(step=step, summary=summary))
@@ -123,13 +123,13 @@ class Board:
             if writer:
                 with contextlib.suppress(OSError):
                     writer.close()
-            warn(f"cannot write TensorBoard's file: {error.strerror}. It ends here.")
+            warn(f"cannot write TensorBoard's file: {error.strerror}. The file ends here.")
 
 
 @contextlib.contextmanager
 def _without_torch():
-    """tensorboardX imports PyTorch where there is one, for the name of a type: two seconds of every start."""
-    absent = sys.modules.setdefault("torch", None) is None  # an import that finds None fails, which it allows for
+    """Hides PyTorch: tensorboardX would import PyTorch for the name of a type, two seconds of every start."""
+    absent = sys.modules.setdefault("torch", None) is None  # None makes the import fail, which tensorboardX allows
     try:
         yield
     finally:
@@ -138,13 +138,13 @@ def _without_torch():
 
 
 class Clock:
-    """Seconds spent training, without tests, saves, and the first call of a process, which compiles.
+    """Measures the seconds of training, without tests, saves, and the first call of a process, which compiles.
 
     Args:
         begun: `time.monotonic()` at the start of the command.
-        examples: images of an update, of all seeds.
-        step: updates done before.
-        seconds: spent on them.
+        examples: images in an update, of all seeds.
+        step: updates done by earlier processes.
+        seconds: seconds that those updates took.
     """
 
     def __init__(self, begun: float, examples: int, step: int, seconds: float):
@@ -154,11 +154,11 @@ class Clock:
 
     @property
     def first(self) -> bool:
-        """Whether the first call is still to come or under way."""
+        """Whether the first call has not ended yet."""
         return not self._to_first
 
     def pause(self, step: int) -> None:
-        """The updates until `step` are done."""
+        """Stops the clock; the updates until `step` are done."""
         now = time.monotonic()
         if self.first:
             self._to_first = now - self._begun
@@ -167,7 +167,7 @@ class Clock:
         self._steps += step - self._step
 
     def resume(self, step: int) -> None:
-        """The updates after `step` begin."""
+        """Starts the clock; the updates after `step` begin."""
         self._mark, self._step = time.monotonic(), step
 
     @property
@@ -176,7 +176,7 @@ class Clock:
         return self._steps * self.examples / self._own if self._own else 0.0
 
     def summary(self, step: int) -> dict:
-        """What `summary.json` says of the speed."""
+        """Returns the entries of `summary.json` about the speed."""
         return {
             "steps": step,
             "seconds": round(self.seconds, 2),
@@ -186,9 +186,9 @@ class Clock:
 
 
 class Progress:
-    """One line with step, time left, images/s, each loss term and accuracy; redrawn on a terminal, appended elsewhere.
+    """Shows one line with step, time left, images/s, each loss term and accuracy.
 
-    Elsewhere a line appears every few seconds at most, and one at the end.
+    A terminal redraws the line. Elsewhere a new line is written at most every few seconds, and at the end.
     """
 
     def __init__(self, name: str, total: int, quiet: bool = False, out=None, interval: float = 5.0):
@@ -220,7 +220,7 @@ class Progress:
         self._out.flush()
 
     def end(self) -> None:
-        """Leaves the line as it stands: what is written next gets a line of its own."""
+        """Ends the line, so that later output starts on a new line."""
         if self._width:
             self._out.write("\n")
             self._out.flush()

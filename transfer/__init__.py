@@ -1,4 +1,4 @@
-"""Strategies: who teaches whom. One file a strategy, one line here."""
+"""Strategies: who teaches whom. Each strategy has a file, and a line in this one."""
 
 import options
 from registry import Registry

@@ -1,4 +1,4 @@
-"""The base of the strategies in which the student is the only network: its past, its views or its depth teach."""
+"""The base of the strategies in which the student is the only network."""
 
 import dataclasses
 
@@ -23,7 +23,7 @@ class Alone(Strategy):
         return None
 
     def memory(self, student: Outputs, batch: Batch) -> dict:
-        """Returns what a step hands to the next beside the batch statistics: name -> array."""
+        """Returns name -> first value of each array that a step passes to the next, beside the batch statistics."""
         return {}
 
     def init(self, key, batch):
@@ -46,5 +46,5 @@ class Alone(Strategy):
         return student, {**state.extra, "student": stats}
 
     def _heads(self, params: dict, student: Outputs):
-        """Returns the heads' answer to the student's outputs."""
+        """Returns the heads' result for the student's outputs."""
         return self.heads().apply({"params": params["method"]}, student)

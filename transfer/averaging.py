@@ -44,7 +44,7 @@ class Averaging:
         count = new.step.astype(jnp.float32)
         decay = jnp.minimum(self.decay_of_average, (1 + count) / (10 + count))
         average = jax.tree.map(
-            lambda old, now: (decay * old + (1 - decay) * now).astype(old.dtype),
+            lambda old, now: (old + (1 - decay) * (now - old)).astype(old.dtype),  # what is frozen stays to the bit
             state.extra[AVERAGE],
             self.student_variables(new),
         )

@@ -15,18 +15,18 @@ from data import Batch
 from models import Outputs, Player, ops
 from tasks.classification import Classification
 
-# Fields of strategies that the engine fills in; all others are the user's options.
+# Fields of strategies that the engine (`training`) fills in; all others are the user's options.
 PLAYERS = ("student", "optimizer", "method", "task", "split_gradients", "teacher", "teacher_variables", "peers")
 PLAYERS += ("train_epoch",)
 # The key of `init` is folded with these numbers; the student's first weights are the same under every strategy.
 STUDENT, METHOD, MEMORY = 0, 1, 2
-PEERS = 16  # and then with the number of a learner beside the student
+PEERS = 16  # for a learner beside the student: folded with PEERS, then with the learner's number
 TEACHER_KEYS = ("teacher_arch", "teacher_param", "teacher_dtype")
 BANK_KEYS = ("teacher_views", "teacher_bank_dtype", "teacher_bank_top_k")
 
 
 class Builder(Protocol):
-    """What a strategy casts its players with; the engine implements it for a recipe."""
+    """The interface through which a strategy gets its players; the engine implements it for a recipe."""
 
     has_weights: bool
     """Whether the recipe names weights for networks beside the student."""
@@ -104,7 +104,7 @@ class Strategy(abc.ABC):
 
     @classmethod
     def players(cls, build: Builder) -> dict:
-        """Casts the networks beside the student: name -> value of the strategy's fields for them."""
+        """Asks `build` for the networks beside the student; returns name of a field of the strategy -> its value."""
         return {}
 
     @property
@@ -113,23 +113,23 @@ class Strategy(abc.ABC):
         return self.method.views if self.method else ("weak",)
 
     def epochs(self, train_epoch: int) -> int:
-        """Epochs of the whole run: the recipe's, and those of the method's first phase."""
+        """Returns the epochs of the whole run: the recipe's, and those of the method's first phase."""
         return train_epoch + self._first_phase
 
     def best_after(self, train_epoch: int) -> int:
-        """The epoch after which a test can be the student's best; the epochs before train another network."""
+        """Returns the epoch after which a test can be the student's best; earlier epochs train another network."""
         return 0
 
     def student_variables(self, state: State) -> dict:
-        """The student's `{"params", "batch_stats"}`."""
+        """Returns the student's `{"params", "batch_stats"}`."""
         return state.variables("student")
 
     def learners(self, state: State) -> dict[str, tuple[Player, dict]]:
-        """Name -> (player, variables) of the networks that are tested and kept; "student" is the first."""
+        """Returns name -> (player, variables) of the networks that are tested and kept; "student" is the first."""
         return {name: (player, state.variables(name)) for name, player in self._players.items()}
 
     def ensembles(self, logits: dict) -> dict:
-        """Name -> logits [N, K] of each combination that is tested beside the learners.
+        """Returns name -> logits [N, K] of each combination of learners that is tested, too.
 
         Args:
             logits: name of a learner -> its logits [N, K].
@@ -137,16 +137,16 @@ class Strategy(abc.ABC):
         return {}
 
     def tested(self, state: State) -> dict[str, tuple[Player, dict]]:
-        """Name -> (player, variables) of networks that are tested beside the learners and not kept."""
+        """Returns name -> (player, variables) of networks that are tested beside the learners and not kept."""
         return {}
 
     @property
     def frozen(self) -> dict:
-        """Name -> all variables that `init` may put into `State.frozen`, so that no program has to compute them."""
+        """Name -> all variables that `init` may put into `State.frozen`; no program has to compute these."""
         return {}
 
     def inspect(self, state: State, batch: Batch) -> dict[str, jax.Array]:
-        """Name -> an input of the step. The engine looks there for the cause of a non-finite number."""
+        """Returns name -> an input of the step. The engine searches them for the cause of a non-finite number."""
         return {"image": batch.image, **{f"image of view {i + 2}": view for i, view in enumerate(batch.views)}}
 
     def init(self, key: jax.Array, batch: Batch) -> State:
@@ -171,7 +171,7 @@ class Strategy(abc.ABC):
             is the Euclidean norm over all parameters that learn.
         """
         opt_state, phase = state.opt_state, self._first_phase
-        if phase:  # the training proper starts with a fresh optimizer
+        if phase:  # a fresh optimizer starts after the first phase
             opt_state = where(batch.epoch == phase, self.optimizer.init(state.params), opt_state)
         gradients, options, metrics, extra = self._gradients(state, batch, key)
         updates, opt_state = self.optimizer.update(gradients, opt_state, state.params, **options)
@@ -198,19 +198,19 @@ class Strategy(abc.ABC):
 
     @functools.cached_property
     def traced_init(self):
-        """`init`; JAX traces this one once, however many programs contain it."""
-        return jax.jit(self.init, inline=True)  # inlined: a program that reads a part of the state computes that part
+        """`init`, which JAX traces once for all programs that contain it."""
+        return jax.jit(self.init, inline=True)  # a program that reads a part of the state computes only that
 
     @functools.cached_property
     def traced_step(self):
-        """`step`; JAX traces this one once, however many programs contain it."""
+        """`step`, which JAX traces once for all programs that contain it."""
         return jax.jit(self.step)
 
     def shares(self, state: State, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
         """Computes how much each loss term moves the student.
 
         Returns:
-            Name of a term of the student's own -> the norm of its gradient with respect to the student's parameters,
+            Name of each term of the student -> the norm of its gradient with respect to the student's parameters,
             divided by the sum of these norms over all terms.
         """
 
@@ -225,7 +225,7 @@ class Strategy(abc.ABC):
         return {name: norm / whole for name, norm in norms.items()}
 
     def is_label_term(self, name: str) -> bool:
-        """Whether a term is a loss on labels, of any learner."""
+        """Whether the term `name` is the label loss of any learner."""
         return name.rpartition("/")[2] == self.task.term
 
     @property
@@ -238,7 +238,7 @@ class Strategy(abc.ABC):
         return {"student": self.student}
 
     def _scaled(self, updates: dict) -> dict:
-        """Returns the updates to make for the optimizer's `updates`."""
+        """Returns the optimizer's `updates`, scaled by the strategy; here without a change."""
         return updates
 
     def _first_variables(self, key: jax.Array, image: jax.Array) -> tuple[dict, dict]:
@@ -254,7 +254,7 @@ class Strategy(abc.ABC):
         return State(step=step, params=params, extra=extra, opt_state=opt_state, frozen=frozen or {})
 
     def _label_terms(self, outputs: dict[str, Outputs], batch: Batch, weight=1.0) -> tuple[dict, dict]:
-        """The task's loss for each learner, times `weight`.
+        """Computes the task's loss for each learner, times `weight`.
 
         Args:
             outputs: name of a learner -> its outputs.
@@ -272,7 +272,7 @@ class Strategy(abc.ABC):
         return terms, counts
 
     def _label_weight(self, batch: Batch):
-        """The method's weight of the label loss; 0 in the method's first phase, 1 without a method."""
+        """Returns the method's weight of the label loss; 0 in the method's first phase, 1 without a method."""
         if self.method is None:
             return 1.0
         if not self._first_phase:
@@ -283,8 +283,8 @@ class Strategy(abc.ABC):
         """Runs a learner in train mode on all views.
 
         Args:
-            name: of `_players`.
-            params, extra: of all players, as in `State`.
+            name: a name in `_players`.
+            params, extra: those of all players, as in `State`.
 
         Returns:
             (`Outputs` with the method's gradient taps, {"batch_stats"} after the passes).
@@ -315,7 +315,7 @@ class Strategy(abc.ABC):
 
 
 def player_key(key: jax.Array, number: int) -> jax.Array:
-    """Returns the key that the first weights of learner `number` are drawn from; 0 is the student."""
+    """Returns the key for the first weights of learner `number`; 0 is the student."""
     return jax.random.fold_in(jax.random.fold_in(key, PEERS), number) if number else jax.random.fold_in(key, STUDENT)
 
 

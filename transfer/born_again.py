@@ -6,18 +6,19 @@ L is the task's loss on labels.
 
 Paper: Furlanello, Lipton, Tschannen, Itti, Anandkumar. Born Again Neural Networks. ICML 2018. arXiv:1805.04770.
 
-Each generation has `train_epoch` epochs, so the run is `generations` times as long; each starts with weights, optimizer
-and learning rate of its own. A method's first phase comes before each generation but the first. The teacher is in eval
-mode and sees the student's views. If all labels are known, generation 1 is the strategy `Labels` to the bit. If some
-are withheld, generation 1 also sees the images without a label, which move its batch statistics.
+Each generation has `train_epoch` epochs, so the run is `generations` times as long. Each generation starts with fresh
+weights and a fresh optimizer, and its learning rate starts again. A method's first phase comes before each generation
+but the first. The teacher is in eval mode and sees the student's views. If all labels are known, generation 1 equals
+the strategy `Labels` bit for bit. If some are withheld, generation 1 also sees the images without a label, which move
+its batch statistics.
 
-The learner "student" is the present generation; "generation1" ... are those before, and those to come have the present
-one's weights. The ensemble "generations" is the mean of all their probabilities (the paper's BANE). The best test is
-one of the last generation's.
+The learner "student" is the present generation. The learners "generation1", "generation2", ... are the generations
+before the last; until a generation has ended, its learner has the present weights. The ensemble "generations" is the
+mean of all their probabilities (the paper's BANE). Only tests of the last generation can be the best.
 
 `extra["generations"]` holds the present generation's number from 0, the method's first variables, and a slot for each
-generation but the last. A slot first holds the initial weights of the generation that follows. When that generation
-starts, the slot and the student swap weights, and the slot holds the last weights of its own generation.
+generation but the last. A slot first holds the initial weights of the next generation. When that generation starts, the
+slot and the student swap weights. Then the slot holds the last weights of its own generation.
 """
 
 import dataclasses
@@ -31,12 +32,12 @@ from transfer.base import STUDENT, Strategy, where
 
 @dataclasses.dataclass(frozen=True)
 class BornAgain(Strategy):
-    """Each generation of the student, once trained, teaches a freshly initialised next one.
+    """Each generation of the student teaches the next one, which starts with fresh weights.
 
     Paper: Furlanello, Lipton, Tschannen, Itti, Anandkumar, ICML 2018, arXiv:1805.04770
 
     Attributes:
-        generations: how many, the first included.
+        generations: number of generations, the first included.
         train_epoch: epochs of a generation; the engine sets it.
     """
 
@@ -65,7 +66,7 @@ class BornAgain(Strategy):
         generations = state.extra["generations"]
         labels_only = generations["number"] == 0
         student, stats = self._look("student", params, state.extra, batch)
-        if len(self.views) > 1:  # label-only training sees the first view alone
+        if len(self.views) > 1:  # training on labels alone sees the first view only
             _, first = self.student.look(state.variables("student", params), batch, train=True)
             stats = where(labels_only, {"batch_stats": first}, stats)
         weight = 1.0 if not generations["slots"] else jnp.where(labels_only, 1.0, self._label_weight(batch))
@@ -105,15 +106,15 @@ class BornAgain(Strategy):
         return generation * train_epoch + max(generation - 1, 0) * self._first_phase
 
     def _present(self, state, batch):
-        """Begins a generation where one is due.
+        """Begins a generation if one is due.
 
         Returns:
-            (the state; in a generation's first step with the variables that the generation starts from, the batch with
-            its epoch counted from the generation's start).
+            (state, batch). In the first step of a generation, the state has the generation's initial variables. The
+            batch's epoch counts from the generation's start.
         """
         starts = [self._start(i, self.train_epoch) for i in range(self.generations)]
         number = sum(((batch.epoch >= start).astype(jnp.int32) for start in starts[1:]), jnp.zeros((), jnp.int32))
-        # The first generation has no first phase: its epochs count from the end of the phase that it would have had.
+        # The first generation has no first phase, so its epochs count as if such a phase had just ended.
         offsets = jnp.asarray([-self.method.first_phase_epochs, *starts[1:]], batch.epoch.dtype)
         batch = batch.replace(epoch=batch.epoch - offsets[number])
         generations = state.extra["generations"]

@@ -1,17 +1,19 @@
-"""Branches: several copies of a network's last stage and classifier on one trunk, for any network that has stages.
+"""Branches: several copies of a network's last stage and classifier on one trunk, for any network with stages.
 
-A branch is the whole network with the trunk's variables in the places of its own. The trunk is everything that the last
-stage but one, `stage{N-1}`, depends on; a trace of the network finds it.
+The trunk is everything on which the last stage but one, `stage{N-1}`, depends; a trace of the network finds the trunk.
+A branch is the whole network, but with the common trunk's variables instead of its own.
 
 Every branch computes the trunk from the same numbers, and XLA merges the equal forward passes. XLA does not merge the
-backward passes, because each branch has a gradient of its own: the trunk would cost one backward pass a branch. So a
-branch's copy of the trunk stands behind `stop_gradient`, and h - stop_gradient(h), which is zero, is added to its tap,
-where h is the tap of the student. All gradients then meet in h, and the trunk has one backward pass:
+backward passes, because each branch has its own gradient. So the trunk would cost one backward pass for each branch.
+Therefore the trunk's variables are behind `stop_gradient` in a branch. Let h be the student's feature at the tap
+`stage{N-1}`. The branch adds h - stop_gradient(h), which is zero, to its own feature at this tap. Then all gradients
+arrive at h, and the trunk has one backward pass:
 
     branch_i(x) = network(constant trunk, own_i)(x, with h - stop_gradient(h) added at stage{N-1})
 
-If the logits depend on the trunk also past that tap, or if the network takes no shifts, each copy is differentiated by
-itself: the gradients are the same and cost a whole backward pass a branch.
+A value added at a tap is a shift. If the network takes no shifts, or if the logits also depend on the trunk past the
+tap, each copy of the trunk is differentiated separately. The gradients are the same, but the trunk then costs one
+backward pass per branch.
 """
 
 import dataclasses
@@ -37,7 +39,7 @@ class Trunk:
 
     Attributes:
         tap: the feature at the trunk's end.
-        paths: of the trunk's variables, ("params", ...) and ("batch_stats", ...).
+        paths: paths of the trunk's variables, ("params", ...) and ("batch_stats", ...).
         cut: the logits depend on the trunk through the tap alone, and the network takes shifts.
     """
 
@@ -51,7 +53,7 @@ def trunk_of(model: nn.Module, image_shape: tuple[int, ...]) -> Trunk:
     """Finds the trunk in a trace of `model` on images of the shape [B, H, W, C]; computes nothing.
 
     Raises:
-        UserError: a network with fewer than two stages.
+        UserError: the network has fewer than two stages.
     """
     image = jax.ShapeDtypeStruct(image_shape, jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), image)
@@ -60,8 +62,8 @@ def trunk_of(model: nn.Module, image_shape: tuple[int, ...]) -> Trunk:
     count = len(stages(seen))
     if count < 2:
         raise UserError(
-            f"{type(model).__name__} has {count} stages; branches need two at least, `stage1`, `stage2`, ... among its "
-            "features. Choose another --student_arch."
+            f"{type(model).__name__} has {count} stages, but branches need two or more (features `stage1`, `stage2`, "
+            "...). Choose another --student_arch."
         )
     tap = f"stage{count - 1}"
 
@@ -71,7 +73,7 @@ def trunk_of(model: nn.Module, image_shape: tuple[int, ...]) -> Trunk:
 
     trace = jax.make_jaxpr(run)(list(flat.values()), image).jaxpr
     end, logits = trace.outvars
-    names = dict(zip(trace.invars, flat, strict=False))  # the last is the image
+    names = dict(zip(trace.invars, flat, strict=False))  # the last input is the image
     paths = frozenset(names[v] for v in traces.reached(trace, [end]) if v in names)
     rest = {names[v] for v in traces.reached(trace, [logits], barrier=end) if v in names}
     takes_shifts = "deltas" in inspect.signature(type(model).__call__).parameters
@@ -80,13 +82,13 @@ def trunk_of(model: nn.Module, image_shape: tuple[int, ...]) -> Trunk:
 
 @dataclasses.dataclass(frozen=True)
 class Branches:
-    """`count` networks of one architecture with the trunk in common; the first is the student.
+    """`count` networks of one architecture with a common trunk; the first is the student.
 
-    Parameters are `{"student": a whole network's, "branch1": without the trunk's, ...}`, and the other variables alike.
+    Parameters are `{"student": a whole network's, "branch1": without the trunk's, ...}`. So are the other variables.
 
     Attributes:
         player: the student.
-        count: how many networks, two or more.
+        count: number of networks, two or more.
         shared: the networks have a trunk in common; False: they are whole networks.
     """
 
@@ -100,7 +102,7 @@ class Branches:
         return ["student", *(f"branch{i}" for i in range(1, self.count))]
 
     def init(self, key: jax.Array, image: jax.Array) -> tuple[dict, dict]:
-        """Returns the first (parameters, other variables), each branch's drawn from its own key."""
+        """Returns the first (parameters, other variables). Each branch draws them from its own key."""
         params, extra = {}, {}
         for number, name in enumerate(self.names):
             variables = self.player.init(player_key(key, number), image)
@@ -109,7 +111,7 @@ class Branches:
         return params, extra
 
     def variables(self, params: dict, extra: dict, name: str) -> dict:
-        """Returns the variables of the branch `name` for the plain network."""
+        """Returns the variables of the branch `name`, as variables of a whole network."""
         own = {"params": params[name], **extra[name]}
         return own if name == "student" else _joined({"params": params["student"], **extra["student"]}, own)
 
@@ -144,7 +146,7 @@ class Branches:
                 extra["student"] = after[name]
                 continue
             after[name] = {"batch_stats": self._own(stats, images[0].shape)["batch_stats"]}
-            if len(images) > 1 and self.shared:  # the trunk has seen one image more
+            if len(images) > 1 and self.shared:  # each array moves the trunk's statistics
                 whole = {"params": {}, **after["student"]}
                 moved = _only(stats, trunk.paths)
                 after["student"] = {"batch_stats": _joined(whole, moved)["batch_stats"]}
@@ -152,7 +154,7 @@ class Branches:
         return outputs, after, outputs["student"].features[trunk.tap]
 
     def learners(self, params: dict, extra: dict) -> dict[str, tuple[Player, dict]]:
-        """Returns name -> (player, variables for the plain network)."""
+        """Returns name -> (player, variables of a whole network)."""
         return {name: (self.player, self.variables(params, extra, name)) for name in self.names}
 
     def _own(self, variables, image_shape):
@@ -165,7 +167,7 @@ class Branches:
 
 @dataclasses.dataclass(frozen=True)
 class Assembly(Player):
-    """Several networks and the part that joins their logits, in the role of one network: tested, and not kept.
+    """Several networks and the function that joins their logits, as one player. It is tested and not kept.
 
     Attributes:
         call: (variables, image [B, H, W, C] in [0, 1]) -> logits [B, K], in evaluation mode.
@@ -182,11 +184,11 @@ class Branched(Strategy):
     """Base of the strategies whose learners are branches of one network.
 
     Attributes:
-        branches: how many networks, the student included.
-        weight: of the distillation losses.
+        branches: number of networks, the student included.
+        weight: weight of the distillation losses.
         temperature: T, dimensionless.
-        ramp: share of the training in which the distillation losses grow to their weight; 0: they are whole at once.
-        train_epoch: epochs of the training; the engine sets it. 0: unknown, and the ramp is over.
+        ramp: share of the training in which the distillation losses grow to their weight; 0: full weight at once.
+        train_epoch: epochs of the training; the engine sets it. 0: unknown; then there is no ramp.
     """
 
     branches: int = at_least(2, 3)
@@ -203,15 +205,15 @@ class Branched(Strategy):
         return self._branches.learners(state.params, state.extra)
 
     def _factor(self, epoch: jax.Array) -> jax.Array:
-        """The weight of the distillation losses at `epoch`."""
+        """Returns the weight of the distillation losses at `epoch`."""
         return self.weight * ramp_up(epoch, self.ramp * self.train_epoch)
 
     def _ensemble(self, state: State, variables: dict, join: Callable) -> dict[str, tuple[Player, dict]]:
-        """The branches' ensemble for `tested`.
+        """Returns the branches' ensemble as `tested` returns it.
 
         Args:
             state: has the branches' variables.
-            variables: those of `join`.
+            variables: the variables that `join` takes.
             join: (variables, `Outputs` of each branch) -> logits [B, K].
         """
         branches, student = self._branches, self.student

@@ -1,18 +1,19 @@
-"""BYOT: the deepest classifier teaches exits at the stages before.
+"""BYOT: the deepest classifier teaches classifiers at the earlier stages, called exits.
 
     loss = L(z) + sum_exits [(1 - alpha) L(z_i) + alpha T^2 KL(softmax(z / T) || softmax(z_i / T))
                               + feature_weight * mean_b |F_i - F|^2]
 
 L is the task's loss on labels, z are the logits and F is the last stage; z and F are constants where they teach. z_i
-and F_i are those of exit i: bottlenecks down to F's shape, the mean over positions, a linear layer.
+and F_i are the logits and the map of exit i. An exit has bottlenecks down to F's shape, the mean over positions and a
+linear layer.
 
 Paper: Zhang, Song, Gao, Chen, Bao, Ma. Be Your Own Teacher: Improve the Performance of Convolutional Neural Networks
 via Self Distillation. ICCV 2019. arXiv:1905.08094.
 
-The paper gives no weights. 0.1, T = 3 and 1e-6 are from later comparisons; code by the authors has alpha 0.3 and 0.03
-times the unsquared distance. Any network with two stages or more works; a transformer's tokens are taken as a square
-map. Exits exist in training only: their batch norms always use the batch's statistics, and they are not kept. The
-metrics `exit1_correct` ... are shares of the batch, like `correct`.
+The paper gives no weights. alpha 0.1, T = 3 and feature weight 1e-6 are from later comparisons; code by the authors has
+alpha 0.3 and 0.03 times the unsquared distance. Any network with two stages or more works; a transformer's tokens are
+read as a square map. Exits are used in training only and not kept, so their batch norms always use the batch's
+statistics. The metrics `exit1_correct` ... are shares of the batch, like `correct`.
 """
 
 import dataclasses
@@ -97,7 +98,7 @@ class Exits(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class BYOT(Alone):
-    """The student's deepest classifier and last stage teach exits at the stages before: be your own teacher.
+    """The student's last stage and classifier teach classifiers at its earlier stages.
 
     Paper: Zhang, Song, Gao, Chen, Bao, Ma, ICCV 2019, arXiv:1905.08094
 

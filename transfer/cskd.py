@@ -9,8 +9,8 @@ Paper: Yun, Park, Lee, Shin. Regularizing Class-wise Predictions via Self-knowle
 arXiv:2003.13964.
 
 As in the released code the prediction for x' is made in train mode, so the batch statistics move twice a step.
-`weight` is the paper's lambda_cls (1 to 4 in the paper). An image without a label is its own partner, in another view;
-this needs no label.
+`weight` is the paper's lambda_cls (1 to 4 in the paper). The partner of an image without a label is
+another view of the same image.
 """
 
 import dataclasses

@@ -9,9 +9,9 @@ is the embedding.
 Paper: Xu, Liu. Data-Distortion Guided Self-Distillation for Deep Neural Networks. AAAI 2019.
 doi:10.1609/aaai.v33i01.33015565.
 
-The authors published no code; 1, 0.0005 and T = 3 are the values of a public reimplementation. `weight` and
-`mmd_weight` are the paper's lambda and mu. As in mutual learning each divergence teaches one side only: the first
-distribution, the target, is a constant. The mean discrepancy has the linear kernel.
+The authors published no code; weights 1 and 0.0005 and T = 3 are those of a public reimplementation. `weight` and
+`mmd_weight` are the paper's lambda and mu. As in mutual learning each divergence teaches one side only: the target,
+which is the first distribution, is a constant. The mean discrepancy has the linear kernel.
 """
 
 import dataclasses
@@ -47,8 +47,8 @@ class DDGSD(Alone):
 
     Attributes:
         temperature: T, dimensionless.
-        weight: of the divergences.
-        mmd_weight: of the mean discrepancy.
+        weight: weight of the divergences.
+        mmd_weight: weight of the mean discrepancy.
     """
 
     temperature: float = positive(3.0)

@@ -1,4 +1,4 @@
-"""DLB: the last batch teaches this one.
+"""DLB: the student's predictions for the previous batch teach the student on the same images.
 
     loss = L(previous and current images) + weight * T^2 * mean_b KL(q_b || softmax(z_b / T))
 
@@ -10,7 +10,7 @@ arXiv:2203.16172.
 
 As in the paper, previous and current images pass the network as one batch. The memory holds the logits in train mode,
 before the update. In the first step, or after a skipped one, the memory is not of the previous images. Then the current
-images take the place of the previous ones and the divergence is 0: the step is one on the current images alone.
+images replace the previous ones and the divergence is 0, so the step uses the current images alone.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from transfer.alone import Alone
 
 @dataclasses.dataclass(frozen=True)
 class DLB(Alone):
-    """What the student said a step ago teaches it on the same images, augmented anew.
+    """The student's predictions of the previous step teach the student on the same images, augmented anew.
 
     Paper: Shen, Xu, Yang, Li, Guo, CVPR 2022, arXiv:2203.16172
 

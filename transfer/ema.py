@@ -8,13 +8,13 @@ L is the task's loss on labels. Batch statistics are averaged like the weights.
 Paper: Tarvainen, Valpola. Mean teachers are better role models: Weight-averaged consistency targets improve
 semi-supervised deep learning results. NeurIPS 2017. arXiv:1703.01780.
 
-With the ramp of the released code the teacher is the plain mean of all students so far until the moving average is
-shorter than that mean. Without the ramp the student's first, random weights stay in the teacher for 1 / (1 - decay)
-updates. The teacher normalises with its averaged statistics, with `train_mode` by the batch's own, like the released
-code.
+With the ramp of the released code the teacher is at first the plain mean of the student's weights so far. When
+1 - 1 / updates reaches `decay`, the moving average begins. Without the ramp the student's first, random weights stay in
+the teacher for 1 / (1 - decay) updates. The teacher normalises with its averaged statistics. With `train_mode` the
+teacher uses the batch's statistics, as in the released code.
 
-The paper's method is the squared difference of probabilities, with a ramp of its weight, on noise that differs between
-teacher and student; here both see the same views, and any method teaches. The default is the KL divergence at T = 1
+The paper's method is the squared difference of probabilities, with a ramp of its weight and with different noise for
+teacher and student. Here both see the same views, and any method teaches. The default is the KL divergence at T = 1
 beside the whole label loss: a teacher that is no better than its student must not outweigh the labels. Teacher and
 student still differ, because the student has the batch's statistics and newer weights. With decay 1 and no ramp the
 strategy is `Offline` with the student's first weights as the teacher. The teacher is tested and kept beside the
@@ -54,7 +54,7 @@ class EMA(Strategy):
 
     def init(self, key, batch):
         params, extra = self._first_variables(key, batch.image)
-        # A copy, because a step takes over the state's buffers one by one: no two leaves may share one.
+        # A copy, because a step takes the buffer of each leaf: no two leaves may share a buffer.
         extra["teacher"] = jax.tree.map(jnp.copy, {"params": params["student"], **extra["student"]})
         teacher = self._teacher(extra["teacher"], batch)
         student, _ = self._look("student", params, extra, batch)

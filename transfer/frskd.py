@@ -4,15 +4,15 @@
            + feature_weight * sum_stages mean (attention(f_i) - attention(r_i))^2
 
 L is the task's loss on labels. z_a and r_i are the logits and refined maps of the auxiliary network: a bidirectional
-feature pyramid over the student's stages f_i (BiFPNc, one layer, twice the channels). As teachers they are constants;
-L(z_a) reaches the student's stages through the pyramid. `attention` is AT's.
+feature pyramid over the student's stages f_i (BiFPNc, one layer, twice the channels). Where they teach, they are
+constants. The gradient of L(z_a) reaches the student's stages through the pyramid. `attention` is AT's.
 
 Paper: Ji, Shin, Hwang, Park, Moon. Refine Myself by Teaching Myself: Feature Refinement via Self-Knowledge
 Distillation. CVPR 2021. arXiv:2103.08273.
 
 The weights 2 and 100 (CIFAR-100) are the paper's alpha and beta. As in the released code the pyramid reads the maps
-after a ReLU. Here any network with two stages or more works: maps are resized whatever the ratio, and a transformer's
-tokens are taken as square maps. The auxiliary network is not kept, so its batch norms always use the batch's
+after a ReLU. Here any network with two stages or more works: maps are resized by any ratio, and a transformer's
+tokens are read as square maps. The auxiliary network is not kept, so its batch norms always use the batch's
 statistics.
 """
 

@@ -1,21 +1,21 @@
-"""KDCL: peers learn from an ensemble of their logits that is better than each of them, on distorted images.
+"""KDCL: peers learn from an ensemble of their logits; each peer sees its own random view of the images.
 
     loss = sum_k L(k) + weight * T^2 KL(softmax(z_t / T) || softmax(z_k / T))
 
 L is the task's loss on labels.
 The ensemble's logits z_t are, per image:
 - "naive": those of the peer with the lowest label loss.
-- "linear": sum_k a_k z_k, where a >= 0, sum a = 1 minimises the batch's label loss: one convex problem a step.
-- "minlogit": min_k (z_k - z_k[label]) in each class: the label's logit is 0 and no other is higher than any peer's.
+- "linear": sum_k a_k z_k, where a >= 0, sum a = 1 minimises the batch's label loss: one convex problem per step.
+- "minlogit": min_k (z_k - z_k[label]) in each class: the label's logit is 0, every other is the peers' lowest.
 
 Paper: Guo, Wang, Wu, Yu, Liang, Hu, Luo. Online Knowledge Distillation via Collaborative Learning. CVPR 2020.
 
 Each peer sees a random view of its own (the paper's invariant collaborative learning); with `own_views=False` all see
-the same. The paper leaves open, and we chose: naive's peer is chosen for each image; a fixed number of steps of
-exponentiated gradients solves the linear problem (within 0.2 % of the lowest loss in tests); weight 1 and temperature
-2. For a row without a label no peer is known to be better: the ensemble is the mean of the logits (linear: has the
-weights of the labelled rows). The paper's fourth ensemble, "general", weighs peers by their errors on a part of the
-training set that is held back. That ensemble is not here.
+the same. The paper leaves these points open, and we chose: "naive" chooses a peer for each image; a fixed number of
+steps of exponentiated gradients solves the linear problem (within 0.2 % of the lowest loss in tests); weight 1 and
+temperature 2. For a row without a label the ensemble is the mean of the logits ("linear" uses the weights from the
+labelled rows). The paper's fourth ensemble, "general", weighs peers by their errors on held-back training images. That
+ensemble is not implemented.
 """
 
 import dataclasses
@@ -31,11 +31,11 @@ from transfer.peers import Group
 
 CLASSIFICATION = Classification()
 ENSEMBLES = ("naive", "linear", "minlogit")
-STEPS = 50  # towards the linear ensemble's weights
+STEPS = 50  # gradient steps for the weights of the linear ensemble
 
 
 def naive(logits: jax.Array, batch, task=CLASSIFICATION) -> jax.Array:
-    """[n, B, K] -> [B, K]: each row from the peer with the lowest label loss; of equal peers from the first."""
+    """[n, B, K] -> [B, K]: each row from the peer with the lowest label loss; from the first of equal peers."""
     best = jnp.argmin(task.loss_rows(logits, batch), axis=0)
     return jnp.take_along_axis(logits, best[None, :, None], axis=0)[0]
 
@@ -92,9 +92,9 @@ class KDCL(Group):
 
     Attributes:
         ensemble: "naive", "linear" or "minlogit".
-        weight: of the distillation loss.
+        weight: weight of the distillation loss.
         temperature: T, dimensionless.
-        own_views: each peer sees another random view of each image.
+        own_views: each peer sees its own random view of each image.
     """
 
     ensemble: str = one_of(*ENSEMBLES)

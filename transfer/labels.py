@@ -1,4 +1,4 @@
-"""Labels: the student has no teacher. Every table's baseline; teachers are trained with this strategy."""
+"""Labels: the student has no teacher. The baseline of every table; teachers are trained with this strategy."""
 
 import dataclasses
 

@@ -11,6 +11,9 @@ The momentum is 0.95 and Nesterov's, with five steps of Newton and Schulz. The u
 0.2 * sqrt(max(rows, columns)), which gives it the size of AdamW's: one learning rate and one weight decay, those that
 are good for AdamW, serve both.
 Source: Liu et al. Muon is Scalable for LLM Training. 2025. arXiv:2502.16982.
+
+LAMB, for large batches, is AdamW whose update of each tensor, decay included, is scaled to the tensor's norm.
+Paper: You et al. Large Batch Optimization for Deep Learning: Training BERT in 76 minutes. ICLR 2020. arXiv:1904.00962.
 """
 
 from collections.abc import Callable
@@ -60,3 +63,7 @@ def muon(
         optax.add_decayed_weights(weight_decay, mask),
         optax.scale_by_learning_rate(learning_rate),
     )
+
+
+# Optimizers whose weight decay does not enter the moments, by their name in a recipe: (rate, weight_decay=, mask=).
+DECOUPLED = {"adamw": optax.adamw, "lamb": optax.lamb, "muon": muon}

@@ -7,10 +7,10 @@ L is the task's loss on labels, n the number of learners.
 Paper: Zhang, Xiang, Hospedales, Lu. Deep Mutual Learning. CVPR 2018. arXiv:1706.00384.
 
 The paper's method is KL(p_l || p_k) at T = 1, which is the default here. With another method each ordered pair has
-learnable parts and memory of its own. All peers see the same images and are updated together, after one forward pass
-each, in which the others' outputs are constants; the paper updates one after the other, each with new answers of the
-others. One optimizer moves all; weight 0 trains each peer as if alone, unless `clip_norm` clips the norm of all
-together.
+learnable parts and memory of its own. All peers see the same images. In a step each peer makes one forward pass, the
+others' outputs are constants, and all peers are updated together. The paper updates one peer after the other, each with
+new outputs of the others. One optimizer moves all peers. Weight 0 trains each peer as if alone, unless `clip_norm`
+clips the norm over all peers.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ class Mutual(Group):
     Paper: Zhang, Xiang, Hospedales, Lu, CVPR 2018, arXiv:1706.00384
 
     Attributes:
-        weight: of the losses that the peers teach by.
+        weight: weight of the peers' distillation losses.
     """
 
     weight: float = not_negative(1.0)

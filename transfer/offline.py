@@ -9,9 +9,9 @@ L is the task's loss on labels, and z_i are the logits of teacher i.
 Papers: Hinton, Vinyals, Dean. Distilling the Knowledge in a Neural Network. NIPS workshop 2014. arXiv:1503.02531.
 Several teachers: You, Xu, Xu, Tao. Learning from Multiple Teacher Networks. KDD 2017.
 
-You et al. average the teachers' softened probabilities. Under SoftLogits "losses" with equal weights does the same: the
-mean of KL(t_i || s) is KL(mean_i t_i || s) and a constant. "logits" is the geometric mean of the probabilities at any
-temperature, and works for each method that reads logits. The paper's relative dissimilarities of features are not here.
+You et al. average the teachers' softened probabilities. "losses" with SoftLogits and equal weights does the same: the
+mean of KL(t_i || s) is KL(mean_i t_i || s) plus a constant. "logits" is the geometric mean of the probabilities at any
+temperature, for methods that read logits only. The paper's relative dissimilarities of features are not implemented.
 """
 
 import dataclasses
@@ -58,7 +58,7 @@ class Offline(Strategy):
         count, weights = len(self._teachers), self.teacher_weights
         if self.combine == "logits" and not self._several:
             raise UserError(
-                "'combine' 'logits' averages the logits of several teachers, and there is one. Leave it out."
+                "'combine' 'logits' averages the logits of several teachers, but there is only one. Leave it out."
             )
         if self._several and len(self.teacher_variables) != count:
             raise UserError(f"There are {count} teachers and variables of {len(self.teacher_variables)}.")
@@ -71,8 +71,8 @@ class Offline(Strategy):
             raise UserError(f"'teacher_weights' must not all be 0; got {weights}.")
         if self._averages and self.method.gradient_taps:
             raise UserError(
-                f"{type(self.method).__name__} asks for the teachers' gradients, and combine='logits' has their "
-                "average logits alone. Use combine='losses'."
+                f"{type(self.method).__name__} needs the teachers' gradients, but combine='logits' has only their "
+                "average logits. Use combine='losses'."
             )
 
     @property
@@ -136,10 +136,10 @@ class Offline(Strategy):
         return {**super().inspect(state, batch), **{f"{name}'s logits": o.logits for name, o in lessons.items()}}
 
     def _lessons(self, frozen: dict, batch) -> dict[str, Outputs]:
-        """Name -> the outputs that the method is called with; "teacher" is the only name of a single call."""
+        """Returns name -> teacher's outputs for each call of the method; the name of a single call is "teacher"."""
         if batch.teacher_logits is not None:
             if self._several:
-                raise ValueError("The batch brings the logits of one teacher, and there are several.")
+                raise ValueError("The batch has the logits of one teacher, but the strategy has several.")
             return {"teacher": Outputs(logits=batch.teacher_logits, features=NoFeatures())}
         found = {name: self._taught(player, frozen[name], batch) for name, player in self._teachers.items()}
         return {"teacher": _average(found, self._weights)} if self._averages else found

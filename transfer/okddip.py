@@ -7,12 +7,12 @@ L is the task's loss on labels.
 
 Paper: Chen, Mei, Wang, Feng, Chen. Online Knowledge Distillation with Diverse Peers. AAAI 2020. arXiv:1912.00350.
 
-The student is the leader; the peers only help. `shared=True` is the paper's branch-based group (copies of the last
-stage on one trunk, transfer/branches.py), False the paper's network-based group (whole networks). W_1 and W_2 reduce
-the embedding to an eighth of its width and learn through a_kl in the targets; the predictions and embeddings in the
-targets are constants. The released code mixes logits instead of probabilities, and the gradient flows through the whole
-target: `as_released`. The released code's ramp is exp(-5 (1 - epoch / 80)^2) in 300 epochs; here 80 / 300 is a share of
-the training, and the epoch is continuous.
+The student is the leader; the peers only help in training. `shared=True` is the paper's branch-based group (copies of
+the last stage on one trunk, transfer/branches.py), False the paper's network-based group (whole networks). W_1 and W_2
+reduce the embedding to an eighth of its width. They learn through a_kl in the targets; the predictions and embeddings
+in the targets are constants. `as_released` is the released code's form: the targets mix logits instead of
+probabilities, and the gradient flows through the whole target. The released code's ramp is
+exp(-5 (1 - epoch / 80)^2) in 300 epochs; here the ramp takes 80 / 300 of the training, and the epoch is continuous.
 """
 
 import dataclasses
@@ -51,7 +51,7 @@ class OKDDip(Branched):
     Further options are those of `Branched`.
 
     Attributes:
-        branches: how many networks, three or more: a leader and two peers.
+        branches: number of networks, three or more: a leader and two peers at least.
         shared: the networks have a trunk in common; False: they are whole networks.
         as_released: targets are mixtures of logits, and the gradient flows through them.
     """

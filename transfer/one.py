@@ -8,8 +8,8 @@ L is the task's loss on labels.
 Paper: Lan, Zhu, Gong. Knowledge Distillation by On-the-Fly Native Ensemble. NeurIPS 2018. arXiv:1806.04606.
 
 Branches are copies of the last stage and the classifier (transfer/branches.py). The ensemble is a constant in the last
-term. The released code's ramp is exp(-5 (1 - epoch / 80)^2) in 300 epochs; here 80 / 300 is a share of the training,
-and the epoch is continuous. The released code adds 1e-7 to the targets; this file does not.
+term. The released code's ramp is exp(-5 (1 - epoch / 80)^2) in 300 epochs; here the ramp takes 80 / 300 of the
+training, and the epoch is continuous. The released code adds 1e-7 to the targets; this file does not.
 
 The student is the first branch, a plain network. All branches are kept, and the gated "ensemble" (ONE-E in the paper)
 is tested beside them.
@@ -32,7 +32,7 @@ class Gate(nn.Module):
     """The weight of each branch, image by image.
 
     Attributes:
-        count: how many branches.
+        count: number of branches.
     """
 
     count: int

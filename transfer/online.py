@@ -8,9 +8,9 @@ L is the task's loss on labels.
 Source: the one-way online distillation of older JAX cookbooks (CIFAR-10, ResNet-56 to ResNet-32); the simplest case of
 Zhang, Xiang, Hospedales, Lu. Deep Mutual Learning. CVPR 2018. arXiv:1706.00384, with one direction only.
 
-Both see the same images in the same step, both in train mode: the student learns from answers that the teacher's batch
-norms give on this batch. The teacher's outputs are constants to the method, so the teacher learns from labels alone.
-One optimizer moves both; `clip_norm` clips the norm of both together. With `teacher_learning_rate` 0 the strategy is
+Teacher and student see the same images in the same step, both in train mode. So the teacher's batch norms use the
+batch's statistics. The teacher's outputs are constants to the method, so the teacher learns from labels alone. One
+optimizer moves both; `clip_norm` clips the norm over both together. With `teacher_learning_rate` 0 the strategy is
 Offline with a teacher in train mode.
 """
 
@@ -33,10 +33,10 @@ class Online(Strategy):
     Source: older JAX distillation cookbooks; one direction of arXiv:1706.00384
 
     Attributes:
-        peers: the teacher alone.
+        peers: a tuple of the teacher only.
         teacher_variables: the teacher's first variables (`--teacher_param`); None: drawn at random.
-        teacher_learning_rate: factor on the teacher's updates; at 0 the teacher's weights stay and its batch statistics
-            move.
+        teacher_learning_rate: factor on the teacher's updates; at 0 the teacher's weights do not change, but its batch
+            statistics do.
     """
 
     peers: tuple[Player, ...]

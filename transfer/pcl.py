@@ -4,16 +4,16 @@
 
     mean <- a mean + (1 - a) weights,   a = min(1 - 1 / (step + 1), decay), after each update
 
-L is the task's loss on labels. q_k is the prediction of peer k on its own random view of the images, z_e the logits of
-a linear classifier on all peers' embeddings, put end to end, and p_l the prediction of peer l's running mean on l's
-view. All are softened by T.
+L is the task's loss on labels. q_k is the prediction of peer k on its own random view of the images. z_e are the logits
+of a linear classifier on the concatenated embeddings of all peers, and q_e is its prediction. p_l is the prediction of
+peer l's running mean on l's view. All predictions are softened by T.
 
 Paper: Wu, Gong. Peer Collaborative Learning for Online Knowledge Distillation. AAAI 2021. arXiv:2006.04147.
 
 Peers are branches: copies of the last stage and the classifier on one trunk (transfer/branches.py). Teachers are
-constants. The paper's ramp is exp(-5 (1 - epoch / 80)^2) in 300 epochs; here 80 / 300 is a share of the training, and
-the epoch is continuous. The running means answer in train mode and have batch statistics of their own; the paper is
-silent about both.
+constants. The paper's ramp is exp(-5 (1 - epoch / 80)^2) in 300 epochs; here the ramp takes 80 / 300 of the training,
+and the epoch is continuous. The running means are in train mode and have batch statistics of their own; the paper
+mentions neither.
 
 The student is the first peer. All peers are kept, and so is "mean", the first peer's running mean. "ensemble" (PCL-E),
 the classifier, is tested beside them.
@@ -59,7 +59,7 @@ class PCL(Branched):
     Further options are those of `Branched`.
 
     Attributes:
-        decay: of the running means, at most.
+        decay: the largest decay of the running means.
     """
 
     decay: float = between(0, 1, 0.999, with_high=False)

@@ -1,4 +1,4 @@
-"""What strategies with several learners share: the group of peers, its targets, and the ramp of a weight."""
+"""Parts that strategies with several learners share: the group of peers, its targets, and the ramp of a weight."""
 
 import dataclasses
 
@@ -12,7 +12,7 @@ from transfer.base import Player, Strategy
 
 @dataclasses.dataclass(frozen=True)
 class Group(Strategy):
-    """Base of the strategies whose learners are the student and its peers, networks of their own.
+    """Base of the strategies whose learners are the student and its peers, which are whole networks.
 
     Attributes:
         peers: the student's peers, one or more.
@@ -39,11 +39,11 @@ def players_of(student: Player, peers: tuple[Player, ...]) -> dict[str, Player]:
     """Returns name -> player; the student is the first.
 
     Raises:
-        UserError: no peer, or two players of one name.
+        UserError: no peer, or two players with the same name.
     """
     players = {player.name: player for player in (student, *peers)}
     if not peers or len(players) != len(peers) + 1:
-        raise UserError(f"Learners need names of their own, and one beside the student; got {[p.name for p in peers]}.")
+        raise UserError(f"The student needs a peer, and peers need names of their own; got {[p.name for p in peers]}.")
     return players
 
 
@@ -86,7 +86,7 @@ def mean_prediction(logits: list[np.ndarray]) -> np.ndarray:
 
 
 def refuse_two_phases(strategy: str, method, advice: str = "") -> None:
-    """Raises `UserError` if the method first learns from a trained teacher for some epochs: there is none yet."""
+    """Raises `UserError` if the method has a first phase, which needs a teacher that is trained already."""
     if method is not None and method.first_phase_epochs:
         raise UserError(
             f"{type(method).__name__} learns from its teacher for {method.first_phase_epochs:g} epochs before the "

@@ -1,4 +1,4 @@
-"""PSKD: the student's predictions of the epoch before soften the labels.
+"""PSKD: the student's predictions of the previous epoch soften the labels.
 
     target_b = (1 - a) * onehot_b + a * p_b,   a = alpha * (e + 1) / E,   loss = -mean_b sum_k target_bk log s_bk
 
@@ -8,7 +8,7 @@ for example b, in train mode; the memory keeps p by index (N x K numbers).
 Paper: Kim, Ji, Yoon, Hwang. Self-Knowledge Distillation with Progressive Refinement of Targets. ICCV 2021.
 arXiv:2006.12000.
 
-As in the released code the label takes the place of a prediction that is not there yet, so the loss of the first epoch
+As in the released code the label replaces a prediction that does not exist yet, so the loss of the first epoch
 is the label loss. An example without a label learns from a * p_b alone, and from nothing in its first epoch. Under
 mixup and CutMix p_b is the prediction for the mixture whose larger part was b. If the number of examples N is unknown
 (`batch.examples` is 0), N is the size of the batch.
@@ -27,7 +27,7 @@ from transfer.alone import Alone
 
 @dataclasses.dataclass(frozen=True)
 class PSKD(Alone):
-    """The student's own predictions of the epoch before soften its labels, more and more.
+    """The student's own predictions of the previous epoch soften its labels, more and more.
 
     Paper: Kim, Ji, Yoon, Hwang, ICCV 2021, arXiv:2006.12000
 

@@ -1,4 +1,4 @@
-"""TfKD: a virtual teacher, made of the label.
+"""TfKD: a virtual teacher, computed from the label, teaches the student.
 
     loss = (1 - alpha) * L + alpha * weight * mean_b KL(softmax(u / T) || softmax(z / T))
 
@@ -12,7 +12,7 @@ The released code does not soften the student's side, takes the mean over the cl
 a factor that depends on the dataset. `soften_student=False` with weight = factor / K gives the same loss. Rows without
 a label teach nothing.
 
-The paper's second half, Tf-KD_self, lets the student, trained alone, teach a fresh copy of itself. Two commands do
+In the paper's second half, Tf-KD_self, a student that was trained alone teaches a fresh copy of itself. Two commands do
 that: `--transfer Labels`, then `--transfer Offline --distiller SoftLogits` with the first run as `--teacher_param` and
 alpha = 0.95 as {"weight": 0.95, "ce_weight": 0.05, "temperature": 20.0}. `--transfer BornAgain` with these options does
 the same in one command.
@@ -48,7 +48,7 @@ def virtual_teacher(label: jax.Array, classes: int, confidence: float, temperatu
 
 @dataclasses.dataclass(frozen=True)
 class TfKD(Alone):
-    """A virtual teacher that is right with a fixed confidence teaches the student; there is no second network.
+    """A virtual teacher with a fixed confidence in the label teaches the student; no second network is needed.
 
     Paper: Yuan, Tay, Li, Wang, Feng, CVPR 2020, arXiv:1909.11723
 

@@ -1,4 +1,4 @@
-"""USKD: the student's own logits become soft labels, of the target and of the other classes.
+"""USKD: soft labels made from the student's own logits, for the target and for the other classes.
 
     loss = L - alpha * mean_b P_b log s_bt - beta * mean_b sum_{i != t} Z_bi log n_bi + mu * weak
     P = s_t^2 + 1 - mean_b s_t^2,   n = softmax of the other classes' logits,   weak = smoothed label loss of w
@@ -10,8 +10,8 @@ layer on the last stage but one. P and Z are constants.
 Paper: Yang, Zeng, Li, Zhang, Yuan, Li. From Knowledge Distillation to Self-Knowledge Distillation: A Unified Approach
 with Normalized Loss and Customized Soft Labels. ICCV 2023. arXiv:2303.13005.
 
-The weights are those of the CIFAR-100 recipe; ImageNet's are 1, 0.1 and 0.005. The released code ranks by
-log s_i / (1 - log s_t) and gives the target a place among the ranks: `as_released`. The label is in every term, so rows
+The weights are those of the CIFAR-100 recipe; ImageNet's are 1, 0.1 and 0.005. With `as_released` the ranks are those
+of the released code: by log s_i / (1 - log s_t), and with the target among them. The label is in every term, so rows
 without a label teach nothing. The strategy needs 3 classes or more.
 """
 

@@ -1,4 +1,4 @@
-"""XLA:CPU: its words for the operations of `models.ops`, and the flag without which it computes wrong numbers.
+"""XLA:CPU: functions for the operations of `models.ops`, and a flag without which XLA computes wrong numbers.
 
 `README.md` in this folder lists every trick with the problem, the gain and the measurement.
 """
@@ -13,7 +13,7 @@ from models.xla_cpu import convolution, memory, sums
 
 FLAG = "--xla_cpu_experimental_ynn_fusion_type="
 COMPILER_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}  # for one program: jax.jit(f, compiler_options=...)
-JAXLIB = ("0.10.1", "0.10.2", "0.11.", "0.12.")  # the versions that know the flag; any other XLA ends the process
+JAXLIB = ("0.10.1", "0.10.2", "0.11.", "0.12.")  # versions that know the flag; with it, others end the process
 
 
 def prepare() -> None:
@@ -22,8 +22,8 @@ def prepare() -> None:
     `jnp.sum((a @ jnp.broadcast_to(c, a.shape)) * a)` under `jax.jit` is NaN, or 1e27 times the right number, with
     jaxlib 0.10.2 and 0.12.0.1. In 0.10.2 a matrix product that is squared and summed loses rows
     (https://github.com/jax-ml/jax/issues/39103). JAX reads XLA_FLAGS at its first computation. The command lines and
-    `models.create` call this function. It changes nothing where XLA_FLAGS sets the option already, in the user's way
-    or in this one.
+    `models.create` call this function. It changes nothing if XLA_FLAGS sets the option already, or if jaxlib
+    is of another version than `JAXLIB`.
 
     Warns:
         JAX has started on a CPU without the flag.

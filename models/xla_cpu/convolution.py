@@ -1,4 +1,4 @@
-"""Convolutions of few channels, of one channel a group, and of few groups."""
+"""Faster convolutions: of few channels, of one channel a group, and of several groups."""
 
 import functools
 
@@ -12,9 +12,9 @@ SIZE = 3
 
 
 def convolution(first: jax.Array, second: jax.Array, *, of: str, wanted, stride: int, groups: int) -> jax.Array:
-    """A convolution or one of its derivatives (`models.ops.third`), in the fastest words."""
+    """A convolution or one of its derivatives (`models.ops.third`), by the function that is fastest."""
     if groups == stride == 1 and of != "kernel":
-        # The derivative by the input is the same convolution again, with the kernel turned round.
+        # The derivative by the input is the same convolution again, with the kernel turned by 180 degrees.
         x, kernel = (first, second) if of == "output" else (second, first[::-1, ::-1].swapaxes(2, 3))
         if (pixels := pixels_a_row(x.shape, kernel.shape)) > 1:
             return convolve_rows(x, kernel, pixels)
@@ -38,9 +38,9 @@ def convolve_rows(x: jax.Array, kernel: jax.Array, pixels: int) -> jax.Array:
     the copies cost most of the time, and a product with few columns leaves most of a core's registers empty. So
     `pixels` neighbouring pixels share a row of 3 x (pixels + 2) neighbours. The kernel for such a row holds the 3x3
     kernel once for each pixel, shifted by one column each, and zeros elsewhere. The copies are fewer and the products
-    wider. The sums differ by terms that are zero (or NaN: a number that is not finite reaches all pixels of its row).
+    wider. The sums have more terms, which are zero. They are NaN if a number is not finite, in all pixels of its row.
 
-    The derivative by the kernel stays XLA's: to put its rows together costs more than the copies that would be saved.
+    The derivative by the kernel stays XLA's: building the rows costs more than the saved copies.
     """
     shifted = [jnp.pad(kernel, ((0, 0), (i, pixels - 1 - i), (0, 0), (0, 0))) for i in range(pixels)]
     y = xla_convolve(x, jnp.concatenate(shifted, axis=-1), (1, pixels))  # [B, H, W / pixels, pixels * features]

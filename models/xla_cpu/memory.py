@@ -1,4 +1,4 @@
-"""An array that XLA:CPU computes once, and not again for each operation that reads the array."""
+"""Makes XLA:CPU compute an array once, and not again for each operation that reads the array."""
 
 import jax
 import jax.numpy as jnp
@@ -9,13 +9,13 @@ def stored(x: jax.Array, *, when: str) -> jax.Array:
 
     XLA:CPU fuses an elementwise operation into every reader of its result, and so computes the operation once for each
     reader, together with everything since the last convolution. XLA never computes a division twice, so `x` is divided
-    by 1. XLA removes a division by a 1 that it can see through, and makes a product of a division by a scalar. So the
-    1 is max(0 * x, 1), which is NaN where `x` is not finite.
+    by 1. XLA removes a division by a 1 that it can see through, and turns a division by a scalar into a product. So
+    the 1 is max(0 * x, 1), which is NaN where `x` is not finite.
 
     Args:
         x: any shape and type of floating-point numbers.
-        when: "always", where a derivative is taken: the derivative by a kernel reads the convolution's input a second
-            time. "evaluation", where no derivative is taken: each residual block would add up all blocks before it
-            again. "training", where no derivative is taken: `x` itself.
+        when: "always": a derivative is taken, and the derivative by a kernel reads the convolution's input a second
+            time. "evaluation": no derivative is taken, but each residual block would add up all blocks before it
+            again. "training": no derivative is taken, so `x` itself is returned.
     """
     return x if when == "training" else x / jnp.maximum(0 * x, 1)

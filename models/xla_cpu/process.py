@@ -1,6 +1,6 @@
-"""What a process needs on a CPU, set before JAX starts: right numbers, and memory that is kept.
+"""Settings of a process on a CPU, made before JAX starts: right numbers, and freed memory is kept.
 
-XLA:CPU allocates the temporaries of every call anew. glibc returns blocks of some MiB to the kernel and asks for them
+XLA:CPU allocates the temporaries of every call again. glibc returns blocks of some MiB to the kernel and asks for them
 again, page by page. These page faults cost more than a third of the distillation step of `benchmarks/step.py`. So
 freed memory is kept, in huge pages. Only the main thread's heap can be kept, so JAX runs programs in the thread that
 calls them. XLA's compiling threads have heaps of their own: in a common heap they would wait for each other, and the
@@ -16,7 +16,7 @@ import jax
 
 from models import xla_cpu
 
-POOL = 2**31  # bytes of heap in huge pages; touched only as far as they are used
+POOL = 2**31  # bytes of heap in huge pages; they take memory only as far as they are used
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # <malloc.h>
 MADV_HUGEPAGE = 14
 

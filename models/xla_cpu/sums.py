@@ -11,10 +11,10 @@ def _by_product(shape: tuple[int, ...]) -> bool:
 
 
 def sum_over_pixels(x: jax.Array) -> jax.Array:
-    """[..., C] -> [C], one axis at a time, which also loses fewer digits.
+    """Sums [..., C] -> [C], one axis at a time. This also loses fewer digits.
 
     XLA:CPU sums over all axes in one loop, channel by channel, which jumps through memory. This loop takes half of a
-    ResNet-20's time at batch 32. A barrier after each axis makes one loop of each axis. XLA splits a sum over an axis
+    ResNet-20's time at batch 32. A barrier after each axis gives each axis its own loop. XLA splits a sum over an axis
     of more than 32 into windows, which get a loop of their own. A shorter batch axis would share the loop of the rows.
     So a matrix product sums a shorter batch axis, although a product takes longer to compile.
     """

@@ -1,4 +1,4 @@
-"""What tests of several files read."""
+"""A dataset that several test files read."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""A tiny smooth network whose every tap can be moved by parameters of its own: for tests that run over all methods."""
+"""A tiny smooth network for tests of all methods. Each of its taps can be moved by parameters of its own."""
 
 import flax.linen as nn
 import jax

@@ -1,14 +1,14 @@
-"""Processes with many virtual devices, and the runs that several tests compare with."""
+"""Processes with many virtual devices, and the runs that several tests compare."""
 
-import functools
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 import types
 
 import pytest
-from same_curve import PATIENCE, RECIPE, STOPPED, environment
+from same_curve import PATIENCE, RECIPE, STOPPED, STRONG, environment
 
 HERE = pathlib.Path(__file__).parent
 
@@ -20,7 +20,7 @@ def on_devices():
     def run(count, *jobs, **variables):
         command = [sys.executable, "-W", "error", str(HERE / "many_devices.py"), str(count), json.dumps(jobs)]
         env = {**environment(), **variables}
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=env)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=2 * PATIENCE, env=env)
         assert done.returncode == 0, done.stderr[-4000:]
         return json.loads(done.stdout.splitlines()[-1])
 
@@ -29,23 +29,38 @@ def on_devices():
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory, on_devices):
-    """Devices -> folder and notes of the run on so many, on 4 of a stopped one, and the order there; made once."""
-    folder = tmp_path_factory.mktemp("devices")
+    """Devices -> what one process of so many made.
 
-    @functools.cache
-    def run(count):
-        path = folder / f"on{count}"
-        train = {"train": {**RECIPE, "train_path": str(path)}, **({"stop_at": STOPPED - 1} if count == 4 else {})}
-        order, notes = on_devices(count, {"order": {}}, train)
-        return types.SimpleNamespace(folder=path, order=order, notes=notes)
+    - `order`: the order of the examples.
+    - `folder`: the run; on 8 devices stopped on its way.
+    - `again`: the stopped run of 8 devices, continued on so many.
+    - `notes`: what `many_devices.Watched` noted of the run; on 2 devices, of the replicas.
+    - `replicas`: two seeds; on 2 devices in one program with loops, as on a GPU.
+    - `strong`, on 1 and 2 devices: a run with dropout and what strong recipes add.
+    - `alone`, on 2 devices: what each device does by itself.
+    """
+    root, found = tmp_path_factory.mktemp("devices"), {}
+    seeds = {**RECIPE, "train_epoch": 1, "batch_size": 400, "log_every": 3, "seeds": 2}
+    fast = {"stack_seeds": "yes", "steps_per_call": "2"}
 
-    return run
+    def job(name, recipe=RECIPE, **more):
+        return {"train": {**recipe, "train_path": str(root / name)}, **more}
 
+    def note(count, **facts):
+        found.setdefault(count, types.SimpleNamespace()).__dict__.update(facts)
 
-@pytest.fixture(scope="session")
-def two_devices(tmp_path_factory, on_devices):
-    """The order on two devices, and what each of the two does by itself."""
-    recipe = {**RECIPE, "distiller": "SoftLogits", "distiller_options": {}}
-    recipe["train_path"] = str(tmp_path_factory.mktemp("alone"))
-    order, alone = on_devices(2, {"order": {}}, {"alone": recipe})
-    return types.SimpleNamespace(order=order, alone=alone)
+    order, notes = on_devices(8, {"order": {}}, job("on8", stop_at=STOPPED - 1))
+    note(8, order=order, notes=notes, folder=root / "on8", again=root / "again8")
+    for count in (1, 2, 8):
+        shutil.copytree(root / "on8", root / f"again{count}")
+    jobs = {"order": {}}, job("on1"), job("again1"), job("seeds1", seeds), job("strong1", STRONG)
+    order, notes, *_ = on_devices(1, *jobs)
+    note(1, order=order, notes=notes, folder=root / "on1", again=root / "again1", replicas=root / "seeds1")
+    each = {**RECIPE, "distiller": "SoftLogits", "distiller_options": {}, "train_path": str(root / "alone")}
+    jobs = {"order": {}}, {"alone": each}, job("again2"), job("strong2", STRONG), job("seeds2", {**seeds, **fast})
+    order, alone, _, _, notes = on_devices(2, *jobs)
+    for count in (1, 2):
+        note(count, strong=root / f"strong{count}")
+    note(2, order=order, alone=alone, again=root / "again2", replicas=root / "seeds2", notes=notes)
+    on_devices(8, job("again8"))
+    return found

@@ -1,4 +1,4 @@
-"""A process with so many virtual devices, for tests that compare device counts: jobs in, JSON out.
+"""Runs jobs on COUNT virtual devices, for tests that compare device counts. Prints the results as JSON.
 
 python many_devices.py COUNT '[{"order": {}}, {"alone": {...}}, {"train": {...}}, {"train": {...}, "stop_at": 5}]'
 """

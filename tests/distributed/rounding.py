@@ -1,8 +1,8 @@
-"""How far one and several devices drift apart: the losses of SoftLogits at Digits' default recipe, step by step.
+"""Shows how far one and several devices drift apart: the losses of SoftLogits with Digits' default recipe, by step.
 
     python rounding.py COUNT float32|float64 EPOCHS
 
-In float64 every "float32" of the program is float64, so that only the order of the sums differs. Prints JSON.
+With float64 every "float32" of the program is float64, so only the order of the sums differs. Prints JSON.
 """
 
 import json
@@ -23,6 +23,7 @@ def main(count: int, kind: str, epochs: int) -> list[float]:
         jax.config.update("jax_enable_x64", True)
         jax.numpy.float32 = jax.numpy.float64  # before the library and Flax take their defaults from it
     import models
+    import pretrained
     from configs.resolve import plain, resolve
     from training import train as run
 
@@ -30,8 +31,13 @@ def main(count: int, kind: str, epochs: int) -> list[float]:
         config, notes = resolve(recipe, typed)
         return type(config)({**plain(config), "dtype": kind}), notes
 
+    save = pretrained.save
+
+    def narrower(folder, variables, info):  # files of weights are float32
+        save(folder, jax.tree.map(lambda x: x.astype("float32"), variables), info)
+
     models.xla_cpu.prepare()
-    run.resolve = wider
+    run.resolve, pretrained.save = wider, narrower
     with tempfile.TemporaryDirectory() as folder:
         recipe = {"distiller": "SoftLogits", "train_epoch": epochs, "log_every": 1, "eval_every": epochs}
         run.train({**recipe, "checkpoint_seconds": 1e9, "train_path": f"{folder}/run"}, quiet=True)

@@ -20,6 +20,8 @@ from registry import UserError
 pytestmark = pytest.mark.slow
 GLOO = re.compile(r"\[Gloo\]|connected peer ranks|^[\d\s.:]+$")
 ROOT = pathlib.Path(__file__).parents[2]
+BANK = {**RECIPE, "distiller": "SoftLogits", "distiller_options": {}, "train_epoch": 1, "teacher_views": 2, "seeds": 2}
+BANK |= {"batch_size": 400, "log_every": 3}
 
 
 def start(folder, recipe=RECIPE, own=((), ())):
@@ -68,6 +70,16 @@ def two(tmp_path_factory):
     return folder, stopped, finish(start(folder / "run"))
 
 
+@pytest.fixture(scope="module")
+def one(two, tmp_path_factory, on_devices):
+    """Folders of one device: the whole run, the stopped one of two processes gone on with, and replicas with a bank."""
+    folder = tmp_path_factory.mktemp("one")
+    shutil.copytree(two[0] / "stopped", folder / "again")
+    recipes = {"run": RECIPE, "again": RECIPE, "bank": BANK}
+    on_devices(1, *({"train": {**recipe, "train_path": str(folder / name)}} for name, recipe in recipes.items()))
+    return folder
+
+
 def test_a_signal_to_both_ends_both_with_75_and_the_same_command_goes_on(two):
     folder, stopped, finished = two
     steps = [row["step"] for row in rows(folder / "stopped")]
@@ -76,8 +88,8 @@ def test_a_signal_to_both_ends_both_with_75_and_the_same_command_goes_on(two):
     assert f"Continuing at step {steps[-1]} of {STEPS}." in finished[0]
 
 
-def test_two_processes_learn_as_one_device_does(two, runs):
-    assert_same_curve(two[0] / "run", runs(1).folder)
+def test_two_processes_learn_as_one_device_does(two, one):
+    assert_same_curve(two[0] / "run", one / "run")
 
 
 def test_there_is_one_writer(two):
@@ -93,11 +105,9 @@ def test_there_is_one_writer(two):
     assert (environment["processes"], len(environment["devices"])) == (2, 4)
 
 
-def test_checkpoint_of_two_processes_goes_on_in_one(two, runs, on_devices):
-    folder = two[0] / "stopped"
-    assert len(rows(folder)) < len(rows(runs(1).folder))
-    on_devices(1, {"train": {**RECIPE, "train_path": str(folder)}})
-    assert_same_curve(folder, runs(1).folder)
+def test_checkpoint_of_two_processes_goes_on_in_one(two, one):
+    assert len(rows(two[0] / "stopped")) < len(rows(one / "run"))
+    assert_same_curve(one / "again", one / "run")
 
 
 def test_a_refused_folder_ends_both_at_once(tmp_path):
@@ -114,16 +124,13 @@ def test_processes_with_different_commands_are_refused(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_replicas_with_a_bank_in_two_processes(tmp_path, on_devices):
-    recipe = {**RECIPE, "distiller": "SoftLogits", "distiller_options": {}, "train_epoch": 1}
-    recipe |= {"teacher_views": 2, "seeds": 2, "batch_size": 400, "log_every": 3}
-    on_devices(1, {"train": {**recipe, "train_path": str(tmp_path / "one")}})
-    outputs = finish(start(tmp_path / "two", {**recipe, "stack_seeds": "yes"}))
+def test_replicas_with_a_bank_in_two_processes(tmp_path, one):
+    outputs = finish(start(tmp_path / "two", {**BANK, "stack_seeds": "yes"}))
     assert "Teacher bank: 2 views of 1,200 images" in outputs[0]
     assert outputs[1] == ""
-    assert list((tmp_path / "one").rglob("teacher_bank"))
+    assert list((one / "bank").rglob("teacher_bank"))
     assert not list((tmp_path / "two").rglob("teacher_bank"))
-    assert_same_curve(tmp_path / "two", tmp_path / "one", ("s0", "s1"))
+    assert_same_curve(tmp_path / "two", one / "bank", ("s0", "s1"))
 
 
 MISTAKES = ("node0", "node0:1234", "node0:1234,2", "node0:1234,2,2", "node0,2,0", "two")

@@ -1,4 +1,4 @@
-"""Tiny networks with weights large enough for their maps to differ, and subjects whose evidence is known."""
+"""Tiny networks with weights large enough for their maps to differ, and subjects for which the right maps are known."""
 
 import functools
 import types
@@ -21,8 +21,8 @@ from models import forward
 def network():
     """Name -> model, variables, images and targets at 8x8x3; "ViT" has two blocks.
 
-    `outputs` has the network's outputs with gradients at the attention or at the stages; a program runs once for all
-    tests that read its outputs.
+    `outputs()` returns the network's `Outputs` with gradients at the attention or at the stages, computed once for all
+    tests.
     """
 
     @functools.cache

@@ -1,4 +1,4 @@
-"""A network of the tests' own, "colours:Colours", that tells the mean colours of images apart, and its images."""
+"""A network of the tests' own, "colours:Colours", which classifies images by their mean colour, and its images."""
 
 import flax.linen as nn
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Runs in this process that several tests here start from: one undisturbed, one stopped on its way."""
+"""Runs in this process that several tests use: an undisturbed run, and a run that was stopped."""
 
 import shutil
 import signal
@@ -13,13 +13,13 @@ from training.train import train
 
 @pytest.fixture(scope="session")
 def recipe():
-    """A short run that saves after every step; takes a folder."""
+    """Folder -> the recipe of a short run that saves after every step."""
     return lambda folder, **changes: {**RECIPE, **changes, "train_path": str(folder)}
 
 
 @pytest.fixture(scope="session")
 def expected(tmp_path_factory, recipe):
-    """What that run leaves when nothing disturbs it."""
+    """The contents of the undisturbed run."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
     train(recipe(folder), quiet=True)
     return contents(folder)
@@ -27,7 +27,7 @@ def expected(tmp_path_factory, recipe):
 
 @pytest.fixture(scope="session")
 def stopped(tmp_path_factory, recipe):
-    """That run, stopped after step 8 with the checkpoints 7 and 8; not to be changed."""
+    """The folder of a run stopped after step 8, with the checkpoints 7 and 8. Tests must not change it."""
     folder = tmp_path_factory.mktemp("runs") / "stopped"
     with pytest.MonkeyPatch.context() as patch:
         before_save(patch, 7, lambda: signal.raise_signal(signal.SIGTERM))

@@ -1,4 +1,4 @@
-"""A run of a second or two, and a way to step in at a certain save."""
+"""The recipe of a run that takes a second or two, and a hook before the save of a certain step."""
 
 from training.checkpoint import Checkpoints
 

@@ -1,4 +1,4 @@
-"""Kills training with SIGKILL, again and again, and compares what it ends with: the long form of `test_killed_process`.
+"""Kills training with SIGKILL many times and compares the final results: the long form of `test_killed_process`.
 
     make soak                                                # 21 kills for each kind of run there is, 5 minutes a kind
     python tests/reliability/soak.py --kills 60 --seed 7     # more of them, elsewhere
@@ -6,7 +6,7 @@
 Every chain kills the same run at three rising steps, each time at a random moment or while a checkpoint is being
 written, and then lets it finish. Parameters, optimizer state, statistics, memories and totals (every array of the last
 checkpoint), `metrics.jsonl`, `last/` and `best/` must equal the undisturbed run's, bit for bit. The control resumes
-with the order of the examples dropped, and must not.
+without the order of the examples. Its results must differ.
 """
 
 import argparse

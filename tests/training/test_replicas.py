@@ -180,6 +180,6 @@ def test_what_a_strategy_freezes_it_has_to_name(tmp_path, monkeypatch):
     extra = {"extra": jnp.ones(3)}
     monkeypatch.setattr(Labels, "init", lambda *arguments: init(*arguments).replace(frozen=extra))
     recipe = {"transfer": "Labels", "student_arch": "CNN", "train_path": str(tmp_path / "run")}
-    with pytest.raises(UserError, match=r"Labels\.init freezes what its `frozen` lacks: extra"):
+    with pytest.raises(UserError, match=r"Labels\.init freezes more than its `frozen` has: extra"):
         train(recipe, quiet=True)
     assert not (tmp_path / "run").exists()

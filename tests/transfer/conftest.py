@@ -1,4 +1,4 @@
-"""What the strategies' tests share."""
+"""Networks, batches and strategies for the strategies' tests."""
 
 import dataclasses
 import functools
@@ -36,7 +36,7 @@ def small(batch):
 
 @pytest.fixture(scope="session")
 def player(small):
-    """The network in a role, with input statistics."""
+    """Role -> a player with the network of `small` and input statistics."""
     return lambda name, mean=0.5, std=0.25: transfer.Player(name, small.model, (mean,), (std,))
 
 
@@ -72,7 +72,7 @@ def offline(player, small, batch):
 
 @pytest.fixture
 def same():
-    """Two trees are equal bit for bit."""
+    """Two trees -> whether they are equal bit for bit."""
 
     def check(a, b):
         a, b = jax.tree.map(jnp.asarray, (a, b))
@@ -97,7 +97,7 @@ class Linear(nn.Module):
 
 @pytest.fixture(scope="session")
 def linear():
-    """A linear network in a role, images as they are."""
+    """Role -> a player with a linear network, which does not normalise the images."""
     return lambda name: transfer.Player(name, Linear(), (0.0,), (1.0,))
 
 
@@ -148,7 +148,7 @@ def dropping():
 
 @pytest.fixture(scope="session")
 def staged():
-    """A network of two stages for 8x8x1, in a role."""
+    """Role -> a player with a network of two stages for 8x8x1."""
     return lambda name: transfer.Player(name, Staged(), (0.5,), (0.25,))
 
 
@@ -215,9 +215,8 @@ def cast(batch):
 def build(staged, cast):
     """Name -> any strategy on two-stage networks, made from what its class declares, with its step compiled once.
 
-    It has two peers or one teacher where it asks for them, its default method, and its options' defaults.
-    Further fields: its first state, the one after a step, that step's metrics and gradients, and the batch that it
-    sees.
+    It has two peers or one teacher if it asks for them, its default method, and its options' defaults. Further fields
+    are its first state, the state after a step, the metrics and gradients of that step, and the batch of the step.
     """
 
     @functools.cache

@@ -1,4 +1,4 @@
-"""Strategies against the papers' equations in NumPy: a network of two matrices, descended by numerical gradients."""
+"""Compares strategies with the papers' equations in NumPy, on a network of two matrices with numerical gradients."""
 
 import dataclasses
 import functools
