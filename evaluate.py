@@ -6,7 +6,7 @@ from files import write_json
 from registry import UserError
 
 KEYS = ("teacher_arch", "teacher_param", "dataset", "data_dir", "image_size", "channels", "skip_damaged")
-KEYS += ("resize", "interpolation")
+KEYS += ("resize", "interpolation", "teacher_image_size")
 FLAGS = {
     "param": "the weights to measure: a run folder, or a folder with weights.safetensors + model.json",
     "arch": "the network, if its code is your own: module:attribute",
@@ -24,6 +24,7 @@ def parse(argv: list[str]) -> command.Command:
     """Reads the command line: keys of the recipe and the other flags."""
     given = command.parse(argv, __doc__, KEYS, FLAGS)
     flags = given.flags
+    command.check_teacher(given)
     if not flags["param"]:
         raise UserError("--param is needed: python evaluate.py --param runs/soft --dataset CIFAR10")
     if not flags["explain"] and flags["explain_images"]:
@@ -52,16 +53,17 @@ def main(argv: list[str]) -> None:
     dataset = players.dataset_of(all_weights[0].info, options)
     name = dataset.name
     teacher, archs = options.get("teacher_param", ""), (flags["arch"], options.get("teacher_arch", ""))
+    size = options.get("teacher_image_size", 0)
     others = [pretrained.load(param) for param in names_in(teacher)]
     against = "".join(f"-against-{other.info['arch']}-{other.sha256[:8]}" for other in others)  # a file for each
     facts = {**options, "dataset": name}
     all_logits = evaluation.answers(params, dataset, [flags["arch"]] * len(params), "network")
-    teacher_logits = evaluation.teacher_answers(teacher, dataset, archs[1]) if teacher else None
+    teacher_logits = evaluation.teacher_answers(teacher, dataset, archs[1], size) if teacher else None
     task, labels = tasks.create("classification"), dataset.test.labels
     explained = {}
     if maps:
         images = int(flags["explain_images"] or 1000)
-        explained = explaining.measure(params, dataset, maps, teacher, baselines, images, *archs)
+        explained = explaining.measure(params, dataset, maps, teacher, baselines, images, *archs, size)
     for i, (weights, logits) in enumerate(zip(all_weights, all_logits, strict=True)):
         result, classes = task.metrics(logits, labels, teacher_logits), per_class(logits, labels, dataset.class_names)
         print(f"{weights.info['arch']} from {weights.folder} on {name} test ({len(dataset.test):,} images)")

@@ -124,6 +124,14 @@ FROZEN = strategy_reads("teacher_views", "has no frozen teacher; --transfer Offl
 SIZED = ("ImageFolder", "ImageNet")  # datasets whose pictures may have any size
 
 
+def resized(config: dict, facts: Facts) -> str:
+    """A condition on a key: images are resized."""
+    del facts
+    if config["dataset"] in SIZED or config["image_size"]:
+        return ""
+    return f"images of {config['dataset']} keep their size; --image_size resizes them"
+
+
 @dataclasses.dataclass
 class Keys:
     """All keys, with the defaults of `train_w_kd.py`."""
@@ -170,6 +178,14 @@ class Keys:
         only("teacher_param"),
         group="who",
     )
+    teacher_image_size: int = key(
+        not_negative(0),
+        "side in pixels at which the teacher sees the student's views; 0: the student's",
+        TEACHER,
+        TRAINED,
+        only("teacher_param"),
+        group="who",
+    )
     teacher_views: int = key(
         not_negative(0),
         "fixed views of each image, for which the teacher's logits are computed once; 0: new views in every epoch",
@@ -193,22 +209,18 @@ class Keys:
     dataset: str = key("Digits", "the dataset", group="data")
     data_dir: str = key("", "the folder of the dataset; empty: the default of its source", free=True, group="data")
     image_size: int = key(
-        not_negative(0),
-        "side of the images in pixels; 0: 32 for ImageFolder, 224 for ImageNet",
-        only("dataset", *SIZED),
-        group="data",
+        not_negative(0), "side in pixels at which networks see the images; 0: their own, ImageFolder's 32", group="data"
     )
     resize: int = key(
         not_negative(0),
-        "short side in pixels before the centre is cropped; 0: ImageFolder does not keep the aspect, "
-        "ImageNet takes image_size / 0.875",
-        only("dataset", *SIZED),
+        "short side in pixels before the centre is cropped; 0: the aspect is not kept; ImageNet: image_size / 0.875",
+        resized,
         group="data",
     )
     interpolation: str = key(
         one_of("", "bilinear", "bicubic"),
-        "interpolation when pictures are resized; empty: the dataset's default",
-        only("dataset", *SIZED),
+        "interpolation when images are resized; empty: the dataset's default",
+        resized,
         group="data",
     )
     channels: int = key(
@@ -219,6 +231,11 @@ class Keys:
     )
     skip_damaged: bool = key(
         False, "leave out and count damaged pictures of ImageFolder", only("dataset", "ImageFolder"), group="data"
+    )
+    val_split: float = key(
+        between(0, 1, 0.0, with_high=False),
+        "share of each class's training images to choose best/ on; 0: the data's own validation split, or the test",
+        group="data",
     )
     num_labels: int = key(not_negative(0), "number of images with a label, class-balanced; 0: all images", group="data")
     sampling: str = key(

@@ -3,6 +3,7 @@
 from models import ops, xla_cpu
 from models.outputs import ATTENTION, LAST_MAP, NoFeatures, Outputs, Source, Taps, forward, resolve, stages
 from models.players import Player
+from models.view import View
 from registry import Registry, UserError
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Player",
     "Source",
     "Taps",
+    "View",
     "create",
     "forward",
     "names",

@@ -106,7 +106,7 @@ MISTAKES = {
     "type of no teacher": (["--transfer", "BYOT", "--config.teacher_dtype=bfloat16"], ["--teacher_dtype bfloat16"]),
     "teacher by its key": (["--transfer", "BYOT", "--config.teacher_param=nowhere"], ["--teacher_param nowhere"]),
     "distiller by its key": (["--transfer", "KDCL", "--config.distiller=AT"], ["--distiller AT", "a loss of its own"]),
-    "size of a dataset that has one": (["--image_size", "16"], ["--image_size 16", "ImageFolder"]),
+    "resizing without a size": (["--resize", "16"], ["--resize 16", "--image_size resizes them"]),
     "steps": (["--steps_per_call", "²"], ["steps_per_call"]),
     "share": (["--transfer", "BYOT", "--config.transfer_options.alpha=3"], ["alpha", "from 0 to 1"]),
     "ramp": (["--transfer", "ONE", "--config.transfer_options.ramp=-1"], ["'ramp' must not be negative"]),
@@ -120,8 +120,15 @@ MISTAKES = {
     "damaged image": (["--dataset", "ImageFolder", "--data_dir", "{damaged}"], ["{damaged}/train/cat/2.png"]),
     "odd classes": (["--dataset", "ImageFolder", "--data_dir", "{odd}"], ["dog", "{odd}"]),
     "classes": (
-        ["--dataset", "ImageFolder", "--data_dir", "{good}", "--teacher_param", "{teacher}", "--batch_size", "4"],
+        [
+            *("--dataset", "ImageFolder", "--data_dir", "{good}", "--teacher_param", "{teacher}"),
+            *("--batch_size", "4", "--channels", "1"),
+        ],
         ["10", "2", "classes"],
+    ),
+    "channels": (
+        ["--dataset", "ImageFolder", "--data_dir", "{good}", "--teacher_param", "{teacher}", "--batch_size", "4"],
+        ["1 channels", "Read grey images with --channels 1"],
     ),
     "unwritable": (["--train_path", "/proc/nowhere"], ["/proc/nowhere"]),
     "not a run": (["--train_path", "{good}"], ["{good}"]),

@@ -218,11 +218,11 @@ def test_signal_during_an_evaluation_ends_it_and_the_next_process_makes_it(
     recipe = {**RECIPE, "train_path": str(tmp_path / "run")}
     answer, calls = Replica.answer, []
 
-    def interrupted(self, stop):
+    def interrupted(self, *arguments):
         calls.append(1)
         if len(calls) == number:
             signal.raise_signal(signal.SIGTERM)
-        return answer(self, stop)
+        return answer(self, *arguments)
 
     with monkeypatch.context() as patch:
         patch.setattr(Replica, "answer", interrupted)

@@ -114,11 +114,12 @@ def _key(settings: Settings, shared, weights, player, variables) -> dict:
         "std": player.std,
         "dataset": dataset.name,
         "data": dataset.fingerprint,
-        "classes": dataset.class_names,  # the order of the logits (`pretrained.players.class_order`)
+        "classes": dataset.class_names,  # the order of the logits (`pretrained.classes`)
         "images": [len(dataset.train), *dataset.image_shape],
         "augmentation": dataclasses.asdict(shared.update.augmentation),
         **dataclasses.asdict(settings),
     }
+    key |= {"view": dataclasses.asdict(player.view)} if player.image_size else {}
     return json.loads(json.dumps(key))
 
 

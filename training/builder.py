@@ -25,7 +25,7 @@ from configs.command import names_in
 from configs.environment import command_line
 from configs.resolve import plain, teacher_command
 from distiller import dot
-from pretrained.players import check_fits, player_of
+from pretrained.players import fitted, player_of
 from pretrained.start import Start
 from registry import UserError
 from tasks.classification import balanced_weights
@@ -36,6 +36,7 @@ from training.run_folder import warn
 from training.schedule import Schedule
 from training.teachers import Teachers
 from training.update import Update
+from transfer.reading import reads_classes
 
 CALL = 50  # the largest number of updates in one call on a GPU or TPU
 # Errors that a user's own network or method may raise when it does not fit.
@@ -70,6 +71,7 @@ class Builder:
             weights["class_weights"] = balanced_weights(self.dataset.train.labels, self.dataset.num_classes)
         self.task = tasks.create(config.task, **weights)
         self.teachers: list = []
+        self.strangers: list[str] = []  # of each teacher with other classes, what is wrong
         self.digests: list[str] = []
         rate = config.head_learning_rate / config.learning_rate if config.head_learning_rate else 1.0
         self.start = Start(names_in(config.init_param), names_in(config.freeze), rate, self.dataset)
@@ -93,15 +95,16 @@ class Builder:
         if not self.has_weights:
             raise UserError(f"--transfer {config.transfer} needs --teacher_param, a trained teacher.{advice}")
         for param, arch in zip(names_in(config.teacher_param), archs, strict=True):
-            weights = pretrained.load(param)
-            check_fits(weights, self.dataset, "teacher", advice)
+            size, others = config.teacher_image_size, self.strangers if frozen else None
+            weights = fitted(pretrained.load(param), self.dataset, "teacher", warn, advice, size, others)
             self.digests.append(weights.sha256)
-            player, variables = player_of(weights, name, dtype, arch, frozen, self.dataset.class_names)
+            player, variables = player_of(weights, name, dtype, arch, frozen, self.dataset, size)
             found.append((player, variables))
             if frozen:
                 self.teachers.append((weights, player, variables))
             else:
-                self.others[name] = {key: weights.info.get(key, {}) for key in ("arch", "options")}
+                own = {"image_shape": list(player.view.shape(self.dataset.image_shape))}
+                self.others[name] = {key: weights.info.get(key, {}) for key in ("arch", "options")} | own
         return found
 
     def untrained(self, name: str) -> tuple[transfer.Player, ...]:
@@ -114,7 +117,8 @@ class Builder:
 
     def _player(self, name: str, arch: str, options: dict) -> transfer.Player:
         network = models.create(arch, self.dataset.num_classes, dtype=jnp.dtype(self.config.dtype), **options)
-        return self.start.begin(transfer.Player(name, network, self.dataset.mean, self.dataset.std))
+        player = transfer.Player(name, network, self.dataset.mean, self.dataset.std, **self.dataset.view())
+        return self.start.begin(player)
 
     @property
     def identity(self) -> dict:
@@ -144,6 +148,8 @@ class Builder:
         if config.init_head == "teacher":
             parts["student"] = self.start.with_head(parts["student"], self.teachers)
         strategy = kind(**parts, **plain(config.transfer_options))
+        if self.strangers and (config.teacher_views or reads_classes(strategy, lambda: self._abstract(strategy))):
+            raise UserError(self.strangers[0])
         if config.optimizer == "dot" or config.init_param:
             strategy = self._with_optimizer(strategy)
         for line in self.start.lines:
@@ -158,19 +164,19 @@ class Builder:
         most = (CALL if devices.loops else 1) if config.steps_per_call == "auto" else int(config.steps_per_call)
         programs = {"skip": config.on_nan == "skip", "stacked": stack and config.seeds > 1, "many": most > 1}
         epochs, steps = strategy.epochs(config.train_epoch), self.steps_per_epoch
-        images, test_images = devices.place((dataset.train.images, dataset.test.images))
+        exams = tuple(data.Exam(name, devices.place(own.images), own.labels) for name, own in dataset.exams.items())
         info = {"arch": config.student_arch, "options": plain(config.student_options), **dataset.info}
         info |= {"mean": list(strategy.student.mean), "std": list(strategy.student.std)}
         info |= {"transfer": config.transfer, "distiller": config.distiller, "command": command_line()}
         return Shared(
             folder=folder,
             dataset=dataset,
-            images=images,
-            test_images=test_images,
+            images=devices.place(dataset.train.images),
+            exams=exams,
             strategy=strategy,
             schedule=Schedule(steps, epochs, config.log_every, config.eval_every, config.keep_epochs, most),
             update=Update(strategy, self.augmentation, devices, **programs),
-            teachers=Teachers(self.teachers, dataset, test_images, devices, self.task, self.say),
+            teachers=Teachers(self.teachers, dataset, exams[-1], devices, self.task, self.say),
             batch_size=config.batch_size,
             train_epoch=config.train_epoch,
             teacher_views=config.teacher_views,

@@ -49,6 +49,12 @@ def read_json(path: pathlib.Path) -> dict:
     return content
 
 
+def summary_row(row: dict) -> dict:
+    """A row of `Replica.tests` as `summary.json` has it: the test split's metrics, and another split's as "val/..."."""
+    chosen = {f"val/{key}": value for key, value in row.items() if key not in ("epoch", "test")}
+    return {"epoch": row["epoch"], **row["test"], **chosen} if "test" in row else row
+
+
 @contextlib.contextmanager
 def open_run(folder: pathlib.Path, identity: dict, report: dict | None = None):
     """Locks a run folder and checks that it holds this run; makes the folder if it does not exist.
