@@ -6,7 +6,7 @@ from files import write_json
 from registry import UserError
 
 KEYS = ("teacher_arch", "teacher_param", "dataset", "data_dir", "image_size", "channels", "skip_damaged")
-KEYS += ("resize", "interpolation", "teacher_image_size")
+KEYS += ("resize", "interpolation", "teacher_image_size", "teacher_taps", "teacher_input")
 FLAGS = {
     "param": "the weights to measure: a run folder, or a folder with weights.safetensors + model.json",
     "arch": "the network, if its code is your own: module:attribute",
@@ -44,7 +44,7 @@ def main(argv: list[str]) -> None:
     command.prepare(given)
     import pretrained
     import tasks
-    from pretrained import players
+    from pretrained import foreign, players
     from studies import evaluation, explaining
     from tasks.classification import per_class
 
@@ -54,16 +54,17 @@ def main(argv: list[str]) -> None:
     name = dataset.name
     teacher, archs = options.get("teacher_param", ""), (flags["arch"], options.get("teacher_arch", ""))
     size = options.get("teacher_image_size", 0)
-    others = [pretrained.load(param) for param in names_in(teacher)]
+    torch = foreign.options_of(options)
+    others = foreign.load_all(names_in(teacher), names_in(archs[1]), dataset, **torch)
     against = "".join(f"-against-{other.info['arch']}-{other.sha256[:8]}" for other in others)  # a file for each
     facts = {**options, "dataset": name}
     all_logits = evaluation.answers(params, dataset, [flags["arch"]] * len(params), "network")
-    teacher_logits = evaluation.teacher_answers(teacher, dataset, archs[1], size) if teacher else None
+    teacher_logits = evaluation.teacher_answers(teacher, dataset, archs[1], size, **torch) if teacher else None
     task, labels = tasks.create("classification"), dataset.test.labels
     explained = {}
     if maps:
         images = int(flags["explain_images"] or 1000)
-        explained = explaining.measure(params, dataset, maps, teacher, baselines, images, *archs, size)
+        explained = explaining.measure(params, dataset, maps, teacher, baselines, images, *archs, size, **torch)
     for i, (weights, logits) in enumerate(zip(all_weights, all_logits, strict=True)):
         result, classes = task.metrics(logits, labels, teacher_logits), per_class(logits, labels, dataset.class_names)
         print(f"{weights.info['arch']} from {weights.folder} on {name} test ({len(dataset.test):,} images)")

@@ -5,7 +5,7 @@ from configs.command import names_in
 from registry import UserError
 
 KEYS = ("teacher_arch", "teacher_param", "dataset", "data_dir", "image_size", "channels", "skip_damaged")
-KEYS += ("resize", "interpolation", "teacher_image_size")
+KEYS += ("resize", "interpolation", "teacher_image_size", "teacher_taps", "teacher_input")
 FLAGS = {
     "param": "the students: run folders or folders of weights, joined by commas",
     "out": "the file to write, .png or .svg",
@@ -36,6 +36,7 @@ def main(argv: list[str]) -> None:
     pictures.check_path(flags["out"])
     command.prepare(given)
     import pretrained
+    from pretrained import foreign
     from pretrained.players import dataset_of
     from studies import explaining
 
@@ -53,6 +54,7 @@ def main(argv: list[str]) -> None:
         flags["arch"],
         options.get("teacher_arch", ""),
         options.get("teacher_image_size", 0),
+        **foreign.options_of(options),
     )
     print(f"Written to {pictures.save(figure, flags['out'])}")
 

@@ -97,6 +97,25 @@ def within_training(config: dict, facts: Facts) -> str:
     return "" if config["keep_epochs"] <= epochs else f"the training has {epochs} epochs"
 
 
+def network_teaches(config: dict, facts: Facts) -> str:
+    """A condition on a key: the teacher is a network that can be asked."""
+    del facts
+    return f"'teacher_logits' {config['teacher_logits']} are the teacher's answers" if config["teacher_logits"] else ""
+
+
+def has_bank(config: dict, facts: Facts) -> str:
+    """A condition on a key: the teacher's logits lie in a bank."""
+    del facts
+    return "" if config["teacher_views"] or config["teacher_logits"] else "'teacher_views' is not set"
+
+
+def torch_teaches(config: dict, facts: Facts) -> str:
+    """A condition on a key: a teacher is a network of PyTorch."""
+    del facts
+    named = any(f"{library}:" in config["teacher_arch"] for library in TORCH_LIBRARIES)
+    return "" if named else "--teacher_arch names no network of PyTorch, such as timm:resnet18"
+
+
 def key(default, text: str, *needs: Callable, free: bool = False, group: str = "more"):
     """A key of a run.
 
@@ -121,6 +140,7 @@ TRAINED = strategy_reads("teacher_param", "starts all networks untrained; --teac
 FROZEN = strategy_reads("teacher_views", "has no frozen teacher; --transfer Offline has one")
 
 
+TORCH_LIBRARIES = ("timm", "torchvision")  # in front of the name of a teacher that one of them builds
 SIZED = ("ImageFolder", "ImageNet")  # datasets whose pictures may have any size
 
 
@@ -159,14 +179,28 @@ class Keys:
     head_learning_rate: float = key(
         not_negative(0.0), "the classifier's learning rate; 0: the run's", only("init_param"), group="recipe"
     )
+    teacher_logits: str = key(
+        "",
+        "the teacher's logits on the training images, in the place of a network: FILE.npy, or module:function",
+        TEACHER,
+        FROZEN,
+        free=True,
+        group="who",
+    )
     teacher_arch: str = key(
-        "", "the teacher's network, or several: A,B; empty: as in teacher_param", TEACHER, group="who"
+        "",
+        "the teacher's network, or several: A,B; empty: as in teacher_param; of PyTorch: timm:NAME, torchvision:NAME",
+        TEACHER,
+        network_teaches,
+        group="who",
     )
     teacher_param: str = key(
         "",
-        "the teacher's weights: a run folder, or a folder with weights.safetensors + model.json; several: P,Q",
+        "the teacher's weights: a run folder, or a folder with weights.safetensors + model.json; several: P,Q; "
+        "of timm: or torchvision: a FILE, or hub",
         TEACHER,
         TRAINED,
+        network_teaches,
         free=True,
         group="who",
     )
@@ -176,6 +210,22 @@ class Keys:
         TEACHER,
         TRAINED,
         only("teacher_param"),
+        group="who",
+    )
+    teacher_taps: str = key(
+        "",
+        "modules of a PyTorch teacher whose outputs are stage1, stage2, ...: layer1,layer2; empty: logits alone",
+        TEACHER,
+        FROZEN,
+        torch_teaches,
+        group="who",
+    )
+    teacher_input: str = key(
+        one_of("own", "data"),
+        "mean and deviation of a PyTorch teacher's input: the published ones, or the dataset's",
+        TEACHER,
+        FROZEN,
+        torch_teaches,
         group="who",
     )
     teacher_image_size: int = key(
@@ -193,9 +243,9 @@ class Keys:
         FROZEN,
         group="who",
     )
-    teacher_bank_dtype: str = key(one_of("float16", "float32"), "type of the stored logits", only("teacher_views"))
+    teacher_bank_dtype: str = key(one_of("float16", "float32"), "type of the stored logits", has_bank)
     teacher_bank_top_k: int = key(
-        not_negative(0), "store only this many logits of each image, the highest; 0: all", only("teacher_views")
+        not_negative(0), "store only this many logits of each image, the highest; 0: all", has_bank
     )
 
     # The method and the strategy.

@@ -17,6 +17,7 @@ import transfer
 from configs import digits
 from configs.command import names_in
 from configs.default import KEYS, Facts, Keys, get_config
+from pretrained import foreign
 from registry import UserError
 
 FEW = 8  # a smaller batch has too few examples to compare them well
@@ -48,6 +49,12 @@ def resolve(recipe: Mapping, typed: tuple[str, ...] = ()) -> tuple[FrozenConfigD
         method = distiller.create(config["distiller"], **config["distiller_options"])
     facts = _facts(strategy, method, config)
     notes = _drop_what_has_no_effect(config, recipe, () if strategy.baseline else typed, facts)
+    learners = [config["student_arch"], *names_in("" if "teacher_views" in strategy.reads else config["teacher_arch"])]
+    if frozen := next(filter(models.is_torch, learners), ""):
+        raise UserError(
+            f"{frozen} is a network of PyTorch, which teaches and does not learn.\n"
+            "It can be the --teacher_arch of --transfer Offline, with --teacher_param FILE or hub."
+        )
     for kind, names in ((data, config["dataset"]), (models, config["student_arch"]), (tasks, config["task"])):
         kind.registry.check(names)
     for arch in names_in(config["teacher_arch"]):
@@ -61,7 +68,9 @@ def resolve(recipe: Mapping, typed: tuple[str, ...] = ()) -> tuple[FrozenConfigD
         if value >= HOT
     ]
     command = teacher_command(config)
-    found = [pretrained.load(param, command).info["arch"] for param in names_in(config["teacher_param"])]
+    params, archs = names_in(config["teacher_param"]), names_in(config["teacher_arch"])
+    archs += [""] * (len(params) - len(archs))
+    found = [foreign.arch_of(param, arch, command) for param, arch in zip(params, archs, strict=False)]
     _check_teachers(config, found)
     config["teacher_arch"] = config["teacher_arch"] or ",".join(found)
     if "teacher_arch" in strategy.reads and "teacher_views" not in strategy.reads and not config["teacher_arch"]:
@@ -87,7 +96,7 @@ def merge(recipe: Mapping) -> dict:
         elif config["dataset"] in TUNED:
             own = TUNED[config["dataset"]](config["distiller"])
             config["distiller_options"] = {**own, **config["distiller_options"]}
-    if "teacher_views" in strategy.reads and not config["teacher_param"]:  # a frozen teacher needs weights
+    if "teacher_views" in strategy.reads and not (config["teacher_param"] or config["teacher_logits"]):
         config["teacher_param"] = SHIPPED.get(config["dataset"], "")
     return config
 

@@ -3,10 +3,10 @@
 import numpy as np
 
 import data
-import pretrained
 import tasks
 from configs.command import names_in
 from models import Player
+from pretrained import foreign
 from pretrained.classes import class_note
 from pretrained.players import fitted, player_of
 from registry import UserError
@@ -22,6 +22,7 @@ def measure(
     arch: str = "",
     teacher_arch: str = "",
     teacher_image_size: int = 0,
+    **torch: str,
 ) -> dict[str, float]:
     """Computes the task's metrics of the weights in `param` on the test split. With teachers, also compares with them.
 
@@ -32,33 +33,37 @@ def measure(
             mean of the teachers' logits.
         arch, teacher_arch: as in `pretrained.players.player_of`; needed for networks whose code is outside the library.
         teacher_image_size: side in pixels at which the teachers see the images; 0: the dataset's.
+        **torch: of teachers that are networks of PyTorch, as in `pretrained.foreign.load`.
 
     Raises:
         UserError: no weights, or weights that do not fit. All weights are checked before any network runs.
     """
     logits, teacher = answers([param], dataset, [arch], "network")[0], None
     if teacher_param:
-        teacher = teacher_answers(teacher_param, dataset, teacher_arch, teacher_image_size)
+        teacher = teacher_answers(teacher_param, dataset, teacher_arch, teacher_image_size, **torch)
     return tasks.create("classification").metrics(logits, dataset.test.labels, teacher)
 
 
-def teacher_answers(params: str, dataset: data.Dataset, archs: str = "", image_size: int = 0) -> np.ndarray:
+def teacher_answers(
+    params: str, dataset: data.Dataset, archs: str = "", image_size: int = 0, **torch: str
+) -> np.ndarray:
     """Returns the logits [N, K] of the teachers in `params` on the test split, as the mean over the teachers."""
     names, types = names_in(params), names_in(archs)
     if types and len(types) != len(names):
         raise UserError(f"--teacher_arch names {len(types)} networks and --teacher_param {len(names)} weights.")
-    return np.mean(answers(names, dataset, types or [""] * len(names), "teacher", image_size), axis=0)
+    return np.mean(answers(names, dataset, types or [""] * len(names), "teacher", image_size, **torch), axis=0)
 
 
 def answers(
-    params: list[str], dataset: data.Dataset, archs: list[str], role: str, image_size: int = 0
+    params: list[str], dataset: data.Dataset, archs: list[str], role: str, image_size: int = 0, **torch: str
 ) -> list[np.ndarray]:
     """Returns logits [N, K] float32 on the test split for each folder of weights.
 
     The classes are the dataset's, in its order. A warning says where classes or sizes of images are not those of the
     weights. Teachers' batch norms are folded as in training.
     """
-    loaded = [fitted(pretrained.load(param), dataset, role, warn, image_size=image_size) for param in params]
+    loaded = [foreign.load(param, arch, dataset, **torch) for param, arch in zip(params, archs, strict=True)]
+    loaded = [fitted(weights, dataset, role, warn, image_size=image_size) for weights in loaded]
     players = []
     for weights, arch in zip(loaded, archs, strict=True):
         frozen = role == "teacher"

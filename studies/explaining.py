@@ -9,13 +9,13 @@ from matplotlib.figure import Figure
 
 import data
 import explain
-import pretrained
 from configs.command import names_in
 from explain import charts, pictures
 from explain.faithfulness import compare, faithfulness, teacher_similarity
 from explain.subject import Subject
 
 # From the engine; used by `subject_of` and `epochs_of` only.
+from pretrained import foreign
 from pretrained.classes import class_note
 from pretrained.players import fitted, player_of
 from registry import UserError, unknown
@@ -28,7 +28,9 @@ LEAST = {"tsne": 10, "correlation": 2}  # smallest number of different images
 COLUMNS = 8  # largest number of epochs in a picture of the training
 
 
-def subject_of(path: str, dataset: data.Dataset, role: str, arch: str = "", image_size: int = 0) -> Subject:
+def subject_of(
+    path: str, dataset: data.Dataset, role: str, arch: str = "", image_size: int = 0, **torch: str
+) -> Subject:
     """Load a network and check that the network fits the data.
 
     Args:
@@ -38,11 +40,12 @@ def subject_of(path: str, dataset: data.Dataset, role: str, arch: str = "", imag
             network is that of its run.
         arch: as in `pretrained.players.player_of`.
         image_size: side in pixels at which the network sees the images; 0: the dataset's.
+        **torch: of teachers that are networks of PyTorch, as in `pretrained.foreign.load`.
 
     Raises:
         UserError: a folder without weights, or weights that do not fit the data.
     """
-    weights = fitted(pretrained.load(path), dataset, role, warn, image_size=image_size)
+    weights = fitted(foreign.load(path, arch, dataset, **torch), dataset, role, warn, image_size=image_size)
     if note := class_note(role, weights.info, dataset):
         warn(note)
     player, variables = player_of(weights, role, arch=arch, dataset=dataset, image_size=image_size)
@@ -54,13 +57,13 @@ def subject_of(path: str, dataset: data.Dataset, role: str, arch: str = "", imag
     return Subject(name, player.model, variables, player.mean, player.std, player.view)
 
 
-def _teachers(params: str, dataset: data.Dataset, archs: str = "", image_size: int = 0) -> list[Subject]:
+def _teachers(params: str, dataset: data.Dataset, archs: str = "", image_size: int = 0, **torch: str) -> list[Subject]:
     """Load the teachers in `params`, joined by commas; `archs` is empty or has as many parts."""
     names, types = names_in(params), names_in(archs)
     if types and len(types) != len(names):
         raise UserError(f"--teacher_arch names {len(types)} networks and --teacher_param {len(names)} weights.")
     pairs = zip(names, types or [""] * len(names), strict=True)
-    return [subject_of(name, dataset, "teacher", arch, image_size) for name, arch in pairs]
+    return [subject_of(name, dataset, "teacher", arch, image_size, **torch) for name, arch in pairs]
 
 
 def check_maps(names: Sequence[str]) -> list:
@@ -107,6 +110,7 @@ def draw(
     arch: str = "",
     teacher_arch: str = "",
     teacher_image_size: int = 0,
+    **torch: str,
 ) -> Figure:
     """Draw a picture of networks on a dataset's test split.
 
@@ -120,6 +124,7 @@ def draw(
         images: as in `chosen`.
         arch, teacher_arch: as in `pretrained.players.player_of`.
         teacher_image_size: side in pixels at which the teachers see the images; 0: the dataset's.
+        **torch: of teachers that are networks of PyTorch, as in `pretrained.foreign.load`.
 
     Raises:
         UserError: an unknown name, a missing teacher or missing weights, or networks that do not fit the data.
@@ -131,7 +136,7 @@ def draw(
         raise UserError("--kind correlation compares with a teacher: add --teacher_param.")
     if kind == "training":
         params = epochs_of(params)
-    teachers = _teachers(teacher_param, dataset, teacher_arch, teacher_image_size)
+    teachers = _teachers(teacher_param, dataset, teacher_arch, teacher_image_size, **torch)
     students = [subject_of(path, dataset, "network", arch) for path in params]
     everyone = _apart([*teachers, *students])
     teachers, students = everyone[: len(teachers)], everyone[len(teachers) :]
@@ -219,6 +224,7 @@ def measure(
     arch: str = "",
     teacher_arch: str = "",
     teacher_image_size: int = 0,
+    **torch: str,
 ) -> dict:
     """Measure the faithfulness of maps on the test split and, with a teacher, their similarity to the teacher's maps.
 
@@ -232,6 +238,7 @@ def measure(
         images: the largest number of test images, evenly spaced; 0: all.
         arch, teacher_arch: as in `pretrained.players.player_of`.
         teacher_image_size: side in pixels at which the teachers see the images; 0: the dataset's.
+        **torch: of teachers that are networks of PyTorch, as in `pretrained.foreign.load`.
 
     Returns:
         A dictionary with
@@ -255,7 +262,7 @@ def measure(
         raise UserError(f"--explain_images must be 0 (all images) or more; got {images}.")
     subjects = [subject_of(path, dataset, "network", arch) for path in params]
     others = [subject_of(path, dataset, "network", arch) for path in baselines]
-    teachers = _teachers(teacher_param, dataset, teacher_arch, teacher_image_size)
+    teachers = _teachers(teacher_param, dataset, teacher_arch, teacher_image_size, **torch)
     test = dataset.test
     index = chosen("", len(test), images)
     if len(others) == 1 and len(index) < 2:

@@ -74,7 +74,7 @@ def test_run_folder_holds_what_the_design_says(finished):
     config = json.loads((folder / "config.json").read_text())
     resolved = json.loads(json.dumps(plain(resolve({**RECIPE, "train_path": str(folder)})[0])))
     assert resolved == {key: config[key] for key in resolved}
-    assert config.keys() - resolved.keys() == {"data", "teacher_sha256"}
+    assert config.keys() - resolved.keys() == {"data", "teacher_sha256", "init_sha256"}
 
 
 def test_loss_is_the_sum_of_its_terms_in_every_row(finished):

@@ -18,13 +18,13 @@ import data
 import distiller
 import hosts
 import models
-import pretrained
 import tasks
 import transfer
 from configs.command import names_in
 from configs.environment import command_line
 from configs.resolve import plain, teacher_command
 from distiller import dot
+from pretrained import foreign, given
 from pretrained.players import fitted, player_of
 from pretrained.start import Start
 from registry import UserError
@@ -54,6 +54,7 @@ class Builder:
         dataset: the dataset; its images are read at the first use.
         strategy: the strategy with its players.
         teachers: (weights, player, variables) of each trained network that is not trained further.
+        given: (logits, player, variables) of the teacher whose logits are given (`teacher_logits`); or empty.
         digests: SHA-256 of the weights of each network that starts trained.
         others: name of a learner beside the student -> its part of `model.json`.
     """
@@ -71,6 +72,7 @@ class Builder:
             weights["class_weights"] = balanced_weights(self.dataset.train.labels, self.dataset.num_classes)
         self.task = tasks.create(config.task, **weights)
         self.teachers: list = []
+        self.given: list = []
         self.strangers: list[str] = []  # of each teacher with other classes, what is wrong
         self.digests: list[str] = []
         rate = config.head_learning_rate / config.learning_rate if config.head_learning_rate else 1.0
@@ -89,14 +91,20 @@ class Builder:
 
     def trained(self, name: str, frozen: bool = True) -> list[tuple[transfer.Player, dict]]:
         config, found = self.config, []
+        if config.teacher_logits:
+            logits = given.load(config.teacher_logits, self.dataset, config.teacher_views)
+            self.digests.append(logits.sha256)
+            self.given.append((logits, *logits.player(name, self.dataset)))
+            return [self.given[0][1:]]
         dtype = jnp.dtype(config.teacher_dtype or config.dtype)
         archs = names_in(config.teacher_arch) or [""]
         advice = f"\nTo train one: {teacher_command(config)}"
         if not self.has_weights:
             raise UserError(f"--transfer {config.transfer} needs --teacher_param, a trained teacher.{advice}")
         for param, arch in zip(names_in(config.teacher_param), archs, strict=True):
+            weights = foreign.load(param, arch, self.dataset, config.teacher_taps, config.teacher_input)
             size, others = config.teacher_image_size, self.strangers if frozen else None
-            weights = fitted(pretrained.load(param), self.dataset, "teacher", warn, advice, size, others)
+            weights = fitted(weights, self.dataset, "teacher", warn, advice, size, others)
             self.digests.append(weights.sha256)
             player, variables = player_of(weights, name, dtype, arch, frozen, self.dataset, size)
             found.append((player, variables))
@@ -195,11 +203,11 @@ class Builder:
                 folder.mkdir(exist_ok=True)
             pool, labels = self._pool(seed)
             its_bank = None
-            if config.teacher_views:
+            if config.teacher_views or self.given:
                 settings = bank.Settings(
                     config.teacher_views, config.teacher_bank_dtype, config.teacher_bank_top_k, seed
                 )
-                its_bank = bank.prepare(folder, settings, shared, self.teachers[0], self.say, warn)
+                its_bank = bank.prepare(folder, settings, shared, (self.given or self.teachers)[0], self.say, warn)
             found.append(Replica(shared, seed, folder, pool, labels, its_bank))
         return found
 
@@ -238,20 +246,20 @@ class Builder:
 
     def _check_fit(self, strategy: transfer.Strategy) -> None:
         """Traces a step; raises `UserError` if networks, method and views do not fit, or if they forbid a bank."""
-        config = self.config
-        reason = bank.reason_against(strategy, self.augmentation, config.distiller) if config.teacher_views else ""
-        if config.teacher_views and not reason:
+        config, banked = self.config, self.given or self.config.teacher_views
+        flag = f"--teacher_logits {config.teacher_logits}" if self.given else f"--teacher_views {config.teacher_views}"
+        reason = bank.reason_against(strategy, self.augmentation, config.distiller) if banked else ""
+        if banked and not reason:
             try:
                 return self._trace(strategy, banked=True)
             except MISFITS as error:
                 reason = f"{config.distiller} needs more of the teacher than its logits ({str(error).rstrip('.')})"
-        with self._misfits_explained():  # first the errors that have nothing to do with a bank
-            self._trace(strategy)
+        if not self.given:
+            with self._misfits_explained():  # first the errors that have nothing to do with a bank
+                self._trace(strategy)
         if reason:
-            raise UserError(
-                f"--teacher_views {config.teacher_views}: {reason}.\n"
-                "Leave --teacher_views out: then every step runs the teacher."
-            )
+            fix = "Give the teacher's weights, --teacher_param" if self.given else "Leave --teacher_views out"
+            raise UserError(f"{flag}: {reason}.\n{fix}: then every step runs the teacher.")
 
     def _trace(self, strategy: transfer.Strategy, banked: bool = False) -> None:
         state, *rest = self._abstract(strategy, banked)

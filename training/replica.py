@@ -135,7 +135,7 @@ class Replica:
         steps, size = shared.schedule.steps_per_epoch, shared.batch_size
         plan, examples = (data.balanced_plan, self._members) if shared.balanced else (data.epoch_plan, self.pool)
         index, view = plan(self.seed, step // steps, examples, steps * size, size)
-        if bank is not None:
+        if shared.teacher_views:
             view = data.fixed_views(self.seed, index, view, shared.teacher_views)
         rows = [np.asarray(x).reshape(1 + steps, size) for x in (index, view)]
         return data.DeviceSplit(shared.images, labels, seed, *shared.devices.place(rows), table, bank)

@@ -22,7 +22,7 @@ PLAYERS += ("train_epoch",)
 STUDENT, METHOD, MEMORY = 0, 1, 2
 PEERS = 16  # for a learner beside the student: folded with PEERS, then with the learner's number
 TEACHER_KEYS = ("teacher_arch", "teacher_param", "teacher_dtype", "teacher_image_size")
-BANK_KEYS = ("teacher_views", "teacher_bank_dtype", "teacher_bank_top_k")
+BANK_KEYS = ("teacher_views", "teacher_bank_dtype", "teacher_bank_top_k", "teacher_logits")
 
 
 class Builder(Protocol):
