@@ -1,5 +1,6 @@
 """A backbone with a projector before the classifier."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +8,10 @@ import pytest
 from flax import traverse_util
 
 import models
+from models.network import Network
+from models.outputs import Taps
 from models.parts import parts
+from models.projected import Projected
 from registry import UserError
 
 SHAPE = (16, 16, 3)
@@ -60,6 +64,28 @@ def test_any_convolutional_network_is_a_backbone_and_leaves_its_classifier_out(b
     assert outputs.logits.shape == (3, 5)
     assert set(variables["params"]) == {"backbone", "projector", "classifier"}
     assert not [name for name in variables["params"]["backbone"] if "classifier" in name]
+
+
+def test_dropout_of_the_backbone_acts_on_the_projected_embedding():
+    """The classifier reads the dropped embedding; the tap `embedding` is before it."""
+
+    class Dropping(Network):
+        num_classes: int = 5
+
+        @nn.compact
+        def __call__(self, images, train=False, deltas=None):
+            return self.pooled(Taps(deltas), images, drop=0.5 if train else 0.0)
+
+    model = Projected(Dropping(), 5, width=8)
+    variables = model.init(jax.random.key(0), IMAGES)
+
+    @jax.jit
+    def run(key):
+        return models.forward(model, variables, IMAGES, train=True, rngs={"dropout": key})[0]
+
+    one, other = run(jax.random.key(1)), run(jax.random.key(2))
+    np.testing.assert_array_equal(one.features["embedding"], other.features["embedding"])
+    assert not np.allclose(one.logits, other.logits)
 
 
 def test_the_projector_and_the_classifier_are_parts():
