@@ -29,12 +29,14 @@ WHERE_EQUAL |= dict.fromkeys(("FitNet", "FT", "VID", "OFD"))
 WHERE_EQUAL |= dict.fromkeys(("IKL", "GKL", "SKD", "NormKD"), 0.0)
 WHERE_EQUAL |= dict.fromkeys(("TTM", "WTTM", "RLD", "WSLD", "CRLD", "DeiT"))  # targets other than the teacher's answer
 WHERE_EQUAL |= dict.fromkeys(("CWD", "PKD"), 0.0)
-WHERE_EQUAL |= dict.fromkeys(("ND", "SRRL", "MGD", "ICKD", "NORM", "SemCKD"))
+WHERE_EQUAL |= dict.fromkeys(("ND", "SRRL", "MGD", "ICKD", "NORM", "SemCKD", "ViTKD"))
+WHERE_EQUAL["MiniLM"] = 0.0
 WHERE_EQUAL["ABKD"] = None  # rounding over alpha * beta; tests/distiller/test_abkd.py has the bound
 WHERE_EQUAL["DIST"] = None  # 1e-8 in the correlation's denominator; tests/distiller/test_dist.py has the bound
 WHERE_EQUAL["WKDLogit"] = None  # a cross-entropy and an entropic transport cost
 NEEDS_THREE_CLASSES = ("DKD", "NKD", "WKDLogit", "SDD", "NormKD")  # all others work with two, and are asked with two
 TWO_HEADS = ("DeiT",)  # methods that ask for a student with two heads
+TOKENS = ("ViTKD", "MiniLM")  # methods that ask for two transformers
 NAMES = [*distiller.names(), "SoftLogits+AT"]
 LATE = 1000.0  # an epoch after all warm-ups and first phases
 
@@ -86,11 +88,12 @@ def blank(outputs):
 
 
 @functools.cache
-def networks(taps, views, classes, equal_widths, heads=False):
+def networks(taps, views, classes, equal_widths, heads=False, tokens=False):
     """Functions (student, teacher) of a batch and the order of its examples, and a batch."""
     asking = types.SimpleNamespace(gradient_taps=taps, views=views)
     batch = make_batch(asking, classes=classes)
     widths = ((4, 5, 6, 7) if equal_widths else (3, 4, 5, 6)), (4, 5, 6, 7)
+    widths = ((48 if equal_widths else 24), 48) if tokens else widths
     pairs = [player(own, classes, seed, batch.image, heads) for seed, own in enumerate(widths, start=1)]
     # one function for both where the widths are equal, so that student and teacher have one structure
     both = [jax.jit(functools.partial(answer, network, method=asking)) for network, _ in pairs]
@@ -109,7 +112,8 @@ def cases(name, method):
     """Case -> (student, teacher, batch, factor of the weight)."""
     classes = 3 if name in NEEDS_THREE_CLASSES else 2
     equal_widths = WHERE_EQUAL.get(name) is not None
-    (student, teacher), batch = networks(method.gradient_taps, method.views, classes, equal_widths, name in TWO_HEADS)
+    asking = method.gradient_taps, method.views, classes, equal_widths
+    (student, teacher), batch = networks(*asking, heads=name in TWO_HEADS, tokens=name in TOKENS)
     # epochs are counted from the first in which the student learns
     start = 0 if "student" in method.first_phase_learns else method.first_phase_epochs
     batch = batch.replace(epoch=batch.epoch + start)

@@ -100,7 +100,7 @@ def test_equal_losses_have_the_gradient_of_the_mean_probabilities(teachers, play
 
 
 def test_what_makes_no_sense_is_refused(teachers, player, batch):
-    with pytest.raises(UserError, match=r"'losses' or 'logits' \(default 'losses'\); got 'mean'"):
+    with pytest.raises(UserError, match=r"'losses', 'logits' or 'probabilities' \(default 'losses'\); got 'mean'"):
         offline(player, *teachers, "Logits", combine="mean")
     for weights, problem in (
         ((1.0,), r"be as many numbers as there are teachers \(2\); got"),
