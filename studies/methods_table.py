@@ -44,7 +44,9 @@ FAMILIES = {
     "Relations between examples": ("PKT", "RKD", "SP", "CC", "IRG", "CRD"),
     "Explanation maps": ("CATKD", "ExpKD"),
 }
-HEAD = """`python -m studies.methods_table` writes this page. `--distiller NAME` takes a method, `--distiller NAME+NAME`
+HEAD = """[Choosing a method](choosing.md) says which method to try first.
+
+`python -m studies.methods_table` writes this page. `--distiller NAME` takes a method, `--distiller NAME+NAME`
 a sum of methods. The method's file in `distiller/` has the equation, the paper and every deviation from the paper.
 `--config configs/cifar100.py:NAME` is the method's recipe on CIFAR-100, as the benchmarks (RepDistiller, mdistiller)
 train it.

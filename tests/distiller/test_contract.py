@@ -1,8 +1,9 @@
 """What every method promises. A new method is picked up by its name and needs one line in WHERE_EQUAL.
 
-One compiled program a method answers all questions. The program takes several cases side by side, as a training of
-several seeds does (`jax.vmap`): networks as they are, features of zeros, withheld labels, a batch in another order, a
-larger weight. For every case the program returns the method's fresh variables, loss, terms, memory and gradients.
+One compiled program a method answers almost all questions. The program takes several cases side by side, as a training
+of several seeds does (`jax.vmap`): networks as they are, features of zeros, a sure teacher, equal images, withheld
+labels, a batch in another order, a larger weight. For every case the program returns the method's fresh variables,
+loss, terms, memory and gradients. A second program, with smaller networks, has a batch of one.
 """
 
 import functools
@@ -38,6 +39,7 @@ NEEDS_THREE_CLASSES = ("DKD", "NKD", "WKDLogit", "SDD", "NormKD")  # all others 
 TWO_HEADS = ("DeiT",)  # methods that ask for a student with two heads
 TOKENS = ("ViTKD", "MiniLM")  # methods that ask for two transformers
 NAMES = [*distiller.names(), "SoftLogits+AT"]
+SURE = "sure teacher"
 LATE = 1000.0  # an epoch after all warm-ups and first phases
 
 
@@ -82,17 +84,32 @@ def run(method, student, teacher, batch, factor):
     }
 
 
+def low(outputs):
+    """The outputs with features in bfloat16, in every view."""
+    features = {tap: x.astype(jnp.bfloat16) for tap, x in outputs.features.items()}
+    return outputs.replace(features=features, views=tuple(map(low, outputs.views)))
+
+
 def blank(outputs):
     features = {tap: jnp.zeros_like(x) for tap, x in outputs.features.items()}
     return outputs.replace(logits=jnp.zeros_like(outputs.logits), features=features)
 
 
+def sure(outputs, batch):
+    """The outputs with logits of 1e5 for one class, the label's or another, in every view."""
+    classes = outputs.logits.shape[1]
+    predicted = (jnp.maximum(batch.label, 0) + batch.index // 2) % classes
+    logits = 1e5 * jax.nn.one_hot(predicted, classes, dtype=outputs.logits.dtype)
+    return outputs.replace(logits=logits, views=tuple(view.replace(logits=logits) for view in outputs.views))
+
+
 @functools.cache
-def networks(taps, views, classes, equal_widths, heads=False, tokens=False):
-    """Functions (student, teacher) of a batch and the order of its examples, and a batch."""
+def networks(taps, views, classes, equal_widths, heads=False, tokens=False, size=6):
+    """Functions (student, teacher) of a batch and the order of its examples, and a batch of `size` examples."""
     asking = types.SimpleNamespace(gradient_taps=taps, views=views)
-    batch = make_batch(asking, classes=classes)
+    batch = make_batch(asking, classes=classes, size=size)
     widths = ((4, 5, 6, 7) if equal_widths else (3, 4, 5, 6)), (4, 5, 6, 7)
+    widths = tuple(own[:3] for own in widths) if size == 1 else widths  # two stages
     widths = ((48 if equal_widths else 24), 48) if tokens else widths
     pairs = [player(own, classes, seed, batch.image, heads) for seed, own in enumerate(widths, start=1)]
     # one function for both where the widths are equal, so that student and teacher have one structure
@@ -108,19 +125,27 @@ def networks(taps, views, classes, equal_widths, heads=False, tokens=False):
     return [functools.partial(ask, f, variables) for f, (_, variables) in zip(both, pairs, strict=True)], batch
 
 
-def cases(name, method):
-    """Case -> (student, teacher, batch, factor of the weight)."""
+def asked_networks(name, method, size=6):
+    """The functions and the batch of `networks` for a method, with the fewest classes that the method takes."""
     classes = 3 if name in NEEDS_THREE_CLASSES else 2
     equal_widths = WHERE_EQUAL.get(name) is not None
     asking = method.gradient_taps, method.views, classes, equal_widths
-    (student, teacher), batch = networks(*asking, heads=name in TWO_HEADS, tokens=name in TOKENS)
+    (student, teacher), batch = networks(*asking, heads=name in TWO_HEADS, tokens=name in TOKENS, size=size)
     # epochs are counted from the first in which the student learns
     start = 0 if "student" in method.first_phase_learns else method.first_phase_epochs
-    batch = batch.replace(epoch=batch.epoch + start)
+    return student, teacher, batch.replace(epoch=batch.epoch + start)
+
+
+def cases(name, method):
+    """Case -> (student, teacher, batch, factor of the weight)."""
+    student, teacher, batch = asked_networks(name, method)
+    equal_widths = WHERE_EQUAL.get(name) is not None
     kept, order = np.arange(len(batch.label)), np.random.RandomState(0).permutation(len(batch.label))
     shuffled = jax.tree.map(lambda x: x[order] if x.ndim else x, batch)
     s, t, one = student(batch, kept), teacher(batch, kept), jnp.float32(1)
     some = jnp.where(batch.index % 2 == 0, batch.label, -1)
+    first = [jnp.broadcast_to(x[:1], x.shape) for x in (batch.image, *batch.views)]
+    alike = batch.replace(image=first[0], views=tuple(first[1:]))
     found = {
         "plain": (s, t, batch, one),
         "heavier": (s, t, batch, jnp.float32(2.5)),
@@ -128,6 +153,8 @@ def cases(name, method):
         "zero student": (blank(s), t, batch, one),
         "zero teacher": (s, blank(t), batch, one),
         "zeros": (blank(s), blank(t), batch, one),
+        SURE: (s, sure(t, batch), batch, one),
+        "equal images": (student(alike, 0 * kept), teacher(alike, 0 * kept), alike, one),
         "no labels": (s, t, batch.replace(label=jnp.full_like(batch.label, -1)), one),
         "some labels": (s, t, batch.replace(label=some), one),
         "late": (s, t, batch.replace(epoch=jnp.float32(LATE)), one),
@@ -187,7 +214,8 @@ def test_a_case_does_not_depend_on_those_beside_it(name):
     """`jax.vmap` maps the method, and no case reaches another one."""
     found = answers(name)
     losses, backwards = found.first["loss"], found.backwards["loss"][::-1]
-    np.testing.assert_allclose(backwards, losses, rtol=1e-5, atol=1e-6 * np.abs(losses).max())
+    largest = max(abs(answer["loss"]) for case, answer in found.answers.items() if case != SURE)
+    np.testing.assert_allclose(backwards, losses, rtol=1e-5, atol=1e-6 * largest)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -227,10 +255,21 @@ def test_every_parameter_of_the_method_gets_a_gradient(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_loss_and_gradients_are_finite(name):
-    """At zero features, with labels withheld, late in the training, with the fewest classes."""
+    """At zero features, a sure teacher, equal images, with labels withheld, late, with the fewest classes."""
     for case, found in answers(name).answers.items():
         assert finite((found["loss"], found["terms"])), case
         assert finite((found["by_student"], found["by_method"], found["memory"])), case
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_a_batch_of_one_in_bfloat16_has_finite_loss_and_gradients(name):
+    method = distiller.create(name)
+    student, teacher, batch = asked_networks(name, method, size=1)
+    s, t = (low(network(batch, np.arange(1))) for network in (student, teacher))
+    program = jax.jit(lambda own, its: run(method, own, its, batch, jnp.float32(1)))
+    for case, pair in {"plain": (s, t), "zeros": (blank(s), blank(t)), SURE: (s, sure(t, batch))}.items():
+        assert finite(program(*pair)), case
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -310,16 +349,16 @@ def test_nothing_is_computed_in_bfloat16_where_the_networks_compute_in_it(name):
     found = answers(name)
     student, teacher, batch, _ = found.cases["plain"]
 
-    def low(outputs):
-        features = {tap: x.astype(jnp.bfloat16) for tap, x in outputs.features.items()}
-        views = tuple(low(view) for view in outputs.views)
-        return outputs.replace(logits=outputs.logits.astype(jnp.bfloat16), features=features, views=views)
+    def lower(outputs):
+        outputs = low(outputs)
+        views = tuple(lower(view) for view in outputs.views)
+        return outputs.replace(logits=outputs.logits.astype(jnp.bfloat16), views=views)
 
     def loss(student, teacher):
         variables = found.method.init(keys(), student, teacher, batch)
         return asked(found.method, variables, student, teacher, batch)[0]
 
-    traced = jax.make_jaxpr(loss)(low(student), low(teacher))
+    traced = jax.make_jaxpr(loss)(lower(student), lower(teacher))
     assert {(x.shape, x.dtype) for x in traced.out_avals} == {((), np.dtype("float32"))}
     assert not set(rounds_in_bfloat16(traced.jaxpr))
 
