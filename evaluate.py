@@ -1,18 +1,21 @@
 """Measures trained weights on a dataset's test split."""
 
+import pathlib
+
 from configs import command
 from configs.command import names_in
 from files import write_json
 from registry import UserError
 
 KEYS = ("teacher_arch", "teacher_param", "dataset", "data_dir", "image_size", "channels", "skip_damaged")
-KEYS += ("resize", "interpolation")
+KEYS += ("resize", "interpolation", "teacher_image_size", "teacher_taps", "teacher_input")
 FLAGS = {
     "param": "the weights to measure: a run folder, or a folder with weights.safetensors + model.json",
     "arch": "the network, if its code is your own: module:attribute",
     "explain": "explanation maps to measure too, such as GradCAM,CAM; --param may then name several runs",
     "baseline": "with --explain: runs on labels alone to compare with, one for each of --param",
     "explain_images": "with --explain: the largest number of test images; 0: all; default: 1000",
+    "probe": "measure the embedding instead: knn,linear; --param may then name several runs",
     **command.MACHINE,
 }
 APART = 10.0  # points between the best and the worst class; above this, the classes are printed
@@ -24,12 +27,20 @@ def parse(argv: list[str]) -> command.Command:
     """Reads the command line: keys of the recipe and the other flags."""
     given = command.parse(argv, __doc__, KEYS, FLAGS)
     flags = given.flags
+    command.check_teacher(given)
     if not flags["param"]:
         raise UserError("--param is needed: python evaluate.py --param runs/soft --dataset CIFAR10")
     if not flags["explain"] and flags["explain_images"]:
         raise UserError("--explain_images has no effect without maps: add --explain GradCAM, or leave it out.")
-    if not flags["explain"] and (len(names_in(flags["param"])) > 1 or flags["baseline"]):
-        raise UserError("Only maps are compared between several --param or with --baseline: add --explain GradCAM.")
+    if flags["probe"]:
+        others = {**flags, "teacher_param": given.recipe.get("teacher_param", "")}
+        if beside := [name for name in ("explain", "baseline", "teacher_param") if others[name]]:
+            raise UserError(f"--probe measures the embeddings of --param alone: leave --{beside[0]} out.")
+    elif not flags["explain"] and (len(names_in(flags["param"])) > 1 or flags["baseline"]):
+        raise UserError(
+            "Only maps are compared between several --param or with --baseline: add --explain GradCAM. "
+            "Several embeddings: --probe knn."
+        )
     if not (flags["explain_images"] or "0").isdecimal():
         raise UserError(f"--explain_images must be a whole number, 0 or more; got '{flags['explain_images']}'.")
     return given
@@ -42,32 +53,43 @@ def main(argv: list[str]) -> None:
     params, maps, baselines = (names_in(flags[name]) for name in ("param", "explain", "baseline"))
     command.prepare(given)
     import pretrained
-    import tasks
-    from pretrained import players
-    from studies import evaluation, explaining
+    from pretrained import foreign, players
+    from studies import evaluation, explaining, probing
     from tasks.classification import per_class
 
+    probing.check(names_in(flags["probe"]))
     explaining.check_maps(maps)
     all_weights = [pretrained.load(param) for param in params]
     dataset = players.dataset_of(all_weights[0].info, options)
     name = dataset.name
+    if flags["probe"]:
+        found = probing.measure(params, dataset, names_in(flags["probe"]), flags["arch"])
+        for weights, result in zip(all_weights, found, strict=True):
+            print_probes(weights, result, name)
+            write({**options, "dataset": name, **result}, weights.folder / f"probe-{name}.json")
+        return
     teacher, archs = options.get("teacher_param", ""), (flags["arch"], options.get("teacher_arch", ""))
-    others = [pretrained.load(param) for param in names_in(teacher)]
+    if not teacher:
+        dataset.check_labelled("evaluate.py without --teacher_param")
+    size = options.get("teacher_image_size", 0)
+    torch = foreign.options_of(options)
+    others = foreign.load_all(names_in(teacher), names_in(archs[1]), dataset, **torch)
     against = "".join(f"-against-{other.info['arch']}-{other.sha256[:8]}" for other in others)  # a file for each
     facts = {**options, "dataset": name}
     all_logits = evaluation.answers(params, dataset, [flags["arch"]] * len(params), "network")
-    teacher_logits = evaluation.teacher_answers(teacher, dataset, archs[1]) if teacher else None
-    task, labels = tasks.create("classification"), dataset.test.labels
+    teacher_logits = evaluation.teacher_answers(teacher, dataset, archs[1], size, **torch) if teacher else None
+    task, labels = evaluation.task_of(dataset), dataset.test.labels
     explained = {}
     if maps:
         images = int(flags["explain_images"] or 1000)
-        explained = explaining.measure(params, dataset, maps, teacher, baselines, images, *archs)
+        explained = explaining.measure(params, dataset, maps, teacher, baselines, images, *archs, size, **torch)
     for i, (weights, logits) in enumerate(zip(all_weights, all_logits, strict=True)):
-        result, classes = task.metrics(logits, labels, teacher_logits), per_class(logits, labels, dataset.class_names)
+        result = task.metrics(logits, labels, teacher_logits)
+        classes = per_class(logits, labels, dataset.class_names) if dataset.labelled else {}
         print(f"{weights.info['arch']} from {weights.folder} on {name} test ({len(dataset.test):,} images)")
         for key, value in result.items():
             print(f"{key:<10} {value:8.3f} {UNITS[key]}")
-        if max(classes.values()) - min(classes.values()) > APART:
+        if classes and max(classes.values()) - min(classes.values()) > APART:
             shown = sorted(classes, key=classes.get)[:SHOWN] if len(classes) > SHOWN else classes
             title = "per class  " if len(shown) == len(classes) else "worst classes  "
             print(title + ", ".join(f"{label} {classes[label]:.1f}" for label in shown) + " %")
@@ -80,12 +102,27 @@ def main(argv: list[str]) -> None:
             print("\n".join(explaining.lines(mine)))
             files[f"evaluation-{name}{against}-explained.json"] = {**facts, **mine}
         for file, content in files.items():
-            path = weights.folder / file
-            try:
-                write_json(path, content)
-                print(f"Written to {path}")
-            except OSError as error:
-                raise UserError(f"Measured, but cannot write {path}: {error.strerror}.") from None
+            write(content, weights.folder / file)
+
+
+def write(content: dict, path: pathlib.Path) -> None:
+    """Writes what was measured, and says where."""
+    try:
+        write_json(path, content)
+    except OSError as error:
+        raise UserError(f"Measured, but cannot write {path}: {error.strerror}.") from None
+    print(f"Written to {path}")
+
+
+def print_probes(weights, result: dict, name: str) -> None:
+    """Prints what `studies.probing.measure` found of one network, on the dataset `name`."""
+    print(
+        f"Embedding of {result['width']} numbers of {weights.info['arch']} from {weights.folder} on {name} test "
+        f"({result['images']:,} images), by the labels of {result['memory']:,} training images"
+    )
+    for probe in (key for key in result if isinstance(result[key], dict)):
+        late = "" if result[probe].get("converged", True) else "   not converged: the regression needs more steps"
+        print(f"{probe:<10} {result[probe]['top1']:8.3f} {UNITS['top1']}{late}")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from configs.command import names_in
 from registry import UserError
 
 KEYS = ("teacher_arch", "teacher_param", "dataset", "data_dir", "image_size", "channels", "skip_damaged")
-KEYS += ("resize", "interpolation")
+KEYS += ("resize", "interpolation", "teacher_image_size", "teacher_taps", "teacher_input")
 FLAGS = {
     "param": "the students: run folders or folders of weights, joined by commas",
     "out": "the file to write, .png or .svg",
@@ -22,6 +22,7 @@ def parse(argv: list[str]) -> command.Command:
     given = command.parse(argv, __doc__, KEYS, FLAGS)
     if not given.flags["param"] or not given.flags["out"]:
         raise UserError("--param and --out are needed: python explain.py --param runs/soft --out panel.png")
+    command.check_teacher(given)
     return given
 
 
@@ -35,6 +36,7 @@ def main(argv: list[str]) -> None:
     pictures.check_path(flags["out"])
     command.prepare(given)
     import pretrained
+    from pretrained import foreign
     from pretrained.players import dataset_of
     from studies import explaining
 
@@ -51,6 +53,8 @@ def main(argv: list[str]) -> None:
         flags["images"],
         flags["arch"],
         options.get("teacher_arch", ""),
+        options.get("teacher_image_size", 0),
+        **foreign.options_of(options),
     )
     print(f"Written to {pictures.save(figure, flags['out'])}")
 

@@ -116,6 +116,11 @@ def readable(tree: Any) -> Any:
     return jax.tree.map(fetch, tree)
 
 
+def finite_here(array: jax.Array) -> bool:
+    """Whether the parts of an array that lie with this process are finite; no part is moved to another device."""
+    return all(np.isfinite(np.asarray(shard.data)).all() for shard in array.addressable_shards)
+
+
 def _broadcast(content: np.ndarray) -> np.ndarray:
     parts = [content[i : i + CHUNK] for i in range(0, content.size, CHUNK)]
     return np.concatenate([np.zeros(0, np.uint8), *map(multihost_utils.broadcast_one_to_all, parts)])

@@ -8,7 +8,7 @@ from registry import UserError
 
 FLAGS = {"arch": "the network to train", **command.TRAINING, **command.MACHINE}
 FIXED = ("student_arch", "distiller", "transfer", "teacher_arch", "teacher_param", "teacher_dtype", "teacher_views")
-FIXED += ("init_head",)
+FIXED += ("teacher_image_size", "init_head", "teacher_logits", "teacher_taps", "teacher_input")
 
 
 def parse(argv: list[str]) -> command.Command:

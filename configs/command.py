@@ -86,6 +86,15 @@ def parse(
     return Command({**recipe, **values}, tuple(dict.fromkeys(typed)), flags)
 
 
+def check_teacher(given: Command) -> None:
+    """Raises `UserError` for a size of a teacher's images without a teacher, or one that is no size."""
+    size = given.recipe.get("teacher_image_size", 0)
+    if size < 0:
+        raise UserError(f"'teacher_image_size' must not be negative; got {size}.")
+    if size and not given.recipe.get("teacher_param"):
+        raise UserError(f"--teacher_image_size {size} needs a teacher: add --teacher_param, or leave it out.")
+
+
 class _Parser(argparse.ArgumentParser):
     """An argparse parser that raises its errors as `UserError`."""
 
@@ -308,10 +317,19 @@ def print_summary(summary: dict) -> None:
         value = row[name]
         return f"{value['mean']:.2f} ± {value['std']:.2f} %" if isinstance(value, dict) else f"{value:.2f} %"
 
-    agreement = f", agreement with the teacher {percent(last, 'agreement')}" if "agreement" in last else ""
-    epoch = "" if isinstance(best["epoch"], dict) else f" (epoch {best['epoch']})"
     over = f" over seeds {', '.join(map(str, summary['seeds']))}" if "seeds" in summary else ""
-    print(
-        f"Test top-1{over}: last {percent(last, 'top1')}, best {percent(best, 'top1')}{epoch}{agreement}; "
-        f"{summary['parameters']:,} parameters, {summary['seconds']:.0f} s of training."
-    )
+    notes = [] if isinstance(best["epoch"], dict) else [f"epoch {best['epoch']}"]
+    notes += ["chosen on validation images"] if summary.get("best_on") == "val" else []
+    chosen = f" ({', '.join(notes)})" if notes else ""
+
+    def tested(name):
+        return f"{over}: last {percent(last, name)}, best {percent(best, name)}{chosen}"
+
+    if "top1" in last:
+        agreement = f", agreement with the teacher {percent(last, 'agreement')}" if "agreement" in last else ""
+        text = f"Test top-1{tested('top1')}{agreement}"
+    elif "agreement" in last:
+        text = f"Agreement with the teacher on held-out images{tested('agreement')}"
+    else:
+        text = f"Trained{over}, without a test: the student's logits have learned nothing"
+    print(f"{text}; {summary['parameters']:,} parameters, {summary['seconds']:.0f} s of training.")

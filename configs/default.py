@@ -77,6 +77,11 @@ def strong_views(config: dict, facts: Facts) -> str:
     return f"--distiller {config['distiller']} --transfer {config['transfer']} ask for no strong view; MLKD does"
 
 
+def labelled(config: dict, facts: Facts) -> str:
+    """A condition: the dataset has labels."""
+    return "" if facts.dataset().labelled else f"{config['dataset']} has no labels"
+
+
 def several_seeds(config: dict, facts: Facts) -> str:
     """A condition: the run has several seeds."""
     del facts
@@ -87,6 +92,25 @@ def within_training(config: dict, facts: Facts) -> str:
     """A condition: the training has at least `keep_epochs` epochs."""
     epochs = config["train_epoch"] + facts.first_phase
     return "" if config["keep_epochs"] <= epochs else f"the training has {epochs} epochs"
+
+
+def network_teaches(config: dict, facts: Facts) -> str:
+    """A condition on a key: the teacher is a network that can be asked."""
+    del facts
+    return f"'teacher_logits' {config['teacher_logits']} are the teacher's answers" if config["teacher_logits"] else ""
+
+
+def has_bank(config: dict, facts: Facts) -> str:
+    """A condition on a key: the teacher's logits lie in a bank."""
+    del facts
+    return "" if config["teacher_views"] or config["teacher_logits"] else "'teacher_views' is not set"
+
+
+def torch_teaches(config: dict, facts: Facts) -> str:
+    """A condition on a key: a teacher is a network of PyTorch."""
+    del facts
+    named = any(f"{library}:" in config["teacher_arch"] for library in TORCH_LIBRARIES)
+    return "" if named else "--teacher_arch names no network of PyTorch, such as timm:resnet18"
 
 
 def key(default, text: str, *needs: Callable, free: bool = False, group: str = "more"):
@@ -113,7 +137,17 @@ TRAINED = strategy_reads("teacher_param", "starts all networks untrained; --teac
 FROZEN = strategy_reads("teacher_views", "has no frozen teacher; --transfer Offline has one")
 
 
-SIZED = ("ImageFolder", "ImageNet")  # datasets whose pictures may have any size
+TORCH_LIBRARIES = ("timm", "torchvision")  # in front of the name of a teacher that one of them builds
+FOLDERS = ("ImageFolder", "Images")  # datasets that are folders of your own pictures
+SIZED = (*FOLDERS, "ImageNet")  # datasets whose pictures may have any size
+
+
+def resized(config: dict, facts: Facts) -> str:
+    """A condition on a key: images are resized."""
+    del facts
+    if config["dataset"] in SIZED or config["image_size"]:
+        return ""
+    return f"images of {config['dataset']} keep their size; --image_size resizes them"
 
 
 @dataclasses.dataclass
@@ -143,20 +177,58 @@ class Keys:
     head_learning_rate: float = key(
         not_negative(0.0), "the classifier's learning rate; 0: the run's", only("init_param"), group="recipe"
     )
+    teacher_logits: str = key(
+        "",
+        "the teacher's logits on the training images, in the place of a network: FILE.npy, or module:function",
+        TEACHER,
+        FROZEN,
+        free=True,
+        group="who",
+    )
     teacher_arch: str = key(
-        "", "the teacher's network, or several: A,B; empty: as in teacher_param", TEACHER, group="who"
+        "",
+        "the teacher's network, or several: A,B; empty: as in teacher_param; of PyTorch: timm:NAME, torchvision:NAME",
+        TEACHER,
+        network_teaches,
+        group="who",
     )
     teacher_param: str = key(
         "",
-        "the teacher's weights: a run folder, or a folder with weights.safetensors + model.json; several: P,Q",
+        "the teacher's weights: a run folder, or a folder with weights.safetensors + model.json; several: P,Q; "
+        "of timm: or torchvision: a FILE, or hub",
         TEACHER,
         TRAINED,
+        network_teaches,
         free=True,
         group="who",
     )
     teacher_dtype: str = key(
         one_of("", "float32", "bfloat16"),
         "the teacher's compute type; empty: the same as dtype",
+        TEACHER,
+        TRAINED,
+        only("teacher_param"),
+        group="who",
+    )
+    teacher_taps: str = key(
+        "",
+        "modules of a PyTorch teacher whose outputs are stage1, stage2, ...: layer1,layer2; empty: logits alone",
+        TEACHER,
+        FROZEN,
+        torch_teaches,
+        group="who",
+    )
+    teacher_input: str = key(
+        one_of("own", "data"),
+        "mean and deviation of a PyTorch teacher's input: the published ones, or the dataset's",
+        TEACHER,
+        FROZEN,
+        torch_teaches,
+        group="who",
+    )
+    teacher_image_size: int = key(
+        not_negative(0),
+        "side in pixels at which the teacher sees the student's views; 0: the student's",
         TEACHER,
         TRAINED,
         only("teacher_param"),
@@ -169,9 +241,9 @@ class Keys:
         FROZEN,
         group="who",
     )
-    teacher_bank_dtype: str = key(one_of("float16", "float32"), "type of the stored logits", only("teacher_views"))
+    teacher_bank_dtype: str = key(one_of("float16", "float32"), "type of the stored logits", has_bank)
     teacher_bank_top_k: int = key(
-        not_negative(0), "store only this many logits of each image, the highest; 0: all", only("teacher_views")
+        not_negative(0), "store only this many logits of each image, the highest; 0: all", has_bank
     )
 
     # The method and the strategy.
@@ -182,45 +254,50 @@ class Keys:
 
     # The data.
     task: str = key("classification", "what labels mean", group="data")
-    dataset: str = key("Digits", "the dataset", group="data")
+    dataset: str = key("Digits", "the dataset; Images: a folder of images without labels", group="data")
     data_dir: str = key("", "the folder of the dataset; empty: the default of its source", free=True, group="data")
     image_size: int = key(
-        not_negative(0),
-        "side of the images in pixels; 0: 32 for ImageFolder, 224 for ImageNet",
-        only("dataset", *SIZED),
-        group="data",
+        not_negative(0), "side in pixels at which networks see the images; 0: their own, ImageFolder's 32", group="data"
     )
     resize: int = key(
         not_negative(0),
-        "short side in pixels before the centre is cropped; 0: ImageFolder does not keep the aspect, "
-        "ImageNet takes image_size / 0.875",
-        only("dataset", *SIZED),
+        "short side in pixels before the centre is cropped; 0: the aspect is not kept; ImageNet: image_size / 0.875",
+        resized,
         group="data",
     )
     interpolation: str = key(
         one_of("", "bilinear", "bicubic"),
-        "interpolation when pictures are resized; empty: the dataset's default",
-        only("dataset", *SIZED),
+        "interpolation when images are resized; empty: the dataset's default",
+        resized,
         group="data",
     )
     channels: int = key(
         limited(0, "be 0, 1 or 3", lambda count: count in (0, 1, 3)),
         "channels of ImageFolder's images: 1 (grey) or 3 (colour); 0: 3",
-        only("dataset", "ImageFolder"),
+        only("dataset", *FOLDERS),
         group="data",
     )
     skip_damaged: bool = key(
-        False, "leave out and count damaged pictures of ImageFolder", only("dataset", "ImageFolder"), group="data"
+        False, "leave out and count damaged pictures of ImageFolder", only("dataset", *FOLDERS), group="data"
     )
-    num_labels: int = key(not_negative(0), "number of images with a label, class-balanced; 0: all images", group="data")
+    num_labels: int = key(
+        not_negative(0), "number of images with a label, class-balanced; 0: all images", labelled, group="data"
+    )
+    val_split: float = key(
+        between(0, 1, 0.0, with_high=False),
+        "share of each class's training images to choose best/ on; 0: the data's own validation split, or the test",
+        group="data",
+    )
     sampling: str = key(
         one_of("uniform", "balanced"),
         "uniform: an epoch is one pass; balanced: all classes equally often, for long tails",
+        labelled,
         only("num_labels", 0),
     )
     class_weights: str = key(
         one_of("none", "balanced"),
         "weights of the label loss; balanced: inversely proportional to the counts of the classes, mean 1",
+        labelled,
         only("num_labels", 0),
     )
     crop_pad: int = key(

@@ -14,9 +14,11 @@ import options
 import pretrained
 import tasks
 import transfer
-from configs import digits
+from configs import digits, unlabelled
 from configs.command import names_in
 from configs.default import KEYS, Facts, Keys, get_config
+from data import imagenet
+from pretrained import foreign
 from registry import UserError
 
 FEW = 8  # a smaller batch has too few examples to compare them well
@@ -48,12 +50,21 @@ def resolve(recipe: Mapping, typed: tuple[str, ...] = ()) -> tuple[FrozenConfigD
         method = distiller.create(config["distiller"], **config["distiller_options"])
     facts = _facts(strategy, method, config)
     notes = _drop_what_has_no_effect(config, recipe, () if strategy.baseline else typed, facts)
+    learners = [config["student_arch"], *names_in("" if "teacher_views" in strategy.reads else config["teacher_arch"])]
+    if frozen := next(filter(models.is_torch, learners), ""):
+        raise UserError(
+            f"{frozen} is a network of PyTorch, which teaches and does not learn.\n"
+            "It can be the --teacher_arch of --transfer Offline, with --teacher_param FILE or hub."
+        )
     for kind, names in ((data, config["dataset"]), (models, config["student_arch"]), (tasks, config["task"])):
         kind.registry.check(names)
     for arch in names_in(config["teacher_arch"]):
         models.registry.check(arch)
     _check_together(config)
-    _add_dataset(config, facts.dataset())
+    dataset = facts.dataset()
+    if not dataset.labelled:
+        notes += unlabelled.settle(config, strategy, method, typed)
+    _add_dataset(config, dataset)
     notes += _check_batch(config, method if "distiller" in strategy.reads else None)
     notes += [
         f"{path} {value:g} leaves little of the logits beside float32's rounding: the loss is nearly constant."
@@ -61,7 +72,9 @@ def resolve(recipe: Mapping, typed: tuple[str, ...] = ()) -> tuple[FrozenConfigD
         if value >= HOT
     ]
     command = teacher_command(config)
-    found = [pretrained.load(param, command).info["arch"] for param in names_in(config["teacher_param"])]
+    params, archs = names_in(config["teacher_param"]), names_in(config["teacher_arch"])
+    archs += [""] * (len(params) - len(archs))
+    found = [foreign.arch_of(param, arch, command) for param, arch in zip(params, archs, strict=False)]
     _check_teachers(config, found)
     config["teacher_arch"] = config["teacher_arch"] or ",".join(found)
     if "teacher_arch" in strategy.reads and "teacher_views" not in strategy.reads and not config["teacher_arch"]:
@@ -87,7 +100,7 @@ def merge(recipe: Mapping) -> dict:
         elif config["dataset"] in TUNED:
             own = TUNED[config["dataset"]](config["distiller"])
             config["distiller_options"] = {**own, **config["distiller_options"]}
-    if "teacher_views" in strategy.reads and not config["teacher_param"]:  # a frozen teacher needs weights
+    if "teacher_views" in strategy.reads and not (config["teacher_param"] or config["teacher_logits"]):
         config["teacher_param"] = SHIPPED.get(config["dataset"], "")
     return config
 
@@ -150,8 +163,23 @@ def _facts(strategy: type, method: distiller.Distiller | None, config: dict) -> 
         reads=strategy.reads,
         views=(*views, *(method.views if reads_method else ())),
         first_phase=method.first_phase_epochs if reads_method else 0,
-        dataset=lambda: data.load(**{key: config[key] for key in data.KEYS}, name=config["dataset"]),
+        dataset=lambda: dataset_of(config),
     )
+
+
+def dataset_of(config: Mapping) -> data.Dataset:
+    """The dataset that a config names; one without labels has the classes of the first teacher."""
+    dataset = _load(config)
+    if dataset.labelled or not config["teacher_param"]:
+        return dataset
+    first, arch = (next(iter(names_in(config[key])), "") for key in ("teacher_param", "teacher_arch"))
+    foreign.arch_of(first, arch, teacher_command(config))  # says how to train a teacher where there is none
+    guess = dataset.named(imagenet.classes())  # a network of PyTorch is built with some number of classes first
+    return dataset.named(foreign.load(first, arch, guess, **foreign.options_of(config)).info["class_names"])
+
+
+def _load(config: Mapping) -> data.Dataset:
+    return data.load(**{key: config[key] for key in data.KEYS}, name=config["dataset"])
 
 
 def _drop_what_has_no_effect(config: dict, recipe: Mapping, typed: tuple[str, ...], facts: Facts) -> list[str]:
@@ -269,8 +297,12 @@ def _temperatures(options: Mapping, path: str = "") -> list[tuple[str, float]]:
 def teacher_command(config: Mapping) -> str:
     """Returns a command that trains a teacher for this config."""
     arch = (names_in(config["teacher_arch"]) or ["ResNet20"])[0]
-    own = "".join(f" --{key}" if config[key] is True else f" --{key} {config[key]}" for key in data.KEYS if config[key])
-    return f"python train_teacher.py --arch {arch} --dataset {config['dataset']}{own} --train_path runs/teacher"
+    own = {key: config[key] for key in data.KEYS if config[key]}
+    name = config["dataset"]
+    if not _load(config).labelled:  # a teacher learns from labels
+        name, own = "ImageFolder", {**own, "data_dir": "LABELLED"}
+    flags = "".join(f" --{key}" if value is True else f" --{key} {value}" for key, value in own.items())
+    return f"python train_teacher.py --arch {arch} --dataset {name}{flags} --train_path runs/teacher"
 
 
 def _check_teachers(config: dict, found: list[str]) -> None:

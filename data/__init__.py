@@ -1,11 +1,23 @@
 """Datasets: images as uint8 arrays with everything a run needs to know about them."""
 
+import dataclasses
 import functools
 import inspect
+from collections.abc import Iterable
 
-from data.batch import VIEWS, Batch, balanced_plan, balanced_subset, epoch_plan, fixed_views, make_batch, withheld
-from data.dataset import Augmentation, Dataset, Split
-from data.device_split import DeviceSplit
+from data.batch import (
+    VIEWS,
+    Batch,
+    balanced_plan,
+    balanced_subset,
+    by_class,
+    epoch_plan,
+    fixed_views,
+    make_batch,
+    withheld,
+)
+from data.dataset import Augmentation, Dataset, Split, hold_out
+from data.device_split import DeviceSplit, Exam
 from data.pairs import ClassTable, class_partners, class_table
 from registry import Registry, UserError
 
@@ -16,13 +28,16 @@ __all__ = [
     "ClassTable",
     "Dataset",
     "DeviceSplit",
+    "Exam",
     "Split",
     "balanced_plan",
     "balanced_subset",
+    "by_class",
     "class_partners",
     "class_table",
     "epoch_plan",
     "fixed_views",
+    "hold_out",
     "load",
     "make_batch",
     "names",
@@ -40,17 +55,24 @@ registry = Registry(
         "CIFAR10": "data.tfds_source:load_cifar10",
         "CIFAR100": "data.tfds_source:load_cifar100",
         "ImageFolder": "data.image_folder:load",
+        "Images": "data.images:load",
         "ImageNet": "data.imagenet:load",
         "Shapes": "data.shapes:load",
     },
 )
 names = registry.names
-KEYS = ("data_dir", "image_size", "channels", "skip_damaged", "resize", "interpolation")  # options of `load`
+KEYS = ("data_dir", "image_size", "channels", "skip_damaged", "resize", "interpolation", "val_split")  # of `load`
+SIZES = ("image_size", "resize", "interpolation")  # of all datasets: read at that size, or resized inside the programs
 
 
 def options(name: str) -> list[str]:
     """The options of `load` that a dataset takes."""
-    return [key for key in KEYS if key in inspect.signature(registry.get(name)).parameters]
+    return [key for key in KEYS if key in (*SIZES, "val_split") or key in _own(name)]
+
+
+def _own(name: str) -> Iterable[str]:
+    """The options of a dataset's own loader."""
+    return inspect.signature(registry.get(name)).parameters
 
 
 @functools.lru_cache(maxsize=2)
@@ -62,31 +84,53 @@ def load(
     skip_damaged: bool = False,
     resize: int = 0,
     interpolation: str = "",
+    val_split: float = 0.0,
 ) -> Dataset:
     """Reads a dataset into host memory. The last two datasets are kept for calls with the same arguments.
+
+    What is said of the options of ImageFolder holds for Images, too.
 
     Args:
         name: one of `names()`.
         data_dir: the dataset's folder; empty means the source's default folder.
-        image_size: side in pixels of the images of ImageFolder (0 means 32) and ImageNet (0 means 224). The other
-            datasets keep their own size.
+        image_size: side in pixels. ImageFolder (0 means 32) and ImageNet (0 means 224) read their pictures at this
+            size. The images of the other datasets stay as they are; the networks' programs resize them (`models.View`).
         channels: of ImageFolder's images, 1 (grey) or 3 (RGB); 0 means 3.
         skip_damaged: ImageFolder leaves out the images that cannot be read, and counts them. Without this option such
             images are an error.
-        resize: length of the resized short side in pixels; the centre is cropped from it. 0: ImageFolder does not keep
-            the aspect, and ImageNet takes `image_size` / 0.875 (256 for 224).
-        interpolation: "bilinear" or "bicubic"; empty means bilinear for ImageFolder and bicubic for ImageNet.
+        resize: length of the resized short side in pixels; the centre is cropped from it. 0: the aspect is not kept,
+            and ImageNet takes `image_size` / 0.875 (256 for 224).
+        interpolation: "bilinear" or "bicubic"; empty means bicubic for ImageNet and bilinear for the others.
+        val_split: share of each class's training images that become the validation split (`hold_out`); 0: none.
 
     Raises:
         UserError: the name is unknown, the dataset does not take an option, or the data are missing. The message has
             the fix.
     """
-    loader, taken = registry.get(name), options(name)
+    loader, taken = registry.get(name), _own(name)
     given = {"image_size": image_size, "channels": channels, "skip_damaged": skip_damaged}
     given |= {"resize": resize, "interpolation": interpolation}
     for key, value in given.items():
-        if value and key not in taken:
+        if value and key not in options(name):
             flag = f"--{key}" if value is True else f"--{key} {value}"
             users = " or ".join(other for other in names() if key in options(other))
             raise UserError(f"{flag} is for --dataset {users}; {name} has no use for it. Leave it out.")
-    return loader(data_dir=data_dir, **{key: value for key, value in given.items() if key in taken})
+    dataset = loader(data_dir=data_dir, **{key: value for key, value in given.items() if key in taken})
+    if "image_size" not in taken and (image_size or resize or interpolation):
+        dataset = _seen_at(dataset, image_size, resize, interpolation)
+    return hold_out(dataset, val_split) if val_split else dataset
+
+
+def _seen_at(dataset: Dataset, image_size: int, resize: int, interpolation: str) -> Dataset:
+    """A dataset in memory whose images the networks' programs resize."""
+    from data import picture
+
+    if not image_size:
+        flag = f"--resize {resize}" if resize else f"--interpolation {interpolation}"
+        raise UserError(f"{flag}: images of {dataset.name} keep their size. Add --image_size, or leave it out.")
+    height, width, channels = dataset.image_shape
+    if height == width == image_size and not resize:
+        return dataset
+    picture.Form(image_size, channels, resize, interpolation or "bilinear").check()
+    changes = {"image_size": image_size, "resize": resize, "interpolation": interpolation or "bilinear"}
+    return dataclasses.replace(dataset, **changes)

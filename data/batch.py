@@ -119,6 +119,11 @@ def balanced_plan(
     return index, view
 
 
+def by_class(pool: np.ndarray, labels: np.ndarray) -> list[np.ndarray]:
+    """The examples of `pool` [P], by the class that `labels` [N] give them; classes without examples are left out."""
+    return [pool[labels[pool] == number] for number in np.unique(labels[pool])]
+
+
 @functools.partial(jax.jit, static_argnames=("count",))
 def fixed_views(seed: int, index: jax.Array, view: jax.Array, count: int) -> jax.Array:
     """The number of the fixed view that each row shows, where `epoch_plan` has a fresh view.

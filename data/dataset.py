@@ -2,13 +2,16 @@
 
 import dataclasses
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 
 import numpy as np
 
+from registry import UserError
+
 BLOCK = 2**18  # values that are counted at once
 IMAGES = 1000  # images that are read from files at once
+HELD_OUT = 7  # seed of the choice of validation images: the same for all seeds of runs
 
 
 class Split:
@@ -65,6 +68,10 @@ class Split:
     def masks(self) -> np.ndarray | None:
         return self._arrays[2] if len(self._arrays) > 2 else None
 
+    def part(self, rows: np.ndarray) -> "Split":
+        """The examples `rows` [M] int, as a split of its own with a copy of their images."""
+        return Split.of(*(None if x is None else x[rows] for x in self._arrays))
+
     def __len__(self) -> int:
         return self.count
 
@@ -85,6 +92,9 @@ class FileSplit(Split):
     @property
     def labels(self) -> np.ndarray:
         return self._labels
+
+    def part(self, rows: np.ndarray) -> "FileSplit":
+        return FileSplit(self._labels[rows], self.image_shape, lambda wanted: self._read_rows(rows[wanted]))
 
     def blocks(self) -> Iterator[np.ndarray]:
         for first in range(0, len(self), IMAGES):
@@ -129,11 +139,14 @@ class Dataset:
     Attributes:
         name: the registry's name.
         train, test: the splits.
-        class_names: K names, in label order.
+        class_names: K names, in label order; empty where the data have no labels and no network was named.
         mean, std: per channel, of pixels scaled to [0, 1].
         augmentation: the usual augmentation of its training images.
         fingerprint: a text that differs where the examples differ. A run does not resume with another fingerprint.
-        val: a third split to choose weights on, or None.
+        val: a third split, on which the best weights are chosen; None: the test split chooses them.
+        labelled: False where every label is withheld (-1). The classes are those of a trained network (`named`).
+        image_size: side in pixels at which networks see the images, where their programs resize them (`models.View`);
+            0: the images' own.
         resize: length in pixels of the resized short side that the images are cropped from; 0: they are not cropped.
         interpolation: the filter of the resizing; "" where images keep their size.
         notes: lines on what was left out or changed when the data were read, and why.
@@ -148,6 +161,8 @@ class Dataset:
     augmentation: Augmentation
     fingerprint: str = ""
     val: Split | None = None
+    labelled: bool = True
+    image_size: int = 0
     resize: int = 0
     interpolation: str = ""
     notes: tuple[str, ...] = ()
@@ -158,7 +173,45 @@ class Dataset:
         named = {"training": self.train, "validation": self.val, "test": self.test}
         counts = ", ".join(f"{len(split):,} {name}" for name, split in named.items() if split)
         shape = "x".join(map(str, self.image_shape))
-        return (f"{self.name}: {counts} images of {self.num_classes} classes, {shape}.", *self.notes)
+        shape += f"; networks see {self.image_size}x{self.image_size}" if self.image_size else ""
+        kinds = f"of {self.num_classes} classes" if self.labelled else "without labels"
+        return (f"{self.name}: {counts} images {kinds}, {shape}.", *self.notes)
+
+    def named(self, class_names: Iterable[str]) -> "Dataset":
+        """The data; those without labels get the names of a trained network's classes."""
+        return self if self.labelled else dataclasses.replace(self, class_names=tuple(class_names))
+
+    def check_labelled(self, what: str) -> None:
+        """Raises `UserError` for data without labels; `what` is the user's word for what reads them."""
+        if not self.labelled:
+            raise UserError(f"{what} reads labels, and {self.name} has none.\nTake labelled data, such as ImageFolder.")
+
+    def view(self, image_size: int = 0, interpolation: str = "") -> dict:
+        """The fields of a `models.Player` for how it looks at the images.
+
+        Args:
+            image_size: side in pixels; 0: as the data say.
+            interpolation: of the resizing, where the data have none.
+        """
+        size = image_size or self.image_size
+        if not size:
+            return {}
+        resize = round(self.resize * size / self.image_size) if self.image_size else 0
+        return {
+            "image_size": size,
+            "resize": resize,
+            "interpolation": self.interpolation or interpolation or "bilinear",
+        }
+
+    @property
+    def exams(self) -> dict[str, Split]:
+        """Name -> split that networks are tested on; the first chooses the best weights. The last is the test split."""
+        return {"val": self.val, "test": self.test} if self.val else {"test": self.test}
+
+    @property
+    def best_on(self) -> str:
+        """The split that chooses the best weights: "val" or "test"."""
+        return next(iter(self.exams))
 
     @property
     def num_classes(self) -> int:
@@ -166,7 +219,13 @@ class Dataset:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of the images as they are stored."""
         return self.train.image_shape
+
+    @property
+    def seen_shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of what networks see."""
+        return (self.image_size, self.image_size, self.image_shape[2]) if self.image_size else self.image_shape
 
     @property
     def info(self) -> dict:
@@ -176,11 +235,46 @@ class Dataset:
             "num_classes": self.num_classes,
             "class_names": list(self.class_names),
             "dataset": self.name,
-            "image_shape": list(self.image_shape),
+            "image_shape": list(self.seen_shape),
             "mean": list(self.mean),
             "std": list(self.std),
             **resized,
         }
+
+
+def hold_out(dataset: Dataset, share: float) -> Dataset:
+    """The dataset with a share of its training images as the validation split, and without them in the training split.
+
+    Each class gives the share of its images, rounded, and at least one image where the class has two. The choice
+    depends on the labels and the share alone. `mean` and `std` stay those of the dataset.
+
+    Args:
+        dataset: without a validation split.
+        share: above 0 and below 1.
+
+    Raises:
+        UserError: the dataset has a validation split, or no class has two training images.
+    """
+    flag = f"--val_split {share:g}"
+    dataset.check_labelled(flag)
+    if dataset.val:
+        raise UserError(
+            f"{flag} takes validation images from the training images, and {dataset.name} has {len(dataset.val):,} "
+            "validation images of its own.\nLeave --val_split out."
+        )
+    labels, random = dataset.train.labels, np.random.RandomState(HELD_OUT)
+    queues = [random.permutation(np.flatnonzero(labels == number)) for number in range(dataset.num_classes)]
+    counts = [min(max(1, round(share * len(own))), len(own) - 1) for own in queues]
+    held = np.sort(np.concatenate([own[: max(0, count)] for own, count in zip(queues, counts, strict=True)]))
+    if not len(held):
+        raise UserError(f"{flag}: no class of {dataset.name} has two training images.\nLeave --val_split out.")
+    kept = np.setdiff1d(np.arange(len(labels)), held)
+    return dataclasses.replace(
+        dataset,
+        train=dataset.train.part(kept),
+        val=dataset.train.part(held),
+        fingerprint=f"{dataset.fingerprint} val_split {share:g}".strip(),
+    )
 
 
 def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -1,16 +1,36 @@
-"""A training split and the order of an epoch, on the devices. An update reads them and never writes them."""
+"""Splits on the devices: the training split with the order of an epoch, and the splits of the tests.
 
+An update and a test read them and never write them.
+"""
+
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from data.batch import Batch, make_batch
 from data.dataset import Augmentation
 from data.mixing import other
 from data.pairs import ClassTable
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Exam:
+    """A split that networks are tested on.
+
+    Attributes:
+        name: "val" or "test".
+        images: [N, H, W, C] uint8, on the devices.
+        labels: [N] int32.
+    """
+
+    name: str
+    images: jax.Array
+    labels: np.ndarray
 
 
 @struct.dataclass

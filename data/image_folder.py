@@ -62,13 +62,7 @@ def load(
             f"ImageFolder needs --data_dir, a folder with train/CLASS/*.png and test/CLASS/*; got '{data_dir}'."
         )
     listing = _list(root)
-    decode = functools.partial(decode_all, str(root), listing.files, form, skip_damaged)
-    if len(listing.files) > KEPT:
-        place = hashlib.sha256(f"{root.resolve()} {form} {skip_damaged}".encode()).hexdigest()[:8]
-        paths = (os.path.join(root, file) for file in listing.files)
-        images, present, said = decoded.kept(f"ImageFolder-{place}", paths, decode)
-    else:
-        images, present, said = decode()
+    images, present, said = read_all("ImageFolder", root, listing.files, form, skip_damaged)
     splits = _splits(root, listing, images, present)
     digest = hashlib.sha256()
     for split in splits.values():
@@ -163,28 +157,31 @@ def _split_folders(root: pathlib.Path, left: dict[str, list[str]], notes: list[s
 def class_files(root: pathlib.Path, split: str, left: dict[str, list[str]]) -> dict[str, list[str]]:
     """Class name -> the sorted paths of its pictures, from the root. One name in two Unicode forms is one class."""
     found = collections.defaultdict(list)
-    for file in _walk(str(root), split, left):
+    for file in walk(str(root), split, left):
         _, folder, *rest = file.split("/")
         if not rest:
             left["files outside class folders"].append(file)
         elif picture.is_picture(os.path.join(root, file)):
-            found[_composed(folder)].append(file)
+            found[composed(folder)].append(file)
         else:
             left["files of no picture format that is read"].append(file)
     folders = sorted(e.name for e in os.scandir(root / split) if e.is_dir() and not _is_litter(e.name))
     if not folders:
         raise UserError(f"ImageFolder: {root / split} has no class folders. Put images in {root / split}/CLASS/.")
-    empty = [name for name in folders if _composed(name) not in found]
+    empty = [name for name in folders if composed(name) not in found]
     if empty and (split == "train" or len(empty) == len(folders)):
         raise UserError(f"ImageFolder: {root / split / empty[0]} has no pictures. Fill it or remove it.")
-    return {name: sorted(files, key=lambda file: (_composed(file), file)) for name, files in found.items()}
+    return {name: sorted(files, key=lambda file: (composed(file), file)) for name, files in found.items()}
 
 
-def _walk(root: str, folder: str, left: dict[str, list[str]], above: tuple[str, ...] = ()) -> Iterator[str]:
-    """Yields the files in a folder and its sub-folders, as paths from the root with "/"; adds the others to `left`."""
+def walk(root: str, folder: str, left: dict[str, list[str]], above: tuple[str, ...] = ()) -> Iterator[str]:
+    """Yields the files in a folder and its sub-folders, as paths from the root with "/"; adds the others to `left`.
+
+    The folder "" is the root itself.
+    """
     above = (*above, os.path.realpath(os.path.join(root, folder)))
     for entry in sorted(os.scandir(os.path.join(root, folder)), key=lambda entry: entry.name):
-        name = f"{folder}/{entry.name}"
+        name = f"{folder}/{entry.name}" if folder else entry.name
         if _is_litter(entry.name):
             inside = (
                 [f"{name}/{file}" for _, _, files in os.walk(entry) for file in files] if entry.is_dir() else [name]
@@ -194,7 +191,7 @@ def _walk(root: str, folder: str, left: dict[str, list[str]], above: tuple[str, 
             if os.path.realpath(entry) in above:
                 left["links to a folder above"].append(name)
             else:
-                yield from _walk(root, name, left, above)
+                yield from walk(root, name, left, above)
         elif entry.is_file():
             yield name
         else:
@@ -210,7 +207,7 @@ def left_out(left: dict[str, list[str]]) -> list[str]:
     return [f"Left out, {reason}: {len(names):,} ({_names(names)})." for reason, names in left.items() if names]
 
 
-def _composed(name: str) -> str:
+def composed(name: str) -> str:
     """The name with each accented letter as one character; macOS may store a letter and its accent as two."""
     return unicodedata.normalize("NFC", name)
 
@@ -218,6 +215,17 @@ def _composed(name: str) -> str:
 def _names(names: list[str]) -> str:
     more = f" and {len(names) - EXAMPLES:,} more" if len(names) > EXAMPLES else ""
     return ", ".join(f"'{name}'" for name in names[:EXAMPLES]) + more
+
+
+def read_all(
+    name: str, root: pathlib.Path, files: list[str], form: picture.Form, skip_damaged: bool
+) -> tuple[np.ndarray, ...]:
+    """What `decode_all` returns, of the dataset `name`; of many files it is kept in the cache."""
+    decode = functools.partial(decode_all, str(root), files, form, skip_damaged, name)
+    if len(files) <= KEPT:
+        return decode()
+    place = hashlib.sha256(f"{root.resolve()} {form} {skip_damaged}".encode()).hexdigest()[:8]
+    return decoded.kept(f"{name}-{place}", (os.path.join(root, file) for file in files), decode)
 
 
 def decode_all(
@@ -268,7 +276,7 @@ def decode_all(
         lines = [f"  {os.path.join(root, files[row])} ({damaged[row]})" for row in sorted(damaged)]
         raise DamagedFileError(
             "\n".join([f"{name}: {len(lines):,} of {len(files):,} pictures cannot be read:", *lines])
-            + f"\nReplace or remove them{'; --skip_damaged leaves them out' * (name == 'ImageFolder')}."
+            + f"\nReplace or remove them{'; --skip_damaged leaves them out' * (name != 'ImageNet')}."
         )
     notes = []
 

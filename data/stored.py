@@ -18,7 +18,7 @@ import numpy as np
 from flax import struct
 
 from files import free, sha256, whole_folder, write_json
-from registry import DamagedFileError, UserError
+from registry import DamagedFileError, NonFiniteError, UserError
 
 DESCRIPTION = "stored.json"
 Arrays = dict[str, tuple[tuple[int, ...], np.dtype]]  # name -> (shape, type)
@@ -143,6 +143,18 @@ def collect(arrays: Arrays, blocks: Blocks) -> dict[str, np.ndarray]:
     return {name: np.concatenate(rows[name]).reshape(shape) for name, (shape, _) in arrays.items()}
 
 
+def rounded(logits: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """The logits in another number format; raises `NonFiniteError` for one that is not finite there."""
+    with np.errstate(over="ignore"):
+        found = logits.astype(dtype)
+    if not np.isfinite(found).all():
+        raise NonFiniteError(
+            f"A logit of the teacher ({np.abs(logits).max():.3g}) is not finite as {dtype}.\n"
+            "If the logit itself is finite, store the bank with --config.teacher_bank_dtype=float32."
+        )
+    return found
+
+
 @struct.dataclass
 class DeviceBank:
     """A teacher bank: the teacher's logits for K views of every example, on the devices.
@@ -159,8 +171,31 @@ class DeviceBank:
     rest: jax.Array | None = None
     classes: int = struct.field(pytree_node=False, default=0)
 
+    @staticmethod
+    def arrays(views: int, examples: int, classes: int, dtype: str, top_k: int) -> Arrays:
+        """Name -> (shape, type) of what a bank stores; `top_k` 0 stores all classes."""
+        rows, stored = (views, examples), np.dtype(dtype)
+        if not top_k:
+            return {"values": ((*rows, classes), stored)}
+        number = np.dtype("uint16" if classes <= 2**16 else "int32")
+        return {"values": ((*rows, top_k), stored), "indices": ((*rows, top_k), number), "rest": (rows, stored)}
+
+    @staticmethod
+    def pack(logits: jax.Array, top_k: int) -> dict[str, jax.Array]:
+        """What is stored of logits [B, C], not rounded yet."""
+        if not top_k:
+            return {"values": logits}
+        values, indices = jax.lax.top_k(logits, top_k)
+        others = logits.at[jnp.arange(len(logits))[:, None], indices].set(-jnp.inf)
+        rest = jax.nn.logsumexp(others, axis=-1) - np.log(logits.shape[-1] - top_k).astype(np.float32)
+        return {"values": values, "indices": indices, "rest": rest}
+
     def logits(self, view: jax.Array, index: jax.Array) -> jax.Array:
-        """[B, C] float32, the logits of the examples `index` [B] in the views `view` [B]."""
+        """[B, C] float32, the logits of the examples `index` [B] in the views `view` [B].
+
+        The one view of a bank of one view stands for every view.
+        """
+        view = view if len(self.values) > 1 else jnp.zeros_like(view)
         values = self.values[view, index].astype(jnp.float32)
         if self.indices is None:
             return values

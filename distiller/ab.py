@@ -54,6 +54,7 @@ class AB(Distiller):
         stages: pairs "STUDENT:TEACHER,..." of stages (spatial.py); "" pairs all stages of the shallower network.
     """
 
+    needs_labels = True
     margin: float = not_negative(1.0)
     warmup_epochs: int = not_negative(30)
     stages: str = paired_stages()

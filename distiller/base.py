@@ -30,6 +30,7 @@ class Distiller(nn.Module):
         least_batch: smallest number of examples in a batch with which every term of the method teaches something. A
             method that compares examples needs more than 1.
         order_matters: the loss depends on the order of the examples in the batch.
+        needs_labels: without labels the method teaches nothing, or nothing after its first phase.
         first_phase_learns: what learns in the first phase (`first_phase_epochs`): "student", "method" or both.
         adversarial: the method's own parameters maximise the loss, by a reversed gradient.
     """
@@ -40,6 +41,7 @@ class Distiller(nn.Module):
     views: ClassVar[tuple[str, ...]] = ("weak",)
     least_batch: ClassVar[int] = 1
     order_matters: ClassVar[bool] = False
+    needs_labels: ClassVar[bool] = False
     first_phase_learns: ClassVar[tuple[str, ...]] = ("student", "method")
     adversarial: ClassVar[bool] = False
 

@@ -50,6 +50,10 @@ class Composition(Distiller):
         return any(part.order_matters for part in self.parts)
 
     @property
+    def needs_labels(self) -> bool:
+        return any(part.needs_labels for part in self.parts)
+
+    @property
     def adversarial(self) -> bool:
         return any(part.adversarial for part in self.parts)
 

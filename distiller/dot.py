@@ -114,25 +114,6 @@ def _full(mask, params):
     return jax.tree.map(lambda on, part: jax.tree.map(lambda _: bool(on), part), mask, params)
 
 
-def reached(function: Callable, tree: Any, *others: Any) -> Any:
-    """Finds the leaves of `tree` on which the result of `function(tree, *others)` depends.
-
-    The search goes back through the traced operations and computes nothing. A call of a compiled function counts as
-    depending on all of its inputs.
-
-    Args:
-        function: returns arrays.
-        tree, others: arrays, or `jax.ShapeDtypeStruct`s in their place.
-
-    Returns:
-        A tree of bools like `tree`.
-    """
-    jaxpr = jax.make_jaxpr(function)(tree, *others).jaxpr
-    needed = traces.reached(jaxpr, jaxpr.outvars)
-    structure = jax.tree.structure(tree)
-    return structure.unflatten([v in needed for v in jaxpr.invars[: structure.num_leaves]])
-
-
 def reached_by_both(strategy: Any, state: Any, batch: Any, name: str) -> Any:
     """Finds the parameters that get a gradient from both the label loss and the distillation loss.
 
@@ -163,5 +144,7 @@ def reached_by_both(strategy: Any, state: Any, batch: Any, name: str) -> Any:
     def side(wanted, *parts):
         return {name: value for name, value in terms(*parts).items() if (name in on_labels) == wanted}
 
-    sides = [reached(functools.partial(side, wanted), state.params, state, batch) for wanted in (True, False)]
+    sides = [
+        traces.read_leaves(functools.partial(side, wanted), state.params, state, batch) for wanted in (True, False)
+    ]
     return jax.tree.map(lambda a, b: a and b, *sides)

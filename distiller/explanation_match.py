@@ -81,6 +81,10 @@ class ExplanationMatch(Distiller):
     def gradient_taps(self):
         return map_rule(self.map, self.tap).gradient_taps
 
+    @property
+    def needs_labels(self):
+        return self.classes == "label"
+
     @nn.compact
     def __call__(self, student, teacher, batch):
         rule = map_rule(self.map, self.tap)

@@ -67,6 +67,7 @@ class FSP(Distiller):
         stages: pairs "STUDENT:TEACHER,..." of stages (spatial.py); "" pairs all stages of the shallower network.
     """
 
+    needs_labels = True
     weight: float = not_negative(50.0)
     warmup_epochs: int = not_negative(30)
     stages: str = paired_stages()

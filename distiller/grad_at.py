@@ -72,6 +72,7 @@ class GradAT(Distiller):
     """
 
     gradient_taps = ("input",)
+    needs_labels = True
     weight: float = not_negative(20.0)
     normalize: bool = True
     of: str = one_of("loss", "logit")

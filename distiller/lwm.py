@@ -54,6 +54,10 @@ class LwM(Distiller):
     def gradient_taps(self):
         return map_rule("GradCAM", self.tap).gradient_taps
 
+    @property
+    def needs_labels(self):
+        return self.classes == "label"
+
     @nn.compact
     def __call__(self, student, teacher, batch):
         rule = map_rule("GradCAM", self.tap)

@@ -59,6 +59,7 @@ class ND(Distiller):
     Paper: Wang, Cheng, Duan, Wang, Feng, Kong, 2023, arXiv:2305.17007
     """
 
+    needs_labels = True
     weight: float = not_negative(2.0)
 
     @nn.compact

@@ -63,6 +63,7 @@ class NKD(Distiller):
         temperature: T of the other classes, dimensionless.
     """
 
+    needs_labels = True
     gamma: float = not_negative(3.5)
     temperature: float = positive(3.0)
 

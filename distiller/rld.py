@@ -89,6 +89,7 @@ class RLD(Distiller):
         standardize: both networks' logits are standardised per row first (LSKD).
     """
 
+    needs_labels = True
     alpha: float = not_negative(1.0)
     beta: float = not_negative(8.0)
     temperature: float = positive(4.0)

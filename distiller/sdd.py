@@ -79,6 +79,7 @@ class SDD(Distiller):
         warmup_epochs: epochs over which the loss rises to its weight.
     """
 
+    needs_labels = True
     scales: tuple[int, ...] = positive((1, 2, 4))
     complementary: float = not_negative(2.0)
     alpha: float = not_negative(1.0)

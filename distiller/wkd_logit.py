@@ -131,6 +131,7 @@ class WKDLogit(Distiller):
         epsilon: added to Sinkhorn's denominators; 0 is the paper's algorithm.
     """
 
+    needs_labels = True
     gamma: float = not_negative(200.0)
     temperature: float = positive(8.0)
     sinkhorn_lambda: float = positive(0.05)

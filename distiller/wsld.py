@@ -53,6 +53,7 @@ class WSLD(Distiller):
         temperature: T, dimensionless.
     """
 
+    needs_labels = True
     weight: float = not_negative(2.5)
     temperature: float = positive(2.0)
 

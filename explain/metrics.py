@@ -48,11 +48,11 @@ def ranks(maps: np.ndarray, last_first: bool = False, seed: int = 0) -> np.ndarr
     return found.reshape(maps.shape)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _masked_probabilities(model, variables, images, others, rank, count):
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _masked_probabilities(eye, model, variables, images, others, rank, count):
     """Return the softmax [B, K] for `images` in which the `count` pixels of lowest rank come from `others`."""
     mixed = jnp.where(rank[..., None] < count, others, images)
-    return jax.nn.softmax(forward(model, variables, mixed)[0].logits)
+    return jax.nn.softmax(forward(model, variables, eye(mixed))[0].logits)
 
 
 def perturb(subject: Subject, images: np.ndarray, rank: np.ndarray, fill: str = "black") -> np.ndarray:
@@ -85,7 +85,7 @@ def perturb(subject: Subject, images: np.ndarray, rank: np.ndarray, fill: str = 
             others = jnp.broadcast_to(subject.normalised(np.zeros(images.shape[-1:], np.uint8)), x.shape)
         if fill == "inserted":
             x, others = _blurred(x), x
-        found = [_masked_probabilities(model, variables, x, others, rank, count) for count in counts]
+        found = [_masked_probabilities(subject.eye, model, variables, x, others, rank, count) for count in counts]
         return np.stack([np.asarray(part, np.float64) for part in found], axis=1)
 
     return np.moveaxis(subject.collect(program, images, rank), 1, 0)
@@ -183,7 +183,7 @@ def modules(subject: Subject, image_shape: tuple[int, ...]) -> list[str]:
     names = []
 
     def build(key):
-        names.extend(subject.model.init(key, jnp.zeros((1, *image_shape), jnp.float32))["params"])
+        names.extend(subject.model.init(key, jnp.zeros((1, *subject.view.shape(image_shape)), jnp.float32))["params"])
 
     jax.eval_shape(build, jax.random.key(0))
     return names
@@ -200,7 +200,8 @@ def randomised(subject: Subject, image_shape: tuple[int, ...], seed: int = 0):
     Yields:
         (name of the last module that was re-initialised, the `Subject`), for each module that has parameters.
     """
-    fresh = jax.jit(subject.model.init)(jax.random.key(seed), jnp.zeros((1, *image_shape), jnp.float32))
+    image = jnp.zeros((1, *subject.view.shape(image_shape)), jnp.float32)
+    fresh = jax.jit(subject.model.init)(jax.random.key(seed), image)
     variables = {kind: dict(tree) for kind, tree in subject.variables.items()}
     for name in reversed(modules(subject, image_shape)):
         for kind in variables:

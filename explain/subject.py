@@ -10,9 +10,30 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from models import forward
+from models import View, forward
 
 BATCH = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class Eye:
+    """What a network sees of normalised images: they are resized as in training, between the statistics.
+
+    Attributes:
+        view: the size.
+        mean, std: of the normalisation.
+    """
+
+    view: View
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Convert normalised images [B, H, W, C] to the network's size."""
+        if not self.view.changes(images.shape):
+            return images
+        mean, std = jnp.asarray(self.mean, images.dtype), jnp.asarray(self.std, images.dtype)
+        return (self.view(images * std + mean) - mean) / std
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -24,6 +45,7 @@ class Subject:
         model: a linen Module.
         variables: `{"params", "batch_stats"}`.
         mean, std: mean and deviation of each input channel, for pixels in [0, 1].
+        view: the size at which the network sees the images. Maps have the images' own size.
     """
 
     name: str
@@ -31,9 +53,15 @@ class Subject:
     variables: dict
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    view: View = View()  # noqa: RUF009  # immutable
+
+    @property
+    def eye(self) -> Eye:
+        """Normalised images -> what the network sees of them."""
+        return Eye(self.view, tuple(self.mean), tuple(self.std))
 
     def normalised(self, images: np.ndarray) -> jax.Array:
-        """Convert images [..., C] uint8 to the network's input, float32."""
+        """Convert images [..., C] uint8 to normalised ones of the same size, float32."""
         return (jnp.asarray(images, jnp.float32) / 255.0 - jnp.asarray(self.mean)) / jnp.asarray(self.std)
 
     def collect(self, program: Callable, images: np.ndarray, *rows: np.ndarray) -> Any:
@@ -70,7 +98,7 @@ class Subject:
             (logits [N, K], embeddings [N, D]), float32. If the network has no tap `embedding`, the embeddings are the
             logits.
         """
-        return self.collect(_answer, images)
+        return self.collect(functools.partial(_answer, self.eye), images)
 
     def maps(self, explanation: Callable, images: np.ndarray, classes: np.ndarray) -> np.ndarray:
         """Compute explanation maps.
@@ -87,7 +115,8 @@ class Subject:
         Raises:
             ValueError: maps that are not finite or do not have the images' size.
         """
-        maps = self.collect(functools.partial(_explain, explanation), images, classes).astype(np.float32, copy=False)
+        program = functools.partial(_explain, explanation, self.eye)
+        maps = self.collect(program, images, classes).astype(np.float32, copy=False)
         if maps.shape != images.shape[:3]:
             raise ValueError(f"The maps are {maps.shape[1:]}, the images {images.shape[1:3]}: resize the maps.")
         bad = int((~np.isfinite(maps)).any(axis=(1, 2)).sum())
@@ -100,12 +129,13 @@ class Subject:
         return dataclasses.replace(self, variables=variables)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _answer(model, variables, images):
-    outputs, _ = forward(model, variables, images)
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _answer(eye, model, variables, images):
+    outputs, _ = forward(model, variables, eye(images))
     return outputs.logits, outputs.features.get("embedding", outputs.logits)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _explain(explanation, model, variables, images, classes):
-    return explanation(model, variables, images, classes)
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _explain(explanation, eye, model, variables, images, classes):
+    maps = explanation(model, variables, eye(images), classes)
+    return eye.view.back(maps, images.shape[1:3]) if eye.view.changes(images.shape) else maps

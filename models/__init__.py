@@ -1,8 +1,13 @@
 """Networks: linen Modules that return `Outputs`. `create` builds a network by name, `names` lists the names."""
 
-from models import ops, xla_cpu
+import functools
+import importlib
+from types import ModuleType
+
+from models import nnx_network, ops, xla_cpu
 from models.outputs import ATTENTION, LAST_MAP, NoFeatures, Outputs, Source, Taps, forward, resolve, stages
 from models.players import Player
+from models.view import View
 from registry import Registry, UserError
 
 __all__ = [
@@ -13,8 +18,10 @@ __all__ = [
     "Player",
     "Source",
     "Taps",
+    "View",
     "create",
     "forward",
+    "is_torch",
     "names",
     "ops",
     "registry",
@@ -22,7 +29,32 @@ __all__ = [
     "stages",
 ]
 
-registry = Registry(
+TORCH_LIBRARIES = ("timm", "torchvision")  # "timm:NAME" is a network that the library builds
+
+
+def is_torch(name: str) -> bool:
+    """Whether `name` is a network of one of PyTorch's libraries."""
+    return name.partition(":")[0] in TORCH_LIBRARIES
+
+
+class Networks(Registry):
+    """A registry with the networks of PyTorch's libraries, which are looked for when one is asked for."""
+
+    def module(self, name: str) -> ModuleType:
+        """`models.torch_network`; `UserError` where what the network `name` needs is not installed."""
+        try:
+            return importlib.import_module("models.torch_network")
+        except ImportError as error:
+            raise UserError(
+                f"{name} needs torch, torchax and {name.partition(':')[0]}: {error}.\n"
+                "Install them: pip install 'kd-cookbook[teachers]'"
+            ) from None
+
+    def _own(self, name):
+        return self.module(name).constructor(name) if is_torch(name) else super()._own(name)
+
+
+registry = Networks(
     "model",
     {
         "ResNet8": "models.resnet:resnet8",
@@ -72,13 +104,15 @@ def create(name: str, num_classes: int, **options):
     """Builds a network by name.
 
     Args:
-        name: one of `names()`, or "module:attribute" of a network of your own (docs/models.md).
+        name: one of `names()`, "module:attribute" of a network of your own (docs/models.md), or a frozen network of
+            PyTorch: "timm:NAME", "torchvision:NAME" (docs/teachers.md).
         num_classes: K, the size of the last layer, at least 2.
         **options: the network's own fields, such as `dtype` (compute type; parameters stay float32). Lists become
             tuples, because JSON has no tuples.
 
     Returns:
-        A linen Module; `module.apply(variables, images, train=...)` returns `Outputs`.
+        A linen Module; `module.apply(variables, images, train=...)` returns `Outputs`. A network of your own that is
+        written with `flax.nnx` comes inside such a Module (`models.nnx_network`).
 
     Raises:
         UserError: an unknown name, with the nearest known one, or an option that the network does not have.
@@ -86,6 +120,8 @@ def create(name: str, num_classes: int, **options):
     xla_cpu.prepare()
     build = registry.get(name)
     options = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
+    if nnx_network.is_nnx(build):
+        build = functools.partial(nnx_network.wrap, build)
     try:
         return build(num_classes=num_classes, **options)
     except TypeError as error:

@@ -1,6 +1,7 @@
 """A network in a role, with the input statistics that belong to its weights, and what the network starts from."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 
 import flax.linen as nn
@@ -11,6 +12,7 @@ from flax import traverse_util
 
 from models.layers import BatchNorm
 from models.outputs import Outputs, forward
+from models.view import View
 from registry import UserError
 
 
@@ -26,6 +28,7 @@ class Player:
         still: paths of the variables that training does not change. A batch norm whose parameters are among them
             normalises by its running statistics in training, too.
         rates: path -> factor on the optimizer's updates of the parameter; 1 where none is given.
+        image_size, resize, interpolation: the size at which the network sees the images (`View`); 0: their own.
     """
 
     name: str
@@ -35,20 +38,30 @@ class Player:
     start: Mapping[tuple[str, ...], np.ndarray] = dataclasses.field(default_factory=dict, compare=False, repr=False)
     still: frozenset[tuple[str, ...]] = dataclasses.field(default=frozenset(), repr=False)
     rates: Mapping[tuple[str, ...], float] = dataclasses.field(default_factory=dict, compare=False, repr=False)
+    _: dataclasses.KW_ONLY
+    image_size: int = 0
+    resize: int = 0
+    interpolation: str = "bilinear"
+
+    @functools.cached_property
+    def view(self) -> View:
+        """How the network sees the images."""
+        return View(self.image_size, self.resize, self.interpolation)
 
     def init(self, key: jax.Array, image: jax.Array) -> dict:
         """The first variables `{"params", "batch_stats"}` for images like `image` [B, H, W, C].
 
         What `start` has is taken from there; the other variables are drawn.
         """
-        variables = self.model.init(key, image[:1])
+        variables = self.model.init(key, self.view(image[:1]))
         variables = {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
         return (
             _with(variables, lambda path, drawn: jnp.asarray(self.start.get(path, drawn))) if self.start else variables
         )
 
     def forward(self, variables: dict, image: jax.Array, train: bool = False, **options) -> tuple[Outputs, dict]:
-        """`models.forward` on `image` [B, H, W, C] in [0, 1], normalised with this player's own statistics."""
+        """`models.forward` on `image` [B, H, W, C] in [0, 1], resized and normalised as this player wants it."""
+        image = self.view(image)
         mean, std = jnp.asarray(self.mean, image.dtype), jnp.asarray(self.std, image.dtype)
         image = (image - mean) / std
         if not (train and self.still):

@@ -1,8 +1,10 @@
 """Analyses of a jaxpr: dependencies between variables, readers of each variable, the primitives in it."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
+import jax
 from jax.extend import core
 
 
@@ -22,6 +24,25 @@ def reached(jaxpr: core.Jaxpr, ends: Iterable, barrier: core.Var | None = None) 
         if not found.isdisjoint(equation.outvars):
             found.update(v for v in equation.invars if isinstance(v, core.Var) and v is not barrier)
     return found
+
+
+def read_leaves(function: Callable, tree: Any, *others: Any) -> Any:
+    """Which leaves of `tree` the result of `function(tree, *others)` depends on.
+
+    Found by going back through the traced operations, so nothing is computed; a call of a compiled function counts as
+    depending on all that it is given.
+
+    Args:
+        function: returns arrays.
+        tree, others: arrays, or `jax.ShapeDtypeStruct`s in their place.
+
+    Returns:
+        A tree of bools like `tree`.
+    """
+    jaxpr = jax.make_jaxpr(function)(tree, *others).jaxpr
+    needed = reached(jaxpr, jaxpr.outvars)
+    structure = jax.tree.structure(tree)
+    return structure.unflatten([v in needed for v in jaxpr.invars[: structure.num_leaves]])
 
 
 def inner(equation: core.JaxprEqn) -> Iterator[core.Jaxpr]:

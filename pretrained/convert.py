@@ -12,6 +12,7 @@ benchmarks.
 """
 
 import argparse
+import dataclasses
 import json
 import pathlib
 import sys
@@ -145,7 +146,7 @@ def describe(args: argparse.Namespace, chosen: naming.Selection, card: cards.Car
         raise UserError(f"--class_names {args.class_names} has {len(names)} names for {classes} classes.")
     known = card.class_names if len(set(card.class_names)) == classes else map(str, range(classes))
     options = {**naming.guess_options(args.arch, chosen.tensors, card.architectures), **args.option}
-    size = args.image_size or options.get("image_size") or (args.dataset in PICTURES and card.image_size)
+    size = args.image_size or options.get("image_size") or card.image_size
     size = size or (args.dataset == "ImageNet" and SIZES.get(args.arch)) or shape[0]
     name = f"{args.hub}: {args.source or 'weights'}" if args.hub else pathlib.Path(args.source).name
     return {
@@ -165,12 +166,12 @@ def describe(args: argparse.Namespace, chosen: naming.Selection, card: cards.Car
 
 
 def resizing(args: argparse.Namespace, size: int, card: cards.Card) -> dict:
-    """The entries `resize` and `interpolation` of `model.json`; none for images that keep their size."""
-    if args.dataset not in PICTURES:
-        return {}
+    """The entries `resize` and `interpolation` of `model.json`; the flags alone for images that keep their size."""
+    given = {"resize": args.resize, "interpolation": args.interpolation}
+    if args.dataset not in PICTURES and size == DATASETS[args.dataset][1][0]:
+        return {key: value for key, value in given.items() if value}
     own = {"resize": round(size * SHORT_SIDE), "interpolation": INTERPOLATION} if args.dataset == "ImageNet" else {}
     of_card = {"resize": card.resize if size == card.image_size else 0, "interpolation": card.interpolation}
-    given = {"resize": args.resize, "interpolation": args.interpolation}
     return own | {key: value for facts in (of_card, given) for key, value in facts.items() if value}
 
 
@@ -250,7 +251,7 @@ def _measure(player, variables: dict, info: dict, args: argparse.Namespace, name
             f"--class_names {args.class_names}: {dataset.name} has no class '{strange}'.\n"
             f"Its classes are {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}."
         )
-    logits = logits_of(player, variables, dataset)
+    logits = logits_of(dataclasses.replace(player, **dataset.view()), variables, dataset)
     result = Classification().metrics(logits, labels)
     _check_order(np.argmax(logits, axis=1), labels, names, result["top1"])
     info.update(class_names=names, test_top1=result["top1"], test=result)

@@ -1,16 +1,15 @@
 """Makes a player (a network in a role) from weights, and checks that weights fit a dataset."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import jax.numpy as jnp
-import numpy as np
 
 import data
 import models
 import pretrained
 from models import Player
 from models.folding import fold
-from pretrained import orders
+from pretrained import classes
 from registry import UserError
 
 
@@ -20,25 +19,26 @@ def player_of(
     dtype=jnp.float32,
     arch: str = "",
     frozen: bool = False,
-    class_names: Sequence[str] = (),
+    dataset: data.Dataset | None = None,
+    image_size: int = 0,
 ) -> tuple[Player, dict]:
     """Builds the network of some weights, with the input statistics of the weights.
 
     Args:
-        weights: what `pretrained.load` returned.
+        weights: what `pretrained.load` or `fitted` returned.
         name: the player's role.
         dtype: compute type.
         arch: the network's name as the user gives it. Needed if the network is code outside the library
             ("module:attribute"), because a file of weights must not choose what Python imports.
         frozen: the network is used in evaluation mode only: its batch norms are folded into the layers before them.
-        class_names: the dataset's. If the weights have the same classes in another order, the outputs are put in this
-            order (`class_order`). Empty: the order of the weights stays.
+        dataset: the data, which may say at which size networks see the images.
+        image_size: side in pixels at which this network sees the images; 0: as the data say.
 
     Returns:
         (the player, its variables).
 
     Raises:
-        UserError: the architecture is unknown, the weights do not fit it, or the outputs cannot be put in order.
+        UserError: the architecture is unknown, or the weights do not fit it.
     """
     info = weights.info
     if ":" in info["arch"] and arch != info["arch"]:
@@ -48,101 +48,78 @@ def player_of(
         )
     model = models.create(info["arch"], info["num_classes"], dtype=dtype, **info.get("options", {}))
     variables = pretrained.check(weights, model)
-    if order := class_order(info["class_names"], class_names):
-        variables = in_order(variables, order, weights)
     variables = fold(model, variables, info["image_shape"]) if frozen else variables
-    return Player(name, model, tuple(info["mean"]), tuple(info["std"])), variables
-
-
-def class_order(theirs: Sequence[str], ours: Sequence[str]) -> list[int]:
-    """The position in `theirs` of each name of `ours`, if both have the same names in different orders; else empty.
-
-    The result is also empty if `theirs` is "0", "1", ...: a conversion that knew no names wrote these.
-    """
-    theirs, ours = list(theirs), list(ours)
-    if theirs == ours or set(theirs) != set(ours) or only_numbered(theirs):
-        return []
-    return [theirs.index(name) for name in ours]
-
-
-def class_note(
-    role: str, info: dict, dataset: data.Dataset, logits: np.ndarray | None = None, labels: np.ndarray | None = None
-) -> str:
-    """A line for the user if weights and data may have the classes in different orders; else empty.
-
-    Args:
-        role: "teacher" or "network", for the text.
-        info: what `model.json` says of the weights.
-        dataset: the data.
-        logits: [N, K], of the network that `player_of` returned; None: only the names are compared.
-        labels: [N] int, of the same images.
-    """
-    theirs, ours = info["class_names"], dataset.class_names
-    if class_order(theirs, ours):
-        return f"the {role} has the classes of {dataset.name} in another order. They are matched by name."
-    note, other = "", set(theirs) != set(ours) and not only_numbered(theirs)
-    if other:
-        pairs = [(i, a, b) for i, (a, b) in enumerate(zip(theirs, ours, strict=True)) if a != b]
-        shown = ", ".join(f"class {i} is '{a}' there and '{b}' in the data" for i, a, b in pairs[:2])
-        note = f"{len(pairs)} of the {role}'s {len(ours)} class names are not those of {dataset.name}: {shown}"
-        note += f"{', ...' * (len(pairs) > 2)}. The classes are matched by their numbers."
-    found = None
-    if logits is not None and (other or only_numbered(theirs)):
-        found = orders.better(logits.argmax(axis=1), labels, list(ours))
-    if found:
-        how, order, accuracy = found
-        listed = ", ".join(order[:6]) + ", ..." * (len(order) > 6)
-        note += f"{' ' * bool(note)}{'T' if note else 't'}he {role} would be right on {accuracy:.2f} % of the images "
-        note += (
-            f"with its classes in the order {listed} ({how}). Put that order into the `class_names` of its model.json."
-        )
-    return note
-
-
-def only_numbered(names: Sequence[str]) -> bool:
-    """Whether the names are "0", "1", ...: whoever wrote them knew no names."""
-    return list(names) == [str(number) for number in range(len(names))]
-
-
-def in_order(variables: dict, order: list[int], weights: pretrained.Pretrained) -> dict:
-    """The variables with the classifier's outputs in another order. Every reader of the network gets this order."""
-    last = [name for name in variables["params"] if name.startswith("classifier")]
-    if not last:
-        raise UserError(
-            f"The weights in {weights.folder} have the data's classes in another order, and {weights.info['arch']} has "
-            "no layer named `classifier` whose outputs could be put in order.\n"
-            "Name the network's last layer `classifier`, or rename the images' folders so that they sort in its order."
-        )
-    ordered = {
-        name: {key: np.asarray(value)[..., order] for key, value in variables["params"][name].items()} for name in last
-    }
-    return {**variables, "params": {**variables["params"], **ordered}}
+    view = dataset.view(image_size, info.get("interpolation", "")) if dataset else {}
+    return Player(name, model, tuple(info["mean"]), tuple(info["std"]), **view), variables
 
 
 def dataset_of(info: dict, options: dict) -> data.Dataset:
     """The dataset that weights are measured on.
 
+    Data without labels get the classes of the weights.
+
     Args:
         info: what `model.json` says of the weights.
-        options: may have `dataset` and any of `data.KEYS`. The others are those of the training (`info`).
+        options: may have `dataset` and any of `data.KEYS`. The others are those of the training (`info`). With another
+            `image_size` the short side of the training changes by the same factor.
     """
     name, shape = options.get("dataset", info["dataset"]), info["image_shape"]
     own = {"image_size": shape[0], "channels": shape[2]}
     own |= {key: info[key] for key in ("resize", "interpolation") if key in info}
+    if own.get("resize") and "image_size" in options:
+        own["resize"] = round(own["resize"] * options["image_size"] / shape[0])
     own = {key: value for key, value in own.items() if key in data.options(name)}
-    return data.load(name, **{**own, **{key: options[key] for key in data.KEYS if key in options}})
+    own |= {key: options[key] for key in data.KEYS if key in options}
+    return data.load(name, **own).named(info["class_names"])
 
 
-def check_fits(weights: pretrained.Pretrained, dataset: data.Dataset, role: str, advice: str = "") -> None:
-    """Raises `UserError` unless weights and data agree in the number of classes and of channels."""
-    facts = (
-        ("classes", weights.info["num_classes"], dataset.num_classes),
-        ("channels", weights.info["image_shape"][-1], dataset.image_shape[-1]),
-    )
-    for what, theirs, ours in facts:
-        grey = what == "channels" and theirs == 1 and dataset.name == "ImageFolder"
-        if theirs != ours:
-            raise UserError(
-                f"The {role} in {weights.folder} has {theirs} {what} ({weights.info['dataset']}), "
-                f"{dataset.name} has {ours}.{' Read grey images with --channels 1.' * grey}{advice}"
-            )
+def fitted(
+    weights: pretrained.Pretrained,
+    dataset: data.Dataset,
+    role: str,
+    warn: Callable[[str], None],
+    advice: str = "",
+    image_size: int = 0,
+    strangers: list[str] | None = None,
+) -> pretrained.Pretrained:
+    """Returns weights whose outputs are the classes of a dataset, in its order (`pretrained.classes`).
+
+    Args:
+        weights: what `pretrained.load` returned.
+        dataset: the data.
+        role: "teacher" or "network", for messages.
+        warn: takes a line for the user, on what is not as when the weights were trained.
+        advice: for the end of a message.
+        image_size: side in pixels at which the network shall see the images; 0: nobody has said so.
+        strangers: takes the message where weights have other classes, in the place of an error.
+
+    Raises:
+        UserError: other channels or other classes.
+    """
+    theirs, ours = weights.info["image_shape"], dataset.seen_shape
+    if problem := classes.mismatch(weights, dataset, role, advice):
+        if strangers is None:
+            raise UserError(problem)
+        strangers.append(problem)
+    if theirs[-1] != ours[-1]:
+        grey = theirs[-1] == 1 and "channels" in data.options(dataset.name)
+        raise UserError(
+            f"The {role} in {weights.folder} has {theirs[-1]} channels ({weights.info['dataset']}), "
+            f"{dataset.name} has {ours[-1]}.{' Read grey images with --channels 1.' * grey}{advice}"
+        )
+    flag = "--teacher_image_size" if role == "teacher" else "--image_size"
+    if tuple(theirs[:2]) != tuple(ours[:2]) and not image_size:
+        warn(
+            f"the {role} in {weights.folder} was trained on images of {theirs[0]}x{theirs[1]} pixels and sees "
+            f"{ours[0]}x{ours[1]} here. {flag} {theirs[0]} resizes the images for the {role}."
+        )
+    pictures = dataset.interpolation and not dataset.image_size
+    if pictures and image_size > min(ours[:2]):
+        warn(
+            f"the {role} sees the pictures of {ours[0]}x{ours[1]} pixels enlarged to {image_size}x{image_size}. "
+            f"--image_size {image_size} reads them larger, for all networks."
+        )
+    weights, note = classes.matched(weights, dataset, role)
+    if note:
+        warn(note)
+    return weights

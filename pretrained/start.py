@@ -13,7 +13,7 @@ import pretrained
 from models import Player
 from models.parts import CLASSIFIER, members, parts
 from models.players import scaled_updates
-from pretrained.players import class_order, in_order, only_numbered
+from pretrained.classes import class_order, in_order, only_numbered
 from pretrained.torch_format import shapes
 from registry import UserError
 
@@ -43,7 +43,7 @@ class Start:
         """The player that starts from the next weights; the player itself where none are left."""
         if not self._waiting:
             return player
-        weights, shape = pretrained.load(self._waiting.pop(0)), self._dataset.image_shape
+        weights, shape = pretrained.load(self._waiting.pop(0)), player.view.shape(self._dataset.image_shape)
         self.digests.append(weights.sha256)
         player, lines = begin(player, weights, self._dataset)
         player, more = hold(player, self._freeze, self._head_rate, shape)
@@ -63,7 +63,7 @@ class Start:
         if len(teachers) != 1:
             raise UserError(f"--init_head teacher needs one teacher; there are {len(teachers)}. Leave it out.")
         _, teacher, variables = teachers[0]
-        player, line = head_of(player, teacher, variables, self._dataset.image_shape)
+        player, line = head_of(player, teacher, variables, player.view.shape(self._dataset.image_shape))
         self.lines.append(line)
         return player
 
@@ -109,7 +109,7 @@ def begin(player: Player, weights: pretrained.Pretrained, dataset: data.Dataset)
     Raises:
         UserError: images of another number of channels, or nothing but the classifier fits.
     """
-    name, info, shape = player.name, weights.info, dataset.image_shape
+    name, info, shape = player.name, weights.info, player.view.shape(dataset.image_shape)
     if info["image_shape"][-1] != shape[-1]:
         raise UserError(
             f"--init_param: the weights in {weights.folder} are of images with {info['image_shape'][-1]} channels, "

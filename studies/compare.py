@@ -9,8 +9,9 @@ import jax
 import numpy as np
 
 import data
-import models
 import pretrained
+from pretrained.players import fitted, player_of
+from training.run_folder import warn
 from training.train import train
 
 BATCH = 200  # test images in one call
@@ -24,8 +25,11 @@ class Row:
         name: the row's name in a table.
         changes: the config keys in which the run differs from the study's recipe.
         folders: one folder for each seed; its `last/` has the weights.
-        tests: one list for each seed: the rows of test metrics in `metrics.jsonl`.
-        best: [seeds] best top-1 in percent.
+        tests: one list for each seed: the rows of test metrics in `metrics.jsonl`. A run whose best weights were chosen
+            on validation images has one row, of the last epoch.
+        curve: one list for each seed: the rows of the split that was tested after the epochs.
+        best: [seeds] test top-1 of the best weights, in percent.
+        best_on: the split that chose them, "val" or "test".
         parameters: number of the student's parameters.
         seconds: training time of one seed.
         steps: number of steps of one seed.
@@ -35,7 +39,9 @@ class Row:
     changes: dict
     folders: list[pathlib.Path]
     tests: list[list[dict]]
+    curve: list[list[dict]]
     best: np.ndarray
+    best_on: str
     parameters: int
     seconds: float
     steps: int
@@ -49,13 +55,21 @@ def run(path: pathlib.Path, name: str, recipe: dict, changes: dict, quiet: bool 
     """Trains the recipe with its changes in the folder `path`, or reads the finished run in `path`."""
     summary = train({**recipe, **changes, "train_path": str(path)}, quiet=quiet)
     folders = [path / f"s{seed}" for seed in summary["seeds"]] if "seeds" in summary else [path]
-    logs = [map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()) for folder in folders]
+    logs = [list(map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())) for folder in folders]
+    summaries = [json.loads((folder / "summary.json").read_text()) for folder in folders]
+    best_on = summaries[0].get("best_on", "test")
+
+    def rows(kind):
+        return [[row for row in log if row["kind"] == kind] for log in logs]
+
     return Row(
         name=name,
         changes=changes,
         folders=folders,
-        tests=[[row for row in log if row["kind"] == "test"] for log in logs],
-        best=np.array([json.loads((f / "summary.json").read_text())["best"]["top1"] for f in folders]),
+        tests=rows("test"),
+        curve=rows(best_on),
+        best=np.array([own["best"]["top1"] for own in summaries]),
+        best_on=best_on,
         parameters=summary["parameters"],
         seconds=summary["seconds"] / len(folders),
         steps=summary["steps"],
@@ -96,19 +110,24 @@ def teach(root: pathlib.Path, recipe: dict, **changes) -> tuple[dict, Row]:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _logits(model, variables, images):
-    return models.forward(model, variables, images)[0].logits
+def _logits(player, variables, images):
+    return player.forward(variables, images)[0].logits
 
 
-def predictions(folder: pathlib.Path | str, images: np.ndarray) -> np.ndarray:
-    """Returns the classes [N] that the weights in a folder predict for images [N, H, W, C] uint8."""
-    weights = pretrained.load(folder)
-    info = weights.info
-    model = models.create(info["arch"], info["num_classes"], **info.get("options", {}))
-    variables = pretrained.check(weights, model)
-    mean, std = np.float32(info["mean"]), np.float32(info["std"])
+def predictions(folder: pathlib.Path | str, dataset: data.Dataset, role: str, image_size: int = 0) -> np.ndarray:
+    """Returns the classes [N] that the weights in a folder predict for the test images.
+
+    Args:
+        folder: of the weights.
+        dataset: the data.
+        role: "network" or "teacher", for messages.
+        image_size: side in pixels at which the network sees the images; 0: the dataset's.
+    """
+    weights = fitted(pretrained.load(folder), dataset, role, warn, image_size=image_size)
+    player, variables = player_of(weights, role, dataset=dataset, image_size=image_size)
+    images = dataset.test.images
     parts = [np.float32(images[i : i + BATCH]) / 255 for i in range(0, len(images), BATCH)]
-    return np.concatenate([_logits(model, variables, (part - mean) / std).argmax(axis=1) for part in parts])
+    return np.concatenate([_logits(player, variables, part).argmax(axis=1) for part in parts])
 
 
 def agreement(row: Row, recipe: dict) -> np.ndarray:
@@ -118,9 +137,9 @@ def agreement(row: Row, recipe: dict) -> np.ndarray:
     """
     if "agreement" in row.tests[0][-1]:
         return row.last("agreement")
-    images = data.load(recipe["dataset"], recipe.get("data_dir", "")).test.images
-    teacher = predictions(recipe["teacher_param"], images)
-    return np.array([100 * (predictions(folder, images) == teacher).mean() for folder in row.folders])
+    dataset = data.load(recipe["dataset"], **{key: recipe[key] for key in data.KEYS if key in recipe})
+    teacher = predictions(recipe["teacher_param"], dataset, "teacher", recipe.get("teacher_image_size", 0))
+    return np.array([100 * (predictions(folder, dataset, "network") == teacher).mean() for folder in row.folders])
 
 
 def spread(values) -> str:
@@ -142,7 +161,13 @@ def table(teacher: Row, rows: list[Row], recipe: dict) -> str:
         [row.name, spread(row.last()), spread(row.best), agrees, f"{row.parameters:,}", f"{row.seconds:.1f}"]
         for row, agrees in zip([teacher, *rows], agreements, strict=True)
     ]
-    return markdown(["", "last top-1", "best top-1", "agreement", "parameters", "seconds"], cells)
+    return markdown(["", "last top-1", best_title([teacher, *rows]), "agreement", "parameters", "seconds"], cells)
+
+
+def best_title(rows: list[Row]) -> str:
+    """The title of a column of best top-1; says which split chose the weights."""
+    splits = " or ".join(sorted({row.best_on for row in rows}))
+    return f"best top-1, chosen on {splits}"
 
 
 def figure(width: float):
@@ -159,19 +184,23 @@ def figure(width: float):
 
 
 def curves(rows: list[Row], path: pathlib.Path, title: str, teacher_top1: float) -> None:
-    """Draws test accuracy over epochs, mean and range over the seeds, a line for each method; PNG or SVG by suffix."""
+    """Draws accuracy over epochs on the split that was tested after them; PNG or SVG by suffix.
+
+    Each method has a line, the mean over the seeds, and an area, the range over the seeds.
+    """
     made, axes, colours = figure(7)
     shown = []
     for colour, row in zip(colours, rows, strict=False):
-        epochs = [test["epoch"] for test in row.tests[0]]
-        top1 = np.asarray([[test["top1"] for test in tests] for tests in row.tests])
+        epochs = [test["epoch"] for test in row.curve[0]]
+        top1 = np.asarray([[test["top1"] for test in tests] for tests in row.curve])
         axes.plot(epochs, top1.mean(axis=0), color=colour, label=row.name)
         axes.fill_between(epochs, top1.min(axis=0), top1.max(axis=0), color=colour, alpha=0.15, linewidth=0)
         shown.append(top1.mean(axis=0)[len(epochs) // 4 :].min())
     axes.axhline(teacher_top1, color="#555555", linestyle="--", linewidth=1, label="teacher")
     low = min(shown)
     axes.set_ylim(low - 0.15 * (100 - low), min(100.5, max(teacher_top1, *shown) + 0.4 * (teacher_top1 - low) + 1))
-    axes.set(xlabel="epoch", ylabel="test top-1 (%)", title=title)
+    split = "validation" if rows[0].best_on == "val" else "test"
+    axes.set(xlabel="epoch", ylabel=f"{split} top-1 (%)", title=title)
     axes.legend(frameon=False, loc="lower right")
     made.savefig(path, dpi=120)
 

@@ -1,13 +1,16 @@
 """Measures weights on a dataset, for `evaluate.py` and for tables."""
 
+from collections.abc import Iterable
+
 import numpy as np
 
 import data
-import pretrained
 import tasks
 from configs.command import names_in
 from models import Player
-from pretrained.players import check_fits, class_note, player_of
+from pretrained import foreign
+from pretrained.classes import class_note
+from pretrained.players import fitted, player_of
 from registry import UserError
 from training.answers import Answers
 from training.devices import here
@@ -15,7 +18,13 @@ from training.run_folder import warn
 
 
 def measure(
-    param: str, dataset: data.Dataset, teacher_param: str = "", arch: str = "", teacher_arch: str = ""
+    param: str,
+    dataset: data.Dataset,
+    teacher_param: str = "",
+    arch: str = "",
+    teacher_arch: str = "",
+    teacher_image_size: int = 0,
+    **torch: str,
 ) -> dict[str, float]:
     """Computes the task's metrics of the weights in `param` on the test split. With teachers, also compares with them.
 
@@ -25,37 +34,50 @@ def measure(
         teacher_param: the teacher's weights, or several teachers' joined by commas. The student is compared with the
             mean of the teachers' logits.
         arch, teacher_arch: as in `pretrained.players.player_of`; needed for networks whose code is outside the library.
+        teacher_image_size: side in pixels at which the teachers see the images; 0: the dataset's.
+        **torch: of teachers that are networks of PyTorch, as in `pretrained.foreign.load`.
 
     Raises:
         UserError: no weights, or weights that do not fit. All weights are checked before any network runs.
     """
     logits, teacher = answers([param], dataset, [arch], "network")[0], None
     if teacher_param:
-        teacher = teacher_answers(teacher_param, dataset, teacher_arch)
-    return tasks.create("classification").metrics(logits, dataset.test.labels, teacher)
+        teacher = teacher_answers(teacher_param, dataset, teacher_arch, teacher_image_size, **torch)
+    return task_of(dataset).metrics(logits, dataset.test.labels, teacher)
 
 
-def teacher_answers(params: str, dataset: data.Dataset, archs: str = "") -> np.ndarray:
+def task_of(dataset: data.Dataset):
+    """What the labels of a dataset mean."""
+    return tasks.create("classification", labelled=dataset.labelled)
+
+
+def teacher_answers(
+    params: str, dataset: data.Dataset, archs: str = "", image_size: int = 0, **torch: str
+) -> np.ndarray:
     """Returns the logits [N, K] of the teachers in `params` on the test split, as the mean over the teachers."""
     names, types = names_in(params), names_in(archs)
     if types and len(types) != len(names):
         raise UserError(f"--teacher_arch names {len(types)} networks and --teacher_param {len(names)} weights.")
-    return np.mean(answers(names, dataset, types or [""] * len(names), "teacher"), axis=0)
+    return np.mean(answers(names, dataset, types or [""] * len(names), "teacher", image_size, **torch), axis=0)
 
 
-def answers(params: list[str], dataset: data.Dataset, archs: list[str], role: str) -> list[np.ndarray]:
+def answers(
+    params: list[str], dataset: data.Dataset, archs: list[str], role: str, image_size: int = 0, **torch: str
+) -> list[np.ndarray]:
     """Returns logits [N, K] float32 on the test split for each folder of weights.
 
-    The classes are in the dataset's order; a warning names classes that do not match the dataset's. Teachers' batch
-    norms are folded as in training.
+    The classes are the dataset's, in its order. A warning says where classes or sizes of images are not those of the
+    weights, and which layers no loss has trained. Teachers' batch norms are folded as in training.
     """
-    loaded = [pretrained.load(param) for param in params]
+    loaded = [foreign.load(param, arch, dataset, **torch) for param, arch in zip(params, archs, strict=True)]
+    loaded = [fitted(weights, dataset, role, warn, image_size=image_size) for weights in loaded]
     for weights in loaded:
-        check_fits(weights, dataset, role)
+        if layers := weights.info.get("untrained"):
+            warn(f"no loss has trained {', '.join(layers)} of the {role} in {weights.folder}: its logits mean nothing.")
     players = []
     for weights, arch in zip(loaded, archs, strict=True):
         frozen = role == "teacher"
-        players.append(player_of(weights, role, arch=arch, frozen=frozen, class_names=dataset.class_names))
+        players.append(player_of(weights, role, arch=arch, frozen=frozen, dataset=dataset, image_size=image_size))
     found = _logits(players, dataset.test)
     for weights, logits in zip(loaded, found, strict=True):
         if note := class_note(role, weights.info, dataset, logits, dataset.test.labels):
@@ -70,11 +92,15 @@ def logits_of(player: Player, variables: dict, dataset: data.Dataset) -> np.ndar
 
 def _logits(players: list[tuple[Player, dict]], split: data.Split) -> list[np.ndarray]:
     """Returns logits [N, K] float32 of each (network, variables) on a split. The images are read once."""
+    return answers_to(players, split.blocks())
+
+
+def answers_to(players: list[tuple[Player, dict]], blocks: Iterable[np.ndarray]) -> list[np.ndarray]:
+    """Returns logits [N, K] float32 of each (network, variables) on blocks of images [M, H, W, C] uint8, joined."""
     asked, found = [], [[] for _ in players]
-    for block in split.blocks():
+    for block in blocks:
         images = here().place(block)
-        asked = asked or [Answers(player, images, here()) for player, _ in players]
+        asked = asked or [Answers(player, here()) for player, _ in players]
         for answers, (_, variables), parts in zip(asked, players, found, strict=True):
-            answers.images = images
-            parts.append(answers(variables))
+            parts.append(answers(variables, images))
     return [np.concatenate(parts) for parts in found]

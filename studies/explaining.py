@@ -9,14 +9,15 @@ from matplotlib.figure import Figure
 
 import data
 import explain
-import pretrained
 from configs.command import names_in
 from explain import charts, pictures
 from explain.faithfulness import compare, faithfulness, teacher_similarity
 from explain.subject import Subject
 
-# Imports from the engine, used by `subject_of` and `epochs_of` only.
-from pretrained.players import check_fits, class_note, player_of
+# From the engine; used by `subject_of` and `epochs_of` only.
+from pretrained import foreign
+from pretrained.classes import class_note
+from pretrained.players import fitted, player_of
 from registry import UserError, unknown
 from training.run_folder import EPOCHS, warn
 
@@ -27,7 +28,9 @@ LEAST = {"tsne": 10, "correlation": 2}  # smallest number of different images
 COLUMNS = 8  # largest number of epochs in a picture of the training
 
 
-def subject_of(path: str, dataset: data.Dataset, role: str, arch: str = "") -> Subject:
+def subject_of(
+    path: str, dataset: data.Dataset, role: str, arch: str = "", image_size: int = 0, **torch: str
+) -> Subject:
     """Load a network and check that the network fits the data.
 
     Args:
@@ -36,30 +39,31 @@ def subject_of(path: str, dataset: data.Dataset, role: str, arch: str = "") -> S
         role: "teacher" or "network", for messages. The name of a teacher is its architecture; the name of another
             network is that of its run.
         arch: as in `pretrained.players.player_of`.
+        image_size: side in pixels at which the network sees the images; 0: the dataset's.
+        **torch: of teachers that are networks of PyTorch, as in `pretrained.foreign.load`.
 
     Raises:
         UserError: a folder without weights, or weights that do not fit the data.
     """
-    weights = pretrained.load(path)
-    check_fits(weights, dataset, role)
+    weights = fitted(foreign.load(path, arch, dataset, **torch), dataset, role, warn, image_size=image_size)
     if note := class_note(role, weights.info, dataset):
         warn(note)
-    player, variables = player_of(weights, role, arch=arch, class_names=dataset.class_names)
+    player, variables = player_of(weights, role, arch=arch, dataset=dataset, image_size=image_size)
     folder = weights.folder.resolve()
     run = {"last": folder.parent.name, "best": f"{folder.parent.name} best"}.get(folder.name, folder.name)
     if folder.parent.name == EPOCHS:
         run = f"epoch {weights.info['epoch']}"
     name = f"teacher {weights.info['arch']}" if role == "teacher" else run
-    return Subject(name, player.model, variables, player.mean, player.std)
+    return Subject(name, player.model, variables, player.mean, player.std, player.view)
 
 
-def _teachers(params: str, dataset: data.Dataset, archs: str = "") -> list[Subject]:
+def _teachers(params: str, dataset: data.Dataset, archs: str = "", image_size: int = 0, **torch: str) -> list[Subject]:
     """Load the teachers in `params`, joined by commas; `archs` is empty or has as many parts."""
     names, types = names_in(params), names_in(archs)
     if types and len(types) != len(names):
         raise UserError(f"--teacher_arch names {len(types)} networks and --teacher_param {len(names)} weights.")
     pairs = zip(names, types or [""] * len(names), strict=True)
-    return [subject_of(name, dataset, "teacher", arch) for name, arch in pairs]
+    return [subject_of(name, dataset, "teacher", arch, image_size, **torch) for name, arch in pairs]
 
 
 def check_maps(names: Sequence[str]) -> list:
@@ -105,6 +109,8 @@ def draw(
     images: str = "",
     arch: str = "",
     teacher_arch: str = "",
+    teacher_image_size: int = 0,
+    **torch: str,
 ) -> Figure:
     """Draw a picture of networks on a dataset's test split.
 
@@ -117,6 +123,8 @@ def draw(
         map_name: one of `explain.names()`, for the kinds in `MAP_KINDS`.
         images: as in `chosen`.
         arch, teacher_arch: as in `pretrained.players.player_of`.
+        teacher_image_size: side in pixels at which the teachers see the images; 0: the dataset's.
+        **torch: of teachers that are networks of PyTorch, as in `pretrained.foreign.load`.
 
     Raises:
         UserError: an unknown name, a missing teacher or missing weights, or networks that do not fit the data.
@@ -124,11 +132,12 @@ def draw(
     if kind not in KINDS:
         raise unknown("kind of picture", kind, KINDS)
     (rule,) = check_maps([map_name])
+    dataset.check_labelled("explain.py")
     if kind == "correlation" and not teacher_param:
         raise UserError("--kind correlation compares with a teacher: add --teacher_param.")
     if kind == "training":
         params = epochs_of(params)
-    teachers = _teachers(teacher_param, dataset, teacher_arch)
+    teachers = _teachers(teacher_param, dataset, teacher_arch, teacher_image_size, **torch)
     students = [subject_of(path, dataset, "network", arch) for path in params]
     everyone = _apart([*teachers, *students])
     teachers, students = everyone[: len(teachers)], everyone[len(teachers) :]
@@ -215,6 +224,8 @@ def measure(
     images: int = 1000,
     arch: str = "",
     teacher_arch: str = "",
+    teacher_image_size: int = 0,
+    **torch: str,
 ) -> dict:
     """Measure the faithfulness of maps on the test split and, with a teacher, their similarity to the teacher's maps.
 
@@ -227,6 +238,8 @@ def measure(
         baselines: other students, one for each of `params`, such as students trained on labels with the same seeds.
         images: the largest number of test images, evenly spaced; 0: all.
         arch, teacher_arch: as in `pretrained.players.player_of`.
+        teacher_image_size: side in pixels at which the teachers see the images; 0: the dataset's.
+        **torch: of teachers that are networks of PyTorch, as in `pretrained.foreign.load`.
 
     Returns:
         A dictionary with
@@ -240,6 +253,7 @@ def measure(
             Everything is checked before the first measurement, except for taps that a map reads and a network lacks.
     """
     rules = dict(zip(maps, check_maps(maps), strict=True))
+    dataset.check_labelled("--explain")
     if baselines and not teacher_param:
         raise UserError("--baseline compares the similarity to a teacher: add --teacher_param.")
     if baselines and len(baselines) != len(params):
@@ -250,7 +264,7 @@ def measure(
         raise UserError(f"--explain_images must be 0 (all images) or more; got {images}.")
     subjects = [subject_of(path, dataset, "network", arch) for path in params]
     others = [subject_of(path, dataset, "network", arch) for path in baselines]
-    teachers = _teachers(teacher_param, dataset, teacher_arch)
+    teachers = _teachers(teacher_param, dataset, teacher_arch, teacher_image_size, **torch)
     test = dataset.test
     index = chosen("", len(test), images)
     if len(others) == 1 and len(index) < 2:

@@ -82,7 +82,7 @@ def table(rows: list[Row], failed: dict[str, str], unit: str) -> str:
         start = [row.name, spread(row.last()), against(row, by_name[LABELS]), spread(row.best)]
         cells.append([*start, cost, epochs, beside])
     cells += [[name, f"failed: {message}", *[""] * 5] for name, message in failed.items()]
-    titles = ["", "last top-1", "against labels alone", "best top-1", f"step / {unit}", "epochs"]
+    titles = ["", "last top-1", "against labels alone", compare.best_title(rows), f"step / {unit}", "epochs"]
     return compare.markdown([*titles, "beside it, last top-1"], cells)
 
 
@@ -95,6 +95,7 @@ def write(root: pathlib.Path, title: str, rows: list[Row], failed: dict[str, str
             "name": row.name,
             "last": row.last().tolist(),
             "best": row.best.tolist(),
+            "best_on": row.best_on,
             "others": {name: values.tolist() for name, values in others(row).items()},
             "seconds_per_step": row.seconds / row.steps,
             "config": row.changes,

@@ -21,7 +21,7 @@ import data
 import distiller
 import models
 from configs import published
-from distiller.dot import reached
+from models import traces
 from registry import UserError
 from studies import command
 from studies.compare import markdown, spread
@@ -174,8 +174,8 @@ def facts(method: distiller.Distiller, student: dict, teacher: dict) -> Facts:
 
     seen = {"student": student, "teacher": teacher}
     variables = dict(jax.eval_shape(lambda seen, batch: method.init(keys, *both(seen), batch), seen, batch))
-    reads = reached(loss, seen, variables, batch)
-    labels = reached(lambda batch, *others: loss(*others, batch), batch, seen, variables).label
+    reads = traces.read_leaves(loss, seen, variables, batch)
+    labels = traces.read_leaves(lambda batch, *others: loss(*others, batch), batch, seen, variables).label
     parameters = variables.pop("params", {})
     return Facts(
         *(tuple(tap for tap, read in reads[who].items() if read) for who in ("student", "teacher")),

@@ -1,7 +1,6 @@
 """Classification: a label is the index of a class."""
 
 import dataclasses
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -24,14 +23,29 @@ class Classification:
 
     Attributes:
         class_weights: K factors for the rows of each class in the label loss; empty: all rows count alike.
-        term: the name of the label loss among the terms of a step.
-        main: the metric that chooses the best weights; higher is better.
+        labelled: False where the data have no labels: no loss on labels, and no metric that reads one.
+        untrained: layers of the student that no loss reaches. With any of them, the student's logits mean nothing, and
+            no metric compares them with a teacher's.
     """
 
     class_weights: tuple[float, ...] = ()
+    labelled: bool = True
+    untrained: tuple[str, ...] = ()
 
-    term: ClassVar[str] = "cross_entropy"
-    main: ClassVar[str] = "top1"
+    @property
+    def term(self) -> str:
+        """The label loss's name among the terms of a step; empty: no label loss."""
+        return "cross_entropy" if self.labelled else ""
+
+    @property
+    def main(self) -> str:
+        """The metric that the best weights are chosen by, higher is better; empty: the last weights are the best."""
+        return "top1" if self.labelled else "" if self.untrained else "agreement"
+
+    @property
+    def info(self) -> dict:
+        """What `model.json` says in addition of a student that learned under this task."""
+        return {"untrained": list(self.untrained)} if self.untrained else {}
 
     def loss(self, outputs, batch) -> tuple[jax.Array, dict]:
         """The loss on labels.
@@ -97,7 +111,7 @@ class Classification:
             top1, top5 (percent; top5 over min(5, K) classes), nll (nats), ece (expected calibration error, 15
             equal-width bins of confidence, percent; Guo et al., ICML 2017); with a teacher also agreement (percent of
             examples with the same prediction) and kl (KL(teacher || student), nats, T = 1). All are means over the
-            examples.
+            examples. Without labels: agreement and kl alone; with `untrained` layers: neither of these two.
 
         Raises:
             NonFiniteError: logits that are not finite.
@@ -108,24 +122,28 @@ class Classification:
                 raise NonFiniteError(f"The {who}'s logits are not finite on {bad} of {len(values)} images.")
         log_p = log_softmax(logits)
         prediction = log_p.argmax(axis=1)
-        correct = prediction == labels
+        result = self._against_labels(log_p, labels) if self.labelled else {}
+        if teacher_logits is not None and not self.untrained:
+            log_t = log_softmax(teacher_logits)
+            result["agreement"] = 100 * (log_t.argmax(axis=1) == prediction).mean()
+            result["kl"] = (np.exp(log_t) * (log_t - log_p)).sum(axis=1).mean()
+        return {name: float(value) for name, value in result.items()}
+
+    def _against_labels(self, log_p: np.ndarray, labels: np.ndarray) -> dict:
+        """Top1, top5, nll and ece, as `metrics` returns them, of log-probabilities [N, K] float64."""
+        correct = log_p.argmax(axis=1) == labels
         own = np.take_along_axis(log_p, labels[:, None].astype(np.int64), axis=1)
         earlier = (log_p == own) & (np.arange(log_p.shape[1]) < labels[:, None])  # argmax's order in ties
         rank = ((log_p > own) | earlier).sum(axis=1)
         confidence = np.exp(log_p.max(axis=1))
         bins = np.minimum((confidence * CONFIDENCE_BINS).astype(int), CONFIDENCE_BINS - 1)
         gap = np.bincount(bins, weights=confidence - correct, minlength=CONFIDENCE_BINS)
-        result = {
+        return {
             "top1": 100 * correct.mean(),
             "top5": 100 * (rank < 5).mean(),
             "nll": -own.mean(),
             "ece": 100 * np.abs(gap).sum() / len(labels),
         }
-        if teacher_logits is not None:
-            log_t = log_softmax(teacher_logits)
-            result["agreement"] = 100 * (log_t.argmax(axis=1) == prediction).mean()
-            result["kl"] = (np.exp(log_t) * (log_t - log_p)).sum(axis=1).mean()
-        return {name: float(value) for name, value in result.items()}
 
 
 def balanced_weights(labels: np.ndarray, classes: int) -> tuple[float, ...]:

@@ -37,6 +37,11 @@ def parts(page: str) -> tuple[str, str]:
     return "\n".join(cut[0::4]), "\n".join(block for language, block in blocks if not language)
 
 
+def code(page: str, part: str) -> str:
+    """The first Python block of a page that has `part` in it."""
+    return next(block for block in re.findall(r"```python\n(.*?)```", PAGES[page], re.DOTALL) if part in block)
+
+
 def commands(page: str) -> list[list[str]]:
     """Each `python ...` of a page, in a block or between backticks, as words, from the program on."""
     prose, blocks = parts(page)

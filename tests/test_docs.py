@@ -19,7 +19,12 @@ from training.train import train
 ROOT = pages.ROOT
 PAGE = pages.PAGES["models.md"]
 DOCS = [page for page in pages.PAGES if page != "log.md"]  # the log's commands are those of its commits
-MADE = ("my_network.py", "distiller/cosine.py", "distiller/direction.py")  # by a reader who follows the pages
+MADE = (
+    "my_network.py",
+    "my_nnx.py",
+    "distiller/cosine.py",
+    "distiller/direction.py",
+)  # by a reader who follows the pages
 MADE += ("tests/distiller/test_direction.py",)
 COMING: tuple[str, ...] = ()  # what the pages name and is not here yet
 SHORT = {"teacher_param": "tests/teacher", "train_epoch": 1, "batch_size": 100, "num_labels": 100}

@@ -74,7 +74,7 @@ def test_run_folder_holds_what_the_design_says(finished):
     config = json.loads((folder / "config.json").read_text())
     resolved = json.loads(json.dumps(plain(resolve({**RECIPE, "train_path": str(folder)})[0])))
     assert resolved == {key: config[key] for key in resolved}
-    assert config.keys() - resolved.keys() == {"data", "teacher_sha256"}
+    assert config.keys() - resolved.keys() == {"data", "teacher_sha256", "init_sha256"}
 
 
 def test_loss_is_the_sum_of_its_terms_in_every_row(finished):
@@ -218,11 +218,11 @@ def test_signal_during_an_evaluation_ends_it_and_the_next_process_makes_it(
     recipe = {**RECIPE, "train_path": str(tmp_path / "run")}
     answer, calls = Replica.answer, []
 
-    def interrupted(self, stop):
+    def interrupted(self, *arguments):
         calls.append(1)
         if len(calls) == number:
             signal.raise_signal(signal.SIGTERM)
-        return answer(self, stop)
+        return answer(self, *arguments)
 
     with monkeypatch.context() as patch:
         patch.setattr(Replica, "answer", interrupted)

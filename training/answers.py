@@ -13,18 +13,15 @@ BATCH = 250  # images per device and call
 
 
 class Answers:
-    """Logits of a network on the images of a split; compiled once.
+    """Logits of a network on the images of a split; compiled once for each size of a split.
 
     Args:
         player: the network.
-        images: [N, H, W, C] uint8, on the devices; several networks share one copy. The attribute `images` may be
-            replaced by other images.
         devices: where the program runs.
     """
 
-    def __init__(self, player: Player, images: jax.Array, devices: Devices):
-        self.images, self.devices = images, devices
-        self._batch = min(BATCH, -(-len(images) // devices.count)) * devices.count
+    def __init__(self, player: Player, devices: Devices):
+        self.devices = devices
 
         def answer(variables, images, rows):
             image = devices.split_rows(images[rows].astype(jnp.float32) / 255.0)
@@ -33,23 +30,25 @@ class Answers:
         self._answer = jax.jit(answer)
 
     def __call__(
-        self, variables: dict, rows: np.ndarray | None = None, stop: Callable[[], bool] = lambda: False
+        self, variables: dict, images: jax.Array, rows: np.ndarray | None = None, stop: Callable = lambda: False
     ) -> np.ndarray | None:
         """Runs the network.
 
         Args:
             variables: `{"params", "batch_stats"}`.
+            images: [N, H, W, C] uint8, on the devices; several networks share one copy.
             rows: [M] int, indices of the images; None: all.
             stop: called between batches; True ends this call.
 
         Returns:
             Logits [M, K] float32 in host memory; None if `stop` returned True.
         """
-        rows = np.arange(len(self.images)) if rows is None else np.asarray(rows)
-        padded = np.pad(rows.astype(np.int32), (0, -len(rows) % self._batch), mode="edge")
+        rows = np.arange(len(images)) if rows is None else np.asarray(rows)
+        size = min(BATCH, -(-len(images) // self.devices.count)) * self.devices.count
+        padded = np.pad(rows.astype(np.int32), (0, -len(rows) % size), mode="edge")
         variables, parts = self.devices.place(variables), []
-        for batch in padded.reshape(-1, self._batch):
+        for batch in padded.reshape(-1, size):
             if stop():
                 return None
-            parts.append(self._answer(variables, self.images, batch))
+            parts.append(self._answer(variables, images, batch))
         return np.concatenate(jax.device_get(parts))[: len(rows)]

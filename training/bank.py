@@ -23,7 +23,7 @@ import hosts
 from data import stored
 from data.stored import DeviceBank
 from files import size_text
-from registry import NonFiniteError
+from pretrained.given import Given
 from training.answers import BATCH
 from transfer import Strategy
 
@@ -36,7 +36,7 @@ class Settings:
     """How a bank is made.
 
     Attributes:
-        views: K, the number of fixed views of each image.
+        views: K, the number of fixed views of each image; 0: given logits of the images as they are.
         dtype: type of the stored logits, "float16" or "float32".
         top_k: number of stored logits per image; 0: all.
         seed: the seed of the views.
@@ -74,9 +74,9 @@ def prepare(
 
     Args:
         folder: the seed's folder.
-        settings: with one view or more.
+        settings: with one view or more, but of given logits.
         shared: `training.replica.Shared`.
-        loaded: (`pretrained.Pretrained`, player, variables) of the teacher.
+        loaded: (`pretrained.Pretrained` or `pretrained.given.Given`, player, variables) of the teacher.
         say, warn: take a line of text.
 
     Returns:
@@ -86,10 +86,11 @@ def prepare(
         UserError: the bank cannot be written or does not fit on the device; the message has the bank's size.
         NonFiniteError: a logit is too large for the number format.
     """
-    classes = shared.dataset.num_classes
-    key, arrays = _key(settings, shared, *loaded), _arrays(settings, len(shared.dataset.train), classes)
-    size, blocks = stored.size(arrays), functools.partial(_views, settings, arrays, shared, *loaded[1:])
-    what = f"Teacher bank: {settings.views} views of {len(shared.dataset.train):,} images, {size_text(size)}"
+    key, classes = _key(settings, shared, *loaded), shared.dataset.num_classes
+    count, views, weights = len(shared.dataset.train), max(1, settings.views), loaded[0]
+    arrays = DeviceBank.arrays(views, count, classes, settings.dtype, settings.top_k)
+    size, blocks = stored.size(arrays), functools.partial(_views, settings, arrays, shared, *loaded)
+    what = f"Teacher bank: {views} view{'s' * (views > 1)} of {count:,} images, {size_text(size)}"
     folder = None if hosts.several() else folder / FOLDER
     advice = "Make room, or lower --teacher_views, or keep fewer classes with --config.teacher_bank_top_k."
     found, how = stored.obtain(folder, key, arrays, blocks, what, advice, say, warn)
@@ -97,6 +98,8 @@ def prepare(
     with hosts.agreed():
         shared.devices.check_memory(size, "The teacher bank", advice)
     say(f"{what} on the device, {how}. No step runs the teacher.")
+    if isinstance(weights, Given):
+        weights.compare(found, shared.dataset, say, warn)
     return DeviceBank(**found, classes=classes)
 
 
@@ -114,62 +117,44 @@ def _key(settings: Settings, shared, weights, player, variables) -> dict:
         "std": player.std,
         "dataset": dataset.name,
         "data": dataset.fingerprint,
-        "classes": dataset.class_names,  # the order of the logits (`pretrained.players.class_order`)
+        "classes": dataset.class_names,  # the order of the logits (`pretrained.classes`)
         "images": [len(dataset.train), *dataset.image_shape],
         "augmentation": dataclasses.asdict(shared.update.augmentation),
         **dataclasses.asdict(settings),
     }
+    key |= {"view": dataclasses.asdict(player.view)} if player.image_size else {}
     return json.loads(json.dumps(key))
 
 
-def _arrays(settings: Settings, examples: int, classes: int) -> dict[str, tuple[tuple, np.dtype]]:
-    """Returns name -> (shape, type) of each stored array."""
-    rows, stored = (settings.views, examples), np.dtype(settings.dtype)
-    if not settings.top_k:
-        return {"values": ((*rows, classes), stored)}
-    number = np.dtype("uint16" if classes <= 2**16 else "int32")
-    top = (*rows, settings.top_k)
-    return {"values": (top, stored), "indices": (top, number), "rest": (rows, stored)}
-
-
-def _views(settings: Settings, arrays: dict, shared, player, variables) -> Iterator[dict[str, np.ndarray]]:
+def _views(settings: Settings, arrays: dict, shared, weights, player, variables) -> Iterator[dict[str, np.ndarray]]:
     """Yields the rows of the stored arrays in their order, batch by batch: all examples in view 0, then in view 1, ...
 
-    Training makes its batches in the same way (`Update.batch`), but of other examples.
+    Training makes its batches in the same way (`Update.batch`), but of other examples. Given logits
+    (`pretrained.given`) are asked for outside of the programs.
     """
-    devices, classes, top = shared.devices, shared.dataset.num_classes, settings.top_k
-    count = len(shared.dataset.train)
+    devices, images, given = shared.devices, shared.dataset.train.images, isinstance(weights, Given)
+    count = len(images)
     size = min(BATCH, -(-count // devices.count)) * devices.count
     index = np.minimum(np.arange(-(-count // size) * size, dtype=np.int32), count - 1).reshape(-1, size)
     variables, labels = devices.place((variables, np.zeros(count, np.int32)))
+    show = jax.jit(lambda split, step: devices.constrain(shared.update.batch(split, step).image))
+    pack = jax.jit(lambda logits: DeviceBank.pack(logits, settings.top_k))
 
     @jax.jit
     def compute(variables, split, step):
         image = shared.update.batch(split, step).image
-        logits = devices.constrain(player.forward(variables, image)[0].logits)
-        if not top:
-            return {"values": logits}
-        values, indices = jax.lax.top_k(logits, top)
-        others = logits.at[jnp.arange(size)[:, None], indices].set(-jnp.inf)
-        rest = jax.nn.logsumexp(others, axis=-1) - np.log(classes - top).astype(np.float32)
-        return {"values": values, "indices": indices, "rest": rest}
+        return DeviceBank.pack(devices.constrain(player.forward(variables, image)[0].logits), settings.top_k)
 
     order = np.concatenate([index[-1:], index])  # row 0 is for the view "previous", which is not used here
-    for number in range(settings.views):
+    for number in range(max(1, settings.views)):
         placed = devices.place((np.asarray(settings.seed, np.int32), order, np.full_like(order, number)))
         split = data.DeviceSplit(shared.images, labels, *placed)
-        for step in range(len(index)):
-            block = compute(variables, split, np.asarray(step, np.int32))
-            rows = {name: np.asarray(x)[: count - step * size] for name, x in block.items()}
-            yield {name: _stored(x, arrays[name][1]) for name, x in rows.items()}
-
-
-def _stored(value: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    with np.errstate(over="ignore"):
-        stored = value.astype(dtype)
-    if not np.isfinite(stored).all():
-        raise NonFiniteError(
-            f"A logit of the teacher ({np.abs(value).max():.3g}) is not finite as {dtype}.\n"
-            "If the logit itself is finite, store the bank with --config.teacher_bank_dtype=float32."
-        )
-    return stored
+        for step, rows in enumerate(index):
+            at = split, np.asarray(step, np.int32)
+            if given:
+                look = functools.partial(show, *at) if settings.views else functools.partial(images.__getitem__, rows)
+                block = pack(weights.logits(number, rows, look))
+            else:
+                block = compute(variables, *at)
+            block = {name: np.asarray(x)[: count - step * size] for name, x in block.items()}
+            yield {name: stored.rounded(x, arrays[name][1]) for name, x in block.items()}

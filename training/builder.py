@@ -18,14 +18,14 @@ import data
 import distiller
 import hosts
 import models
-import pretrained
 import tasks
 import transfer
 from configs.command import names_in
 from configs.environment import command_line
-from configs.resolve import plain, teacher_command
+from configs.resolve import dataset_of, plain, teacher_command
 from distiller import dot
-from pretrained.players import check_fits, player_of
+from pretrained import foreign, given
+from pretrained.players import fitted, player_of
 from pretrained.start import Start
 from registry import UserError
 from tasks.classification import balanced_weights
@@ -36,6 +36,8 @@ from training.run_folder import warn
 from training.schedule import Schedule
 from training.teachers import Teachers
 from training.update import Update
+from transfer.reading import reads_classes
+from transfer.untrained import without_labels
 
 CALL = 50  # the largest number of updates in one call on a GPU or TPU
 # Errors that a user's own network or method may raise when it does not fit.
@@ -53,6 +55,7 @@ class Builder:
         dataset: the dataset; its images are read at the first use.
         strategy: the strategy with its players.
         teachers: (weights, player, variables) of each trained network that is not trained further.
+        given: (logits, player, variables) of the teacher whose logits are given (`teacher_logits`); or empty.
         digests: SHA-256 of the weights of each network that starts trained.
         others: name of a learner beside the student -> its part of `model.json`.
     """
@@ -62,14 +65,16 @@ class Builder:
         self.devices = here()
         if config.deterministic:
             self.devices.check_repeatable()
-        self.dataset = data.load(**{key: config[key] for key in data.KEYS}, name=config.dataset)
+        self.dataset = dataset_of(config)
         for line in self.dataset.report:
             say(line)
-        weights = {}
+        weights = {"labelled": self.dataset.labelled}
         if config.class_weights == "balanced":
             weights["class_weights"] = balanced_weights(self.dataset.train.labels, self.dataset.num_classes)
         self.task = tasks.create(config.task, **weights)
         self.teachers: list = []
+        self.given: list = []
+        self.strangers: list[str] = []  # of each teacher with other classes, what is wrong
         self.digests: list[str] = []
         rate = config.head_learning_rate / config.learning_rate if config.head_learning_rate else 1.0
         self.start = Start(names_in(config.init_param), names_in(config.freeze), rate, self.dataset)
@@ -90,21 +95,28 @@ class Builder:
 
     def trained(self, name: str, frozen: bool = True) -> list[tuple[transfer.Player, dict]]:
         config, found = self.config, []
+        if config.teacher_logits:
+            logits = given.load(config.teacher_logits, self.dataset, config.teacher_views)
+            self.digests.append(logits.sha256)
+            self.given.append((logits, *logits.player(name, self.dataset)))
+            return [self.given[0][1:]]
         dtype = jnp.dtype(config.teacher_dtype or config.dtype)
         archs = names_in(config.teacher_arch) or [""]
         advice = f"\nTo train one: {teacher_command(config)}"
         if not self.has_weights:
             raise UserError(f"--transfer {config.transfer} needs --teacher_param, a trained teacher.{advice}")
         for param, arch in zip(names_in(config.teacher_param), archs, strict=True):
-            weights = pretrained.load(param)
-            check_fits(weights, self.dataset, "teacher", advice)
+            weights = foreign.load(param, arch, self.dataset, config.teacher_taps, config.teacher_input)
+            size, others = config.teacher_image_size, self.strangers if frozen else None
+            weights = fitted(weights, self.dataset, "teacher", warn, advice, size, others)
             self.digests.append(weights.sha256)
-            player, variables = player_of(weights, name, dtype, arch, frozen, self.dataset.class_names)
+            player, variables = player_of(weights, name, dtype, arch, frozen, self.dataset, size)
             found.append((player, variables))
             if frozen:
                 self.teachers.append((weights, player, variables))
             else:
-                self.others[name] = {key: weights.info.get(key, {}) for key in ("arch", "options")}
+                own = {"image_shape": list(player.view.shape(self.dataset.image_shape))}
+                self.others[name] = {key: weights.info.get(key, {}) for key in ("arch", "options")} | own
         return found
 
     def untrained(self, name: str) -> tuple[transfer.Player, ...]:
@@ -117,7 +129,8 @@ class Builder:
 
     def _player(self, name: str, arch: str, options: dict) -> transfer.Player:
         network = models.create(arch, self.dataset.num_classes, dtype=jnp.dtype(self.config.dtype), **options)
-        return self.start.begin(transfer.Player(name, network, self.dataset.mean, self.dataset.std))
+        player = transfer.Player(name, network, self.dataset.mean, self.dataset.std, **self.dataset.view())
+        return self.start.begin(player)
 
     @property
     def identity(self) -> dict:
@@ -137,49 +150,52 @@ class Builder:
         """Returns the strategy with its players. A trace finds parts that do not fit, before anything compiles."""
         config, kind = self.config, transfer.registry.get(self.config.transfer)
         parts = {"student": self._player("student", config.student_arch, plain(config.student_options))}
-        parts |= {"task": self.task, "split_gradients": config.optimizer == "dot"}
-        parts["optimizer"] = optimizer.create(config, self.steps_per_epoch)
+        parts |= {"task": self.task, "optimizer": optimizer.create(config, self.steps_per_epoch)}
         if config.distiller:
             parts["method"] = distiller.create(config.distiller, **plain(config.distiller_options))
         if "train_epoch" in {field.name for field in dataclasses.fields(kind)}:
             parts["train_epoch"] = config.train_epoch
-        parts |= kind.players(self)
+        parts |= {**kind.players(self), "split_gradients": config.optimizer == "dot"}
         if config.init_head == "teacher":
             parts["student"] = self.start.with_head(parts["student"], self.teachers)
         strategy = kind(**parts, **plain(config.transfer_options))
+        if self.strangers and (config.teacher_views or reads_classes(strategy, lambda: self._abstract(strategy))):
+            raise UserError(self.strangers[0])
         if config.optimizer == "dot" or config.init_param:
             strategy = self._with_optimizer(strategy)
         for line in self.start.lines:
             self.say(line)
         self._check_fit(strategy)
-        return strategy
+        strategy = strategy.prepared(self._abstract)
+        return strategy if self.dataset.labelled else without_labels(strategy, *self._abstract(strategy)[:2], self.say)
 
     def shared(self, folder: pathlib.Path) -> Shared:
         """Returns what the seeds have in common. Reads the images."""
-        config, strategy, devices, dataset = self.config, self.strategy, self.devices, self.dataset
+        config, devices, dataset = self.config, self.devices, self.dataset
+        strategy = self.strategy.prepared(self._abstract, dataset.train)
         stack = devices.loops if config.stack_seeds == "auto" else config.stack_seeds == "yes"
         most = (CALL if devices.loops else 1) if config.steps_per_call == "auto" else int(config.steps_per_call)
         programs = {"skip": config.on_nan == "skip", "stacked": stack and config.seeds > 1, "many": most > 1}
         epochs, steps = strategy.epochs(config.train_epoch), self.steps_per_epoch
-        images, test_images = devices.place((dataset.train.images, dataset.test.images))
+        exams = tuple(data.Exam(name, devices.place(own.images), own.labels) for name, own in dataset.exams.items())
         info = {"arch": config.student_arch, "options": plain(config.student_options), **dataset.info}
         info |= {"mean": list(strategy.student.mean), "std": list(strategy.student.std)}
         info |= {"transfer": config.transfer, "distiller": config.distiller, "command": command_line()}
         return Shared(
             folder=folder,
             dataset=dataset,
-            images=images,
-            test_images=test_images,
+            images=devices.place(dataset.train.images),
+            exams=exams,
             strategy=strategy,
             schedule=Schedule(steps, epochs, config.log_every, config.eval_every, config.keep_epochs, most),
             update=Update(strategy, self.augmentation, devices, **programs),
-            teachers=Teachers(self.teachers, dataset, test_images, devices, self.task, self.say),
+            teachers=Teachers(self.teachers, dataset, exams[-1], devices, self.task, self.say),
             batch_size=config.batch_size,
             train_epoch=config.train_epoch,
             teacher_views=config.teacher_views,
             balanced=config.sampling == "balanced",
             learning_rate=optimizer.learning_rate(config, self.steps_per_epoch),
-            info=info,
+            info=info | strategy.task.info,
             others=self.others,
         )
 
@@ -192,11 +208,11 @@ class Builder:
                 folder.mkdir(exist_ok=True)
             pool, labels = self._pool(seed)
             its_bank = None
-            if config.teacher_views:
+            if config.teacher_views or self.given:
                 settings = bank.Settings(
                     config.teacher_views, config.teacher_bank_dtype, config.teacher_bank_top_k, seed
                 )
-                its_bank = bank.prepare(folder, settings, shared, self.teachers[0], self.say, warn)
+                its_bank = bank.prepare(folder, settings, shared, (self.given or self.teachers)[0], self.say, warn)
             found.append(Replica(shared, seed, folder, pool, labels, its_bank))
         return found
 
@@ -235,20 +251,20 @@ class Builder:
 
     def _check_fit(self, strategy: transfer.Strategy) -> None:
         """Traces a step; raises `UserError` if networks, method and views do not fit, or if they forbid a bank."""
-        config = self.config
-        reason = bank.reason_against(strategy, self.augmentation, config.distiller) if config.teacher_views else ""
-        if config.teacher_views and not reason:
+        config, banked = self.config, self.given or self.config.teacher_views
+        flag = f"--teacher_logits {config.teacher_logits}" if self.given else f"--teacher_views {config.teacher_views}"
+        reason = bank.reason_against(strategy, self.augmentation, config.distiller) if banked else ""
+        if banked and not reason:
             try:
                 return self._trace(strategy, banked=True)
             except MISFITS as error:
                 reason = f"{config.distiller} needs more of the teacher than its logits ({str(error).rstrip('.')})"
-        with self._misfits_explained():  # first the errors that have nothing to do with a bank
-            self._trace(strategy)
+        if not self.given:
+            with self._misfits_explained():  # first the errors that have nothing to do with a bank
+                self._trace(strategy)
         if reason:
-            raise UserError(
-                f"--teacher_views {config.teacher_views}: {reason}.\n"
-                "Leave --teacher_views out: then every step runs the teacher."
-            )
+            fix = "Give the teacher's weights, --teacher_param" if self.given else "Leave --teacher_views out"
+            raise UserError(f"{flag}: {reason}.\n{fix}: then every step runs the teacher.")
 
     def _trace(self, strategy: transfer.Strategy, banked: bool = False) -> None:
         state, *rest = self._abstract(strategy, banked)

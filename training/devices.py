@@ -5,6 +5,7 @@ import functools
 import os
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -144,3 +145,9 @@ class Devices:
 def here() -> Devices:
     """Returns all devices that JAX sees, of all processes."""
     return Devices(tuple(jax.devices()))
+
+
+@jax.jit
+def copied(tree):
+    """The tree in buffers of its own: the state's buffers are donated to the next update."""
+    return jax.tree.map(jnp.copy, tree)

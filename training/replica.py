@@ -11,13 +11,14 @@ import numpy as np
 import optax
 
 import data
+import hosts
 import pretrained
 from data.stored import DeviceBank
 from files import write_json
 from registry import NonFiniteError
 from training import run_folder
 from training.answers import Answers
-from training.devices import Devices
+from training.devices import Devices, copied
 from training.run_folder import warn
 from training.schedule import Schedule
 from training.teachers import Teachers
@@ -36,8 +37,9 @@ class Shared:
 
     Attributes:
         folder: the run's folder.
-        dataset: the dataset, with both splits.
-        images, test_images: the images of both splits, on the devices.
+        dataset: the dataset, with all splits.
+        images: the images of the training split, on the devices.
+        exams: the splits of the tests: the one that chooses the best weights, and last the test split.
         strategy: who teaches whom, and what labels mean.
         schedule: when tests, log lines and saved weights are due.
         update: the compiled functions.
@@ -54,7 +56,7 @@ class Shared:
     folder: pathlib.Path
     dataset: data.Dataset
     images: jax.Array
-    test_images: jax.Array
+    exams: tuple[data.Exam, ...]
     strategy: Strategy
     schedule: Schedule
     update: Update
@@ -79,7 +81,7 @@ class Shared:
 
     @functools.cached_property
     def asked(self) -> dict[str, Answers]:
-        """Name of a network -> its `Answers` on the test split; added at the network's first test."""
+        """Name of a network -> its `Answers`; added at the network's first test."""
         return {}
 
     @functools.cached_property
@@ -117,7 +119,7 @@ class Replica:
     ):
         self.shared, self.seed, self.folder = shared, seed, folder
         self.pool = jnp.asarray(pool)
-        self._members = _by_class(pool, labels) if shared.balanced else []
+        self._members = data.by_class(pool, labels) if shared.balanced else []
         place = shared.devices.place
         table = data.class_table(labels) if "partner" in shared.strategy.views else None
         self._fixed = place((labels, np.asarray(seed, np.int32), table, bank))
@@ -133,7 +135,7 @@ class Replica:
         steps, size = shared.schedule.steps_per_epoch, shared.batch_size
         plan, examples = (data.balanced_plan, self._members) if shared.balanced else (data.epoch_plan, self.pool)
         index, view = plan(self.seed, step // steps, examples, steps * size, size)
-        if bank is not None:
+        if shared.teacher_views:
             view = data.fixed_views(self.seed, index, view, shared.teacher_views)
         rows = [np.asarray(x).reshape(1 + steps, size) for x in (index, view)]
         return data.DeviceSplit(shared.images, labels, seed, *shared.devices.place(rows), table, bank)
@@ -173,7 +175,7 @@ class Replica:
         """Raises `NonFiniteError` if an array that a checkpoint would hold is not finite."""
         state = self.state
         leaves = jax.tree_util.tree_leaves_with_path((state.params, state.extra, state.opt_state))
-        bad = [jax.tree_util.keystr(path) for path, leaf in leaves if not _finite_here(leaf)]
+        bad = [jax.tree_util.keystr(path) for path, leaf in leaves if not hosts.finite_here(leaf)]
         if bad:
             raise NonFiniteError(
                 f"{bad[0]} (of {len(bad)}) became non-finite before step {step}; nothing was saved.\n"
@@ -239,7 +241,7 @@ class Replica:
         shared, last = self.shared, np.asarray(step - 1, np.int32)
         shares = jax.device_get(shared.update.shares(self.state, self.split, last))
         phase = shared.strategy.method.first_phase_epochs * shared.schedule.steps_per_epoch
-        for name, share in shares.items() if step > phase else ():
+        for name, share in shares.items() if step > phase and len(shares) > 1 else ():
             if EXTREME[0] <= share <= EXTREME[1]:
                 self._extreme.pop(name, None)
             elif self._extreme.setdefault(name, step) + PATIENCE <= step and name not in shared.warned:
@@ -261,30 +263,36 @@ class Replica:
 
     # The test.
 
-    def answer(self, stop: Callable[[], bool]) -> dict[str, np.ndarray] | None:
-        """Returns name -> logits on the test split of each tested network; None if `stop` returned True."""
+    def answer(self, exam: data.Exam, stop: Callable[[], bool]) -> dict[str, np.ndarray] | None:
+        """Returns name -> logits on a split of each tested network; None if `stop` returned True."""
         shared, logits = self.shared, {}
         tested = {**shared.strategy.learners(self.state), **shared.strategy.tested(self.state)}
+        if exam is not shared.exams[0]:  # the training is over
+            tested["best"] = tested["student"][0], self.best
         for name, (player, variables) in tested.items():
             if name not in shared.asked:
-                shared.asked[name] = Answers(player, shared.test_images, shared.devices)
-            logits[name] = shared.asked[name](variables, stop=stop)
+                shared.asked[name] = Answers(player, shared.devices)
+            logits[name] = shared.asked[name](variables, exam.images, stop=stop)
             if logits[name] is None:
                 return None
         return logits
 
-    def write_test(self, step: int, logits: dict[str, np.ndarray], teacher_logits: np.ndarray | None) -> None:
+    def write_test(self, exam: data.Exam, step: int, logits: dict, teacher_logits: np.ndarray | None) -> None:
         """Writes what `answer` returned as a row, and keeps the student's weights if they are the best so far."""
-        shared, labels = self.shared, self.shared.dataset.test.labels
+        shared, labels, best = self.shared, exam.labels, logits.pop("best", None)
         values = self._metrics(logits["student"], labels, teacher_logits)
         for name, theirs in {**logits, **shared.strategy.ensembles(logits)}.items():
             if name != "student":
                 measured = self._metrics(theirs, labels)
                 values |= {f"{name}/{key}": measured[key] for key in (shared.task.main, "nll")}
-        self.tests.append({"epoch": step // shared.schedule.steps_per_epoch, **values})
-        if self.best_test is self.tests[-1]:
-            self.best = copied(shared.strategy.student_variables(self.state))
-        self._row("test", step, values)
+        if best is not None:  # on images that have chosen nothing
+            self.best_test["test"] = self._metrics(best, labels, teacher_logits)
+            self.tests[-1]["test"] = values
+        else:
+            self.tests.append({"epoch": step // shared.schedule.steps_per_epoch, **values})
+            if self.best_test is self.tests[-1]:
+                self.best = copied(shared.strategy.student_variables(self.state))
+        self._row(exam.name, step, values)
 
     def _metrics(self, logits: np.ndarray, labels: np.ndarray, teacher_logits: np.ndarray | None = None) -> dict:
         """Returns the task's metrics. Non-finite logits raise `NonFiniteError` with the number of skipped updates."""
@@ -296,45 +304,48 @@ class Replica:
             advice = ANEW if self.shared.update.skip else ADVICE
             raise NonFiniteError(f"In the test: {error}{after}\n{advice}") from None
 
-    def tested_at(self, step: int) -> bool:
-        """Whether the test after `step` updates, at the end of an epoch, is done."""
-        return any(row["epoch"] == step // self.shared.schedule.steps_per_epoch for row in self.tests)
+    def untested(self, step: int) -> list[data.Exam]:
+        """The splits that are still to be looked at after `step` updates, an epoch's end."""
+        schedule, (first, *rest) = self.shared.schedule, self.shared.exams
+        made = [row for row in self.tests if row["epoch"] == step // schedule.steps_per_epoch]
+        final = rest if step == schedule.total and not any("test" in row for row in made) else []
+        return [*([] if made else [first]), *final]
 
     @property
     def tested(self) -> dict[str, float]:
-        """The last and the best test accuracy so far, for the progress line."""
-        main = self.shared.task.main
-        return {main: self.tests[-1][main], "best": self.best_test[main]} if self.tests else {}
+        """The last and the best main metric so far, for the progress line; empty where there is none."""
+        main, split = self.shared.task.main, self.shared.exams[0].name
+        return {f"{split} {main}": self.tests[-1][main], "best": self.best_test[main]} if self.tests and main else {}
 
     @property
     def best_test(self) -> dict:
-        """The first test with the highest main metric. Once a test is after `Strategy.best_after`, only those count."""
+        """The first test with the highest main metric, or the last test; after `best_after` once a test is."""
         after = self.shared.strategy.best_after(self.shared.train_epoch)
         rows = [row for row in self.tests if row["epoch"] > after] or self.tests
-        return max(rows, key=lambda row: row[self.shared.task.main])
+        return max(rows, key=lambda row: row[self.shared.task.main or "epoch"])
 
     # The weights.
 
     def keep(self, step: int) -> None:
         """Writes the weights of the ended epoch to `epochs/`. After a resume the same weights are written again."""
         epoch = step // self.shared.schedule.steps_per_epoch
-        tested = [row[self.shared.task.main] for row in self.tests if row["epoch"] == epoch]
-        facts = {"epoch": epoch, "test_top1": tested[0] if tested else None}
+        tested = [row.get("top1") for row in self.tests if row["epoch"] == epoch]
+        facts = {"epoch": epoch, "test_top1": None, f"{self.shared.exams[0].name}_top1": tested[0] if tested else None}
         self._write(f"{run_folder.EPOCHS}/{epoch:04d}", self.shared.strategy.student_variables(self.state), **facts)
 
     def finish(self, speed: dict) -> dict:
         """Writes `last/`, `best/`, the other learners' weights and `summary.json`; returns the summary."""
-        last, best = self.tests[-1], self.best_test
+        last, best = map(run_folder.summary_row, (self.tests[-1], self.best_test))
         learners = self.shared.strategy.learners(self.state)
         student = learners.pop("student")[1]
         for name, weights, row in (("last", student, last), ("best", self.best, best)):
-            self._write(name, weights, test_top1=row["top1"], test=row)
+            self._write(name, weights, test_top1=row.get("top1"), test=row)
         for name, (player, variables) in learners.items():
             test = {key.partition("/")[2]: last[key] for key in last if key.startswith(f"{name}/")}
             facts = {"mean": list(player.mean), "std": list(player.std), "test_top1": test["top1"], "test": test}
             self._write(name, variables, **self.shared.others.get(name, {}), **facts)
         parameters = int(sum(x.size for x in jax.tree.leaves(student["params"])))
-        summary = {"last": last, "best": best, "parameters": parameters, **speed}
+        summary = {"last": last, "best": best, "best_on": self.shared.exams[0].name, "parameters": parameters, **speed}
         if self.shared.update.skip:
             summary["skipped"] = int(self.totals.skipped)
         write_json(self.folder / run_folder.SUMMARY, summary)
@@ -342,19 +353,3 @@ class Replica:
 
     def _write(self, name: str, variables: dict, **facts) -> None:
         pretrained.save(self.folder / name, jax.device_get(variables), {**self.shared.info, "seed": self.seed, **facts})
-
-
-def _by_class(pool: np.ndarray, labels: np.ndarray) -> list[np.ndarray]:
-    """Returns the examples of `pool` [P] for each class in `labels` [N]; classes without examples are left out."""
-    return [pool[labels[pool] == number] for number in np.unique(labels[pool])]
-
-
-@jax.jit
-def copied(tree):
-    """Returns the tree in new buffers, because the state's buffers are donated to the next update."""
-    return jax.tree.map(jnp.copy, tree)
-
-
-def _finite_here(leaf) -> bool:
-    """Whether this process's parts of an array are finite. No part is moved to another device."""
-    return all(np.isfinite(np.asarray(shard.data)).all() for shard in leaf.addressable_shards)

@@ -12,7 +12,7 @@ from registry import DamagedFileError, UserError
 
 CONFIG, ENV, METRICS, SUMMARY = "config.json", "env.json", "metrics.jsonl", "summary.json"
 EPOCHS = "epochs"  # the folder of weights that `keep_epochs` keeps
-OWN = ("train_path", "data_dir", "teacher_param", "init_param")  # keys that may differ between the processes of a run
+OWN = ("train_path", "data_dir", "teacher_param", "teacher_logits", "init_param")  # may differ between processes
 FIXES = {  # what to do about a damaged file
     CONFIG: "Restore it, or choose another --train_path.",
     ENV: "Remove it: the same command writes it again.",
@@ -22,7 +22,7 @@ CHECKS = {  # what each file must have; False or an error means damage
     CONFIG: lambda content: {"data", "teacher_sha256"} <= content.keys(),
     ENV: lambda content: all(isinstance(past, dict) for past in content.get("continued_in", [])),
     SUMMARY: lambda content: (
-        all({"top1", "epoch"} <= content[row].keys() for row in ("last", "best"))
+        all("epoch" in content[row] for row in ("last", "best"))
         and {"parameters", "seconds", "steps"} <= content.keys()
     ),
 }
@@ -47,6 +47,12 @@ def read_json(path: pathlib.Path) -> dict:
     except (ValueError, KeyError, TypeError, RecursionError, IsADirectoryError) as error:
         raise DamagedFileError(f"{path} is damaged ({error}).\n{FIXES[path.name]}") from None
     return content
+
+
+def summary_row(row: dict) -> dict:
+    """A row of `Replica.tests` as `summary.json` has it: the test split's metrics, and another split's as "val/..."."""
+    chosen = {f"val/{key}": value for key, value in row.items() if key not in ("epoch", "test")}
+    return {"epoch": row["epoch"], **row["test"], **chosen} if "test" in row else row
 
 
 @contextlib.contextmanager

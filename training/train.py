@@ -17,7 +17,8 @@ from signals import Interrupted, asked_to_stop
 from training import run_folder
 from training.builder import Builder
 from training.checkpoint import Checkpoints
-from training.replica import Replica, Shared, copied
+from training.devices import copied
+from training.replica import Replica, Shared
 from training.run_folder import SaveError, open_run, warn
 from training.writers import Clock, MetricsLog, Progress
 
@@ -90,7 +91,7 @@ def train(recipe: Mapping, quiet: bool = False, typed: tuple[str, ...] = ()) -> 
         progress, saved = Progress(folder.name, schedule.total, quiet), time.monotonic()
         stack.callback(progress.end)
         due = schedule.due(step)
-        if due.test and not replicas[0].tested_at(step):
+        if due.test and replicas[0].untested(step):
             if not _test(replicas, step, stopping):
                 raise _interrupted(folder, step)
             if due.keep:
@@ -145,18 +146,19 @@ def _update(replicas: list[Replica], count: int) -> None:
 
 
 def _test(replicas: list[Replica], step: int, stopping) -> bool:
-    """Tests every replica. Returns False, and changes nothing, if a signal arrived meanwhile."""
+    """Tests every replica. Returns False if a signal arrived meanwhile; then a split is tested for all or for none."""
 
     def stop():
         return stopping.is_set() and not hosts.several()  # several processes can only stop together
 
     teachers = replicas[0].shared.teachers
-    teacher_logits = teachers.logits(stop)
-    answers = [replica.answer(stop) for replica in replicas]
-    if None in answers or (teachers.loaded and teacher_logits is None):
-        return False
-    for replica, logits in zip(replicas, answers, strict=True):
-        replica.write_test(step, logits, teacher_logits)
+    for exam in replicas[0].untested(step):
+        teacher_logits = teachers.logits(exam, stop)
+        answers = [replica.answer(exam, stop) for replica in replicas]
+        if None in answers or (teachers.compared and teacher_logits is None):
+            return False
+        for replica, logits in zip(replicas, answers, strict=True):
+            replica.write_test(exam, step, logits, teacher_logits)
     return True
 
 
@@ -237,7 +239,8 @@ def _finish(replicas: list[Replica], speed: dict) -> dict:
     if len(replicas) == 1:
         return summaries[0]
     seeds = [replica.seed for replica in replicas]
-    summary = {**over_seeds(summaries), "seeds": seeds, "parameters": summaries[0]["parameters"], **speed}
+    same = {key: summaries[0][key] for key in ("best_on", "parameters")}
+    summary = {**over_seeds(summaries), "seeds": seeds, **same, **speed}
     write_json(replicas[0].shared.folder / run_folder.SUMMARY, summary)
     return summary
 
@@ -267,10 +270,10 @@ def _describe(shared: Shared, replica: Replica, say, step: int) -> None:
     counts += [f"{name} {count(own['params']):,} frozen" for name, own in replica.state.frozen.items()]
     devices = f"{shared.devices.count} x {shared.devices.devices[0].device_kind}"
     say(f"Parameters: {', '.join(counts)}. Devices: {devices}. Run: {shared.folder}")
-    shape, student = shared.dataset.image_shape, shared.strategy.student.model
-    cost = profile.cost(student, shape, shared.strategy.student_variables(replica.state))
+    shape, student = shared.dataset.image_shape, shared.strategy.student
+    cost = profile.cost(student.model, student.view.shape(shape), shared.strategy.student_variables(replica.state))
     for weights, player, _ in shared.teachers.loaded:
-        say(profile.compare(profile.cost(player.model, shape, weights.variables), cost))
+        say(profile.compare(profile.cost(player.model, player.view.shape(shape), weights.variables), cost))
     if not shared.teachers.loaded:
         say(f"Cost: {cost}.")
     examples = len(shared.dataset.train)

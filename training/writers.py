@@ -35,7 +35,7 @@ class MetricsLog:
         self._board = Board(folder / "tensorboard", step)
 
     def write(self, kind: str, step: int, epoch: float, values: dict[str, float]) -> None:
-        """Appends a row; `kind` is "train" (means since the last such row) or "test"."""
+        """Appends a row; `kind` is "train" (means since the last such row), or "val" or "test", the split of a test."""
         row = {"kind": kind, "step": step, "epoch": round(epoch, 4), **values}
         warned = bool(self._waiting)
         self._waiting += (json.dumps(row) + "\n").encode()
@@ -200,7 +200,7 @@ class Progress:
         self._width = 0
 
     def show(self, step: int, clock: Clock, terms: dict[str, float], test: dict[str, float]) -> None:
-        """Shows the line after `step` updates: the means of the `terms`, and the last and best `test`."""
+        """Shows the line after `step` updates: the means of the `terms`, and the last and best of the tests."""
         now, rate, done = time.monotonic(), clock.rate, step >= self._total
         if self._quiet or (not done and now - self._last < self._interval):
             return
@@ -209,7 +209,7 @@ class Progress:
         shown = "  ".join(f"{k} {v:.3g}" if k != "top1" else f"top1 {v:.1f}" for k, v in terms.items())
         tested = "  ".join(f"{k} {v:.2f}" for k, v in test.items())
         line = f"{self._name}  {step}/{self._total}  ETA {_clock(left)}  {rate:,.0f} images/s  {shown}"
-        line += f"  | test {tested}" if tested else ""
+        line += f"  | {tested}" if tested else ""
         if self._live:
             self._out.write("\r" + line.ljust(self._width))
             self._width = len(line)

@@ -3,6 +3,7 @@
 import abc
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, ClassVar, Protocol
 
 import flax.linen as nn
@@ -21,8 +22,8 @@ PLAYERS += ("train_epoch",)
 # The key of `init` is folded with these numbers; the student's first weights are the same under every strategy.
 STUDENT, METHOD, MEMORY = 0, 1, 2
 PEERS = 16  # for a learner beside the student: folded with PEERS, then with the learner's number
-TEACHER_KEYS = ("teacher_arch", "teacher_param", "teacher_dtype")
-BANK_KEYS = ("teacher_views", "teacher_bank_dtype", "teacher_bank_top_k")
+TEACHER_KEYS = ("teacher_arch", "teacher_param", "teacher_dtype", "teacher_image_size")
+BANK_KEYS = ("teacher_views", "teacher_bank_dtype", "teacher_bank_top_k", "teacher_logits")
 
 
 class Builder(Protocol):
@@ -106,6 +107,10 @@ class Strategy(abc.ABC):
     def players(cls, build: Builder) -> dict:
         """Asks `build` for the networks beside the student; returns name of a field of the strategy -> its value."""
         return {}
+
+    def prepared(self, abstract: Callable, split: Any = None) -> "Strategy":
+        """The strategy after what it asks of a step's shapes (`abstract(strategy)`), then of the training images."""
+        return self
 
     @property
     def views(self) -> tuple[str, ...]:
@@ -260,10 +265,10 @@ class Strategy(abc.ABC):
             weight: scalar.
 
         Returns:
-            (name of a term, as `losses` returns it -> scalar; the first learner's counts).
+            (name of a term, as `losses` returns it -> scalar; the first learner's counts). Both empty without labels.
         """
         terms, counts = {}, {}
-        for name, own in outputs.items():
+        for name, own in outputs.items() if self.task.term else ():
             own = self.method.label_outputs(own) if self.method else own
             loss, its_counts = self.task.loss(own, batch)
             terms[term_of(name, self.task.term)] = weight * loss

@@ -126,7 +126,7 @@ class Branches:
         Returns:
             (name -> `Outputs`, the new `extra`, the student's feature at the trunk's end).
         """
-        trunk = trunk_of(self.player.model, images[0].shape)
+        trunk = trunk_of(self.player.model, self.player.view.shape(images[0].shape))
         outputs, after, extra = {}, {}, dict(extra)
         for number, name in enumerate(self.names):
             variables, shifts = self.variables(params, extra, name), None
@@ -156,7 +156,7 @@ class Branches:
         """Returns the variables without the trunk's."""
         if not self.shared:
             return variables
-        paths = trunk_of(self.player.model, tuple(image_shape)).paths
+        paths = trunk_of(self.player.model, self.player.view.shape(image_shape)).paths
         return _unflat({path: leaf for path, leaf in _flat(variables).items() if path not in paths})
 
 
@@ -218,7 +218,7 @@ class Branched(Strategy):
             outputs = [student.forward(all_variables[name], image)[0] for name in branches.names]
             return join(all_variables["ensemble"], outputs)
 
-        player = Assembly("ensemble", student.model, student.mean, student.std, call)
+        player = Assembly("ensemble", student.model, student.mean, student.std, call=call)
         return {"ensemble": (player, {**networks, "ensemble": variables})}
 
 

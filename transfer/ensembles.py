@@ -82,7 +82,7 @@ def method_temperature(method: nn.Module) -> float:
     return next(iter(found.values()), 1.0)
 
 
-def check(combine: str, weighting: str, fixed: tuple[float, ...], several: bool, method: nn.Module) -> None:
+def check(combine: str, weighting: str, fixed: tuple[float, ...], several: bool, method: nn.Module, task) -> None:
     """Checks Offline's options for several teachers.
 
     Args:
@@ -90,6 +90,7 @@ def check(combine: str, weighting: str, fixed: tuple[float, ...], several: bool,
         fixed: the option `teacher_weights`.
         several: whether there are several teachers.
         method: the method that reads the combined teacher.
+        task: says whether the data have labels.
 
     Raises:
         UserError: options that do not fit one another, the teachers or the method.
@@ -103,6 +104,10 @@ def check(combine: str, weighting: str, fixed: tuple[float, ...], several: bool,
         )
     if weighting != "equal" and fixed:
         raise UserError(f"'teacher_weights' {fixed} and weighting='{weighting}' exclude each other. Leave one out.")
+    if weighting == "confidence" and not task.labelled:
+        raise UserError(
+            "weighting='confidence' reads the labels, and the data have none.\nUse weighting='agreement' or 'equal'."
+        )
     if combine in COMBINED and method.gradient_taps:
         raise UserError(
             f"{type(method).__name__} needs the teachers' gradients, but combine='{combine}' has only their average "

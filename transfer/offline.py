@@ -22,7 +22,7 @@ import jax
 from models import NoFeatures, Outputs
 from options import not_negative, one_of
 from registry import UserError
-from transfer import ensembles
+from transfer import ensembles, phi_s
 from transfer.base import BANK_KEYS, TEACHER_KEYS, Player, Strategy
 
 
@@ -43,6 +43,7 @@ class Offline(Strategy):
             "logits" or "probabilities" (the method once, for the mean of the teachers).
         teacher_weights: for several teachers, one number each; without them all weights are equal and sum to 1.
         weighting: for a mean of teachers: "equal", or by image: "confidence" (in its label) or "agreement".
+        standardise: "phi_s": the teachers' features that the method reads have one scale first (transfer/phi_s.py).
     """
 
     teacher: Player | tuple[Player, ...]
@@ -50,6 +51,7 @@ class Offline(Strategy):
     combine: str = one_of("losses", "logits", "probabilities")
     teacher_weights: tuple[float, ...] = not_negative(())
     weighting: str = one_of("equal", "confidence", "agreement")
+    standardise: str = one_of("none", "phi_s")
     reads = ("distiller", *TEACHER_KEYS, *BANK_KEYS)
 
     @classmethod
@@ -60,7 +62,7 @@ class Offline(Strategy):
 
     def __post_init__(self):
         count, weights = len(self._teachers), self.teacher_weights
-        ensembles.check(self.combine, self.weighting, weights, self._several, self.method)
+        ensembles.check(self.combine, self.weighting, weights, self._several, self.method, self.task)
         if self._several and len(self.teacher_variables) != count:
             raise UserError(f"There are {count} teachers and variables of {len(self.teacher_variables)}.")
         if weights and not (self._several and len(weights) == count):
@@ -70,6 +72,11 @@ class Offline(Strategy):
             )
         if weights and sum(weights) == 0:
             raise UserError(f"'teacher_weights' must not all be 0; got {weights}.")
+
+    def prepared(self, abstract, split=None):
+        if self.standardise == "none":
+            return self
+        return phi_s.standardised(self, abstract) if split is None else phi_s.measured(self, split)
 
     @property
     def _several(self) -> bool:

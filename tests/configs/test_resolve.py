@@ -33,7 +33,7 @@ def resolved(**changes):
         ({"optimizer": "adamw", "nesterov": True}, "--nesterov True has no effect: 'optimizer' is 'adamw', not 'sgd'"),
         ({"clip_norm": -1.0}, "'clip_norm' must not be negative"),
         ({"ramp_epochs": 31.0}, "more than 'train_epoch' 30"),
-        ({"milestones": (0.6, 0.3)}, "'milestones' are rising shares"),
+        ({"milestones": (0.6, 0.3)}, "'milestones' must be rising shares"),
         ({"milestones": (0.6, 1.0)}, "'milestones' must be above 0 and below 1"),
         ({"seed": 2**31 - 1, "seeds": 2}, r"must be below 2\*\*31"),
         ({"optimizer": "dot", "clip_norm": 1.0}, "'clip_norm' 1.0 clips"),
@@ -78,22 +78,30 @@ ALL = {"resized_crop": 0.5, "randaugment": 2, "magnitude": 7, "mixup": 0.2, "cut
 
 
 # Key -> a value, and one recipe for each of the key's conditions, in which the key has no effect.
+UNLABELLED = {"dataset": "Images", "data_dir": "{images}", "batch_size": 2, "teacher_param": "tests/teacher"}
 WITHOUT = {
-    "teacher_arch": ("CNN", [{"transfer": "PCL"}]),
-    "teacher_param": ("tests/teacher", [{"transfer": "PCL"}, {"transfer": "Mutual"}]),
+    "teacher_logits": ("x.npy", [{"transfer": "PCL"}, {"transfer": "Online", "teacher_param": "tests/teacher"}]),
+    "teacher_arch": ("CNN", [{"transfer": "PCL"}, {"teacher_logits": "x.npy"}]),
+    "teacher_param": ("tests/teacher", [{"transfer": "PCL"}, {"transfer": "Mutual"}, {"teacher_logits": "x.npy"}]),
+    "init_head": ("teacher", [{"transfer": "PCL"}, {"transfer": "Mutual"}, {"transfer": "Online"}]),
+    "freeze": ("stem", [{}]),
+    "head_learning_rate": (0.5, [{}]),
     "teacher_dtype": ("bfloat16", [{"transfer": "PCL"}, {"transfer": "Mutual"}, {"transfer": "Online"}]),
+    "teacher_taps": ("a", [{"transfer": "PCL"}, {"transfer": "Online", "teacher_param": "tests/teacher"}, {}]),
+    "teacher_input": ("data", [{"transfer": "PCL"}, {"transfer": "Online", "teacher_param": "tests/teacher"}, {}]),
+    "teacher_image_size": (16, [{"transfer": "PCL"}, {"transfer": "Mutual"}, {"transfer": "Online"}]),
     "teacher_views": (2, [{"transfer": "PCL"}, {"transfer": "Online", "teacher_param": "tests/teacher"}]),
     "teacher_bank_dtype": ("float32", [{}]),
     "teacher_bank_top_k": (2, [{}]),
     "distiller": ("AT", [{"transfer": "KDCL"}]),
     "distiller_options": ({"weight": 2.0}, [{"transfer": "KDCL"}]),
-    "image_size": (16, [{}]),
     "channels": (1, [{}]),
     "skip_damaged": (True, [{}]),
     "resize": (9, [{}]),
     "interpolation": ("bicubic", [{}]),
-    "sampling": ("balanced", [{"num_labels": 100}]),
-    "class_weights": ("balanced", [{"num_labels": 100}]),
+    "num_labels": (100, [UNLABELLED]),
+    "sampling": ("balanced", [UNLABELLED, {"num_labels": 100}]),
+    "class_weights": ("balanced", [UNLABELLED, {"num_labels": 100}]),
     "crop_pad": (2, [{"resized_crop": 0.5}]),
     "crop_mode": ("reflect", [{"resized_crop": 0.5}, {}]),
     "magnitude": (3, [{}]),
@@ -108,6 +116,8 @@ WITHOUT = {
     "keep_epochs": (31, [{}]),
 }
 WITH = {  # what the default recipe lacks for the key to have an effect
+    "freeze": {"init_param": "tests/teacher"},
+    "head_learning_rate": {"init_param": "tests/teacher"},
     "teacher_bank_dtype": {"teacher_views": 1},
     "teacher_bank_top_k": {"teacher_views": 1},
     "crop_mode": {"crop_pad": 1},
@@ -125,10 +135,20 @@ def test_the_table_has_every_condition_of_every_key():
     assert {key: len(recipes) for key, (_, recipes) in WITHOUT.items()} == conditions
 
 
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """A folder of pictures without labels."""
+    folder = tmp_path_factory.mktemp("images")
+    for i in range(6):
+        Image.new("RGB", (8, 8), (i, 0, 0)).save(folder / f"{i}.png")
+    return str(folder)
+
+
 @pytest.mark.parametrize(("key", "number"), CASES)
-def test_a_typed_key_without_effect_raises_and_one_of_a_recipe_file_is_noted(key, number):
+def test_a_typed_key_without_effect_raises_and_one_of_a_recipe_file_is_noted(key, number, images):
     value, recipes = WITHOUT[key]
     recipe = {"student_arch": "CNN", **recipes[number], key: value}
+    recipe |= {"data_dir": images} if recipes[number] is UNLABELLED else {}
     shown = f"config.{key}.weight" if isinstance(value, dict) else f"{key} {value}"
     with pytest.raises(UserError) as raised:
         resolve(recipe, (key,))
@@ -140,11 +160,16 @@ def test_a_typed_key_without_effect_raises_and_one_of_a_recipe_file_is_noted(key
     assert resolve({name: x for name, x in recipe.items() if name != key})[0] == config
 
 
-@pytest.mark.parametrize("key", [key for key in WITHOUT if key not in data.KEYS])
+TORCH = ("teacher_taps", "teacher_input")
+
+
+@pytest.mark.parametrize("key", [key for key in WITHOUT if key not in (*data.KEYS, *TORCH)])
 def test_a_typed_key_with_effect_is_taken(key):
-    """The dataset's own keys need a folder of images; tests/test_command_lines.py has one."""
+    """The dataset's own keys need a folder of images; tests/test_command_lines.py has one. `TORCH` needs PyTorch."""
     value, _ = WITHOUT[key]
     recipe = {"student_arch": "CNN", "teacher_param": "tests/teacher", **WITH.get(key, {}), key: value}
+    if key == "teacher_logits":  # in the place of a network
+        del recipe["teacher_param"]
     config, notes = resolve(recipe, tuple(recipe))
     assert plain(config)[key] == value
     assert not notes

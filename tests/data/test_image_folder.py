@@ -273,6 +273,7 @@ def test_validation_is_a_third_split_or_serves_as_test(name, test, tmp_path):
     validation = found.val if test else found.test
     assert (validation.images[1] == [9, 90, len(name)]).all()
     assert (found.val is None) != test
+    assert found.best_on == ("val" if test else "test")
     assert found.report == (
         ("ImageFolder: 2 training, 2 validation, 2 test images of 2 classes, 8x8x3.",)
         if test

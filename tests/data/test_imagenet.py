@@ -119,7 +119,7 @@ def test_impossible_forms_are_refused(form, message):
 
 
 def test_options_of_pictures_are_refused_where_images_keep_their_size():
-    with pytest.raises(UserError, match="--resize 40 is for --dataset ImageFolder or ImageNet; Digits has no use"):
+    with pytest.raises(UserError, match="--resize 40: images of Digits keep their size"):
         data.load("Digits", resize=40)
     with pytest.raises(UserError, match="--channels 1 is for --dataset ImageFolder; ImageNet"):
         data.load("ImageNet", channels=1)

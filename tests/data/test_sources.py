@@ -78,13 +78,41 @@ def test_channel_statistics_are_numpys_and_a_constant_channel_divides_by_one():
 @pytest.mark.parametrize(
     ("option", "flag"),
     [
-        ({"image_size": 16}, "--image_size 16"),
         ({"channels": 1}, "--channels 1"),
         ({"skip_damaged": True}, "--skip_damaged"),
     ],
 )
 def test_an_option_that_a_dataset_has_no_use_for_is_refused(option, flag):
-    message = f"^{flag} is for --dataset ImageFolder( or ImageNet)?; Digits has no use for it"
+    message = f"^{flag} is for --dataset ImageFolder or Images; Digits has no use for it"
+    with pytest.raises(UserError, match=message):
+        data.load("Digits", **option)
+
+
+def test_a_dataset_in_memory_keeps_its_images_and_tells_networks_to_resize_them():
+    whole, found = data.load("Digits"), data.load("Digits", image_size=16, resize=20, interpolation="bicubic")
+    assert found.train.images is not None
+    np.testing.assert_array_equal(found.test.images, whole.test.images)
+    assert (found.image_shape, found.seen_shape) == ((8, 8, 1), (16, 16, 1))
+    assert found.report[0].endswith("8x8x1; networks see 16x16.")
+    facts = {"image_shape": [16, 16, 1], "resize": 20, "interpolation": "bicubic"}
+    assert found.info == {**whole.info, **facts}
+    assert found.view() == {"image_size": 16, "resize": 20, "interpolation": "bicubic"}
+    assert found.view(32) == {"image_size": 32, "resize": 40, "interpolation": "bicubic"}
+    assert (whole.view(), whole.view(16)["image_size"]) == ({}, 16)
+    own = data.load("Digits", image_size=8, interpolation="bilinear")
+    assert (own.view(), own.info) == ({}, whole.info)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"resize": 9}, "--resize 9: images of Digits keep their size. Add --image_size"),
+        ({"interpolation": "bicubic"}, "--interpolation bicubic: images of Digits keep their size."),
+        ({"image_size": 16, "resize": 9}, "--resize 9 is the short side that --image_size 16 is cropped from"),
+        ({"image_size": 16, "interpolation": "bicubik"}, "bicubic"),
+    ],
+)
+def test_sizes_that_exclude_each_other_are_refused(option, message):
     with pytest.raises(UserError, match=message):
         data.load("Digits", **option)
 

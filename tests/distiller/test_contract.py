@@ -273,6 +273,14 @@ def test_a_batch_of_one_in_bfloat16_has_finite_loss_and_gradients(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_without_labels_a_method_teaches_unless_it_needs_them(name):
+    found = answers(name)
+    asked = ["no labels", "late"] if found.method.first_phase_epochs else ["no labels"]
+    taught = all(any(np.any(g) for g in found.answers[case]["by_student"]) for case in asked)
+    assert taught != found.method.needs_labels
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_the_loss_where_student_equals_teacher_is_known(name):
     assert name in WHERE_EQUAL, f"add a line for {name} to WHERE_EQUAL: its loss where student equals teacher"
     if WHERE_EQUAL[name] is not None:

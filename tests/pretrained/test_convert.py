@@ -380,6 +380,24 @@ def test_the_hubs_shards_are_fetched_one_by_one(state, tmp_path, tiny, monkeypat
     assert {name for _, name in asked} >= set(shards)
 
 
+def test_weights_of_enlarged_images_are_measured_on_enlarged_images(state, tmp_path, monkeypatch):
+    """The size and the filter are recorded, and the dataset is the one that networks see at this size."""
+    from studies import evaluation
+
+    safetensors.numpy.save_file(state, tmp_path / "file")
+    seen, flags = [], ["--image_size", "16", "--interpolation", "bicubic", "--data_dir", ""]
+
+    def logits_of(player, variables, dataset):
+        seen.append((player.image_size, player.interpolation, dataset.image_size))
+        return np.eye(10, dtype=np.float32)[dataset.test.labels]
+
+    monkeypatch.setattr(evaluation, "logits_of", logits_of)
+    assert run(tmp_path / "file", *RESNET8, "--out", tmp_path / "ours", *flags) == 0
+    info = pretrained.load(tmp_path / "ours").info
+    assert (info["image_shape"], info["interpolation"], info["test_top1"]) == ([16, 16, 1], "bicubic", 100)
+    assert seen == [(16, "bicubic", 16)]
+
+
 def test_the_flags_choose_among_the_networks_of_a_file(state, tmp_path, tiny, capsys):
     both = {f"module.student.{name}": value for name, value in state.items()}
     both |= {f"module.ema.{name}": value + 1 for name, value in state.items()}

@@ -117,7 +117,7 @@ def test_flags_win_and_timms_names_without_a_card_are_pytorchs_network(tmp_path)
     assert (info["image_shape"], info["resize"], info["interpolation"]) == ([192, 192, 3], 200, "bilinear")
 
 
-def test_the_resizing_travels_to_every_dataset_of_pictures(tmp_path, monkeypatch):
+def test_the_resizing_travels_to_every_dataset(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(data, "load", lambda name, **options: asked.append((name, options)))
     info = {"dataset": "ImageNet", "image_shape": [240, 240, 3], "resize": 272, "interpolation": "bicubic"}
@@ -125,10 +125,12 @@ def test_the_resizing_travels_to_every_dataset_of_pictures(tmp_path, monkeypatch
     dataset_of(info, {})
     dataset_of(info, {"dataset": "ImageFolder", "data_dir": "d", "resize": 256})
     dataset_of(info, {"dataset": "CIFAR10"})
+    dataset_of(info, {"dataset": "CIFAR10", "image_size": 120})
     assert asked == [
         ("ImageNet", own),
         ("ImageFolder", {**own, "channels": 3, "data_dir": "d", "resize": 256}),
-        ("CIFAR10", {}),
+        ("CIFAR10", own),
+        ("CIFAR10", {**own, "image_size": 120, "resize": 136}),
     ]
 
 

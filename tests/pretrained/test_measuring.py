@@ -76,7 +76,7 @@ def test_class_names_without_images_are_recorded(source, tmp_path, capsys):
     (tmp_path / "names").write_text("\n".join(names))
     assert run(source, tmp_path / "ours", "--class_names", tmp_path / "names") == 0
     assert pretrained.load(tmp_path / "ours").info["class_names"] == names
-    assert "only --data_dir shows" in capsys.readouterr().out
+    assert "Only --data_dir shows" in capsys.readouterr().out
 
 
 WRONG_NAMES = {

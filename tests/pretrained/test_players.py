@@ -10,7 +10,8 @@ import data
 import models
 import pretrained
 from configs.resolve import resolve
-from pretrained.players import class_note, class_order, player_of
+from pretrained.classes import class_note, columns, in_common, matched, mismatch
+from pretrained.players import fitted
 from registry import UserError
 from studies import evaluation, explaining
 from training.builder import Builder
@@ -74,13 +75,98 @@ def test_a_run_takes_teachers_by_name_frozen_or_not(reordered, digits, monkeypat
             np.testing.assert_array_equal(value, right[name])
 
 
-def test_an_order_needs_the_same_names():
-    assert class_order(["b", "a"], ("a", "b")) == [1, 0]
-    assert class_order(["a", "b"], ("a", "b")) == []
-    assert class_order(["a", "c"], ("a", "b")) == []
-    text = sorted(map(str, range(11)))
-    assert class_order(list(map(str, range(11))), text) == []  # a conversion without names numbers the classes
-    assert class_order(text, tuple(map(str, range(11))))[:4] == [0, 1, 3, 4]
+def named(digits, *names, **changes):
+    return dataclasses.replace(digits, class_names=names, **changes)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "order"),
+    [
+        ("b a", "a b", [1, 0]),
+        ("a b", "a b", []),
+        ("a c", "a b", None),
+        ("c a d b", "a b", [1, 3]),
+        ("a b", "a b c", None),
+        ("a a b", "a b", None),
+        ("0 1", "a b", []),
+        ("a b", "0 1", []),
+        ("0 1 2", "0 1", None),
+        ("0 1 2", "a b", None),
+        ("0 1 10 2", "0 1 2 10", [0, 1, 3, 2]),
+        ("n0144076_a n02 n01443537", "n01443537 n02", [2, 1]),
+    ],
+)
+def test_classes_are_matched_by_name_or_by_number(theirs, ours, order, digits):
+    info = {"class_names": theirs.split(), "dataset": "ImageFolder"}
+    assert columns(info, named(digits, *ours.split())) == order
+
+
+def test_imagenets_classes_are_known_by_wordnets_number(digits):
+    info = {"class_names": ["n01440764 tench", "n01443537 goldfish", "n02 x"], "dataset": "ImageNet"}
+    assert columns(info, named(digits, "n01443537", "n01440764 tench, Tinca tinca")) == [1, 0]
+
+
+def test_a_benchmark_has_one_order_of_its_classes(digits):
+    info = {"class_names": ["a", "c"], "dataset": "Digits"}
+    assert columns(info, named(digits, "a", "b")) == []
+    assert columns({**info, "dataset": "ImageFolder"}, named(digits, "a", "b", name="ImageFolder")) is None
+
+
+@pytest.fixture(scope="module")
+def some():
+    """The digits 7, 2 and 4 alone, with names."""
+    whole, kept = data.load("Digits"), (7, 2, 4)
+
+    def part(split):
+        rows = np.flatnonzero(np.isin(split.labels, kept))
+        return data.Split.of(split.images[rows], np.array([kept.index(x) for x in split.labels[rows]], np.int32))
+
+    names = tuple(NAMES[i] for i in kept)
+    return dataclasses.replace(
+        whole, name="Some", train=part(whole.train), test=part(whole.test), class_names=names, fingerprint="some"
+    )
+
+
+def test_a_teacher_of_more_classes_is_cut_to_the_datas(reordered, some, capsys):
+    """Its logits are the whole network's at the classes of the data: softmax over these."""
+    whole = data.load("Digits")
+    rows = np.flatnonzero(np.isin(whole.test.labels, (7, 2, 4)))
+    expected = evaluation.answers([TEACHER], whole, [""], "teacher")[0][rows][:, [7, 2, 4]]
+    found = evaluation.answers([str(reordered)], some, [""], "teacher")[0]
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    note = "the teacher has 10 classes, and Some's 3 are among them. Its outputs for the others are cut off."
+    assert note in capsys.readouterr().err
+    weights, _ = matched(pretrained.load(reordered), some, "teacher")
+    assert (weights.info["num_classes"], weights.info["test_top1"]) == (3, None)
+    subject = explaining.subject_of(str(reordered), some, "teacher")
+    assert subject.answers(some.test.images[:2])[0].shape == (2, 3)
+
+
+def test_classes_that_the_teacher_lacks_are_refused_with_both_first_names(reordered, some):
+    weights, other = pretrained.load(reordered), named(some, "seven", "cat", "dog")
+    with pytest.raises(UserError) as caught:
+        fitted(weights, other, "teacher", print)
+    first, second = str(caught.value).splitlines()
+    assert first.endswith(
+        "has the classes 'three', 'one', 'four', ..., Some has 'seven', 'cat', 'dog'; 1 of the data's 3 are among the "
+        "teacher's 10."
+    )
+    assert second.startswith("If they are the same classes, write the data's names into `class_names`")
+    with pytest.raises(UserError, match="0 of the data's 3 are among the network's 10"):
+        explaining.subject_of(str(reordered), named(some, "cat", "cow", "dog"), "network")
+    with pytest.raises(UserError, match=r"has 10 classes \(Digits\), Some has 3."):
+        fitted(pretrained.load(TEACHER), some, "teacher", print)
+    assert mismatch(weights, some, "teacher") == ""
+
+
+def test_an_accuracy_is_of_the_classes_in_common(reordered, some):
+    info, labels = pretrained.load(reordered).info, np.array([0, 1, 2, 1])
+    logits = np.arange(40.0).reshape(4, 10)
+    left, right = in_common(info, named(some, "cat", "two", "four"), logits, labels)
+    np.testing.assert_array_equal(left, logits[1:][:, [ORDER.index(2), ORDER.index(4)]])
+    np.testing.assert_array_equal(right, [0, 1, 0])
+    assert in_common(info, named(some, "cat", "cow", "dog"), logits, labels) is None
+    assert in_common(info, some, logits[:, :3], labels)[1] is labels
 
 
 def test_other_classes_are_named(digits):
@@ -107,7 +193,5 @@ def test_a_network_without_a_classifier_is_refused(digits):
     params["head"] = params.pop("classifier")
     other = dataclasses.replace(weights, variables={**weights.variables, "params": params})
     other = dataclasses.replace(other, info={**weights.info, "class_names": list(NAMES[::-1])})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pretrained, "check", lambda weights, model: weights.variables)
-        with pytest.raises(UserError, match="no layer named `classifier`"):
-            player_of(other, "teacher", class_names=NAMES)
+    with pytest.raises(UserError, match="no layer named `classifier`"):
+        matched(other, digits, "teacher")

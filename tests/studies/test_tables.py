@@ -59,7 +59,8 @@ def test_a_leaderboard_pairs_the_seeds_and_counts_steps(trained, tmp_path, capsy
     text = (tmp_path / "leaderboard.md").read_text()
     table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
     assert table[0][1:] == [
-        "last top-1", "against labels alone", "best top-1", "step / AT", "epochs", "beside it, last top-1"
+        "last top-1", "against labels alone", "best top-1, chosen on test", "step / AT", "epochs",
+        "beside it, last top-1",
     ]  # fmt: skip
     # differences (3, 2, 4): mean 3, half-width t(0.975, 2) * 1 / sqrt(3); (5, 1, 3): deviation 2
     assert table[2] == ["AT", "94.00 ± 1.00", "+3.00 ± 2.48", "94.50 ± 1.00", "1.00", "2", ""]
@@ -102,7 +103,7 @@ def test_the_table_of_the_demo(trained, tmp_path, monkeypatch):
     rows = compare.run_all(tmp_path, {}, {name: ENTRIES[name] for name in ("Labels alone", "AT")})
     monkeypatch.setattr(compare, "agreement", lambda row, recipe: row.last("top1") - 10)
     lines = compare.table(rows[1], rows, {}).splitlines()
-    assert lines[0] == "|  | last top-1 | best top-1 | agreement | parameters | seconds |"
+    assert lines[0] == "|  | last top-1 | best top-1, chosen on test | agreement | parameters | seconds |"
     assert lines[2] == "| AT | 94.00 ± 1.00 | 94.50 ± 1.00 |  | 1,234 | 3.0 |"
     assert lines[3] == "| Labels alone | 91.00 ± 1.00 | 91.50 ± 1.00 | 81.00 ± 1.00 | 1,234 | 2.0 |"
     compare.curves(rows, tmp_path / "curves.png", "title", 99.0)

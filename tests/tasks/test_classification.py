@@ -207,3 +207,20 @@ def test_class_weights_multiply_the_rows_of_their_labels(mixed):
 def test_accuracy_of_each_class():
     logits = np.eye(3)[[0, 0, 1, 1]]
     assert per_class(logits, np.array([0, 0, 0, 1]), ("a", "b", "c")) == {"a": pytest.approx(200 / 3), "b": 100.0}
+
+
+def test_without_labels_there_is_no_label_loss_and_the_teacher_is_the_only_measure():
+    task = Classification(labelled=False)
+    assert (task.term, task.main, task.info) == ("", "agreement", {})
+    withheld = np.full(400, -1, np.int32)
+    both = evaluate(LOGITS, LABELS, TEACHER)
+    assert task.metrics(LOGITS, withheld, TEACHER) == {name: both[name] for name in ("agreement", "kl")}
+    assert task.metrics(LOGITS, withheld) == {}
+    with pytest.raises(NonFiniteError, match="not finite on 1 of 400"):
+        task.metrics(np.where(np.arange(400)[:, None] == 3, np.nan, LOGITS), withheld)
+
+
+def test_logits_that_nothing_trains_are_compared_with_nobody():
+    task = Classification(labelled=False, untrained=("classifier",))
+    assert (task.term, task.main, task.info) == ("", "", {"untrained": ["classifier"]})
+    assert task.metrics(LOGITS, np.full(400, -1, np.int32), TEACHER) == {}

@@ -6,7 +6,8 @@ import pytest
 import safetensors.numpy
 
 from configs.resolve import resolve
-from distiller.dot import distillation_oriented_trainer, reached
+from distiller.dot import distillation_oriented_trainer
+from models.traces import read_leaves
 from registry import UserError
 from training import optimizer
 from training.builder import Builder
@@ -141,11 +142,11 @@ def test_what_a_loss_depends_on_is_found_without_computing_it():
 
     shapes = {name: jax.ShapeDtypeStruct((3,), jnp.float32) for name in ("body", "head", "connector", "unused")}
     x = jnp.ones(3)
-    label = reached(lambda p, x: losses(p, x)[0], shapes, x)
-    hint = reached(lambda p, x: losses(p, x)[1], shapes, x)
+    label = read_leaves(lambda p, x: losses(p, x)[0], shapes, x)
+    hint = read_leaves(lambda p, x: losses(p, x)[1], shapes, x)
     assert label == {"body": True, "head": True, "connector": False, "unused": False}
     assert hint == {"body": True, "head": False, "connector": True, "unused": False}
-    assert reached(lambda p: jnp.ones(()), shapes) == dict.fromkeys(shapes, False)
+    assert read_leaves(lambda p: jnp.ones(()), shapes) == dict.fromkeys(shapes, False)
 
 
 RECIPE = {"teacher_param": "tests/teacher", "student_arch": "CNN", "train_epoch": 1, "batch_size": 400, "eval_every": 1}

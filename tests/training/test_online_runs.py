@@ -123,7 +123,7 @@ def test_several_teachers_are_loaded_checked_and_measured(tmp_path, capsys):
     mistakes = {
         "--teacher_arch names 1 networks and --teacher_param 2 weights": {"teacher_arch": "CNN"},
         "--teacher_arch is ResNet8, but the weights": {"teacher_arch": "CNN,ResNet8"},
-        "there are 2 teachers, and a bank holds": {"teacher_views": 2},
+        "there are 2 teachers, but a bank holds": {"teacher_views": 2},
         "only logits are there": {"distiller": "AT", "transfer_options": {"combine": "logits"}},
         "as many numbers as there are teachers": {"transfer_options": {"teacher_weights": [1.0]}},
     }

@@ -100,7 +100,7 @@ def test_the_temperature_of_a_sum_is_that_of_its_parts():
     assert ensembles.method_temperature(distiller.create("SoftLogits+AT", SoftLogits={"temperature": 2})) == 2.0
     different = distiller.create("SoftLogits+DKD", SoftLogits={"temperature": 2.0})
     with pytest.raises(UserError, match=r"differ: {'SoftLogits': 2.0, 'DKD': 4.0}\.\nGive the parts one temperature"):
-        ensembles.check("probabilities", "equal", (), True, different)
+        ensembles.check("probabilities", "equal", (), True, different, Classification())
 
 
 def test_options_that_do_not_fit_are_refused():
@@ -117,6 +117,8 @@ def test_options_that_do_not_fit_are_refused():
         ),
     ):
         with pytest.raises(UserError, match=problem):
-            ensembles.check(combine, weighting, fixed, several, method)
+            ensembles.check(combine, weighting, fixed, several, method, Classification())
     with pytest.raises(UserError, match="E2KD needs the teachers' gradients, but combine='probabilities'"):
-        ensembles.check("probabilities", "equal", (), True, distiller.create("E2KD"))
+        ensembles.check("probabilities", "equal", (), True, distiller.create("E2KD"), Classification())
+    with pytest.raises(UserError, match=r"reads the labels, and the data have none\.\nUse weighting='agreement'"):
+        ensembles.check("logits", "confidence", (), True, method, Classification(labelled=False))
