@@ -50,8 +50,11 @@ def weighted(method, factor):
     return method.clone(weight=factor * method.weight)
 
 
-def run(method, student, teacher, batch, factor):
+def run(method, student, teacher, batch, factor, params=None):
     """Everything that the method says of one case.
+
+    Args:
+        params: the method's parameters; None: as `init` makes them, which costs the compiler much.
 
     Returns:
         A dict: `variables` as `init` makes them, `loss`, `terms`, `memory` after the call, `by_student` (gradients by
@@ -59,7 +62,8 @@ def run(method, student, teacher, batch, factor):
         `by_method` (gradients by the method's parameters).
     """
     variables = dict(method.init(keys(), student, teacher, batch))
-    params = variables.pop("params", {})
+    own = variables.pop("params", {})
+    params = own if params is None else params
     leaves, tree = jax.tree.flatten(student)
     floats = [i for i, x in enumerate(leaves) if jnp.issubdtype(x.dtype, jnp.floating)]
 
@@ -267,7 +271,9 @@ def test_a_batch_of_one_in_bfloat16_has_finite_loss_and_gradients(name):
     method = distiller.create(name)
     student, teacher, batch = asked_networks(name, method, size=1)
     s, t = (low(network(batch, np.arange(1))) for network in (student, teacher))
-    program = jax.jit(lambda own, its: run(method, own, its, batch, jnp.float32(1)))
+    random, shapes = np.random.RandomState(0), jax.eval_shape(method.init, keys(), s, t, batch)
+    params = jax.tree.map(lambda x: random.uniform(-0.5, 0.5, x.shape).astype(x.dtype), shapes.get("params", {}))
+    program = jax.jit(lambda own, its: run(method, own, its, batch, jnp.float32(1), params))
     for case, pair in {"plain": (s, t), "zeros": (blank(s), blank(t)), SURE: (s, sure(t, batch))}.items():
         assert finite(program(*pair)), case
 
