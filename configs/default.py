@@ -82,6 +82,14 @@ def labelled(config: dict, facts: Facts) -> str:
     return "" if facts.dataset().labelled else f"{config['dataset']} has no labels"
 
 
+def one_training(config: dict, facts: Facts) -> str:
+    """A condition: the student is trained once, from its first weights to its last."""
+    del facts
+    if config["transfer"] != "BornAgain":
+        return ""
+    return "--transfer BornAgain starts the student anew in each generation, and one average would mix generations"
+
+
 def several_seeds(config: dict, facts: Facts) -> str:
     """A condition: the run has several seeds."""
     del facts
@@ -300,6 +308,9 @@ class Keys:
         labelled,
         only("num_labels", 0),
     )
+    label_smoothing: float = key(
+        between(0, 1, 0.0), "share of a label that is spread evenly over all classes in the label loss; 0: none"
+    )
     crop_pad: int = key(
         limited(-1, "be -1 or more", lambda pad: pad >= -1),
         "padding of the random crop, in pixels; -1: the dataset's default",
@@ -312,6 +323,12 @@ class Keys:
     )
     randaugment: int = key(not_negative(0), "number of RandAugment's operations for each image; 0: none")
     magnitude: int = key(between(0, 30, 9), "magnitude of RandAugment", only("randaugment"))
+    trivialaugment: bool = key(
+        False, "TrivialAugment (wide): one operation of a random strength for each image", only("randaugment", 0)
+    )
+    random_erasing: float = key(
+        between(0, 1, 0.0), "share of the views in which a rectangle is painted in the dataset's mean colour; 0: none"
+    )
     strong_view: str = key(
         one_of("randaugment", "fixmatch"), "strong views: 2 operations of magnitude 10, or FixMatch's", strong_views
     )
@@ -321,7 +338,14 @@ class Keys:
     # The optimisation: SGD, the CIFAR-100 benchmark's schedule.
     train_epoch: int = key(positive(30), "passes over the training images", group="recipe")
     batch_size: int = key(positive(64), "images per step, over all devices", group="recipe")
-    optimizer: str = key(one_of("sgd", "adamw", "dot"), "the optimizer", group="recipe")
+    accumulate: int = key(
+        positive(1), "number of parts of a batch that go through the networks one after the other, for less memory"
+    )
+    optimizer: str = key(
+        one_of("sgd", "adamw", "dot", "muon", "lamb"),
+        "the optimizer: sgd, adamw or lamb; dot: a momentum for each of two losses; muon: adamw for what is no matrix",
+        group="recipe",
+    )
     learning_rate: float = key(positive(0.05), "the learning rate at the start", group="recipe")
     ramp_epochs: float = key(not_negative(0.0), "epochs in which the learning rate grows linearly to the schedule's")
     clip_norm: float = key(not_negative(0.0), "largest norm of the gradient; 0: no clipping")
@@ -341,6 +365,11 @@ class Keys:
         only("schedule", "step"),
     )
     decay_factor: float = key(between(0, 1, 0.1, with_low=False), "factor at a milestone", only("schedule", "step"))
+    ema_weights: float = key(
+        between(0, 1, 0.0, with_high=False),
+        "decay of a moving average of the student's weights, which is tested and kept in their place; 0: none",
+        one_training,
+    )
     dtype: str = key(one_of("float32", "bfloat16"), "compute type; parameters stay float32", group="recipe")
     seed: int = key(not_negative(0), "the seed of all random numbers", group="recipe")
     seeds: int = key(positive(1), "number of seeds to train side by side, from --seed up", group="recipe")

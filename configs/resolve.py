@@ -65,7 +65,7 @@ def resolve(recipe: Mapping, typed: tuple[str, ...] = ()) -> tuple[FrozenConfigD
     if not dataset.labelled:
         notes += unlabelled.settle(config, strategy, method, typed)
     _add_dataset(config, dataset)
-    notes += _check_batch(config, method if "distiller" in strategy.reads else None)
+    notes += _check_batch(config, method if "distiller" in strategy.reads else None, facts.views)
     notes += [
         f"{path} {value:g} leaves little of the logits beside float32's rounding: the loss is nearly constant."
         for path, value in _temperatures(config)
@@ -269,16 +269,34 @@ def _add_dataset(config: dict, dataset: data.Dataset) -> None:
         )
 
 
-def _check_batch(config: dict, method: distiller.Distiller | None) -> list[str]:
-    """Raises `UserError` if the method compares examples and the batch is too small; returns a note if it is small."""
-    size, least = config["batch_size"], method.least_batch if method else 1
+def _check_batch(config: dict, method: distiller.Distiller | None, views: tuple[str, ...]) -> list[str]:
+    """Checks that batches, or the parts that `accumulate` makes of them, have enough examples.
+
+    Returns:
+        A note if the method compares examples and has few to compare.
+
+    Raises:
+        UserError: the batch does not divide into its parts, or a part is too small to compare examples.
+    """
+    parts, least = config["accumulate"], method.least_batch if method else 1
+    size, given = config["batch_size"] // parts, f"--batch_size {config['batch_size']}"
+    given += f" in {parts} parts ('accumulate')" if parts > 1 else ""
+    if config["batch_size"] % parts:
+        raise UserError(f"{given} has parts of unequal size.\nChoose a --batch_size that {parts} divides.")
+    if parts > 1 and "previous" in views:
+        raise UserError(
+            f"'accumulate' {parts} takes batches apart, and --transfer {config['transfer']} compares each with the one "
+            "before.\nLeave 'accumulate' out."
+        )
     if size < least:
         raise UserError(
-            f"--batch_size {size}: {config['distiller']} compares the examples of a batch, and below {least} of them a "
-            f"loss is constant.\nTake a --batch_size of {least} or more; the method's paper has 64 or more."
+            f"{given}: {config['distiller']} compares the examples of a {'part' if parts > 1 else 'batch'}, and below "
+            f"{least} of them a loss is constant.\n"
+            f"Take a --batch_size of {least * parts} or more; the method's paper has 64 or more."
         )
     if least > 1 and size < FEW:
-        return [f"--batch_size {size}: {config['distiller']} compares examples; this batch has few to compare."]
+        what = "a part" if parts > 1 else "this batch"
+        return [f"{given}: {config['distiller']} compares examples; {what} has few to compare."]
     return []
 
 

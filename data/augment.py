@@ -1,4 +1,7 @@
-"""Augmentation on the device. Each example has a random key, and all its random choices follow from that key."""
+"""Augmentation on the device. Each example has a random key, and all its random choices follow from that key.
+
+Random erasing: Zhong, Zheng, Kang, Li, Yang. Random Erasing Data Augmentation. AAAI 2020. arXiv:1708.04896.
+"""
 
 import math
 
@@ -6,12 +9,13 @@ import jax
 import jax.numpy as jnp
 
 from data.dataset import Augmentation
-from data.randaugment import fixmatch, randaugment
+from data.randaugment import fixmatch, randaugment, trivialaugment
 
 # Numbers that an example's key is folded with. `jax.random.split` takes the numbers from 0 on, so these lie higher.
-RESIZE, RANDAUGMENT = 16, 17
+RESIZE, RANDAUGMENT, TRIVIALAUGMENT, ERASE = 16, 17, 18, 19
 STRONG = (2, 10)  # operations and magnitude of RandAugment in a strong view
 ASPECT, TRIES = (3 / 4, 4 / 3), 10
+ERASED, ERASED_ASPECT = (0.02, 0.33), (0.3, 3.3)  # share of the area, and height by width, of what is erased
 
 
 def augment(images: jax.Array, keys: jax.Array, how: Augmentation, strong: bool = False) -> jax.Array:
@@ -21,7 +25,7 @@ def augment(images: jax.Array, keys: jax.Array, how: Augmentation, strong: bool 
         images: [B, H, W, C] uint8.
         keys: [B] typed random keys.
         how: static; mixing is not done here.
-        strong: static; the RandAugment of `how.strong` replaces that of `how.randaugment`.
+        strong: static; the RandAugment of `how.strong` replaces `how.randaugment` and `how.trivialaugment`.
 
     Returns:
         [B, H, W, C] float32 in [0, 1].
@@ -43,7 +47,14 @@ def augment(images: jax.Array, keys: jax.Array, how: Augmentation, strong: bool 
         images = randaugment(images, _folded(keys, RANDAUGMENT), *STRONG)
     elif how.randaugment:
         images = randaugment(images, _folded(keys, RANDAUGMENT), how.randaugment, how.magnitude)
-    return images.astype(jnp.float32) / 255.0
+    elif how.trivialaugment:
+        images = trivialaugment(images, _folded(keys, TRIVIALAUGMENT))
+    images = images.astype(jnp.float32) / 255.0
+    if how.random_erasing:
+        boxes = erased_boxes(_folded(keys, ERASE), how.random_erasing, *images.shape[1:3])
+        colour = jnp.asarray(how.erase_with or (0.0,) * images.shape[-1], jnp.float32)
+        images = jnp.where(pixels_inside(boxes, *images.shape[1:3])[..., None], colour, images)
+    return images
 
 
 def crop_and_flip(images: jax.Array, offsets: jax.Array, flips: jax.Array, how: Augmentation) -> jax.Array:
@@ -124,6 +135,44 @@ def resized_crop(images: jax.Array, boxes: jax.Array) -> jax.Array:
     share = jnp.swapaxes(share, 1, 2)
     result = jnp.swapaxes((1 - share) * rows[example, left] + share * rows[example, right], 1, 2)
     return jnp.clip(jnp.floor(result + 0.5), 0, 255).astype(jnp.uint8)
+
+
+def erased_boxes(keys: jax.Array, probability: float, height: int, width: int) -> jax.Array:
+    """Boxes of random area and aspect, as torchvision's RandomErasing draws them.
+
+    The area is uniform in [0.02, 0.33] of the image's, the logarithm of the aspect (height by width) is uniform in
+    log 0.3 to log 3.3; of ten such draws the first whose sides are below the image's is placed anywhere in the image.
+
+    Args:
+        keys: [B] typed random keys.
+        probability: of a box; static. The other images, and those into which no draw fits, have an empty box.
+        height, width: static.
+
+    Returns:
+        [B, 4] int32: row and column of the corner, height, width.
+    """
+
+    def box(key):
+        keys = jax.random.split(key, 4)
+        area = jax.random.uniform(keys[0], (TRIES,), minval=ERASED[0], maxval=ERASED[1]) * (height * width)
+        aspect = jax.random.uniform(keys[1], (TRIES,), minval=flat, maxval=tall)
+        sizes = jnp.sqrt(area[:, None] * jnp.exp(jnp.stack([aspect, -aspect], axis=1)))
+        sizes = jnp.round(sizes).astype(jnp.int32)
+        fits = jnp.all(sizes < whole, axis=1)
+        size = jnp.where(fits.any() & jax.random.bernoulli(keys[2], probability), sizes[jnp.argmax(fits)], 0)
+        return jnp.concatenate([jax.random.randint(keys[3], (2,), 0, whole - size + 1), size])
+
+    flat, tall = map(math.log, ERASED_ASPECT)
+    whole = jnp.array([height, width], jnp.int32)
+    return jax.vmap(box)(keys)
+
+
+def pixels_inside(boxes: jax.Array, height: int, width: int) -> jax.Array:
+    """[B, H, W] bool: the pixels in each box of `boxes` [B, 4] (row and column of the corner, height, width)."""
+    low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
+    rows, columns = jnp.arange(height, dtype=jnp.int32), jnp.arange(width, dtype=jnp.int32)
+    found = ((rows >= low[:, :1]) & (rows < high[:, :1]))[:, :, None]
+    return found & ((columns >= low[:, 1:]) & (columns < high[:, 1:]))[:, None, :]
 
 
 def _folded(keys, number):

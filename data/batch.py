@@ -21,7 +21,7 @@ UNLABELLED = -1
 SHOWN = 12  # counts in a note
 # Numbers that the seed's key is folded with first; each gives an independent stream. training/update.py has 2 and 3,
 # data/pairs.py has 5.
-ORDER, VIEW, FURTHER, MIX, FIXED_VIEW, BALANCED = 0, 1, 4, 6, 11, 12
+ORDER, VIEW, FURTHER, MIX, FIXED_VIEW, BALANCED, NETWORK = 0, 1, 4, 6, 11, 12, 13
 VIEWS = ("weak", "strong", "partner", "previous")
 
 
@@ -42,6 +42,7 @@ class Batch:
         examples: N, the number of examples in the split, for memories with a row for each `index`; static. 0: unknown.
         previous: the rows of the previous step, in their order, as a batch. Its `image` is the view "previous". None:
             no such view was asked for.
+        key: the update's key for what networks draw in training (dropout, stochastic depth); None outside training.
     """
 
     image: jax.Array
@@ -54,6 +55,7 @@ class Batch:
     teacher_logits: jax.Array | None = None
     examples: int = struct.field(pytree_node=False, default=0)
     previous: "Batch | None" = None
+    key: jax.Array | None = None
 
 
 @functools.partial(jax.jit, static_argnames=("length", "lead"))

@@ -2,7 +2,7 @@
 
 import dataclasses
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 
 import numpy as np
@@ -101,11 +101,16 @@ class FileSplit(Split):
             yield self._read_rows(range(first, min(first + IMAGES, len(self))))
 
 
+# Keys of a recipe that are fields of `Augmentation` of the same name.
+SAME_NAME = ("resized_crop", "randaugment", "magnitude", "trivialaugment", "random_erasing", "mixup", "cutmix")
+
+
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
     """The random changes of every training image, the same for teacher and student. The defaults change nothing.
 
-    The order is: a random crop, a random horizontal flip, RandAugment, and mixing with another image of the batch.
+    The order is: a random crop, a random horizontal flip, RandAugment or TrivialAugment, random erasing, and mixing
+    with another image of the batch.
 
     Attributes:
         pad: pixels of padding on each side, before a crop of the image's own size; 0 means no crop.
@@ -115,6 +120,10 @@ class Augmentation:
             is 3/4 to 4/3). The crop is resized to the image's size and replaces the crop of `pad`; 0 means none.
         randaugment: operations of RandAugment for each image; 0 means none.
         magnitude: of RandAugment, 0 to 30.
+        trivialaugment: one operation of TrivialAugment for each image, in the place of `randaugment`.
+        random_erasing: share of the views in which a rectangle is painted over; 0 means none.
+        erase_with: C numbers in [0, 1], the colour of that rectangle: the dataset's mean, which is 0 once normalised;
+            empty means black.
         strong: what a "strong" view adds to crop and flip: "randaugment" (2 operations of magnitude 10) or "fixmatch"
             (2 operations of random strengths, and a square cut out, as in MLKD's code).
         mixup: alpha of mixup's Beta(alpha, alpha); 1 is the uniform distribution, 0 means none.
@@ -127,9 +136,25 @@ class Augmentation:
     resized_crop: float = 0.0
     randaugment: int = 0
     magnitude: int = 9
+    trivialaugment: bool = False
+    random_erasing: float = 0.0
+    erase_with: tuple[float, ...] = ()
     strong: str = "randaugment"
     mixup: float = 0.0
     cutmix: float = 0.0
+
+    @classmethod
+    def of(cls, recipe: Mapping, mean: tuple[float, ...]) -> "Augmentation":
+        """Returns the augmentation that a recipe asks for.
+
+        Args:
+            recipe: a complete recipe (`configs.resolve`).
+            mean: the dataset's mean, per channel.
+        """
+        chosen = {key: recipe[key] for key in SAME_NAME} | {"strong": recipe["strong_view"]}
+        colour = mean if recipe["random_erasing"] else ()
+        crop = {"pad": recipe["crop_pad"], "mode": recipe["crop_mode"], "flip": recipe["flip"] == "yes"}
+        return cls(**crop, **chosen, erase_with=colour)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from data.batch import Batch, make_batch
+from data.batch import NETWORK, Batch, make_batch
 from data.dataset import Augmentation
 from data.mixing import other
 from data.pairs import ClassTable
@@ -79,6 +79,7 @@ class DeviceSplit:
             (self.index[position], self.view[position]),
             second_label,
         )
+        batch = batch.replace(key=jax.random.fold_in(jax.random.fold_in(jax.random.key(self.seed), NETWORK), step))
         if self.bank is None:
             return batch
         return batch.replace(teacher_logits=self.bank.logits(self.view[position + 1], batch.index))

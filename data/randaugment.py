@@ -7,6 +7,9 @@ The list, the strengths and the scale of `magnitude` (0 to 30) are torchvision's
 sampling, black outside the image. Each operation gives Pillow's result in whole grey levels; blends may differ by one
 level where float32 rounds. On images of fewer than 256 pixels Equalize changes nothing, as in Pillow.
 
+`trivialaugment` is TrivialAugment's wide list: one operation an image, of a strength drawn anew.
+Paper: Müller, Hutter. TrivialAugment: Tuning-free Yet State-of-the-Art Data Augmentation. ICCV 2021. arXiv:2103.10158.
+
 `fixmatch` is what the code of FixMatch and of MLKD calls RandAugment(2, 10). MLKD's published numbers depend on it. The
 magnitude is not used: each strength is drawn from a range. At the end a grey square covers a part of the image.
 """
@@ -43,6 +46,18 @@ def randaugment(images: jax.Array, keys: jax.Array, count: int, magnitude: int) 
     return images
 
 
+def trivialaugment(images: jax.Array, keys: jax.Array) -> jax.Array:
+    """One operation for each image: torchvision's `TrivialAugmentWide`.
+
+    The operation, its magnitude (0 to 30) and its sign are drawn uniformly.
+
+    Args: as of `randaugment`.
+    """
+    bounds = jnp.array([len(OPS), LEVELS + 1, 2])
+    draws = jax.vmap(lambda k: jax.random.randint(k, (3,), 0, bounds))(keys)
+    return apply(images, draws[:, 0], jnp.asarray(wide_strengths())[draws[:, 2], draws[:, 1], draws[:, 0]])
+
+
 def fixmatch(images: jax.Array, keys: jax.Array, count: int) -> jax.Array:
     """Applies `count` operations, each with a strength drawn from its range, then `cutout` of up to half the width.
 
@@ -70,6 +85,23 @@ def strengths(magnitude: int, height: int, width: int) -> np.ndarray:
     signed |= {"TranslateY": (int(shift * height), -int(shift * height))}
     signed |= {"Posterize": (8 - round(4 * share),) * 2, "Solarize": (255 * (1 - share),) * 2}
     return np.array([[signed.get(name, (0, 0))[sign] for name in OPS] for sign in (0, 1)], np.float32)
+
+
+def wide_strengths() -> np.ndarray:
+    """[2, 31, operations] float32: TrivialAugment's strengths, with either sign, of each magnitude and operation.
+
+    A translation is by up to 32 pixels whatever the size of the image, as published.
+    """
+    share = np.arange(LEVELS + 1) / LEVELS
+    signed = {name: 0.99 * share for name in (*BLENDS, "ShearX", "ShearY")}
+    signed |= {"Rotate": 135 * share, "TranslateX": np.floor(32 * share), "TranslateY": np.floor(32 * share)}
+    whole = {"Posterize": 8 - np.round(6 * share), "Solarize": 255 * (1 - share)}
+    nothing = 0 * share
+    rows = [
+        [whole[name] if name in whole else (name in BLENDS) + sign * signed.get(name, nothing) for name in OPS]
+        for sign in (1, -1)
+    ]
+    return np.array(rows, np.float32).transpose(0, 2, 1)
 
 
 def fixmatch_ranges(height: int, width: int) -> np.ndarray:

@@ -3,7 +3,8 @@
 Paper: Liu, Mao, Wu, Feichtenhofer, Darrell, Xie. A ConvNet for the 2020s. CVPR 2022. arXiv:2201.03545.
 
 The network is the paper's, and `torch_name` has timm's names. Layer scale starts at 1e-6. Weights are normal with
-deviation 0.02; the paper's truncation at +-2 does not change that. Biases are zero. Stochastic depth is left out.
+deviation 0.02; the paper's truncation at +-2 does not change that. Biases are zero. `stochastic_depth` is the paper's,
+0.1 in its ConvNeXt-T, and 0 by default.
 """
 
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from models.layers import Conv, parameter
+from models.layers import Conv, branch_dropped, depth_rates, parameter
 from models.network import Network, variant
 from models.outputs import Outputs, Taps
 from models.vit import LayerNorm, PatchConv, normal
@@ -24,12 +25,13 @@ def default_patch(side: int) -> int:
 
 
 class Block(nn.Module):
-    """x + gamma * fc2(GELU(fc1(norm(depthwise(x))))), [B, H, W, C]."""
+    """x + gamma * fc2(GELU(fc1(norm(depthwise(x))))), [B, H, W, C]; `drop` is the rate of stochastic depth."""
 
     dtype: Any = jnp.float32
+    drop: float = 0.0
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x, train: bool = False):
         width = x.shape[-1]
 
         def dense(features, name):
@@ -39,7 +41,7 @@ class Block(nn.Module):
         y = Conv(width, 7, groups=width, use_bias=True, kernel_init=normal, dtype=self.dtype, name="conv_dw")(x)
         y = LayerNorm(self.dtype, name="norm")(y)
         y = dense(width, "fc2")(nn.gelu(dense(4 * width, "fc1")(y), approximate=False))
-        return x + gamma.astype(self.dtype) * y
+        return x + branch_dropped(gamma.astype(self.dtype) * y, self.drop, train)
 
 
 class ConvNeXt(Network):
@@ -50,6 +52,8 @@ class ConvNeXt(Network):
         widths: channels of each stage; the stem has the first's.
         num_classes: K.
         patch_size: size and stride of the stem's convolution: 4 in the paper; None: `default_patch` of the image.
+        stochastic_depth: in training, an image takes only the shortcut of the last block with this probability, which
+            grows linearly from 0 in the first block. In [0, 1). Needs random numbers: `rngs={"dropout": key}`.
         dtype: compute type; parameters, statistics and logits are float32.
     """
 
@@ -57,6 +61,7 @@ class ConvNeXt(Network):
     widths: tuple[int, ...]
     num_classes: int
     patch_size: int | None = None
+    stochastic_depth: float = 0.0
     dtype: Any = jnp.float32
 
     classifier_init = (normal, nn.initializers.zeros)
@@ -83,12 +88,13 @@ class ConvNeXt(Network):
         x = tap.shift("input", images)
         x = PatchConv(self.widths[0], patch, normal, dtype=self.dtype, name="stem_conv")(x)
         x = tap("stem", LayerNorm(self.dtype, name="stem_norm")(x))
+        rates = iter(depth_rates(self.stochastic_depth, sum(self.blocks)))
         for stage, (count, width) in enumerate(zip(self.blocks, self.widths, strict=True), start=1):
             if stage > 1:
                 x = LayerNorm(self.dtype, name=f"stage{stage}_norm")(x)
                 x = PatchConv(width, 2, normal, dtype=self.dtype, name=f"stage{stage}_downsample")(x)
             for block in range(count):
-                x = Block(self.dtype, name=f"stage{stage}_block{block}")(x)
+                x = Block(self.dtype, next(rates), name=f"stage{stage}_block{block}")(x, train)
             x = tap(f"stage{stage}", tap(f"stage{stage}_preact", x))
         embedding = tap("embedding", self.head_norm(jnp.mean(x.astype(jnp.float32), axis=(1, 2))))
         return Outputs(logits=self.classify(embedding), features=tap.features)

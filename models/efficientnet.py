@@ -17,7 +17,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from models.layers import BatchNorm, Conv, fan_out_normal
+from models.layers import BatchNorm, Conv, branch_dropped, checked_rate, fan_out_normal
 from models.network import Network, variant
 from models.outputs import Outputs, Taps
 from registry import UserError
@@ -114,9 +114,7 @@ class Block(nn.Module):
         y = conv_bn(self, "project", y, train, self.width)
         if x.shape != y.shape:
             return y
-        if train and self.drop:
-            y = nn.Dropout(self.drop, broadcast_dims=(1, 2, 3), deterministic=False)(y)
-        return x + y
+        return x + branch_dropped(y, self.drop, train)
 
 
 class EfficientNet(Network):
@@ -131,11 +129,11 @@ class EfficientNet(Network):
         epsilon: of the batch norms.
         momentum: share of a running statistic that one step keeps. The published 0.99 needs some 500 steps to forget
             the initial statistics; a shorter training needs 0.9.
-        dropout: share of the embedding's entries that training zeroes before the classifier. The tap `embedding` has
-            no dropout.
+        dropout: share of the embedding's entries that training zeroes before the classifier, in [0, 1). The tap
+            `embedding` has no dropout. The published networks have 0.2 (B0, Lite0, Lite1) and 0.3.
         stochastic_depth: in training, an image takes only the shortcut of block i of n (i from 0) with the probability
-            `stochastic_depth` * i / n. This and `dropout` need random numbers: `rngs={"dropout": key}` of
-            `models.forward` or `apply`.
+            `stochastic_depth` * i / n, in [0, 1). The published networks have 0.2. This and `dropout` need random
+            numbers: `rngs={"dropout": key}` of `models.forward` or `apply`.
         dtype: compute type; parameters, statistics and logits are float32.
 
     Paper: Tan, Le, ICML 2019, arXiv:1905.11946
@@ -175,17 +173,17 @@ class EfficientNet(Network):
         """images [B, H, W, C] float32 -> `Outputs`; taps `stem`, `stage1..4` (and `_preact`), `final`, `embedding`."""
         if self.padding not in ("TORCH", "SAME"):
             raise UserError(f"'padding' of an EfficientNet is TORCH or SAME; got {self.padding!r}.")
+        dropout, deepest = (checked_rate(name, getattr(self, name)) for name in ("dropout", "stochastic_depth"))
         tap, act, blocks = Taps(deltas), nn.relu6 if self.lite else nn.silu, self._blocks()
         shared = {name: getattr(self, name) for name in ("lite", "padding", "epsilon", "momentum", "dtype")}
         x = tap.shift("input", images).astype(self.dtype)
         x = tap("stem", act(conv_bn(self, "stem", x, train, self._width(STEM, fixed=self.lite), 3, 2)))
         for number, (name, fields, stage) in enumerate(blocks):
-            drop = self.stochastic_depth * number / len(blocks)
-            x = Block(**fields, **shared, drop=drop, name=name)(x, train)
+            x = Block(**fields, **shared, drop=deepest * number / len(blocks), name=name)(x, train)
             if stage is not None:
                 x = tap(f"stage{stage}", tap(f"stage{stage}_preact", x))
         x = act(conv_bn(self, "head", x, train, self._width(HEAD, fixed=self.lite)))
-        return self.pooled(tap, x, drop=self.dropout if train else 0.0)
+        return self.pooled(tap, x, drop=dropout if train else 0.0)
 
 
 SOURCE = "Tan, Le, ICML 2019, arXiv:1905.11946"

@@ -16,6 +16,7 @@ import numpy as np
 from flax.errors import ScopeParamShapeError
 
 from models import ops
+from registry import UserError
 
 fan_out_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 small_normal = nn.initializers.normal(0.01)  # the linear layer of VGG and MobileNetV2
@@ -151,6 +152,45 @@ class BatchNorm(nn.Module):
         factor = scale * jax.lax.rsqrt(batch_var + self.epsilon)
         shift = bias - batch_mean * factor
         return (x * ops.spread(factor, x.shape) + ops.spread(shift, x.shape)).astype(self.dtype)
+
+
+def checked_rate(name: str, rate: float) -> float:
+    """`rate`, a probability in [0, 1) that training drops something.
+
+    Raises:
+        UserError: `rate`, the network's option `name`, is no such probability.
+    """
+    if not 0 <= rate < 1:
+        raise UserError(f"'{name}' is a probability: at least 0 and below 1; got {rate!r}.")
+    return rate
+
+
+def depth_rates(largest: float, blocks: int) -> list[float]:
+    """The rates of stochastic depth of `blocks` blocks: linear, 0 in the first block and `largest` in the last.
+
+    Raises:
+        UserError: `largest`, the network's option `stochastic_depth`, is outside [0, 1).
+    """
+    largest = checked_rate("stochastic_depth", largest)
+    return [largest * number / max(blocks - 1, 1) for number in range(blocks)]
+
+
+def branch_dropped(branch: jax.Array, rate: float, train: bool) -> jax.Array:
+    """Stochastic depth: in training each row of a residual branch is zero with probability `rate`.
+
+    Paper: Huang, Sun, Liu, Sedra, Weinberger. Deep Networks with Stochastic Depth. ECCV 2016. arXiv:1603.09382.
+
+    Args:
+        branch: [B, ...], before it is added to the shortcut.
+        rate: in [0, 1); static. The rows that stay are divided by 1 - rate, so that evaluation has nothing to scale.
+        train: static; False returns `branch`.
+
+    Returns:
+        The shape of `branch`. Draws from the stream "dropout" where `train` and `rate` are not 0.
+    """
+    if not (train and rate):
+        return branch
+    return nn.Dropout(rate, broadcast_dims=tuple(range(1, branch.ndim)), deterministic=False)(branch)
 
 
 class Dense(nn.Module):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import zlib
 from collections.abc import Callable, Mapping
 
 import flax.linen as nn
@@ -74,15 +75,30 @@ class Player:
         """The factor on the optimizer's updates of the parameter at `path`; 0: the parameter stays."""
         return 0.0 if path in self.still else self.rates.get(path, 1.0)
 
-    def look(self, variables: dict, batch, views: int = 1, **options) -> tuple[Outputs, dict]:
-        """`forward` on the first `views` views of a batch, one pass each.
+    def rngs(self, batch, view: int = 0) -> dict | None:
+        """What this network draws from in training, on one view of a batch: for `forward(train=True, rngs=...)`.
+
+        The key follows from the update, the player's name and the view. A network that draws nothing does not read the
+        key, and its compiled program does not compute the key.
+
+        Returns:
+            `{"dropout": key}`; None where the batch has no key.
+        """
+        if batch.key is None:
+            return None
+        own = jax.random.fold_in(batch.key, zlib.crc32(self.name.encode()))
+        return {"dropout": jax.random.fold_in(own, view)}
+
+    def look(self, variables: dict, batch, views: int = 1, train: bool = False, **options) -> tuple[Outputs, dict]:
+        """`forward` on the first `views` views of a batch, one pass each, in training with random numbers of its own.
 
         Returns:
             (`Outputs` of the first view, with those of the others in `views`; the batch statistics after all passes).
         """
         outputs = []
-        for image in (batch.image, *batch.views)[:views]:
-            answer, stats = self.forward(variables, image, **options)
+        for number, image in enumerate((batch.image, *batch.views)[:views]):
+            rngs = self.rngs(batch, number) if train else None
+            answer, stats = self.forward(variables, image, train=train, rngs=rngs, **options)
             variables = {**variables, "batch_stats": stats}
             outputs.append(answer)
         return outputs[0].replace(views=tuple(outputs[1:])), stats

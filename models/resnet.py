@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from models import ops
-from models.layers import BatchNorm, Conv
+from models.layers import BatchNorm, Conv, branch_dropped
 from models.network import Network, variant
 from models.outputs import Outputs, Taps, unnamed
 from registry import UserError
@@ -34,6 +34,7 @@ class BasicBlock(nn.Module):
     stride: int = 1
     dtype: Any = jnp.float32
     padding: str = "TORCH"
+    drop: float = 0.0
 
     @nn.compact
     def __call__(self, x, train: bool, tap=unnamed):
@@ -44,7 +45,7 @@ class BasicBlock(nn.Module):
         if self.stride != 1 or x.shape[-1] != self.width:
             x = Conv(self.width, 1, self.stride, dtype=self.dtype, name="shortcut_conv")(x)
             x = BatchNorm(dtype=self.dtype, name="shortcut_bn")(x, train)
-        return ops.kept(nn.relu(tap(y + x)))
+        return ops.kept(nn.relu(tap(branch_dropped(y, self.drop, train) + x)))
 
 
 class ResNet(Network):
@@ -79,8 +80,7 @@ class ResNet(Network):
         for stage, width in enumerate(self.widths[1:], start=1):
             for block in range(self.blocks):
                 stride = 2 if stage > 1 and block == 0 else 1
-                last = block == self.blocks - 1
-                record = tap.named(f"stage{stage}_preact") if last else unnamed
+                record = tap.named(f"stage{stage}_preact") if block == self.blocks - 1 else unnamed
                 name = f"stage{stage}_block{block}"
                 x = BasicBlock(width, stride, self.dtype, self.padding, name=name)(x, train, record)
             x = tap(f"stage{stage}", x)

@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from models import ops
-from models.layers import BatchNorm, Conv
+from models.layers import BatchNorm, Conv, branch_dropped, depth_rates
 from models.network import Network, rename, variant
 from models.outputs import Outputs, Taps, unnamed
 from models.resnet import TORCH_NAMES, BasicBlock
@@ -33,6 +33,7 @@ class Bottleneck(nn.Module):
     width: int
     stride: int = 1
     dtype: Any = jnp.float32
+    drop: float = 0.0
 
     @nn.compact
     def __call__(self, x, train: bool, tap=unnamed):
@@ -45,7 +46,7 @@ class Bottleneck(nn.Module):
         if self.stride != 1 or x.shape[-1] != 4 * self.width:
             x = Conv(4 * self.width, 1, self.stride, dtype=self.dtype, name="shortcut_conv")(x)
             x = BatchNorm(dtype=self.dtype, name="shortcut_bn")(x, train)
-        return ops.kept(nn.relu(tap(y + x)))
+        return ops.kept(nn.relu(tap(branch_dropped(y, self.drop, train) + x)))
 
 
 class ImageNetResNet(Network):
@@ -56,6 +57,8 @@ class ImageNetResNet(Network):
         bottleneck: bottleneck blocks instead of basic ones.
         num_classes: K.
         stem: "cifar" or "imagenet"; None takes "cifar" for images less than 64 pixels high.
+        stochastic_depth: in training, an image takes only the shortcut of the last block with this probability, which
+            grows linearly from 0 in the first block. In [0, 1). Needs random numbers: `rngs={"dropout": key}`.
         dtype: compute type; parameters, statistics and logits are float32.
     """
 
@@ -63,6 +66,7 @@ class ImageNetResNet(Network):
     bottleneck: bool
     num_classes: int
     stem: str | None = None
+    stochastic_depth: float = 0.0
     dtype: Any = jnp.float32
 
     def setup(self):
@@ -81,12 +85,13 @@ class ImageNetResNet(Network):
         if large:
             x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
         kind = Bottleneck if self.bottleneck else BasicBlock
+        rates = iter(depth_rates(self.stochastic_depth, sum(self.blocks)))
         for stage, count in enumerate(self.blocks, start=1):
             for block in range(count):
                 stride = 2 if stage > 1 and block == 0 else 1
                 record = tap.named(f"stage{stage}_preact") if block == count - 1 else unnamed
                 name = f"stage{stage}_block{block}"
-                x = kind(2 ** (stage + 5), stride, self.dtype, name=name)(x, train, record)
+                x = kind(2 ** (stage + 5), stride, self.dtype, drop=next(rates), name=name)(x, train, record)
             x = tap(f"stage{stage}", x)
         return self.pooled(tap, x)
 

@@ -5,8 +5,8 @@ arXiv:2010.11929. Distillation token: Touvron et al. Training Data-Efficient Ima
 Attention (DeiT). ICML 2021. arXiv:2012.12877.
 
 The networks are timm's `vit_*_patch16` and `deit_*`, and `torch_name` has timm's names. Weights are normal with
-deviation 0.02; timm's truncation at +-2 does not change that. Layer norm has epsilon 1e-6, GELU is exact. Dropout
-and stochastic depth are left out.
+deviation 0.02; timm's truncation at +-2 does not change that. Layer norm has epsilon 1e-6, GELU is exact. `dropout` is
+the first paper's (appendix B.1, 0.1 on ImageNet), `stochastic_depth` is DeiT's (0.1). Both are 0 by default.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from models.layers import parameter
+from models.layers import branch_dropped, checked_rate, depth_rates, parameter
 from models.network import variant
 from models.outputs import Outputs, Taps
 from registry import UserError
@@ -48,6 +48,11 @@ def token_map(tokens: jax.Array, extra_tokens: int, grid: tuple[int, int] | None
 def default_patch(side: int) -> int:
     """The patch size for images of `side` pixels: at least 8 patches a side, 16 pixels at most (32 -> 4, 224 -> 16)."""
     return min(16, 1 << max(side // 8, 1).bit_length() - 1)
+
+
+def dropped(x: jax.Array, rate: float, train: bool) -> jax.Array:
+    """Dropout in training: entries of `x` are zero with probability `rate`, the others are divided by 1 - rate."""
+    return nn.Dropout(rate, deterministic=False)(x) if train and rate else x
 
 
 class PatchConv(nn.Module):
@@ -95,26 +100,37 @@ class Block(nn.Module):
 
     `tap(kind, value)` gets the block's queries, keys and values ("qkv"), its attention map ("attention") and its output
     ("block").
+
+    Attributes:
+        heads: attention heads.
+        dropout, dtype: as in `ViT`.
+        drop: the probability, in training, that an image takes only the shortcut around the attention; the same for
+            the MLP.
     """
 
     heads: int
+    dropout: float = 0.0
+    drop: float = 0.0
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x, tap):
+    def __call__(self, x, tap, train: bool = False):
         batch, tokens, width = x.shape
 
         def dense(features, name):
             return nn.Dense(features, dtype=self.dtype, kernel_init=normal, name=name)
+
+        def add(x, y):
+            return x + branch_dropped(dropped(y, self.dropout, train), self.drop, train)
 
         qkv = tap("qkv", dense(3 * width, "qkv")(LayerNorm(self.dtype, name="norm1")(x)))
         q, k, v = jnp.moveaxis(qkv.reshape(batch, tokens, 3, self.heads, width // self.heads), 2, 0)
         scores = jnp.einsum("bqhd,bkhd->bhqk", q, k) * (width // self.heads) ** -0.5
         attention = tap("attention", nn.softmax(scores.astype(jnp.float32)).astype(self.dtype))
         y = jnp.einsum("bhqk,bkhd->bqhd", attention, v).reshape(batch, tokens, width)
-        x = x + dense(width, "proj")(y)
+        x = add(x, dense(width, "proj")(y))
         y = nn.gelu(dense(4 * width, "fc1")(LayerNorm(self.dtype, name="norm2")(x)), approximate=False)
-        return tap("block", x + dense(width, "fc2")(y))
+        return tap("block", add(x, dense(width, "fc2")(dropped(y, self.dropout, train))))
 
 
 class ViT(nn.Module):
@@ -131,6 +147,11 @@ class ViT(nn.Module):
             too. So a method on `logits` trains both heads, and the mean contains no untrained head. The taps
             `class_logits` and `distill_logits` are the logits of each head, for methods that teach them apart.
         stages: the number of blocks whose outputs are taps, at equal distances; `depth` makes every block's a tap.
+        dropout: share of the numbers that training zeroes, in [0, 1): those after each dense layer except `qkv`, after
+            the GELU and after the position embedding. The tap `stem` is after the dropout.
+        stochastic_depth: in training, an image takes only the shortcut around the last block's attention with this
+            probability, and around its MLP likewise. The probability grows linearly from 0 in the first block. In
+            [0, 1). This and `dropout` need random numbers: `rngs={"dropout": key}` of `models.forward` or `apply`.
         dtype: compute type; parameters and logits are float32, and so is the softmax.
     """
 
@@ -142,6 +163,8 @@ class ViT(nn.Module):
     image_size: int | None = None
     distilled: bool = False
     stages: int = 4
+    dropout: float = 0.0
+    stochastic_depth: float = 0.0
     dtype: Any = jnp.float32
 
     @property
@@ -174,11 +197,14 @@ class ViT(nn.Module):
         extra = [parameter(self, name, normal, (1, 1, self.width)) for name in names]
         extra = [jnp.broadcast_to(t.astype(self.dtype), (x.shape[0], 1, self.width)) for t in extra]
         x = jnp.concatenate([*extra, x], axis=1)
-        x = tap("stem", x + self._position(x.shape[1], images.shape).astype(self.dtype))
+        x = x + self._position(x.shape[1], images.shape).astype(self.dtype)
+        x = tap("stem", dropped(x, checked_rate("dropout", self.dropout), train))
+        rates = depth_rates(self.stochastic_depth, self.depth)
         ends = {round(self.depth * s / self.stages): s for s in range(1, self.stages + 1)}
         for block in range(1, self.depth + 1):
             record = lambda kind, value, n=block: tap(f"{kind}{n}", value)  # noqa: E731
-            x = Block(self.heads, self.dtype, name=f"block{block}")(x, record)
+            fields = {"dropout": self.dropout, "drop": rates[block - 1], "dtype": self.dtype}
+            x = Block(self.heads, **fields, name=f"block{block}")(x, record, train)
             if block in ends:
                 x = tap(f"stage{ends[block]}", x)
         x = LayerNorm(name="norm")(x[:, : self.extra_tokens])

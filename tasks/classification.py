@@ -26,11 +26,15 @@ class Classification:
         labelled: False where the data have no labels: no loss on labels, and no metric that reads one.
         untrained: layers of the student that no loss reaches. With any of them, the student's logits mean nothing, and
             no metric compares them with a teacher's.
+        label_smoothing: e, from 0 to 1. The target is 1 - e of the label and e / K of every class. With `class_weights`
+            each class's part has its own weight: the rows of PyTorch's `CrossEntropyLoss(label_smoothing=e)`.
+            Source: Szegedy, Vanhoucke, Ioffe, Shlens, Wojna, CVPR 2016, arXiv:1512.00567, section 7.
     """
 
     class_weights: tuple[float, ...] = ()
     labelled: bool = True
     untrained: tuple[str, ...] = ()
+    label_smoothing: float = 0.0
 
     @property
     def term(self) -> str:
@@ -77,10 +81,14 @@ class Classification:
         return rows if batch.second_label is None else rows + second * self._row(logits, batch.second_label)
 
     def _row(self, logits: jax.Array, label: jax.Array) -> jax.Array:
-        """Returns the cross-entropy times the weight of the label's class."""
-        if not self.class_weights:
-            return _cross_entropy(logits, label)
-        return jnp.asarray(self.class_weights, logits.dtype)[label] * _cross_entropy(logits, label)
+        """Returns the cross-entropy times the weight of the label's class, with smoothed labels."""
+        weights = jnp.asarray(self.class_weights, logits.dtype) if self.class_weights else None
+        row = _cross_entropy(logits, label) if weights is None else weights[label] * _cross_entropy(logits, label)
+        if not self.label_smoothing:
+            return row
+        every = -jax.nn.log_softmax(logits)
+        every = jnp.mean(every if weights is None else weights * every, axis=-1)
+        return (1 - self.label_smoothing) * row + self.label_smoothing * every
 
     def known(self, batch, dtype=jnp.float32) -> jax.Array:
         """Returns the share of each row's image whose label is known: [B] in [0, 1]."""
@@ -88,7 +96,10 @@ class Classification:
         return first + second
 
     def soft_labels(self, batch, classes: int) -> jax.Array:
-        """Returns the labels as probabilities [B, K] float32, mixed like the images. Rows without a label are 0."""
+        """Returns the labels as probabilities [B, K] float32, mixed like the images. Rows without a label are 0.
+
+        These labels are not smoothed: `label_smoothing` belongs to the loss.
+        """
         soft = jax.nn.one_hot(batch.label, classes, dtype=jnp.float32)
         if batch.second_label is None:
             return soft

@@ -68,7 +68,7 @@ class Builder:
         self.dataset = dataset_of(config)
         for line in self.dataset.report:
             say(line)
-        weights = {"labelled": self.dataset.labelled}
+        weights = {"labelled": self.dataset.labelled, "label_smoothing": config.label_smoothing}
         if config.class_weights == "balanced":
             weights["class_weights"] = balanced_weights(self.dataset.train.labels, self.dataset.num_classes)
         self.task = tasks.create(config.task, **weights)
@@ -79,11 +79,8 @@ class Builder:
         rate = config.head_learning_rate / config.learning_rate if config.head_learning_rate else 1.0
         self.start = Start(names_in(config.init_param), names_in(config.freeze), rate, self.dataset)
         self.others: dict[str, dict] = {}
-        mixing = {key: config[key] for key in ("resized_crop", "randaugment", "magnitude", "mixup", "cutmix")}
-        self.augmentation = data.Augmentation(
-            pad=config.crop_pad, mode=config.crop_mode, flip=config.flip == "yes", strong=config.strong_view, **mixing
-        )
-        self.devices.check_divides(config.batch_size)
+        self.augmentation = data.Augmentation.of(config, self.dataset.mean)
+        self.devices.check_divides(config.batch_size, config.accumulate)
         self.steps_per_epoch = len(self.dataset.train) // config.batch_size  # without the last incomplete batch
         self.strategy = self._cast()
 
@@ -148,7 +145,7 @@ class Builder:
 
     def _cast(self) -> transfer.Strategy:
         """Returns the strategy with its players. A trace finds parts that do not fit, before anything compiles."""
-        config, kind = self.config, transfer.registry.get(self.config.transfer)
+        config, kind = self.config, transfer.kind(self.config.transfer, self.config.accumulate, self.config.ema_weights)
         parts = {"student": self._player("student", config.student_arch, plain(config.student_options))}
         parts |= {"task": self.task, "optimizer": optimizer.create(config, self.steps_per_epoch)}
         if config.distiller:

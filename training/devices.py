@@ -112,11 +112,12 @@ class Devices:
         rows = self.sharding("data")
         return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, rows) if x.ndim else x, tree)
 
-    def check_divides(self, batch_size: int) -> None:
-        """Raises `UserError` unless every device gets the same number of rows of a batch."""
-        if batch_size % self.count:
+    def check_divides(self, batch_size: int, parts: int = 1) -> None:
+        """Raises `UserError` unless every device gets the same number of rows of each of the `parts` of a batch."""
+        if batch_size // parts % self.count:
+            size = f"{batch_size} in {parts} parts" if parts > 1 else batch_size
             raise UserError(
-                f"--batch_size {batch_size} does not divide by the {self.count} devices.\n"
+                f"--batch_size {size} does not divide by the {self.count} devices.\n"
                 "Choose a multiple, or fewer devices with --gpu_id."
             )
 

@@ -1,4 +1,4 @@
-"""SGD with the schedules of the benchmarks, AdamW and DOT, in optax."""
+"""SGD with the schedules of the benchmarks, AdamW, LAMB, Muon and DOT, in optax."""
 
 import jax
 import jax.numpy as jnp
@@ -6,6 +6,7 @@ import optax
 from ml_collections import FrozenConfigDict
 
 from distiller.dot import distillation_oriented_trainer
+from transfer.muon import DECOUPLED
 
 
 def learning_rate(config: FrozenConfigDict, steps_per_epoch: int) -> optax.Schedule:
@@ -44,8 +45,8 @@ def create(config: FrozenConfigDict, steps_per_epoch: int, both=None) -> optax.G
 
     "sgd" is PyTorch's: the decay is added to the gradient before the momentum, and the rate multiplies at the end.
     "adamw" (Loshchilov, Hutter, ICLR 2019, arXiv:1711.05101) is PyTorch's, too: the decay is not in the moments and is
-    multiplied by the rate; betas 0.9 and 0.999, epsilon 1e-8. `clip_norm` is the largest norm of the gradient of all
-    parameters together, before any decay: a larger gradient is scaled down to this norm.
+    multiplied by the rate; betas 0.9 and 0.999, epsilon 1e-8. "lamb" and "muon" are described in `transfer.muon`.
+    `clip_norm` is the largest norm of the gradient of all parameters, before any decay: a larger one is scaled down.
 
     "dot" (`distiller.dot`) is "sgd" with `dot_delta` less momentum for the label loss and `dot_delta` more for the
     distillation loss. `both` is a tree of bools like the parameters, True for those that both losses reach.
@@ -56,8 +57,8 @@ def create(config: FrozenConfigDict, steps_per_epoch: int, both=None) -> optax.G
         return distillation_oriented_trainer(
             rate, config.momentum, config.dot_delta, config.weight_decay, decay_mask=mask, both=both
         )
-    if config.optimizer == "adamw":
-        parts = [optax.adamw(rate, weight_decay=config.weight_decay, mask=mask)]
+    if config.optimizer in DECOUPLED:
+        parts = [DECOUPLED[config.optimizer](rate, weight_decay=config.weight_decay, mask=mask)]
     else:
         parts = [
             optax.add_decayed_weights(config.weight_decay, mask),

@@ -2,9 +2,11 @@
 
 import options
 from registry import Registry
+from transfer.accumulation import accumulated
+from transfer.averaging import averaged
 from transfer.base import PLAYERS, Player, State, Strategy
 
-__all__ = ["Player", "State", "Strategy", "check", "create", "names", "registry"]
+__all__ = ["Player", "State", "Strategy", "check", "create", "kind", "names", "registry"]
 
 registry = Registry(
     "transfer",
@@ -53,6 +55,17 @@ def create(name: str, **players_and_rules) -> Strategy:
     """
     check(name, {key: value for key, value in players_and_rules.items() if key not in PLAYERS})
     return registry.get(name)(**players_and_rules)
+
+
+def kind(name: str, parts: int = 1, decay: float = 0.0) -> type[Strategy]:
+    """Returns the class of a strategy, with what a recipe adds to any strategy.
+
+    Args:
+        name: one of `names()`.
+        parts: in how many parts an update takes its batch (`transfer.accumulation`).
+        decay: of the average of the student's weights (`transfer.averaging`); 0: none.
+    """
+    return averaged(accumulated(registry.get(name), parts), decay)
 
 
 def check(name: str, given: dict) -> None:

@@ -178,17 +178,7 @@ class Strategy(abc.ABC):
         opt_state, phase = state.opt_state, self._first_phase
         if phase:  # a fresh optimizer starts after the first phase
             opt_state = where(batch.epoch == phase, self.optimizer.init(state.params), opt_state)
-
-        def total(params):
-            terms, aux = self.losses(params, state, batch, key)
-            return sum(terms.values()), (terms, aux)
-
-        def labels(params):
-            terms = self.losses(params, state, batch, key)[0]
-            return sum((value for name, value in terms.items() if self.is_label_term(name)), jnp.zeros(()))
-
-        (loss, (terms, (extra, metrics))), gradients = jax.value_and_grad(total, has_aux=True)(state.params)
-        options = {"label_gradients": jax.grad(labels)(state.params)} if self.split_gradients else {}
+        gradients, options, metrics, extra = self._gradients(state, batch, key)
         updates, opt_state = self.optimizer.update(gradients, opt_state, state.params, **options)
         params = optax.apply_updates(state.params, self._scaled(updates))
         if phase:  # a player that does not learn yet stays as it was, weight decay and batch statistics included
@@ -196,8 +186,20 @@ class Strategy(abc.ABC):
             still = [name for name in params if name not in self.method.first_phase_learns]
             params = params | {name: where(first, state.params[name], params[name]) for name in still}
             extra = extra | {name: where(first, state.extra[name], extra[name]) for name in still}
-        metrics = {"loss": loss, **terms, **metrics, "gradient_norm": ops.norm(gradients)}
+        metrics = {**metrics, "gradient_norm": ops.norm(gradients)}
         return state.replace(step=state.step + 1, params=params, extra=extra, opt_state=opt_state), metrics
+
+    def _gradients(self, state: State, batch: Batch, key: jax.Array) -> tuple[dict, dict, dict, dict]:
+        """Returns (gradients of the loss, what else the optimizer takes, the loss and other metrics, the new extra)."""
+
+        def total(params, wanted=None):
+            terms, aux = self.losses(params, state, batch, key)
+            return sum((terms[name] for name in filter(wanted, terms)), jnp.zeros(())), (terms, aux)
+
+        (loss, (terms, (extra, metrics))), gradients = jax.value_and_grad(total, has_aux=True)(state.params)
+        split, derive = self.split_gradients, jax.grad(total, has_aux=True)
+        options = {"label_gradients": derive(state.params, self.is_label_term)[0]} if split else {}
+        return gradients, options, {"loss": loss, **terms, **metrics}, extra
 
     @functools.cached_property
     def traced_init(self):
@@ -262,7 +264,6 @@ class Strategy(abc.ABC):
         Args:
             outputs: name of a learner -> its outputs.
             batch: has the labels.
-            weight: scalar.
 
         Returns:
             (name of a term, as `losses` returns it -> scalar; the first learner's counts). Both empty without labels.
@@ -289,7 +290,6 @@ class Strategy(abc.ABC):
         Args:
             name: a name in `_players`.
             params, extra: those of all players, as in `State`.
-            batch: has the images.
 
         Returns:
             (`Outputs` with the method's gradient taps, {"batch_stats"} after the passes).

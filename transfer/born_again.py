@@ -67,7 +67,7 @@ class BornAgain(Strategy):
         labels_only = generations["number"] == 0
         student, stats = self._look("student", params, state.extra, batch)
         if len(self.views) > 1:  # training on labels alone sees the first view only
-            _, first = self.student.forward(state.variables("student", params), batch.image, train=True)
+            _, first = self.student.look(state.variables("student", params), batch, train=True)
             stats = where(labels_only, {"batch_stats": first}, stats)
         weight = 1.0 if not generations["slots"] else jnp.where(labels_only, 1.0, self._label_weight(batch))
         labels, counts = self._label_terms({"student": student}, batch, weight)

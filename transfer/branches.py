@@ -115,13 +115,17 @@ class Branches:
         own = {"params": params[name], **extra[name]}
         return own if name == "student" else _joined({"params": params["student"], **extra["student"]}, own)
 
-    def look(self, params: dict, extra: dict, images: tuple[jax.Array, ...]) -> tuple[dict, dict, jax.Array]:
+    def look(self, params: dict, extra: dict, images: tuple[jax.Array, ...], batch) -> tuple[dict, dict, jax.Array]:
         """Runs all branches in train mode.
+
+        Branches that see the same images draw the same random numbers: the trunk, which each of them computes, drops
+        the same.
 
         Args:
             params, extra: as `init` returns them.
             images: [B, H, W, C] in [0, 1]: one array for all branches, or one for each. The trunk's batch norms take
                 the statistics of each array in turn.
+            batch: has the key that the networks draw from.
 
         Returns:
             (name -> `Outputs`, the new `extra`, the student's feature at the trunk's end).
@@ -133,8 +137,9 @@ class Branches:
             if number and len(images) == 1 and self.shared and trunk.cut:
                 h = outputs["student"].features[trunk.tap]
                 variables, shifts = _behind(variables, trunk.paths), {trunk.tap: h - jax.lax.stop_gradient(h)}
-            image = images[number % len(images)]
-            outputs[name], stats = self.player.forward(variables, image, train=True, shifts=shifts)
+            view = number % len(images)
+            rngs = self.player.rngs(batch, view)
+            outputs[name], stats = self.player.forward(variables, images[view], train=True, shifts=shifts, rngs=rngs)
             stats = {"params": {}, "batch_stats": stats}
             if not number:
                 after[name] = {"batch_stats": stats["batch_stats"]}

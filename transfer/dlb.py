@@ -50,7 +50,8 @@ class DLB(Alone):
             return None if now is None else jnp.concatenate([jnp.where(known, before, now), now])
 
         pair = batch.replace(**{name: both(name) for name in ("image", "label", "second_label", "share")})
-        outputs, stats = self.student.forward(state.variables("student", params), pair.image, train=True)
+        variables, rngs = state.variables("student", params), self.student.rngs(batch)
+        outputs, stats = self.student.forward(variables, pair.image, train=True, rngs=rngs)
         again, logits = jnp.split(outputs.logits, 2)
         labels, counts = self._label_terms({"student": outputs}, pair)
         loss = self.weight * kl_divergence(again, memory["logits"], self.temperature)

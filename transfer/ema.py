@@ -82,12 +82,16 @@ class EMA(Strategy):
         return new.replace(extra={**new.extra, "teacher": teacher}), metrics
 
     def learners(self, state):
-        teacher = dataclasses.replace(self.student, name="teacher")
-        return {**super().learners(state), "teacher": (teacher, state.extra["teacher"])}
+        return {**super().learners(state), "teacher": (self._named_teacher, state.extra["teacher"])}
 
     def inspect(self, state, batch):
         logits = self._teacher(state.extra["teacher"], batch).logits
         return {**super().inspect(state, batch), "teacher's logits": logits}
 
     def _teacher(self, variables, batch):
-        return self._taught(self.student, variables, batch, self.train_mode)
+        return self._taught(self._named_teacher, variables, batch, self.train_mode)
+
+    @property
+    def _named_teacher(self):
+        """The student's network under the teacher's name, under which it draws random numbers of its own."""
+        return dataclasses.replace(self.student, name="teacher")

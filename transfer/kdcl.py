@@ -110,8 +110,9 @@ class KDCL(Group):
     def losses(self, params, state, batch, key):
         images = (batch.image, *batch.views) if self.own_views else (batch.image,) * len(self._players)
         answers, extra = {}, {}
-        for (name, player), image in zip(self._players.items(), images, strict=True):
-            outputs, stats = player.forward(state.variables(name, params), image, train=True)
+        for view, ((name, player), image) in enumerate(zip(self._players.items(), images, strict=True)):
+            rngs = player.rngs(batch, view)
+            outputs, stats = player.forward(state.variables(name, params), image, train=True, rngs=rngs)
             answers[name], extra[name] = outputs, {"batch_stats": stats}
         logits = jax.lax.stop_gradient(jnp.stack([own.logits for own in answers.values()]))
         target = ensemble(self.ensemble, logits, batch, self.task)

@@ -66,12 +66,12 @@ class OKDDip(Branched):
 
     def init(self, key, batch):
         params, extra = self._branches.init(key, batch.image)
-        outputs, _, _ = self._branches.look(params, extra, (batch.image,))
+        outputs, _, _ = self._branches.look(params, extra, (batch.image,), batch)
         params["attention"] = Attention().init(jax.random.fold_in(key, METHOD), _embeddings(outputs))["params"]
         return self._state(params, {**extra, "attention": {}})
 
     def losses(self, params, state, batch, key):
-        outputs, extra, _ = self._branches.look(params, state.extra, (batch.image,))
+        outputs, extra, _ = self._branches.look(params, state.extra, (batch.image,), batch)
         leader, peers = outputs["student"], [o for name, o in outputs.items() if name != "student"]
         constant = (lambda x: x) if self.as_released else jax.lax.stop_gradient
         weights = Attention().apply({"params": params["attention"]}, constant(_embeddings(outputs)))

@@ -64,13 +64,13 @@ class ONE(Branched):
 
     def init(self, key, batch):
         params, extra = self._branches.init(key, batch.image)
-        h = self._branches.look(params, extra, (batch.image,))[2]
+        h = self._branches.look(params, extra, (batch.image,), batch)[2]
         gate = self._gate.init(jax.random.fold_in(key, METHOD), h)
         params["gate"], extra["gate"] = gate["params"], {"batch_stats": gate["batch_stats"]}
         return self._state(params, extra)
 
     def losses(self, params, state, batch, key):
-        outputs, extra, h = self._branches.look(params, state.extra, (batch.image,))
+        outputs, extra, h = self._branches.look(params, state.extra, (batch.image,), batch)
         gate = {"params": params["gate"], **state.extra["gate"]}
         weights, after = self._gate.apply(gate, h, train=True, mutable=["batch_stats"])
         extra["gate"] = {"batch_stats": after["batch_stats"]}

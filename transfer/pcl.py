@@ -71,7 +71,7 @@ class PCL(Branched):
     def init(self, key, batch):
         params, extra = self._branches.init(key, batch.image)
         mean = {"params": jax.tree.map(jnp.copy, params), "extra": jax.tree.map(jnp.copy, extra)}
-        outputs, _, _ = self._branches.look(params, extra, (batch.image,))
+        outputs, _, _ = self._branches.look(params, extra, (batch.image,), batch)
         embeddings = [embedding(o, "student") for o in outputs.values()]
         classifier = Ensemble(outputs["student"].logits.shape[-1])
         params["ensemble"] = classifier.init(jax.random.fold_in(key, METHOD), embeddings)["params"]
@@ -79,8 +79,8 @@ class PCL(Branched):
 
     def losses(self, params, state, batch, key):
         images, mean = (batch.image, *batch.views), state.extra["mean"]
-        outputs, extra, _ = self._branches.look(params, state.extra, images)
-        means, its_extra, _ = self._branches.look(mean["params"], mean["extra"], images)
+        outputs, extra, _ = self._branches.look(params, state.extra, images, batch)
+        means, its_extra, _ = self._branches.look(mean["params"], mean["extra"], images, batch)
         means = {name: jax.lax.stop_gradient(o.logits) for name, o in means.items()}
         together = Ensemble(outputs["student"].logits.shape[-1]).apply(
             {"params": params["ensemble"]}, [embedding(o, "student") for o in outputs.values()]

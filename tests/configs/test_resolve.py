@@ -29,8 +29,22 @@ def resolved(**changes):
         ({"mixup": -1.0}, "'mixup' must not be negative"),
         ({"cutmix": float("nan")}, "'cutmix' must be a finite number"),
         ({"strong_view": "fixmach"}, "'strong_view' must be 'randaugment' or 'fixmatch'"),
-        ({"optimizer": "adam"}, "'optimizer' must be 'sgd', 'adamw' or 'dot'"),
+        ({"optimizer": "adam"}, "'optimizer' must be 'sgd', 'adamw', 'dot', 'muon' or 'lamb'"),
         ({"optimizer": "adamw", "nesterov": True}, "--nesterov True has no effect: 'optimizer' is 'adamw', not 'sgd'"),
+        (
+            {"optimizer": "muon", "momentum": 0.5},
+            "--momentum 0.5 has no effect: 'optimizer' is 'muon'",
+        ),
+        ({"label_smoothing": 1.1}, "'label_smoothing' must be from 0 to 1"),
+        ({"random_erasing": -0.1}, "'random_erasing' must be from 0 to 1"),
+        ({"ema_weights": 1.0}, "'ema_weights' must be at least 0 and below 1"),
+        ({"accumulate": 0}, "'accumulate' must be above 0"),
+        ({"accumulate": 5}, r"--batch_size 64 in 5 parts \('accumulate'\) has parts of unequal size"),
+        ({"accumulate": 2, "transfer": "DLB"}, "--transfer DLB compares each with the one before"),
+        (
+            {"accumulate": 32, "distiller": "RKD"},
+            r"examples of a part, and below 3 of them.*\n.*size of 96",
+        ),
         ({"clip_norm": -1.0}, "'clip_norm' must not be negative"),
         ({"ramp_epochs": 31.0}, "more than 'train_epoch' 30"),
         ({"milestones": (0.6, 0.3)}, "'milestones' must be rising shares"),
@@ -74,7 +88,7 @@ def test_a_recipe_stays_as_it_was_and_gives_the_same_config_twice():
     assert json.dumps(recipe) == before
 
 
-ALL = {"resized_crop": 0.5, "randaugment": 2, "magnitude": 7, "mixup": 0.2, "cutmix": 1.0}
+ALL = {"resized_crop": 0.5, "randaugment": 2, "magnitude": 7, "random_erasing": 0.2, "mixup": 0.2, "cutmix": 1.0}
 
 
 # Key -> a value, and one recipe for each of the key's conditions, in which the key has no effect.
@@ -105,8 +119,10 @@ WITHOUT = {
     "crop_pad": (2, [{"resized_crop": 0.5}]),
     "crop_mode": ("reflect", [{"resized_crop": 0.5}, {}]),
     "magnitude": (3, [{}]),
+    "trivialaugment": (True, [{"randaugment": 2}]),
     "strong_view": ("fixmatch", [{}]),
     "momentum": (0.5, [{"optimizer": "adamw"}]),
+    "ema_weights": (0.9, [{"transfer": "BornAgain"}]),
     "dot_delta": (0.01, [{}]),
     "nesterov": (True, [{"optimizer": "dot"}]),
     "decay_kernels_only": (True, [{"weight_decay": 0.0}]),
@@ -254,11 +270,12 @@ def test_the_digits_have_a_teacher_and_a_weight_of_their_own():
         ({}, data.load("Digits").augmentation),
         (
             {**ALL, "flip": "yes", "strong_view": "fixmatch", "distiller": "MLKD"},
-            data.Augmentation(flip=True, strong="fixmatch", **ALL),
+            data.Augmentation(flip=True, strong="fixmatch", erase_with=data.load("Digits").mean, **ALL),
         ),
         ({"crop_pad": 2, "crop_mode": "reflect"}, data.Augmentation(pad=2, mode="reflect", flip=False)),
+        ({"trivialaugment": True}, data.Augmentation(trivialaugment=True)),
     ],
-    ids=["the dataset's own", "every key", "crop"],
+    ids=["the dataset's own", "every key", "crop", "trivialaugment"],
 )
 def test_the_keys_of_the_augmentation_arrive(changes, expected, monkeypatch):
     monkeypatch.setattr(Builder, "_cast", lambda self: None)  # no networks

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from data import Augmentation
-from data.augment import augment, crop_and_flip, crop_boxes, resized_crop
+from data.augment import augment, crop_and_flip, crop_boxes, erased_boxes, resized_crop
 
 view = jax.jit(augment, static_argnames=("how", "strong"))
 IMAGES = np.random.RandomState(1).randint(0, 256, (25, 7, 5, 3)).astype(np.uint8)
@@ -184,3 +184,62 @@ def test_a_strong_view_is_the_weak_one_with_randaugment_on_top():
     assert changed.sum() > 15
     usual = np.asarray(view(jnp.asarray(IMAGES), keys(25), Augmentation(pad=2, flip=True, randaugment=2, magnitude=10)))
     np.testing.assert_array_equal(usual, strong)
+
+
+def torchvision_erased(random, height, width):
+    """RandomErasing.get_params with its defaults: (height, width) of what is erased; (0, 0) where nothing fits."""
+    for _ in range(10):
+        area = height * width * random.uniform(0.02, 0.33)
+        aspect = np.exp(random.uniform(np.log(0.3), np.log(3.3)))
+        h, w = round(np.sqrt(area * aspect)), round(np.sqrt(area / aspect))
+        if h < height and w < width:
+            return h, w
+    return 0, 0
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (8, 40)])
+def test_erased_boxes_are_drawn_as_torchvision_draws_them(height, width):
+    found = np.asarray(jax.jit(erased_boxes, static_argnums=(1, 2, 3))(keys(3000), 1.0, height, width))
+    assert found.min() >= 0
+    assert ((found[:, 0] + found[:, 2] <= height) & (found[:, 1] + found[:, 3] <= width)).all()
+    random = np.random.RandomState(0)
+    theirs = np.array([torchvision_erased(random, height, width) for _ in range(9000)])
+    for ours, expected in zip(found[:, 2:].T, theirs.T, strict=True):
+        gap = [(ours <= p).mean() - (expected <= p).mean() for p in np.unique(expected)]
+        assert np.abs(gap).max() < 0.045  # less than 2e-4 of such samples are further apart
+    for corner, size, side in zip(found[:, :2].T, found[:, 2:].T, (height, width), strict=True):
+        assert abs((corner / (side - size)).mean() - 0.5) < 0.03
+
+
+def test_erasing_paints_one_rectangle_in_the_colour_in_so_many_of_the_views():
+    image, colour = np.full((1, 16, 16, 3), 255, np.uint8), (0.25, 0.5, 0.75)
+    how = Augmentation(random_erasing=0.25, erase_with=colour)
+    found = np.asarray(view(jnp.asarray(np.repeat(image, 2000, axis=0)), keys(2000), how))
+    erased = (found != 1).any(-1)
+    assert abs(erased.any((1, 2)).mean() - 0.25) < 0.04
+    np.testing.assert_array_equal(found[erased], np.broadcast_to(np.float32(colour), (erased.sum(), 3)))
+    for mask in erased[erased.any((1, 2))]:
+        rows, columns = mask.any(1), mask.any(0)
+        np.testing.assert_array_equal(mask, rows[:, None] & columns[None])
+        assert np.diff(np.flatnonzero(rows)).max(initial=1) == np.diff(np.flatnonzero(columns)).max(initial=1) == 1
+    normalised = (found - np.float32(colour)) / 0.2
+    np.testing.assert_array_equal(normalised[erased], 0)
+    black = np.asarray(view(jnp.asarray(np.repeat(image, 50, axis=0)), keys(50), Augmentation(random_erasing=1.0)))
+    assert set(np.unique(black)) == {0, 1}
+
+
+def test_what_comes_last_does_not_change_what_comes_before():
+    """Erasing and TrivialAugment have random numbers of their own: crop and flip stay those of the plain view."""
+    how = Augmentation(pad=2, flip=True)
+    plain = np.asarray(view(jnp.asarray(IMAGES), keys(25), how))
+    erased = np.asarray(view(jnp.asarray(IMAGES), keys(25), Augmentation(pad=2, flip=True, random_erasing=1.0)))
+    kept = (erased != 0).all(-1)
+    np.testing.assert_array_equal(erased[kept], plain[kept])
+    assert 0.3 < kept.mean() < (plain != 0).all(-1).mean() - 0.05
+    trivial = np.asarray(view(jnp.asarray(IMAGES), keys(25), Augmentation(pad=2, flip=True, trivialaugment=True)))
+    same = (trivial == plain).all((1, 2, 3))
+    assert 1 <= same.sum() < 20  # Identity, and what changes nothing
+    strong = [
+        view(jnp.asarray(IMAGES), keys(25), h, True) for h in (how, Augmentation(2, flip=True, trivialaugment=True))
+    ]
+    np.testing.assert_array_equal(*strong)

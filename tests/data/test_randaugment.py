@@ -189,3 +189,40 @@ def test_cutout_is_pillows_rectangle():
         box = (x, y, min(12, x + side[i]), min(12, y + side[i]))
         ImageDraw.Draw(image).rectangle(box, ra.CUTOUT_GREY)
         np.testing.assert_array_equal(found[i], np.asarray(image))
+
+
+def test_the_strengths_of_trivialaugment_are_torchvisions_wide_list():
+    table = ra.wide_strengths()
+    assert table.shape == (2, 31, len(ra.OPS))
+    share = np.linspace(0, 1, 31)
+    expected = {
+        "ShearX": 0.99 * share,
+        "TranslateY": np.trunc(32 * share),
+        "Rotate": 135 * share,
+        "Brightness": 1 + 0.99 * share,
+        "Posterize": 8 - np.round(np.arange(31) / 5),
+        "Solarize": 255 * (1 - share),
+    }
+    for name, values in expected.items():
+        np.testing.assert_allclose(table[0, :, ra.OPS.index(name)], values, rtol=1e-6, atol=1e-5)
+    np.testing.assert_allclose(table[1, :, ra.OPS.index("Color")], 1 - 0.99 * share, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(table[1, :, ra.OPS.index("TranslateX")], -np.trunc(32 * share))
+    for name in ("Posterize", "Solarize", "Identity"):
+        np.testing.assert_array_equal(table[0, :, ra.OPS.index(name)], table[1, :, ra.OPS.index(name)])
+
+
+def test_trivialaugment_applies_one_operation_of_the_list_and_draws_all_of_them():
+    image = np.random.RandomState(3).randint(0, 256, (16, 16, 3)).astype(np.uint8)
+    count, table = 3000, ra.wide_strengths()
+    strengths = np.stack([table[sign, level, op] for op in range(14) for sign in (0, 1) for level in range(31)])
+    ops = np.repeat(np.arange(14), 62).astype(np.int32)
+    every = np.asarray(apply(np.broadcast_to(image, (len(ops), *image.shape)), ops, strengths))
+    possible = {}
+    for op, result in zip(ops, every, strict=True):
+        possible.setdefault(result.tobytes(), set()).add(op)
+    keys = jax.random.split(jax.random.key(1), count)
+    found = np.asarray(jax.jit(ra.trivialaugment)(np.broadcast_to(image, (count, *image.shape)), keys))
+    drawn = [possible[each.tobytes()] for each in found]
+    shares = [sum(kinds == {op} for kinds in drawn) / count for op in range(14)]
+    for name in ("ShearX", "Rotate", "Brightness", "Sharpness", "Solarize"):
+        assert abs(shares[ra.OPS.index(name)] - 1 / 14) < 0.02

@@ -8,7 +8,7 @@ import sys
 import types
 
 import pytest
-from same_curve import PATIENCE, RECIPE, STOPPED, environment
+from same_curve import PATIENCE, RECIPE, STOPPED, STRONG, environment
 
 HERE = pathlib.Path(__file__).parent
 
@@ -36,6 +36,7 @@ def runs(tmp_path_factory, on_devices):
     - `again`: the stopped run of 8 devices, continued on so many.
     - `notes`: what `many_devices.Watched` noted of the run; on 2 devices, of the replicas.
     - `replicas`: two seeds; on 2 devices in one program with loops, as on a GPU.
+    - `strong`, on 1 and 2 devices: a run with dropout and what strong recipes add.
     - `alone`, on 2 devices: what each device does by itself.
     """
     root, found = tmp_path_factory.mktemp("devices"), {}
@@ -52,11 +53,14 @@ def runs(tmp_path_factory, on_devices):
     note(8, order=order, notes=notes, folder=root / "on8", again=root / "again8")
     for count in (1, 2, 8):
         shutil.copytree(root / "on8", root / f"again{count}")
-    order, notes, _, _ = on_devices(1, {"order": {}}, job("on1"), job("again1"), job("seeds1", seeds))
+    jobs = {"order": {}}, job("on1"), job("again1"), job("seeds1", seeds), job("strong1", STRONG)
+    order, notes, *_ = on_devices(1, *jobs)
     note(1, order=order, notes=notes, folder=root / "on1", again=root / "again1", replicas=root / "seeds1")
     each = {**RECIPE, "distiller": "SoftLogits", "distiller_options": {}, "train_path": str(root / "alone")}
-    jobs = {"order": {}}, {"alone": each}, job("again2"), job("seeds2", {**seeds, **fast})
-    order, alone, _, notes = on_devices(2, *jobs)
+    jobs = {"order": {}}, {"alone": each}, job("again2"), job("strong2", STRONG), job("seeds2", {**seeds, **fast})
+    order, alone, _, _, notes = on_devices(2, *jobs)
+    for count in (1, 2):
+        note(count, strong=root / f"strong{count}")
     note(2, order=order, alone=alone, again=root / "again2", replicas=root / "seeds2", notes=notes)
     on_devices(8, job("again8"))
     return found

@@ -35,7 +35,7 @@ VIEWS = ("weak", "strong", "partner", "previous")
 def order(config: dict) -> dict:
     """What seven batches hold, bit for bit: steps of epochs 0 and 2, with every kind of view and all augmentations."""
     split = data.load("Digits").train
-    augmentation = data.Augmentation(pad=1, mode="zero", flip=True, mixup=0.5, **config)
+    augmentation = data.Augmentation(1, "zero", True, trivialaugment=True, random_erasing=0.5, mixup=0.5, **config)
     strategy = types.SimpleNamespace(views=VIEWS, task=tasks.create("classification"))
     update, place = Update(strategy, augmentation, here()), here().place
     table, images, labels = place((data.class_table(split.labels), split.images, split.labels))
@@ -51,6 +51,7 @@ def order(config: dict) -> dict:
             )
             if jax.device_count() > 1:
                 assert len({str(shard.index) for shard in batch.image.addressable_shards}) == jax.device_count()
+            batch = batch.replace(key=jax.random.key_data(batch.key))
             leaves = jax.tree_util.tree_leaves_with_path(batch)
             found |= {f"{epoch} {number} {jax.tree_util.keystr(p)}": np.asarray(x).tobytes().hex() for p, x in leaves}
     return found

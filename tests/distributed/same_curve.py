@@ -12,6 +12,10 @@ RECIPE = {"teacher_param": "tests/teacher", "student_arch": "CNN", "distiller": 
 RECIPE |= {"distiller_options": {"negatives": 64}, "batch_size": 200, "learning_rate": 1e-4, "log_every": 1}
 RECIPE |= {"crop_pad": 1, "checkpoint_seconds": 0.0}
 STEPS, STOPPED = 12, 5
+# A network with dropout, and what strong recipes add.
+STRONG = {**RECIPE, "student_arch": "tests.training.dropping_network:Dropping", "distiller": "SoftLogits"}
+STRONG |= {"distiller_options": {}, "train_epoch": 1, "ema_weights": 0.9, "label_smoothing": 0.1}
+STRONG |= {"random_erasing": 0.25, "trivialaugment": True}
 PATIENCE = 240.0  # seconds until a process counts as stuck
 
 

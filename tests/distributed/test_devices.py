@@ -54,6 +54,10 @@ def test_memories_are_spread_by_rows_and_nothing_is_compiled_twice_or_copied(run
         assert runs[count].notes["donated"] == [True] * steps
 
 
+def test_what_networks_drop_and_what_strong_recipes_add_is_that_of_one_device(runs):
+    assert_same_curve(runs[2].strong, runs[1].strong)
+
+
 def test_replicas_in_one_program_and_many_steps_a_call(runs):
     """As on a GPU: `vmap` over seeds, loops in the program; with a memory."""
     assert_same_curve(runs[2].replicas, runs[1].replicas, ("s0", "s1"))

@@ -105,11 +105,11 @@ Z = np.random.RandomState(0).standard_normal((7, 4)).astype(np.float32) * 3
 LABEL = np.array([0, 3, 2, 1, 1, 0, 2], np.int32)
 
 
-def label_loss(logits, label, second=None, share=None):
+def label_loss(logits, label, second=None, share=None, task=TASK):
     """The task's loss for a batch with these labels."""
     label = jnp.asarray(label)
     batch = Batch(image=None, label=label, index=None, epoch=None, second_label=second, share=share)
-    return TASK.loss(Outputs(jnp.asarray(logits), {}), batch)
+    return task.loss(Outputs(jnp.asarray(logits), {}), batch)
 
 
 def test_label_loss_is_the_mean_negative_log_likelihood():
@@ -152,6 +152,41 @@ def test_of_mixed_labels_those_that_are_known_count_by_their_shares():
     np.testing.assert_allclose(loss, rows / (1 + 0.6 + 0.1), rtol=1e-5)
     assert counts["labelled"] == 0.5
     assert label_loss(logits, jnp.full(4, -1), jnp.full(4, -1), share)[0] == 0
+
+
+def smoothed(logits, label, e, weights=1.0):
+    """PyTorch's CrossEntropyLoss(weight, reduction="none", label_smoothing=e), in NumPy: [B]."""
+    log_p, weights = log_probabilities(logits, axis=1), np.broadcast_to(weights, logits.shape[1])
+    own = -weights[label] * log_p[np.arange(len(label)), label]
+    return (1 - e) * own - e / logits.shape[1] * (weights * log_p).sum(1)
+
+
+def test_a_smoothed_loss_by_hand():
+    """Probabilities 1/2, 1/4, 1/4, label 0, e = 0.3: (0.7 + 0.1) log 2 + 2 * 0.1 log 4 = 1.2 log 2."""
+    loss, _ = label_loss(np.log(np.float32([[0.5, 0.25, 0.25]])), [0], task=Classification(label_smoothing=0.3))
+    np.testing.assert_allclose(loss, 1.2 * np.log(2), rtol=1e-6)
+
+
+@pytest.mark.parametrize("e", [0.1, 1.0])
+@pytest.mark.parametrize("weights", [(), (0.5, 2.0, 1.0, 0.25)], ids=["plain", "weights"])
+def test_smoothed_rows_are_pytorchs_where_labels_are_withheld_and_mixed_too(e, weights):
+    task = Classification(weights, label_smoothing=e)
+    own = weights or 1.0
+    np.testing.assert_allclose(label_loss(Z, LABEL, task=task)[0], smoothed(Z, LABEL, e, own).mean(), rtol=1e-5)
+    label, second = LABEL.copy(), np.roll(LABEL, 1)
+    label[:2], second[1:3] = -1, -1  # row 1 has neither label
+    share = np.linspace(0.5, 1, 7).astype(np.float32)
+    first, other = share * (label >= 0), (1 - share) * (second >= 0)
+    rows = first * smoothed(Z, LABEL, e, own) + other * smoothed(Z, np.roll(LABEL, 1), e, own)
+    loss, counts = label_loss(Z, label, jnp.asarray(second), jnp.asarray(share), task)
+    np.testing.assert_allclose(loss, rows.sum() / (first + other).sum(), rtol=1e-5)
+    plain = label_loss(Z, label, jnp.asarray(second), jnp.asarray(share))[1]
+    assert {k: float(v) for k, v in counts.items()} == {k: float(v) for k, v in plain.items()}
+    gradient = jax.grad(lambda x: label_loss(x, label, jnp.asarray(second), jnp.asarray(share), task)[0])(
+        jnp.asarray(Z)
+    )
+    assert np.isfinite(gradient).all()
+    np.testing.assert_array_equal(gradient[1], 0)
 
 
 def test_soft_labels_are_the_classes_by_their_shares():

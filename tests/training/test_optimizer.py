@@ -176,6 +176,36 @@ def test_adamw_is_pytorchs_and_its_decay_is_decoupled(kernels_only):
         assert moved > 1e-2 if name in decayed else moved == 0
 
 
+def test_lamb_scales_adamws_update_to_each_tensors_norm():
+    found, params = run(optimizer="lamb", weight_decay=0.1), dict(PARAMS)
+    first = second = dict.fromkeys(params, 0.0)
+    for step, gradient in enumerate(GRADIENTS, start=1):
+        first = {n: 0.9 * first[n] + 0.1 * gradient[n] for n in params}
+        second = {n: 0.999 * second[n] + 0.001 * gradient[n] ** 2 for n in params}
+        for name, old in params.items():
+            update = first[name] / (1 - 0.9**step) / (np.sqrt(second[name] / (1 - 0.999**step)) + 1e-6) + 0.1 * old
+            params[name] = old - 0.05 * update * np.linalg.norm(old) / np.linalg.norm(update)
+    for name in PARAMS:
+        np.testing.assert_allclose(found[name], params[name], rtol=1e-4)
+
+
+def test_muon_leaves_what_is_no_matrix_to_adamw():
+    found = run(optimizer="muon", weight_decay=0.5, decay_kernels_only=True)
+    expected = adamw(0.05, 0.5, ("kernel",))
+    for name in ("bias", "scale"):
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-5, atol=3e-6)
+    assert np.abs(found["kernel"] - expected["kernel"]).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["adamw", "lamb", "muon"])
+def test_the_count_of_updates_is_the_schedules(name):
+    """The log line's learning rate is that of the last count in the optimizer's state."""
+    tx = optimizer.create(config(optimizer=name), STEPS)
+    params = jax.tree.map(jnp.float32, PARAMS)
+    _, state = tx.update(params, tx.init(params), params)
+    assert int(optax.tree.get_all_with_path(state, "count")[-1][1]) == 1
+
+
 def clipped(longest):
     norms = [np.sqrt(sum((g**2).sum() for g in gradient.values())) for gradient in GRADIENTS]
     scales = [min(1, longest / norm) for norm in norms]

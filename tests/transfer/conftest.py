@@ -124,6 +124,28 @@ class Staged(nn.Module):
         return self.classifier(embedding)
 
 
+class Dropping(nn.Module):
+    """`Staged` on images of which training zeroes half of the pixels."""
+
+    num_classes: int = 10
+
+    def setup(self):
+        self.inner, self.drop = Staged(self.num_classes), nn.Dropout(0.5)
+
+    def __call__(self, images, train: bool = False, deltas: dict | None = None):
+        return self.inner(self.drop(images, deterministic=not train), train, deltas)
+
+    def classify(self, embedding):
+        """Logits of an embedding."""
+        return self.inner.classify(embedding)
+
+
+@pytest.fixture(scope="session")
+def dropping():
+    """A network that draws random numbers in training, in a role."""
+    return lambda name: transfer.Player(name, Dropping(), (0.5,), (0.25,))
+
+
 @pytest.fixture(scope="session")
 def staged():
     """Role -> a player with a network of two stages for 8x8x1."""
@@ -172,7 +194,25 @@ def kept():
 
 
 @pytest.fixture(scope="session")
-def build(staged, batch):
+def cast(batch):
+    """(name, role -> player) -> the strategy, made from what its class declares, and a batch with the views it sees."""
+
+    def make(name: str, player):
+        rules = transfer.registry.get(name)
+        parts = {"student": player("student"), "optimizer": optax.chain(kept(), optax.sgd(0.05, 0.9))}
+        if "train_epoch" in {field.name for field in dataclasses.fields(rules)}:
+            parts["train_epoch"] = 3
+        if "distiller" in rules.reads:
+            method, options = rules.default_method
+            parts["method"] = distiller.create(method, **options)
+        strategy = transfer.create(name, **parts, **rules.players(Cast(player, batch)))
+        return strategy, seen_by(strategy, batch)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def build(staged, cast):
     """Name -> any strategy on two-stage networks, made from what its class declares, with its step compiled once.
 
     It has two peers or one teacher if it asks for them, its default method, and its options' defaults. Further fields
@@ -181,15 +221,8 @@ def build(staged, batch):
 
     @functools.cache
     def make(name: str):
-        rules = transfer.registry.get(name)
-        parts = {"student": staged("student"), "optimizer": optax.chain(kept(), optax.sgd(0.05, 0.9))}
-        if "train_epoch" in {field.name for field in dataclasses.fields(rules)}:
-            parts["train_epoch"] = 3
-        if "distiller" in rules.reads:
-            method, options = rules.default_method
-            parts["method"] = distiller.create(method, **options)
-        strategy = transfer.create(name, **parts, **rules.players(Cast(staged, batch)))
-        seen, init, traces = seen_by(strategy, batch), jax.jit(strategy.init), []
+        strategy, seen = cast(name, staged)
+        init, traces = jax.jit(strategy.init), []
 
         @jax.jit
         def step(state, batch, key):

@@ -84,7 +84,7 @@ def test_gradients_and_statistics_are_those_of_networks_that_share_parameters(ne
     aims = np.random.RandomState(0).standard_normal((3, 6, 10)).astype(np.float32)
 
     def ours(params):
-        outputs, after, _ = branches.look(params, extra, (batch.image,))
+        outputs, after, _ = branches.look(params, extra, (batch.image,), batch)
         return sum(jnp.sum(a * jnp.square(o.logits)) for a, o in zip(aims, outputs.values(), strict=True)), after
 
     def plainly(params):
@@ -111,7 +111,7 @@ def test_with_an_image_each_the_trunk_takes_all_their_statistics(staged, batch):
     branches = Branches(staged("student"), 2)
     params, extra = jax.jit(branches.init)(KEY, batch.image)
     images = (batch.image, 1 - batch.image)
-    _, after, _ = jax.jit(branches.look)(params, extra, images)
+    _, after, _ = jax.jit(branches.look)(params, extra, images, batch)
     variables = branches.variables(params, extra, "student")
     for image in images:
         _, stats = compiled(staged("student"))(variables, image)
