@@ -34,6 +34,7 @@ def gains() -> dict[str, tuple[list[float], list[float]]]:
         for name, row in table.rows.items():
             pairs = [(pair, top1) for pair, top1 in zip(table.pairs, row, strict=True) if top1 == top1 and pair in base]
             both = [[top1 - base[pair] for pair, top1 in pairs if one_family(pair) == same] for same in (True, False)]
+            name += ", standardize=True" * ("standardize=True" in table.source)
             if name != "SoftLogits" and len(pairs) >= LEAST:
                 found[name] = tuple(both)
     return dict(sorted(found.items(), key=lambda item: -statistics.mean(item[1][0])))

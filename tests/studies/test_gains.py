@@ -1,7 +1,11 @@
 """docs/choosing.md has the gains that follow from the published tables."""
 
+import re
+
 import pytest
 
+import distiller
+from configs import published
 from studies import gains
 
 
@@ -17,6 +21,22 @@ def test_a_gain_is_the_difference_from_softlogits_on_the_same_pairs():
     assert same[0] == pytest.approx(75.48 - 74.92)  # WRN_40_2,WRN_16_2
     assert other[0] == pytest.approx(69.73 - 67.37)  # VGG13,MobileNetV2
     assert all(len(one) + len(two) >= gains.LEAST for one, two in gains.gains().values())
+
+
+def test_softlogits_is_as_far_above_labels_alone_as_the_page_says():
+    text = " ".join(gains.PAGE.read_text().split())
+    found = {True: [], False: []}
+    for pair, top1 in published.top1("SoftLogits").items():
+        found[gains.one_family(pair)].append(top1 - published.LABELS[pair.split(",")[1]])
+    one, two = (f"{sum(found[same]) / len(found[same]):.2f}" for same in (True, False))
+    assert f"has {one} points more than labels alone in the mean over {len(found[True])} pairs of one family" in text
+    assert f"and {two} over {len(found[False])} pairs of two families" in text
+
+
+def test_methods_that_need_labels_are_those_that_the_page_lists():
+    text = " ".join(gains.PAGE.read_text().split())
+    (listed,) = re.findall(r"Methods that need labels are refused: ([\w, ]+)\.", text)
+    assert listed.split(", ") == sorted(name for name in distiller.names() if distiller.create(name).needs_labels)
 
 
 @pytest.mark.parametrize(
