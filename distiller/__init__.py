@@ -66,6 +66,8 @@ registry = Registry(
         "NORM": "distiller.norm:NORM",
         "PKD": "distiller.pkd:PKD",
         "SemCKD": "distiller.semckd:SemCKD",
+        "ViTKD": "distiller.vitkd:ViTKD",
+        "MiniLM": "distiller.minilm:MiniLM",
         "ExpKD": "distiller.exp_kd:ExpKD",
         "E2KD": "distiller.e2kd:E2KD",
         "CATKD": "distiller.cat_kd:CATKD",

@@ -5,7 +5,7 @@ import importlib
 from types import ModuleType
 
 from models import nnx_network, ops, xla_cpu
-from models.outputs import ATTENTION, LAST_MAP, NoFeatures, Outputs, Source, Taps, forward, mean_logits, resolve, stages
+from models.outputs import ATTENTION, LAST_MAP, NoFeatures, Outputs, Source, Taps, forward, resolve, stages
 from models.players import Player
 from models.view import View
 from registry import Registry, UserError
@@ -22,7 +22,6 @@ __all__ = [
     "create",
     "forward",
     "is_torch",
-    "mean_logits",
     "names",
     "ops",
     "registry",

@@ -106,24 +106,6 @@ class NoFeatures:
         return hash(NoFeatures)
 
 
-def mean_logits(outputs: dict[str, Outputs], weights: dict[str, float]) -> Outputs:
-    """The weighted mean of several networks' logits, in each view, without features.
-
-    Args:
-        outputs: name -> the outputs of a network.
-        weights: name -> weight; the weights are divided by their sum.
-    """
-    whole = sum(weights.values())
-
-    def mean(outputs):
-        logits = sum(weights[name] / whole * own.logits for name, own in outputs.items())
-        return Outputs(logits=logits, features=NoFeatures())
-
-    further = range(len(next(iter(outputs.values())).views))
-    views = tuple(mean({name: own.views[i] for name, own in outputs.items()}) for i in further)
-    return mean(outputs).replace(views=views)
-
-
 class Taps:
     """Records named features during a forward pass and adds `deltas[name]` where one is given.
 

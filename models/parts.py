@@ -17,7 +17,7 @@ from models.outputs import forward
 from registry import unknown
 
 CLASSIFIER = "classifier"
-INSIDE = re.compile(r".*_preact|attention\d+|.*_logits")  # taps in the middle of a part
+INSIDE = re.compile(r".*_preact|(attention|qkv|block)\d+|.*_logits")  # taps in the middle of a part
 
 
 @functools.lru_cache(maxsize=64)

@@ -96,7 +96,10 @@ class LayerNorm(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm self-attention and MLP around a residual stream [B, tokens, D]; `tap` gets the attention map.
+    """Pre-norm self-attention and MLP around a residual stream [B, tokens, D].
+
+    `tap(kind, value)` gets the block's queries, keys and values ("qkv"), its attention map ("attention") and its output
+    ("block").
 
     Attributes:
         heads: attention heads.
@@ -120,14 +123,14 @@ class Block(nn.Module):
         def add(x, y):
             return x + branch_dropped(dropped(y, self.dropout, train), self.drop, train)
 
-        qkv = dense(3 * width, "qkv")(LayerNorm(self.dtype, name="norm1")(x))
+        qkv = tap("qkv", dense(3 * width, "qkv")(LayerNorm(self.dtype, name="norm1")(x)))
         q, k, v = jnp.moveaxis(qkv.reshape(batch, tokens, 3, self.heads, width // self.heads), 2, 0)
         scores = jnp.einsum("bqhd,bkhd->bhqk", q, k) * (width // self.heads) ** -0.5
-        attention = tap(nn.softmax(scores.astype(jnp.float32)).astype(self.dtype))
+        attention = tap("attention", nn.softmax(scores.astype(jnp.float32)).astype(self.dtype))
         y = jnp.einsum("bhqk,bkhd->bqhd", attention, v).reshape(batch, tokens, width)
         x = add(x, dense(width, "proj")(y))
         y = nn.gelu(dense(4 * width, "fc1")(LayerNorm(self.dtype, name="norm2")(x)), approximate=False)
-        return add(x, dense(width, "fc2")(dropped(y, self.dropout, train)))
+        return tap("block", add(x, dense(width, "fc2")(dropped(y, self.dropout, train))))
 
 
 class ViT(nn.Module):
@@ -178,10 +181,11 @@ class ViT(nn.Module):
     def __call__(self, images, train: bool = False, deltas: dict | None = None) -> Outputs:
         """images [B, H, W, C] float32 -> `Outputs`.
 
-        Taps: `stem` (tokens with position), `stage1..stages` [B, tokens, D], the residual stream after a block, before
-        any norm; `attention1..depth` [B, heads, tokens, tokens], rows sum to 1; `embedding` [B, D], the class token
-        after the last norm, or with `distilled` [B, 2 D], the class and the distillation token. `token_map` gives the
-        [B, H, W, D] map of tokens.
+        Taps: `stem` (tokens with position); `block1..depth` [B, tokens, D], the residual stream after each block,
+        before any norm, and `stage1..stages`, some of these; `qkv1..depth` [B, tokens, 3 D], each block's queries, keys
+        and values, each with its heads side by side; `attention1..depth` [B, heads, tokens, tokens], rows sum to 1;
+        `embedding` [B, D], the class token after the last norm, or with `distilled` [B, 2 D], the class and the
+        distillation token. `token_map` gives the [B, H, W, D] map of tokens.
         """
         tap = Taps(deltas)
         patch = self._patch(images.shape)
@@ -198,7 +202,7 @@ class ViT(nn.Module):
         rates = depth_rates(self.stochastic_depth, self.depth)
         ends = {round(self.depth * s / self.stages): s for s in range(1, self.stages + 1)}
         for block in range(1, self.depth + 1):
-            record = lambda a, n=block: tap(f"attention{n}", a)  # noqa: E731
+            record = lambda kind, value, n=block: tap(f"{kind}{n}", value)  # noqa: E731
             fields = {"dropout": self.dropout, "drop": rates[block - 1], "dtype": self.dtype}
             x = Block(self.heads, **fields, name=f"block{block}")(x, record, train)
             if block in ends:

@@ -4,9 +4,9 @@
 
 The teacher is ResNet-8x4 at half its widths. The students are ResNet-8 and, from another family, VGG-8 at a quarter of
 its widths. All labels are used. The training is short (108 steps of 64 images), so that a teacher can still help. A
-method takes its options from `configs/digits.py`, and has its defaults if there are none. Finished runs are kept: the
-same command runs only what is missing. `python -m studies.methods_table --leaderboard ...` takes the tables into
-docs/methods.md.
+method takes its options from `configs/digits.py`, and has its defaults if there are none. Methods for transformers are
+left out (`studies/methods_table.py:NETWORKS`). Finished runs are kept: the same command runs only what is missing.
+`python -m studies.methods_table --leaderboard ...` takes the tables into docs/methods.md.
 """
 
 import pathlib
@@ -14,6 +14,7 @@ import pathlib
 import distiller
 from configs import digits
 from studies import command, compare, leaderboard
+from studies.methods_table import NETWORKS
 
 TEACHER = ("ResNet8x4", {"widths": (16, 32, 64, 128)})
 STUDENTS = {"ResNet8": {}, "VGG8": {"widths": (16, 32, 64, 128, 128)}}
@@ -29,7 +30,7 @@ def entries(only: list[str], student: str = "ResNet8") -> dict[str, dict]:
     SimKD's student is `student` with a projector to the width of the teacher's last map.
     """
     found = {leaderboard.LABELS: {"transfer": "Labels"}}
-    for name in only or distiller.names():
+    for name in only or [name for name in distiller.names() if name not in NETWORKS]:
         fields = distiller.registry.get(name).__dataclass_fields__
         options = digits.tuned(name) | ({"warmup_epochs": PHASE} if "warmup_epochs" in fields else {})
         found[name] = {"distiller": name, "distiller_options": options, **RECIPES.get(name, {})}

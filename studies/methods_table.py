@@ -31,8 +31,11 @@ PAIRS = {"R56 → R20": "ResNet56,ResNet20", "R32x4 → R8x4": "ResNet32x4,ResNe
 BATCH, CLASSES, EXAMPLES = 64, 100, 50_000  # CIFAR-100's
 MEASURED = pathlib.Path(__file__).parent / "methods_on_digits.json"  # column -> method -> cell
 COST = "step / SoftLogits"
-STUDENTS = {  # of methods that cannot train a ResNet-20
+TRANSFORMERS = {"student": "ViT_Ti", "teacher": "ViT_S"}
+NETWORKS = {  # of methods that cannot train a ResNet-20 by a ResNet-56
     "DeiT": {"student": "ViT_Ti", "distilled": True},
+    "ViTKD": TRANSFORMERS,
+    "MiniLM": TRANSFORMERS,
     "SimKD": {"student": "Projected", "backbone": "ResNet20", "width": 64},
 }
 # Methods that `family` assigns by name. The family of the other methods follows from what they read.
@@ -42,7 +45,9 @@ FAMILIES = {
     "Relations between examples": ("PKT", "RKD", "SP", "CC", "IRG", "CRD", "DCD", "RRD"),
     "Explanation maps": ("CATKD", "ExpKD"),
 }
-HEAD = """`python -m studies.methods_table` writes this page. `--distiller NAME` takes a method, `--distiller NAME+NAME`
+HEAD = """[Choosing a method](choosing.md) says which method to try first.
+
+`python -m studies.methods_table` writes this page. `--distiller NAME` takes a method, `--distiller NAME+NAME`
 a sum of methods. The method's file in `distiller/` has the equation, the paper and every deviation from the paper.
 `--config configs/cifar100.py:NAME` is the method's recipe on CIFAR-100, as the benchmarks (RepDistiller, mdistiller)
 train it.
@@ -50,12 +55,12 @@ train it.
 *Reads* lists the teacher's arrays on which the loss depends. If the student's arrays differ, they follow after
 `student`. `stage1-3` are the stages' outputs, `preact` is a stage before its last ReLU, and `classifier` is the
 network's own classifier. *Parameters* counts what is trained beside the student (connectors). *Memory* is what the
-method carries from step to step. Both are counted for ResNet-56 to ResNet-20 (DeiT: to ViT_Ti with two heads; SimKD:
-to Projected, whose projector is a part of the student) at 32x32 with 100 classes and 50,000 images. A method that
-reads stages has an option `stages`. `--config.distiller_options.stages=1:1,2:3` pairs the student's stage 1 with the
-teacher's stage 1, and the student's stage 2 with the teacher's stage 3; `last` is a network's last stage. *R56 →
-R20* and *R32x4 → R8x4* are published top-1 on CIFAR-100 in percent, of the method alone with its benchmark's
-options."""
+method carries from step to step. Both are counted for ResNet-56 to ResNet-20 (DeiT: to ViT_Ti with two heads; ViTKD
+and MiniLM: ViT_S to ViT_Ti; SimKD: to Projected, whose projector is a part of the student) at 32x32 with 100 classes
+and 50,000 images. A method that reads stages has an option `stages`. `--config.distiller_options.stages=1:1,2:3`
+pairs the student's stage 1 with the teacher's stage 1, and the student's stage 2 with the teacher's stage 3; `last`
+is a network's last stage. *R56 → R20* and *R32x4 → R8x4* are published top-1 on CIFAR-100 in percent, of the method
+alone with its benchmark's options."""
 MIXED = """If images are mixed (`mixup`, `cutmix`), the label loss reads both labels, weighted by their shares. No
 method does so: {names} read only the label of the larger part. The other methods read no labels, unless an option says
 so."""
@@ -116,11 +121,11 @@ class Facts:
     labels: bool
 
 
-def answers(student: str = "ResNet20", **options) -> tuple[dict, dict]:
-    """Returns what a method may read of a student and of ResNet-56: name -> shape, also of each feature's gradient.
+def answers(student: str = "ResNet20", teacher: str = "ResNet56", **options) -> tuple[dict, dict]:
+    """Returns what a method may read of a student and of a teacher: name -> shape, also of each feature's gradient.
 
     Args:
-        student: the student's network.
+        student, teacher: the networks.
         **options: fields of the student's network.
     """
 
@@ -140,7 +145,7 @@ def answers(student: str = "ResNet20", **options) -> tuple[dict, dict]:
 
         return jax.eval_shape(run, image)
 
-    return of(student, **options), of("ResNet56")
+    return of(student, **options), of(teacher)
 
 
 def _outputs(seen: dict, views: int) -> models.Outputs:
@@ -208,7 +213,13 @@ def _listed(taps: tuple[str, ...]) -> str:
         if numbers:
             end = f"-{numbers[-1]}" if len(numbers) > 1 else ""
             parts.append(f"stage{numbers[0]}{end}{suffix.replace('_', ' ')}")
-    return ", ".join([*parts, *(tap for tap in taps if not re.fullmatch(r"stage\d+(_preact)?", tap))])
+    others = [tap for tap in taps if not re.fullmatch(r"stage\d+(_preact)?", tap)]
+    return ", ".join([*parts, *sorted(others, key=_natural)])
+
+
+def _natural(name: str) -> list:
+    """A key for sorting in which `block2` comes before `block12`."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
 def _reads(method, found: Facts) -> str:
@@ -252,7 +263,7 @@ def page(measured: dict[str, dict[str, str]]) -> str:
     labelled = []
     for name, line, paper in distiller.registry.describe():
         method, top1 = distiller.create(name), published.top1(name)
-        found = facts(method, *(answers(**STUDENTS[name]) if name in STUDENTS else (student, teacher)))
+        found = facts(method, *(answers(**NETWORKS[name]) if name in NETWORKS else (student, teacher)))
         labelled += [name] * found.labels
         paper = re.sub(r"arXiv:(\d{4}\.\d{5}|\d{4}\.\d{4})", r"[arXiv:\1](https://arxiv.org/abs/\1)", paper)
         cells = [name, line.replace("|", r"\|"), paper, _reads(method, found)]

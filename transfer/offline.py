@@ -2,26 +2,27 @@
 
     one teacher:  loss = ce_weight * L + method(student, teacher)
     "losses":     loss = ce_weight * L + sum_i w_i method_i(student, teacher_i),   w_i = 1 / n unless given
-    "logits":     loss = ce_weight * L + method(student, logits sum_i w_i z_i / sum_i w_i)
+    otherwise:    loss = ce_weight * L + method(student, the mean of the teachers)
 
-L is the task's loss on labels, and z_i are the logits of teacher i.
+L is the task's loss on labels. transfer/ensembles.py has the means: of "logits" or "probabilities", with weights for
+each teacher, or for each teacher and image.
 
 Papers: Hinton, Vinyals, Dean. Distilling the Knowledge in a Neural Network. NIPS workshop 2014. arXiv:1503.02531.
 Several teachers: You, Xu, Xu, Tao. Learning from Multiple Teacher Networks. KDD 2017.
 
-You et al. average the teachers' softened probabilities. "losses" with SoftLogits and equal weights does the same: the
-mean of KL(t_i || s) is KL(mean_i t_i || s) plus a constant. "logits" is the geometric mean of the probabilities at any
-temperature, for methods that read logits only. The paper's relative dissimilarities of features are not implemented.
+You et al. average the teachers' softened probabilities, as "probabilities" does. "losses" with SoftLogits and equal
+weights does the same: the mean of KL(t_i || s) is KL(mean_i t_i || s) plus a constant. "logits" is the geometric mean
+of the probabilities at any temperature. The paper's relative dissimilarities of features are not implemented.
 """
 
 import dataclasses
 
 import jax
 
-from models import NoFeatures, Outputs, mean_logits
+from models import NoFeatures, Outputs
 from options import not_negative, one_of
 from registry import UserError
-from transfer import phi_s
+from transfer import ensembles, phi_s
 from transfer.base import BANK_KEYS, TEACHER_KEYS, Player, Strategy
 
 
@@ -38,16 +39,18 @@ class Offline(Strategy):
     Attributes:
         teacher: the teacher, or a tuple of several.
         teacher_variables: the teacher's `{"params", "batch_stats"}`, or a tuple with those of several.
-        combine: for several teachers: "losses" (the method once for each teacher, with learnable parts of its own) or
-            "logits" (the method once, for the average of their logits).
+        combine: for several teachers: "losses" (the method once for each teacher, with learnable parts of its own),
+            "logits" or "probabilities" (the method once, for the mean of the teachers).
         teacher_weights: for several teachers, one number each; without them all weights are equal and sum to 1.
+        weighting: for a mean of teachers: "equal", or by image: "confidence" (in its label) or "agreement".
         standardise: "phi_s": the teachers' features that the method reads have one scale first (transfer/phi_s.py).
     """
 
     teacher: Player | tuple[Player, ...]
     teacher_variables: dict | tuple[dict, ...]
-    combine: str = one_of("losses", "logits")
+    combine: str = one_of("losses", "logits", "probabilities")
     teacher_weights: tuple[float, ...] = not_negative(())
+    weighting: str = one_of("equal", "confidence", "agreement")
     standardise: str = one_of("none", "phi_s")
     reads = ("distiller", *TEACHER_KEYS, *BANK_KEYS)
 
@@ -59,10 +62,7 @@ class Offline(Strategy):
 
     def __post_init__(self):
         count, weights = len(self._teachers), self.teacher_weights
-        if self.combine == "logits" and not self._several:
-            raise UserError(
-                "'combine' 'logits' averages the logits of several teachers, but there is only one. Leave it out."
-            )
+        ensembles.check(self.combine, self.weighting, weights, self._several, self.method, self.task)
         if self._several and len(self.teacher_variables) != count:
             raise UserError(f"There are {count} teachers and variables of {len(self.teacher_variables)}.")
         if weights and not (self._several and len(weights) == count):
@@ -72,11 +72,6 @@ class Offline(Strategy):
             )
         if weights and sum(weights) == 0:
             raise UserError(f"'teacher_weights' must not all be 0; got {weights}.")
-        if self._averages and self.method.gradient_taps:
-            raise UserError(
-                f"{type(self.method).__name__} needs the teachers' gradients, but combine='logits' has only their "
-                "average logits. Use combine='losses'."
-            )
 
     def prepared(self, abstract, split=None):
         if self.standardise == "none":
@@ -86,10 +81,6 @@ class Offline(Strategy):
     @property
     def _several(self) -> bool:
         return isinstance(self.teacher, tuple)
-
-    @property
-    def _averages(self) -> bool:
-        return self._several and self.combine == "logits"
 
     @property
     def _teachers(self) -> dict[str, Player]:
@@ -150,4 +141,8 @@ class Offline(Strategy):
                 raise ValueError("The batch has the logits of one teacher, but the strategy has several.")
             return {"teacher": Outputs(logits=batch.teacher_logits, features=NoFeatures())}
         found = {name: self._taught(player, frozen[name], batch) for name, player in self._teachers.items()}
-        return {"teacher": mean_logits(found, self._weights)} if self._averages else found
+        if self.combine not in ensembles.COMBINED:
+            return found
+        outputs, weights = list(found.values()), list(self._weights.values())
+        how = self.method, self.combine, self.weighting
+        return {"teacher": ensembles.combined(outputs, weights, batch, self.task, *how)}

@@ -9,7 +9,7 @@ import pytest
 
 import distiller
 import models
-from configs import cifar100, default, digits, published, teacher_assistant
+from configs import cifar100, default, deit, digits, published, teacher_assistant
 from registry import UserError
 from studies import methods_table
 
@@ -168,6 +168,16 @@ def test_a_teacher_assistant_leaves_the_networks_to_the_command():
     c = teacher_assistant.get_config()
     assert not {"teacher_arch", "student_arch"} & set(c)
     assert (c.dataset, c.train_epoch, c.distiller) == ("CIFAR100", 240, "SoftLogits")
+
+
+def test_deit_teaches_the_classes_of_a_convolutional_teacher_to_a_vit_with_two_heads():
+    c = deit.get_config()
+    student = models.create(c.student_arch, 1000, **c.student_options.to_dict())
+    assert (student.extra_tokens, student.stochastic_depth) == (2, 0.1)
+    method = method_of(c)
+    assert (type(method).__name__, method.hard, method.weight, method.ce_weight) == ("DeiT", True, 0.5, 0.5)
+    assert c.learning_rate == pytest.approx(0.0005 * c.batch_size / 512, rel=0.03)  # the paper's rule
+    assert not hasattr(models.create(c.teacher_arch, 1000), "extra_tokens")
 
 
 def test_digits_has_options_of_its_own_for_methods_and_their_sums():

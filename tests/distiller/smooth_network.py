@@ -48,9 +48,48 @@ class Smooth(nn.Module):
         return self.classifier(embedding)
 
 
+class SmoothTokens(nn.Module):
+    """Three blocks on a class token and the tokens of 2x2 patches, with a transformer's taps `block1`, `qkv1`, ...
+
+    Each tap gets a parameter of its shape added, as in `Smooth`.
+    """
+
+    width: int
+    num_classes: int
+
+    def setup(self):
+        self.classifier = nn.Dense(self.num_classes)
+
+    @nn.compact
+    def __call__(self, images, train=False, deltas=None):
+        taps = Taps(deltas)
+
+        def tap(name, x):
+            return taps(name, x + self.param(f"{name}_offset", nn.initializers.normal(0.3), x.shape, x.dtype))
+
+        patches = taps.shift("input", images).reshape(len(images), 2, 4, 2, 4, -1).mean((2, 4))
+        patches = patches.reshape(len(images), 4, -1)
+        x = jnp.concatenate([patches.mean(1, keepdims=True), patches], axis=1)
+        for block in (1, 2, 3):
+            qkv = tap(f"qkv{block}", nn.Dense(3 * self.width, name=f"qkv{block}")(x))
+            x = tap(f"block{block}", nn.softplus(nn.Dense(self.width, name=f"block{block}")(qkv)))
+        logits = self.classify(tap("embedding", x[:, 0]))
+        logits = logits + self.param("logits_offset", nn.initializers.normal(1.0), logits.shape, logits.dtype)
+        return Outputs(logits=logits, features=taps.features)
+
+    def classify(self, embedding):
+        return self.classifier(embedding)
+
+
 def player(widths, classes, seed, image, heads=False, projects=0):
-    """(network, its variables in the image's type), drawn by NumPy, which has nothing to compile."""
-    network, random = Smooth(widths, classes, heads, projects), np.random.RandomState(seed)
+    """(network, its variables in the image's type), drawn by NumPy, which has nothing to compile.
+
+    Args:
+        widths: of `Smooth`, or one width of `SmoothTokens`.
+    """
+    tokens = isinstance(widths, int)
+    network = SmoothTokens(widths, classes) if tokens else Smooth(widths, classes, heads, projects)
+    random = np.random.RandomState(seed)
 
     def draw(path, x):
         kind = jax.tree_util.keystr(path[-1:], simple=True)

@@ -24,6 +24,8 @@ NO_CLASS_MAPS = r"Class activation maps need a tap `final`.*Take GradCAM"
 NO_FINAL = r"The (student|teacher)'s embedding is not the mean of a map .*Use a network that pools one"
 TWO_HEADS = r"DeiT teaches a student with two heads .*Take a ViT with --config.student_options.distilled=True"
 NO_PROJECTOR = r"SimKD teaches a student with a projector .*Take --student_arch Projected"
+NO_BLOCKS = r"(ViTKD|MiniLM) reads the blocks of a transformer \(taps (block|qkv)1, .*\nUse two ViTs, or"
+CONVOLUTIONAL = ("VGG8", "MobileNetV2", "ShuffleNetV2", "ResNet8x4")
 REFUSED = {
     **{("SDD", network): NO_FINAL for network in NO_POOLED_MAP},
     **{(name, network): NO_CLASS_MAPS for name in ("ExpKD", "CATKD") for network in NO_POOLED_MAP},
@@ -32,6 +34,7 @@ REFUSED = {
     **{("DeiT", network): TWO_HEADS for network in ("VGG8", "MobileNetV2", "ShuffleNetV2")},
     ("AB", "ViT_Ti"): NO_ACTIVATION,  # no ReLU after the residual stream, so no activation boundary
     ("OFD", "ViT_Ti"): NO_ACTIVATION,  # and nothing that a ReLU removes
+    **{(name, network): NO_BLOCKS for name in ("ViTKD", "MiniLM") for network in CONVOLUTIONAL},
 }
 IMAGE = (4, 32, 32, 3)
 

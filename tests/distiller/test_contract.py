@@ -1,8 +1,9 @@
 """What every method promises. A new method is picked up by its name and needs one line in WHERE_EQUAL.
 
-One compiled program a method answers all questions. The program takes several cases side by side, as a training of
-several seeds does (`jax.vmap`): networks as they are, features of zeros, withheld labels, a batch in another order, a
-larger weight. For every case the program returns the method's fresh variables, loss, terms, memory and gradients.
+One compiled program a method answers almost all questions. The program takes several cases side by side, as a training
+of several seeds does (`jax.vmap`): networks as they are, features of zeros, a sure teacher, equal images, withheld
+labels, a batch in another order, a larger weight. For every case the program returns the method's fresh variables,
+loss, terms, memory and gradients. A second program, with smaller networks, has a batch of one.
 """
 
 import functools
@@ -29,7 +30,8 @@ WHERE_EQUAL |= dict.fromkeys(("FitNet", "FT", "VID", "OFD"))
 WHERE_EQUAL |= dict.fromkeys(("IKL", "GKL", "SKD", "NormKD"), 0.0)
 WHERE_EQUAL |= dict.fromkeys(("TTM", "WTTM", "RLD", "WSLD", "CRLD", "DeiT"))  # targets other than the teacher's answer
 WHERE_EQUAL |= dict.fromkeys(("CWD", "PKD"), 0.0)
-WHERE_EQUAL |= dict.fromkeys(("ND", "SRRL", "MGD", "ICKD", "NORM", "SemCKD"))
+WHERE_EQUAL |= dict.fromkeys(("ND", "SRRL", "MGD", "ICKD", "NORM", "SemCKD", "ViTKD"))
+WHERE_EQUAL["MiniLM"] = 0.0
 WHERE_EQUAL |= dict.fromkeys(("SimKD", "DISTPlus", "DCD", "RRD"))
 WHERE_EQUAL["ABKD"] = None  # rounding over alpha * beta; tests/distiller/test_abkd.py has the bound
 WHERE_EQUAL["DIST"] = None  # 1e-8 in the correlation's denominator; tests/distiller/test_dist.py has the bound
@@ -37,7 +39,9 @@ WHERE_EQUAL["WKDLogit"] = None  # a cross-entropy and an entropic transport cost
 NEEDS_THREE_CLASSES = ("DKD", "NKD", "WKDLogit", "SDD", "NormKD")  # all others work with two, and are asked with two
 TWO_HEADS = ("DeiT",)  # methods that ask for a student with two heads
 PROJECTED = ("SimKD",)  # methods that ask for a student with a projector
+TOKENS = ("ViTKD", "MiniLM")  # methods that ask for two transformers
 NAMES = [*distiller.names(), "SoftLogits+AT"]
+SURE = "sure teacher"
 LATE = 1000.0  # an epoch after all warm-ups and first phases
 
 
@@ -48,8 +52,11 @@ def weighted(method, factor):
     return method.clone(weight=factor * method.weight)
 
 
-def run(method, student, teacher, batch, factor):
+def run(method, student, teacher, batch, factor, params=None):
     """Everything that the method says of one case.
+
+    Args:
+        params: the method's parameters; None: as `init` makes them, which costs the compiler much.
 
     Returns:
         A dict: `variables` as `init` makes them, `loss`, `terms`, `memory` after the call, `by_student` (gradients by
@@ -57,7 +64,8 @@ def run(method, student, teacher, batch, factor):
         `by_method` (gradients by the method's parameters).
     """
     variables = dict(method.init(keys(), student, teacher, batch))
-    params = variables.pop("params", {})
+    own = variables.pop("params", {})
+    params = own if params is None else params
     leaves, tree = jax.tree.flatten(student)
     floats = [i for i, x in enumerate(leaves) if jnp.issubdtype(x.dtype, jnp.floating)]
 
@@ -82,18 +90,35 @@ def run(method, student, teacher, batch, factor):
     }
 
 
+def low(outputs):
+    """The outputs with features in bfloat16, in every view."""
+    features = {tap: x.astype(jnp.bfloat16) for tap, x in outputs.features.items()}
+    return outputs.replace(features=features, views=tuple(map(low, outputs.views)))
+
+
 def blank(outputs):
     features = {tap: jnp.zeros_like(x) for tap, x in outputs.features.items()}
     return outputs.replace(logits=jnp.zeros_like(outputs.logits), features=features)
 
 
+def sure(outputs, batch):
+    """The outputs with logits of 1e5 for one class, the label's or another, in every view."""
+    classes = outputs.logits.shape[1]
+    predicted = (jnp.maximum(batch.label, 0) + batch.index // 2) % classes
+    logits = 1e5 * jax.nn.one_hot(predicted, classes, dtype=outputs.logits.dtype)
+    return outputs.replace(logits=logits, views=tuple(view.replace(logits=logits) for view in outputs.views))
+
+
 @functools.cache
-def networks(taps, views, classes, equal_widths, heads=False, projects=0):
-    """Functions (student, teacher) of a batch and the order of its examples, and a batch."""
+def networks(taps, views, classes, equal_widths, heads=False, tokens=False, projects=False, size=6):
+    """Functions (student, teacher) of a batch and the order of its examples, and a batch of `size` examples."""
     asking = types.SimpleNamespace(gradient_taps=taps, views=views)
-    batch = make_batch(asking, classes=classes)
+    batch = make_batch(asking, classes=classes, size=size)
     widths = ((4, 5, 6, 7) if equal_widths else (3, 4, 5, 6)), (4, 5, 6, 7)
-    pairs = [player(own, classes, seed, batch.image, heads, projects) for seed, own in enumerate(widths, start=1)]
+    widths = tuple(own[:3] for own in widths) if size == 1 else widths  # two stages
+    widths = ((48 if equal_widths else 24), 48) if tokens else widths
+    width = widths[1][-1] if projects else 0
+    pairs = [player(own, classes, seed, batch.image, heads, width) for seed, own in enumerate(widths, start=1)]
     # one function for both where the widths are equal, so that student and teacher have one structure
     both = [jax.jit(functools.partial(answer, network, method=asking)) for network, _ in pairs]
     both = [both[0], both[0]] if equal_widths else both
@@ -107,19 +132,28 @@ def networks(taps, views, classes, equal_widths, heads=False, projects=0):
     return [functools.partial(ask, f, variables) for f, (_, variables) in zip(both, pairs, strict=True)], batch
 
 
-def cases(name, method):
-    """Case -> (student, teacher, batch, factor of the weight)."""
+def asked_networks(name, method, size=6):
+    """The functions and the batch of `networks` for a method, with the fewest classes that the method takes."""
     classes = 3 if name in NEEDS_THREE_CLASSES else 2
     equal_widths = WHERE_EQUAL.get(name) is not None
-    asked_for = {"heads": name in TWO_HEADS, "projects": 7 * (name in PROJECTED)}
-    (student, teacher), batch = networks(method.gradient_taps, method.views, classes, equal_widths, **asked_for)
+    asking = method.gradient_taps, method.views, classes, equal_widths
+    kinds = {"heads": name in TWO_HEADS, "tokens": name in TOKENS, "projects": name in PROJECTED}
+    (student, teacher), batch = networks(*asking, **kinds, size=size)
     # epochs are counted from the first in which the student learns
     start = 0 if "student" in method.first_phase_learns else method.first_phase_epochs
-    batch = batch.replace(epoch=batch.epoch + start)
+    return student, teacher, batch.replace(epoch=batch.epoch + start)
+
+
+def cases(name, method):
+    """Case -> (student, teacher, batch, factor of the weight)."""
+    student, teacher, batch = asked_networks(name, method)
+    equal_widths = WHERE_EQUAL.get(name) is not None
     kept, order = np.arange(len(batch.label)), np.random.RandomState(0).permutation(len(batch.label))
     shuffled = jax.tree.map(lambda x: x[order] if x.ndim else x, batch)
     s, t, one = student(batch, kept), teacher(batch, kept), jnp.float32(1)
     some = jnp.where(batch.index % 2 == 0, batch.label, -1)
+    first = [jnp.broadcast_to(x[:1], x.shape) for x in (batch.image, *batch.views)]
+    alike = batch.replace(image=first[0], views=tuple(first[1:]))
     found = {
         "plain": (s, t, batch, one),
         "heavier": (s, t, batch, jnp.float32(2.5)),
@@ -127,6 +161,8 @@ def cases(name, method):
         "zero student": (blank(s), t, batch, one),
         "zero teacher": (s, blank(t), batch, one),
         "zeros": (blank(s), blank(t), batch, one),
+        SURE: (s, sure(t, batch), batch, one),
+        "equal images": (student(alike, 0 * kept), teacher(alike, 0 * kept), alike, one),
         "no labels": (s, t, batch.replace(label=jnp.full_like(batch.label, -1)), one),
         "some labels": (s, t, batch.replace(label=some), one),
         "late": (s, t, batch.replace(epoch=jnp.float32(LATE)), one),
@@ -186,7 +222,8 @@ def test_a_case_does_not_depend_on_those_beside_it(name):
     """`jax.vmap` maps the method, and no case reaches another one."""
     found = answers(name)
     losses, backwards = found.first["loss"], found.backwards["loss"][::-1]
-    np.testing.assert_allclose(backwards, losses, rtol=1e-5, atol=1e-6 * np.abs(losses).max())
+    largest = max(abs(answer["loss"]) for case, answer in found.answers.items() if case != SURE)
+    np.testing.assert_allclose(backwards, losses, rtol=1e-5, atol=1e-6 * largest)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -226,10 +263,23 @@ def test_every_parameter_of_the_method_gets_a_gradient(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_loss_and_gradients_are_finite(name):
-    """At zero features, with labels withheld, late in the training, with the fewest classes."""
+    """At zero features, a sure teacher, equal images, with labels withheld, late, with the fewest classes."""
     for case, found in answers(name).answers.items():
         assert finite((found["loss"], found["terms"])), case
         assert finite((found["by_student"], found["by_method"], found["memory"])), case
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_a_batch_of_one_in_bfloat16_has_finite_loss_and_gradients(name):
+    method = distiller.create(name)
+    student, teacher, batch = asked_networks(name, method, size=1)
+    s, t = (low(network(batch, np.arange(1))) for network in (student, teacher))
+    random, shapes = np.random.RandomState(0), jax.eval_shape(method.init, keys(), s, t, batch)
+    params = jax.tree.map(lambda x: random.uniform(-0.5, 0.5, x.shape).astype(x.dtype), shapes.get("params", {}))
+    program = jax.jit(lambda own, its: run(method, own, its, batch, jnp.float32(1), params))
+    for case, pair in {"plain": (s, t), "zeros": (blank(s), blank(t)), SURE: (s, sure(t, batch))}.items():
+        assert finite(program(*pair)), case
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -317,16 +367,16 @@ def test_nothing_is_computed_in_bfloat16_where_the_networks_compute_in_it(name):
     found = answers(name)
     student, teacher, batch, _ = found.cases["plain"]
 
-    def low(outputs):
-        features = {tap: x.astype(jnp.bfloat16) for tap, x in outputs.features.items()}
-        views = tuple(low(view) for view in outputs.views)
-        return outputs.replace(logits=outputs.logits.astype(jnp.bfloat16), features=features, views=views)
+    def lower(outputs):
+        outputs = low(outputs)
+        views = tuple(lower(view) for view in outputs.views)
+        return outputs.replace(logits=outputs.logits.astype(jnp.bfloat16), views=views)
 
     def loss(student, teacher):
         variables = found.method.init(keys(), student, teacher, batch)
         return asked(found.method, variables, student, teacher, batch)[0]
 
-    traced = jax.make_jaxpr(loss)(low(student), low(teacher))
+    traced = jax.make_jaxpr(loss)(lower(student), lower(teacher))
     assert {(x.shape, x.dtype) for x in traced.out_avals} == {((), np.dtype("float32"))}
     assert not set(rounds_in_bfloat16(traced.jaxpr))
 

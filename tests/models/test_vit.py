@@ -129,11 +129,16 @@ def test_taps_are_tokens_and_attention_from_the_input_to_the_classifier():
 
     outputs = jax.eval_shape(run, variables, images)
     tokens, attention = (2, 1 + TOKENS, WIDTH), (2, HEADS, 1 + TOKENS, 1 + TOKENS)
+    qkv = (2, 1 + TOKENS, 3 * WIDTH)
     assert list(shapes.items()) == [
         ("stem", tokens),
+        ("qkv1", qkv),
         ("attention1", attention),
+        ("block1", tokens),
         ("stage1", tokens),
+        ("qkv2", qkv),
         ("attention2", attention),
+        ("block2", tokens),
         ("stage2", tokens),
         ("embedding", (2, WIDTH)),
     ]

@@ -12,6 +12,7 @@ from simulation import compiled
 import distiller
 import transfer
 from registry import UserError
+from transfer import ensembles
 
 KEY = jax.random.key(3)
 FACTORS = {"one": 0.25, "other": 0.75}
@@ -81,6 +82,19 @@ def test_logits_are_averaged(teachers, player, batch):
     np.testing.assert_allclose(found["Logits"], expected, rtol=1e-4)
 
 
+def test_probabilities_are_averaged_with_the_labels_confidence(teachers, player, batch):
+    strategy = offline(player, *teachers, "SoftLogits", combine="probabilities", weighting="confidence")
+    found = terms(strategy, batch)[1]
+    answers = [compiled(p, train=False)(v, batch.image)[0] for p, v in zip(*teachers, strict=True)]
+    how = strategy.task, strategy.method, "probabilities", "confidence"
+    mean = ensembles.combined(answers, [0.5, 0.5], batch, *how)
+    student = player("student")
+    first = jax.jit(lambda k: student.init(jax.random.fold_in(k, 0), batch.image))(KEY)
+    expected = strategy.method.apply({}, compiled(student)(first, batch.image)[0], mean, batch)[0]
+    np.testing.assert_allclose(found["SoftLogits"], expected, rtol=1e-4)
+    assert set(found) == {"cross_entropy", "SoftLogits"}
+
+
 def test_equal_losses_have_the_gradient_of_the_mean_probabilities(teachers, player, batch):
     """Under SoftLogits this is the averaging of You et al."""
     strategy = offline(player, *teachers, "SoftLogits")
@@ -100,7 +114,7 @@ def test_equal_losses_have_the_gradient_of_the_mean_probabilities(teachers, play
 
 
 def test_what_makes_no_sense_is_refused(teachers, player, batch):
-    with pytest.raises(UserError, match=r"'losses' or 'logits' \(default 'losses'\); got 'mean'"):
+    with pytest.raises(UserError, match=r"'losses', 'logits' or 'probabilities' \(default 'losses'\); got 'mean'"):
         offline(player, *teachers, "Logits", combine="mean")
     for weights, problem in (
         ((1.0,), r"be as many numbers as there are teachers \(2\); got"),
