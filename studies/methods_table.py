@@ -59,8 +59,8 @@ method carries from step to step. Both are counted for ResNet-56 to ResNet-20 (D
 and MiniLM: ViT_S to ViT_Ti; SimKD: to Projected, whose projector is a part of the student) at 32x32 with 100 classes
 and 50,000 images. A method that reads stages has an option `stages`. `--config.distiller_options.stages=1:1,2:3`
 pairs the student's stage 1 with the teacher's stage 1, and the student's stage 2 with the teacher's stage 3; `last`
-is a network's last stage. *R56 → R20* and *R32x4 → R8x4* are published top-1 on CIFAR-100 in percent, of the method
-alone with its benchmark's options."""
+is a network's last stage. ViTKD and MiniLM have an option `blocks` of the same form. *R56 → R20* and *R32x4 → R8x4*
+are published top-1 on CIFAR-100 in percent, of the method alone with its benchmark's options."""
 MIXED = """If images are mixed (`mixup`, `cutmix`), the label loss reads both labels, weighted by their shares. No
 method does so: {names} read only the label of the larger part. The other methods read no labels, unless an option says
 so."""
