@@ -266,7 +266,7 @@ def _describe(shared: Shared, replica: Replica, say, step: int) -> None:
     params, count = replica.state.params, parameter_overview.count_parameters
     overview = parameter_overview.get_parameter_overview(params, include_stats=False)
     (shared.folder / "parameters.txt").write_text(overview + "\n")
-    counts = [f"{name} {count(own):,}" for name, own in params.items() if jax.tree.leaves(own)]
+    counts = [f"{name} {int(count(own)):,}" for name, own in params.items() if jax.tree.leaves(own)]
     counts += [f"{name} {count(own['params']):,} frozen" for name, own in replica.state.frozen.items()]
     devices = f"{shared.devices.count} x {shared.devices.devices[0].device_kind}"
     say(f"Parameters: {', '.join(counts)}. Devices: {devices}. Run: {shared.folder}")
