@@ -121,5 +121,5 @@ def test_impossible_forms_are_refused(form, message):
 def test_options_of_pictures_are_refused_where_images_keep_their_size():
     with pytest.raises(UserError, match="--resize 40: images of Digits keep their size"):
         data.load("Digits", resize=40)
-    with pytest.raises(UserError, match="--channels 1 is for --dataset ImageFolder; ImageNet"):
+    with pytest.raises(UserError, match="--channels 1 is for --dataset ImageFolder or Images; ImageNet"):
         data.load("ImageNet", channels=1)
