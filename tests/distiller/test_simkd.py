@@ -1,4 +1,4 @@
-"""SimKD: the loss and its refusals. Runs are in tests/training/test_simkd.py."""
+"""SimKD: the loss and its refusals. Runs are in tests/training/test_simkd_runs.py."""
 
 import jax.numpy as jnp
 import numpy as np
