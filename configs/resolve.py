@@ -16,7 +16,8 @@ import tasks
 import transfer
 from configs import digits, unlabelled
 from configs.command import names_in
-from configs.default import KEYS, Facts, Keys, get_config
+from configs.conditions import Facts
+from configs.default import KEYS, Keys, get_config
 from data import imagenet
 from models.parts import CLASSIFIER
 from pretrained import foreign
