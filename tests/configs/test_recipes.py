@@ -14,7 +14,11 @@ from registry import UserError
 from studies import methods_table
 
 FILES = sorted(path.stem for path in pathlib.Path(cifar100.__file__).parent.glob("*.py"))
-OTHERS = [name for name in FILES if name not in ("__init__", "command", "environment", "published", "unlabelled")]
+OTHERS = [
+    name
+    for name in FILES
+    if name not in ("__init__", "command", "conditions", "environment", "published", "unlabelled")
+]
 
 
 def method_of(recipe):
