@@ -5,6 +5,7 @@ import os
 import pathlib
 import re
 import tarfile
+import types
 
 import jax
 import jax.numpy as jnp
@@ -119,8 +120,14 @@ def test_flags_win_and_timms_names_without_a_card_are_pytorchs_network(tmp_path)
 
 def test_the_resizing_travels_to_every_dataset(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(data, "load", lambda name, **options: asked.append((name, options)))
-    info = {"dataset": "ImageNet", "image_shape": [240, 240, 3], "resize": 272, "interpolation": "bicubic"}
+
+    def load(name, **options):
+        asked.append((name, options))
+        return types.SimpleNamespace(named=lambda names: None)
+
+    monkeypatch.setattr(data, "load", load)
+    info = {"class_names": []}
+    info |= {"dataset": "ImageNet", "image_shape": [240, 240, 3], "resize": 272, "interpolation": "bicubic"}
     own = {"image_size": 240, "resize": 272, "interpolation": "bicubic"}
     dataset_of(info, {})
     dataset_of(info, {"dataset": "ImageFolder", "data_dir": "d", "resize": 256})

@@ -11,6 +11,8 @@ from configs.resolve import resolve
 from registry import UserError
 from training.train import train
 
+pytestmark = pytest.mark.slow
+
 RUN = {"student_arch": "ResNet8", "transfer": "Labels", "train_epoch": 1, "batch_size": 400, "checkpoint_seconds": 1e9}
 
 

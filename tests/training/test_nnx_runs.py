@@ -11,6 +11,8 @@ import pretrained
 from studies import evaluation
 from training.train import train
 
+pytestmark = pytest.mark.slow
+
 ARCH = "my_nnx:MyNNX"
 
 

@@ -11,6 +11,8 @@ from registry import UserError
 from studies import evaluation
 from training.train import train
 
+pytestmark = pytest.mark.slow
+
 RUN = {
     "distiller": "SimKD",
     "teacher_param": "tests/teacher",

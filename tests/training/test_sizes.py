@@ -15,6 +15,8 @@ from studies import evaluation, explaining
 from training.builder import Builder
 from training.train import train
 
+pytestmark = pytest.mark.slow
+
 RUN = {"student_arch": "CNN", "train_epoch": 1, "batch_size": 100, "crop_pad": 1, "checkpoint_seconds": 1e9}
 
 

@@ -7,6 +7,8 @@ import pytest
 from registry import UserError
 from training.train import train
 
+pytestmark = pytest.mark.slow
+
 RECIPE = {
     "teacher_param": "tests/teacher,tests/teacher",
     "student_arch": "CNN",

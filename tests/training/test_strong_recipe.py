@@ -12,6 +12,8 @@ from registry import UserError
 from training.builder import Builder
 from training.train import train
 
+pytestmark = pytest.mark.slow
+
 RECIPE = {
     "student_arch": "dropping_network:Dropping",
     "distiller": "SoftLogits",

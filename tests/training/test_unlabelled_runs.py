@@ -14,6 +14,8 @@ from registry import NonFiniteError
 from studies import evaluation
 from training.train import train
 
+pytestmark = pytest.mark.slow
+
 TEACHER = "tests/teacher"
 
 

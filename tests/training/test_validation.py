@@ -14,6 +14,8 @@ from studies import compare, evaluation
 from training.replica import Replica
 from training.train import train
 
+pytestmark = pytest.mark.slow
+
 RUN = {"teacher_param": "tests/teacher", "student_arch": "CNN", "train_epoch": 3, "batch_size": 100, "crop_pad": 1}
 RUN |= {"checkpoint_seconds": 1e9, "val_split": 0.1, "keep_epochs": 2, "learning_rate": 0.2}
 EPOCH = 10  # steps: 1,080 training images
@@ -111,4 +113,4 @@ def test_the_split_does_not_depend_on_the_seed_and_each_seed_has_its_own_best(fi
     assert "  | val top1 " in out
     assert "best " in out.splitlines()[-1]
     assert "chosen on validation images" in out.splitlines()[-1]
-    assert "Teacher bank: 1 views of 1,080 images" in out
+    assert "Teacher bank: 1 view of 1,080 images" in out
