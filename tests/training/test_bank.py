@@ -34,6 +34,8 @@ from training.replica import Replica
 from training.train import train
 from training.update import Update
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"teacher_param": "tests/teacher", "student_arch": "CNN", "train_epoch": 2, "batch_size": 100, "crop_pad": 1}
 SMALL |= {"log_every": 1, "eval_every": 2, "checkpoint_seconds": 1e9}
 VIEWS, CLASSES = 3, 5
@@ -337,7 +339,6 @@ def banked(tmp_path_factory):
     return folder, recipe
 
 
-@pytest.mark.slow
 def test_a_run_with_a_bank_is_the_run_that_asks_the_teacher_about_these_views(banked, tmp_path, monkeypatch):
     plan = data.epoch_plan
 
@@ -358,7 +359,6 @@ def test_a_run_with_a_bank_is_the_run_that_asks_the_teacher_about_these_views(ba
     assert fresh["last"]["top1"] > 30
 
 
-@pytest.mark.slow
 def test_an_interrupted_run_with_a_bank_ends_with_the_same_bits(banked, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     load_epoch = Replica.load_epoch
@@ -381,7 +381,6 @@ def test_an_interrupted_run_with_a_bank_ends_with_the_same_bits(banked, tmp_path
     assert all(np.array_equal(ours[name], value) for name, value in theirs.items())
 
 
-@pytest.mark.slow
 def test_another_number_of_views_is_another_run(banked):
     with pytest.raises(UserError, match="teacher_views: 3 there, 2 now"):
         train({**banked[1], "teacher_views": 2, "train_path": str(banked[0])}, quiet=True)

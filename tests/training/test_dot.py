@@ -13,6 +13,8 @@ from training import optimizer
 from training.builder import Builder
 from training.train import train
 
+pytestmark = pytest.mark.slow
+
 PARAMS = {
     "student": {"kernel": np.array([[1.0, -2.0], [3.0, 0.5]]), "bias": np.array([0.7, -0.1])},
     "method": np.ones(3),
@@ -152,7 +154,6 @@ def test_what_a_loss_depends_on_is_found_without_computing_it():
 RECIPE = {"teacher_param": "tests/teacher", "student_arch": "CNN", "train_epoch": 1, "batch_size": 400, "eval_every": 1}
 
 
-@pytest.mark.slow
 def test_a_run_with_dot_moves_otherwise_than_one_with_sgd_and_equals_it_without_delta(tmp_path, monkeypatch):
     """FitNet has a connector, which the label loss does not reach, and leaves the classifier to the labels."""
     seen = []

@@ -15,6 +15,8 @@ from training.builder import Builder
 from training.replica import Replica
 from training.train import train
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"student_arch": "CNN", "train_epoch": 2, "batch_size": 50, "crop_pad": 1, "distiller": "SoftLogits"}
 SMALL |= {"log_every": 8, "eval_every": 2, "checkpoint_seconds": 1e9, "teacher_bank_dtype": "float32"}
 FUNCTION = """

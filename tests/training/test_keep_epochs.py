@@ -11,6 +11,8 @@ from registry import UserError
 from studies import explaining
 from training.train import train
 
+pytestmark = pytest.mark.slow
+
 RUN = {"student_arch": "CNN", "train_epoch": 3, "batch_size": 400, "teacher_param": "tests/teacher"}
 RUN |= {"checkpoint_seconds": 1e9, "keep_epochs": 2}
 

@@ -11,6 +11,8 @@ from training import replica
 from training.answers import Answers
 from training.train import train
 
+pytestmark = pytest.mark.slow
+
 SHORT = {"student_arch": "CNN", "teacher_param": "tests/teacher", "distiller": "SoftLogits", "batch_size": 400}
 SHORT |= {"train_epoch": 2, "log_every": 1, "checkpoint_seconds": 1e9}
 STEPS = 3  # in an epoch

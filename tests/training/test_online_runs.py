@@ -12,6 +12,8 @@ from registry import UserError
 from studies import evaluation
 from training.train import train
 
+pytestmark = pytest.mark.slow
+
 TEACHER = "tests/teacher"
 SMALL = {"train_epoch": 2, "batch_size": 200, "log_every": 3, "crop_pad": 1, "checkpoint_seconds": 1e9}
 ONLINE = {
@@ -43,7 +45,6 @@ def check_interrupted(recipe, whole, folder, stopped_at, names):
         assert all(np.array_equal(ours[key], value) for key, value in theirs.items()), name
 
 
-@pytest.mark.slow
 def test_online_keeps_both_networks_and_goes_on_with_the_same_bits(tmp_path, stopped_at):
     whole = tmp_path / "whole"
     summary = train({**ONLINE, "train_path": str(whole)}, quiet=True)
@@ -59,7 +60,6 @@ def test_online_keeps_both_networks_and_goes_on_with_the_same_bits(tmp_path, sto
     check_interrupted(ONLINE, whole, tmp_path / "run", stopped_at, ("last", "best", "teacher"))
 
 
-@pytest.mark.slow
 def test_pcl_keeps_branches_and_its_mean_and_goes_on_with_the_same_bits(tmp_path, stopped_at):
     recipe = {**SMALL, "transfer": "PCL", "student_arch": "CNN", "transfer_options": {"branches": 2}}
     whole = tmp_path / "whole"
@@ -75,7 +75,6 @@ def test_pcl_keeps_branches_and_its_mean_and_goes_on_with_the_same_bits(tmp_path
         train(bad, quiet=True)
 
 
-@pytest.mark.slow
 def test_mutual_with_two_architectures_takes_the_papers_loss_by_itself(tmp_path):
     recipe = {**SMALL, "train_epoch": 1, "transfer": "Mutual", "student_arch": "CNN", "teacher_arch": "CNN,ResNet8"}
     train({**recipe, "train_path": str(tmp_path / "run")}, quiet=True)
@@ -90,7 +89,6 @@ def test_mutual_with_two_architectures_takes_the_papers_loss_by_itself(tmp_path)
     assert {"peer1/top1", "peer2/top1", "ensemble/top1"} <= set(rows(tmp_path / "run", "test")[-1])
 
 
-@pytest.mark.slow
 def test_an_online_teacher_can_start_from_weights(tmp_path):
     recipe = {**SMALL, "train_epoch": 1, "transfer": "Online", "student_arch": "CNN", "teacher_param": TEACHER}
     options = {"teacher_learning_rate": 0.0}

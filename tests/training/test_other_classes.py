@@ -12,6 +12,8 @@ from registry import UserError
 from training.builder import Builder
 from training.train import train
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 KEPT = (7, 2, 4)
 RUN = {"student_arch": "CNN", "train_epoch": 1, "batch_size": 100, "checkpoint_seconds": 1e9}

@@ -17,6 +17,8 @@ from training.update import Update
 from transfer import Strategy
 from transfer.labels import Labels
 
+pytestmark = pytest.mark.slow
+
 RECIPE = {
     "teacher_param": "tests/teacher",
     "student_arch": "CNN",
@@ -107,7 +109,6 @@ def test_a_run_traces_its_step_and_its_first_state_once(options, tmp_path, monke
     assert calls == {"step": 1, "init": 1}
 
 
-@pytest.mark.slow
 def test_stacked_replicas_and_many_updates_a_call_end_as_the_run_alone(tmp_path):
     """Another order of sums: within 1e-5 after 20 updates, at a learning rate at which rounding does not grow."""
     recipe = {**RECIPE, "batch_size": 60, "log_every": 10, "learning_rate": 1e-3}
@@ -154,7 +155,6 @@ def test_skipped_updates_are_counted_and_leave_everything_finite_and_resumable(t
     assert all(np.isfinite(row["loss"]) for row in rows(tmp_path / "run"))
 
 
-@pytest.mark.slow
 def test_a_composed_run_logs_each_terms_share_of_the_gradient(tmp_path, capsys):
     options = {"AT": {"weight": 1e-6}}
     recipe = {**RECIPE, "distiller": "SoftLogits+AT", "distiller_options": options, "train_epoch": 10, "log_every": 20}
