@@ -233,10 +233,8 @@ def _check_together(config: dict) -> None:
 
 def _add_start(config: dict, recipe: Mapping) -> None:
     """Fills in the student's architecture where the recipe names weights to start from and no architecture."""
-    for number, param in enumerate(names_in(config["init_param"])):
-        info = pretrained.load(param).info
-        if number:
-            continue
+    for param in names_in(config["init_param"])[:1]:  # the student's
+        info = pretrained.describe(param)
         if ":" in info["arch"] and "student_arch" not in recipe:  # weights shall not choose what is imported
             raise UserError(
                 f"The weights in {param} are of '{info['arch']}', code outside this library.\n"

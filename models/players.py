@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import flax.linen as nn
 import jax
@@ -67,9 +67,8 @@ class Player:
         image = (image - mean) / std
         if not (train and self.still):
             return forward(self.model, variables, image, train=train, **options)
-        stopped = _with(variables, lambda path, x: jax.lax.stop_gradient(x) if path in self.still else x)
         with nn.intercept_methods(_holding(self.still)):
-            return forward(self.model, stopped, image, train=True, **options)
+            return forward(self.model, stopped(variables, self.still), image, train=True, **options)
 
     def factor(self, path: tuple[str, ...]) -> float:
         """The factor on the optimizer's updates of the parameter at `path`; 0: the parameter stays."""
@@ -118,6 +117,11 @@ def scaled_updates(players: Mapping[str, Player], updates: dict) -> dict:
         return traverse_util.unflatten_dict({p: x if factors[p] == 1 else factors[p] * x for p, x in flat.items()})
 
     return {name: scaled(name) if name in players else own for name, own in updates.items()}
+
+
+def stopped(variables: dict, paths: Collection[tuple[str, ...]]) -> dict:
+    """The variables with those at `paths` behind `stop_gradient`."""
+    return _with(variables, lambda path, x: jax.lax.stop_gradient(x) if path in paths else x)
 
 
 def _with(variables: dict, change: Callable) -> dict:

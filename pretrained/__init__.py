@@ -22,7 +22,7 @@ import files
 from pretrained.torch_format import differences, from_torch, to_torch
 from registry import DamagedFileError, UserError
 
-__all__ = ["Pretrained", "check", "check_info", "find", "from_torch", "load", "save", "to_torch"]
+__all__ = ["Pretrained", "check", "check_info", "describe", "find", "from_torch", "load", "save", "to_torch"]
 
 WEIGHTS, DESCRIPTION = "weights.safetensors", "model.json"
 REQUIRED = {"arch": str, "num_classes": int, "class_names": list, "dataset": str, "image_shape": list}
@@ -95,6 +95,23 @@ def find(path: str | os.PathLike, command: str = "") -> pathlib.Path:
     )
 
 
+def describe(path: str | os.PathLike, command: str = "") -> dict:
+    """Reads the description of a folder of weights (`Pretrained.info`) and not the weights; see `load`."""
+    return _described(path, command)[1]
+
+
+def _described(path: str | os.PathLike, command: str) -> tuple[pathlib.Path, dict]:
+    folder = find(path, command)
+    try:
+        info = json.loads((folder / DESCRIPTION).read_text(), parse_constant=_no_constant)
+        check_info(info)
+    except (ValueError, AttributeError) as error:
+        raise DamagedFileError(f"{folder / DESCRIPTION} is damaged: {error}. Restore it.") from None
+    except OSError as error:
+        raise UserError(f"Cannot read {folder / DESCRIPTION}: {error.strerror}.") from None
+    return folder, info
+
+
 def load(path: str | os.PathLike, command: str = "") -> Pretrained:
     """Reads a folder of weights and checks it.
 
@@ -105,14 +122,7 @@ def load(path: str | os.PathLike, command: str = "") -> Pretrained:
     Raises:
         UserError: there is no folder of weights, or a file in it cannot be read. DamagedFileError: a file is damaged.
     """
-    folder = find(path, command)
-    try:
-        info = json.loads((folder / DESCRIPTION).read_text(), parse_constant=_no_constant)
-        check_info(info)
-    except (ValueError, AttributeError) as error:
-        raise DamagedFileError(f"{folder / DESCRIPTION} is damaged: {error}. Restore it.") from None
-    except OSError as error:
-        raise UserError(f"Cannot read {folder / DESCRIPTION}: {error.strerror}.") from None
+    folder, info = _described(path, command)
     try:
         content = (folder / WEIGHTS).read_bytes()
     except OSError as error:

@@ -78,17 +78,6 @@ def only_numbered(names: Sequence[str]) -> bool:
     return list(names) == [str(number) for number in range(len(names))]
 
 
-def class_order(theirs: Sequence[str], ours: Sequence[str]) -> list[int]:
-    """The position in `theirs` of each name of `ours`, if both have the same names in different orders; else empty.
-
-    The result is also empty if `theirs` is "0", "1", ...: a conversion that knew no names wrote these.
-    """
-    theirs, ours = list(theirs), list(ours)
-    if theirs == ours or set(theirs) != set(ours) or only_numbered(theirs):
-        return []
-    return [theirs.index(name) for name in ours]
-
-
 def in_order(variables: dict, order: list[int], weights: pretrained.Pretrained) -> dict:
     """The variables with the outputs `order` of the classifier. Every reader of the network gets this order."""
     last = [name for name in variables["params"] if name.startswith("classifier")]

@@ -38,7 +38,7 @@ def arch_of(param: str, arch: str, command: str = "") -> str:
             f"--teacher_param {param} is for a network of PyTorch: add --teacher_arch timm:NAME or torchvision:NAME.\n"
             "To convert a file to one of this library's networks: python -m pretrained.convert --help"
         )
-    return pretrained.load(param, command).info["arch"]
+    return pretrained.describe(param, command)["arch"]
 
 
 def options_of(recipe: Mapping) -> dict[str, str]:

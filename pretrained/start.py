@@ -13,7 +13,7 @@ import pretrained
 from models import Player
 from models.parts import CLASSIFIER, members, parts
 from models.players import scaled_updates
-from pretrained.classes import class_order, in_order, mismatch, only_numbered
+from pretrained.classes import in_order, mismatch, only_numbered
 from pretrained.torch_format import shapes
 from registry import UserError
 
@@ -225,10 +225,11 @@ def hold(
 def _offered(weights: pretrained.Pretrained, ours: Sequence[str], last: set) -> dict:
     """The arrays of the weights with their classes in the dataset's order; without `last` where the classes differ."""
     theirs, ours, variables = list(weights.info["class_names"]), list(ours), weights.variables
-    if order := class_order(theirs, ours):
-        variables = in_order(variables, order, weights)
+    numbered = only_numbered(theirs)
+    known = len(theirs) == len(ours) if numbered else set(theirs) == set(ours)
+    if known and not numbered and theirs != ours:
+        variables = in_order(variables, [theirs.index(name) for name in ours], weights)
     flat = traverse_util.flatten_dict(variables)
-    known = bool(order) or (len(theirs) == len(ours) and (theirs == ours or only_numbered(theirs)))
     return flat if known else {path: array for path, array in flat.items() if path not in last}
 
 

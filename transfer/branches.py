@@ -26,7 +26,9 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
-from models import Outputs, forward, stages, traces
+from models import Outputs, stages
+from models.parts import traced
+from models.players import stopped
 from options import at_least, not_negative, positive
 from registry import UserError
 from transfer.base import Player, State, Strategy, player_key
@@ -55,29 +57,19 @@ def trunk_of(model: nn.Module, image_shape: tuple[int, ...]) -> Trunk:
     Raises:
         UserError: the network has fewer than two stages.
     """
-    image = jax.ShapeDtypeStruct(image_shape, jnp.float32)
-    variables = jax.eval_shape(model.init, jax.random.key(0), image)
-    flat = traverse_util.flatten_dict({name: dict(tree) for name, tree in variables.items()})
-    seen = jax.eval_shape(lambda v, x: forward(model, v, x)[0].features, variables, image)
-    count = len(stages(seen))
+    trace = traced(model, tuple(image_shape[1:]))
+    count = len(stages(trace.taps))
     if count < 2:
         raise UserError(
             f"{type(model).__name__} has {count} stages, but branches need two or more (features `stage1`, `stage2`, "
             "...). Choose another --student_arch."
         )
     tap = f"stage{count - 1}"
-
-    def run(leaves, pixels):
-        outputs, _ = forward(model, traverse_util.unflatten_dict(dict(zip(flat, leaves, strict=True))), pixels)
-        return outputs.features[tap], outputs.logits
-
-    trace = jax.make_jaxpr(run)(list(flat.values()), image).jaxpr
-    end, logits = trace.outvars
-    names = dict(zip(trace.invars, flat, strict=False))  # the last input is the image
-    paths = frozenset(names[v] for v in traces.reached(trace, [end]) if v in names)
-    rest = {names[v] for v in traces.reached(trace, [logits], barrier=end) if v in names}
+    end = trace.taps[tap]
+    paths = frozenset(trace.reached(end))
+    rest = paths.intersection(trace.reached(trace.logits, barrier=end))
     takes_shifts = "deltas" in inspect.signature(type(model).__call__).parameters
-    return Trunk(tap, paths, takes_shifts and not rest & paths)
+    return Trunk(tap, paths, takes_shifts and not rest)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +128,7 @@ class Branches:
             variables, shifts = self.variables(params, extra, name), None
             if number and len(images) == 1 and self.shared and trunk.cut:
                 h = outputs["student"].features[trunk.tap]
-                variables, shifts = _behind(variables, trunk.paths), {trunk.tap: h - jax.lax.stop_gradient(h)}
+                variables, shifts = stopped(variables, trunk.paths), {trunk.tap: h - jax.lax.stop_gradient(h)}
             view = number % len(images)
             rngs = self.player.rngs(batch, view)
             outputs[name], stats = self.player.forward(variables, images[view], train=True, shifts=shifts, rngs=rngs)
@@ -246,9 +238,3 @@ def _only(variables: dict, paths) -> dict:
 
 def _joined(whole: dict, own: dict) -> dict:
     return _unflat({**_flat(whole), **_flat(own)})
-
-
-def _behind(variables: dict, paths) -> dict:
-    """Returns the variables with those at `paths` behind `stop_gradient`."""
-    flat = _flat(variables)
-    return _unflat({path: jax.lax.stop_gradient(x) if path in paths else x for path, x in flat.items()})

@@ -10,6 +10,15 @@ import models
 from models.outputs import Outputs, Taps
 
 
+def movable(module: nn.Module, taps: Taps):
+    """(name, array) -> the array at the tap `name`, plus a parameter of its shape."""
+
+    def tap(name, x):
+        return taps(name, x + module.param(f"{name}_offset", nn.initializers.normal(0.3), x.shape, x.dtype))
+
+    return tap
+
+
 class Smooth(nn.Module):
     """Three stages of 1x1 convolutions at 8x8, 4x4 and 2x2 with softplus: no kinks.
 
@@ -27,10 +36,7 @@ class Smooth(nn.Module):
     @nn.compact
     def __call__(self, images, train=False, deltas=None):
         taps = Taps(deltas)
-
-        def tap(name, x):
-            return taps(name, x + self.param(f"{name}_offset", nn.initializers.normal(0.3), x.shape, x.dtype))
-
+        tap = movable(self, taps)
         x = tap("stem", nn.softplus(nn.Dense(self.widths[0], name="stem")(taps.shift("input", images))))
         for stage, width in enumerate(self.widths[1:], start=1):
             if stage > 1:
@@ -63,10 +69,7 @@ class SmoothTokens(nn.Module):
     @nn.compact
     def __call__(self, images, train=False, deltas=None):
         taps = Taps(deltas)
-
-        def tap(name, x):
-            return taps(name, x + self.param(f"{name}_offset", nn.initializers.normal(0.3), x.shape, x.dtype))
-
+        tap = movable(self, taps)
         patches = taps.shift("input", images).reshape(len(images), 2, 4, 2, 4, -1).mean((2, 4))
         patches = patches.reshape(len(images), 4, -1)
         x = jnp.concatenate([patches.mean(1, keepdims=True), patches], axis=1)
