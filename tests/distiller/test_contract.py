@@ -7,8 +7,6 @@ loss, terms, memory and gradients. A second program, with smaller networks, has 
 """
 
 import functools
-import inspect
-import re
 import types
 
 import jax
@@ -19,7 +17,6 @@ import pytest
 from smooth_network import answer, asked, keys, make_batch, player
 
 import distiller
-from registry import summary
 
 # The loss where the student is the teacher; None where it is not 0, not exactly, or not promised (learned connectors).
 WHERE_EQUAL = dict.fromkeys(("SoftLogits", "Logits", "DKD", "MLKD", "CTKD", "SDD", "SoftLogits+AT"), 0.0)
@@ -388,29 +385,6 @@ def test_a_method_that_two_classes_cannot_teach_says_so(name):
     outputs = [network(batch, np.arange(len(batch.label))) for network in (student, teacher)]
     with pytest.raises(ValueError, match=f"{name} needs 3 classes or more and found 2: (?s:.*)Use "):
         jax.eval_shape(functools.partial(method.init, keys()), *outputs, batch)
-
-
-@pytest.mark.parametrize("name", distiller.names())
-def test_the_docstring_says_what_and_where_from(name):
-    method = distiller.registry.get(name)
-    line, paper = summary(method)
-    assert 20 < len(line) < 120
-    assert line.endswith(".")
-    assert paper, f"{name}'s docstring has no 'Paper:' line"
-    module = inspect.getdoc(inspect.getmodule(method))
-    assert "Paper:" in module
-    assert "loss =" in module
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_the_weights_are_the_methods_declaration_and_have_limits(name):
-    method = distiller.create(name)
-    assert method.weight > 0
-    assert method.ce_weight >= 0
-    assert isinstance(method.gradient_taps, tuple)
-    for field in method.__dataclass_fields__.values():
-        if re.search(r"weight$|^temperature|_epochs$|^top_k$", field.name):
-            assert "limit" in field.metadata, f"{name}.{field.name} needs a limit (options.py)"
 
 
 def test_the_contract_is_asked_of_every_registered_method():

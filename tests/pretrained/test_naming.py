@@ -5,10 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+from flax import traverse_util
 
 import models
 import pretrained
 from pretrained import convert, naming
+from pretrained.foreign_names import translate
 from registry import DamagedFileError, UserError
 
 
@@ -274,3 +276,37 @@ def test_another_number_of_classes_is_said_with_the_flag(state):
     message = misfit("ResNet8", 4, (8, 8, 3), state)
     assert "'fc.bias' has shape (10,), needed (4,)" in message
     assert "last layer has 10 outputs; is that the number of classes (--num_classes)?" in message
+
+
+def timm_mobilenet(name):
+    """torchvision's name -> timm's, spelled out by hand from the table of stages."""
+    counts = (1, 2, 3, 4, 3, 3, 1)
+    places = [(stage, block) for stage, count in enumerate(counts) for block in range(count)]
+    parts = name.split(".")
+    if parts[0] == "classifier":
+        return f"classifier.{parts[2]}"
+    index = int(parts[1])
+    if index in (0, 18):
+        return f"{[['conv_stem', 'bn1'], ['conv_head', 'bn2']][index == 18][int(parts[2])]}.{parts[3]}"
+    stage, block = places[index - 1]
+    inner = {"0.0": "conv_pw", "0.1": "bn1", "1.0": "conv_dw", "1.1": "bn2", "2": "conv_pwl", "3": "bn3"}
+    if index == 1:
+        inner = {"0.0": "conv_dw", "0.1": "bn1", "1": "conv_pw", "2": "bn2"}
+    return f"blocks.{stage}.{block}.{inner['.'.join(parts[3:-1])]}.{parts[-1]}"
+
+
+def test_timms_mobilenet_becomes_torchvisions():
+    model = models.create("MobileNetV2", 10, stem="imagenet")
+    variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+    names = [model.torch_name(path) for path in traverse_util.flatten_dict(dict(variables))]
+    theirs = {timm_mobilenet(name): np.asarray(i) for i, name in enumerate(names)}
+    assert len(theirs) == len(names) == 262
+    assert naming.guess_options("MobileNetV2", theirs) == {"stem": "imagenet"}
+    assert list(translate("MobileNetV2", theirs)[0]) == names
+
+
+def test_a_resnets_stem_follows_from_its_first_kernel():
+    for size, stem in ((7, "imagenet"), (3, "cifar")):
+        state = {"conv1.weight": np.zeros((64, 3, size, size))}
+        assert naming.guess_options("ResNet18", state) == {"stem": stem}
+        assert naming.guess_options("ResNet20", state) == {}
