@@ -5,6 +5,7 @@ After the builder only `training.run_folder` and `training.train` read the confi
 
 import contextlib
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable
 
@@ -79,7 +80,7 @@ class Builder:
         rate = config.head_learning_rate / config.learning_rate if config.head_learning_rate else 1.0
         self.start = Start(names_in(config.init_param), names_in(config.freeze), rate, self.dataset)
         self.others: dict[str, dict] = {}
-        self.augmentation = data.Augmentation.of(config, self.dataset.mean)
+        self.least, self.augmentation = data.divided(self.dataset, data.Augmentation.of(config, self.dataset.mean))
         self.devices.check_divides(config.batch_size, config.accumulate)
         self.steps_per_epoch = len(self.dataset.train) // config.batch_size  # without the last incomplete batch
         self.strategy = self._cast()
@@ -171,17 +172,23 @@ class Builder:
         config, devices, dataset = self.config, self.devices, self.dataset
         strategy = self.strategy.prepared(self._abstract, dataset.train)
         stack = devices.loops if config.stack_seeds == "auto" else config.stack_seeds == "yes"
-        most = (CALL if devices.loops else 1) if config.steps_per_call == "auto" else int(config.steps_per_call)
+        loops = devices.loops and not dataset.streamed  # streamed images come one update at a time
+        most = (CALL if loops else 1) if config.steps_per_call == "auto" else int(config.steps_per_call)
         programs = {"skip": config.on_nan == "skip", "stacked": stack and config.seeds > 1, "many": most > 1}
         epochs, steps = strategy.epochs(config.train_epoch), self.steps_per_epoch
-        exams = tuple(data.Exam(name, devices.place(own.images), own.labels) for name, own in dataset.exams.items())
+        how = {"sharding": devices.rows, "threads": config.loading_threads}
+        see = functools.partial(data.StreamedImages, **how) if dataset.streamed else lambda x: devices.place(x.images)
+        stream = functools.partial(data.Stream, dataset.train, views=strategy.views, least=self.least, **how)
+        exams = tuple(data.Exam(name, see(own), own.labels) for name, own in dataset.exams.items())
         info = {"arch": config.student_arch, "options": plain(config.student_options), **dataset.info}
         info |= {"mean": list(strategy.student.mean), "std": list(strategy.student.std)}
         info |= {"transfer": config.transfer, "distiller": config.distiller, "command": command_line()}
         return Shared(
             folder=folder,
             dataset=dataset,
-            images=devices.place(dataset.train.images),
+            images=None if dataset.streamed else devices.place(dataset.train.images),
+            stream=stream if dataset.streamed else data.InMemory,
+            least=self.least,
             exams=exams,
             strategy=strategy,
             schedule=Schedule(steps, epochs, config.log_every, config.eval_every, config.keep_epochs, most),
@@ -233,11 +240,14 @@ class Builder:
 
         The shapes have the run's layout on the devices, so the run does not trace the strategy's functions again.
         """
-        shape, count = jax.ShapeDtypeStruct, len(self.dataset.train)
+        shape, count, size = jax.ShapeDtypeStruct, len(self.dataset.train), self.config.batch_size
         images, labels = shape((count, *self.dataset.image_shape), jnp.uint8), shape((count,), jnp.int32)
-        order, number = shape((1 + self.steps_per_epoch, self.config.batch_size), jnp.int32), shape((), jnp.int32)
+        order, number = shape((1 + self.steps_per_epoch, size), jnp.int32), shape((), jnp.int32)
         classes = data.ClassTable(*[labels] * 4) if "partner" in strategy.views else None
-        split = self.devices.shapes(data.DeviceSplit(images, labels, number, order, order, classes))
+        pictures = [shape((size, *self.dataset.image_shape), jnp.uint8)] * len(strategy.views)
+        given = {"pictures": tuple(pictures)} if self.dataset.streamed else {}
+        images = None if self.dataset.streamed else images
+        split = self.devices.shapes(data.DeviceSplit(images, labels, number, order, order, classes, **given))
         batch = jax.eval_shape(Update(strategy, self.augmentation, self.devices).batch, split, number)
         if banked:
             logits = shape((self.config.batch_size, self.dataset.num_classes), jnp.float32)
