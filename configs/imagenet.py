@@ -28,7 +28,7 @@ SMALL = ("ReviewKD", "CRD")  # methods with batch 256 and rate 0.1
 OPTIONS = {  # of a method; under "" for all pairs
     "SoftLogits": {"": {"temperature": 1.0, "weight": 0.5, "ce_weight": 0.5}},
     "DKD": {
-        "": {"temperature": 1.0, "warmup_epochs": 1.0, "beta": 2.0},
+        "": {"temperature": 1.0, "warmup_epochs": 1, "beta": 2.0},
         "ResNet34,ResNet18": {"beta": 0.5},
     },
     "ReviewKD": {"": {"weight": 1.0}, "ResNet50,MobileNetV1": {"weight": 8.0}},

@@ -17,12 +17,16 @@ HELD_OUT = 7  # seed of the choice of validation images: the same for all seeds 
 class Split:
     """Some examples. They are read into memory at their first use, or earlier in another thread (`begin`).
 
+    `any_size` is True where the images are squares of pictures of any size, which have a method `crops`.
+
     Args:
         count: N.
         image_shape: (H, W, C).
         read: () -> (images [N, H, W, C] uint8, labels [N] int32). Data with masks return a third array,
             masks [N, H, W] bool: the pixels that the label is about.
     """
+
+    any_size = False
 
     def __init__(self, count: int, image_shape: tuple[int, int, int], read: Callable):
         self.count, self.image_shape, self._read = count, tuple(image_shape), read

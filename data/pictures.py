@@ -91,11 +91,21 @@ class PictureSplit(Split):
         labels: [N] int32.
         form: of the images.
         chosen: [N] int, the pictures of the source that belong to the split; None: all.
+        any_size: False where all pictures have one size.
     """
 
-    def __init__(self, name: str, source, labels: np.ndarray, form: picture.Form, chosen: np.ndarray | None = None):
+    def __init__(
+        self,
+        name: str,
+        source,
+        labels: np.ndarray,
+        form: picture.Form,
+        chosen: np.ndarray | None = None,
+        any_size: bool = True,
+    ):
         super().__init__(len(labels), (form.size, form.size, form.channels), self._everything)
         self.name, self.source, self.form, self._labels, self._chosen = name, source, form, labels, chosen
+        self.any_size = any_size
 
     @property
     def labels(self) -> np.ndarray:
@@ -103,7 +113,7 @@ class PictureSplit(Split):
 
     def part(self, rows: np.ndarray) -> "PictureSplit":
         chosen = rows if self._chosen is None else self._chosen[rows]
-        return PictureSplit(self.name, self.source, self._labels[rows], self.form, chosen)
+        return PictureSplit(self.name, self.source, self._labels[rows], self.form, chosen, self.any_size)
 
     def rows(self, index: Sequence[int]) -> np.ndarray:
         return self._whole(*self._pixels(index, self._square), len(index))

@@ -20,7 +20,6 @@ from data import crops
 from data.dataset import Augmentation, Dataset, Split
 from data.device_split import DeviceSplit
 from data.pairs import class_partners, class_table
-from data.pictures import PictureSplit
 from data.plans import Plans, Sweep, on_the_host
 
 LIMIT = 4 * 2**30  # bytes; with --loading auto a dataset of more is streamed
@@ -45,7 +44,7 @@ def divided(dataset: Dataset, augmentation: Augmentation) -> tuple[float, Augmen
     The host crops streamed pictures of any size. The device crops images that all have one size: then streaming
     changes no bit.
     """
-    if not (dataset.streamed and isinstance(dataset.train, PictureSplit)):
+    if not (dataset.streamed and dataset.train.any_size):
         return 0.0, augmentation
     return augmentation.resized_crop, dataclasses.replace(augmentation, resized_crop=0.0)
 

@@ -93,7 +93,7 @@ def read(
         source = Records(pathlib.Path(builder.data_path), own, image)
         kept = f"{info.full_name.replace('/', '-')}-{own}-labels"  # reading them takes a pass over the records
         (labels,) = decoded.kept(kept, source.files(), lambda source=source: [source.labels(label)])
-        splits[split] = PictureSplit(title, source, labels, form)
+        splits[split] = PictureSplit(title, source, labels, form, any_size=any_size)
         digest.update(source.fingerprint(check_files).encode())
     mean, std = statistics or splits["train"].statistics()
     return Dataset(

@@ -70,7 +70,7 @@ def load(
     for found in (train, test):
         labels = np.repeat(np.arange(len(order)), [len(found.get(own, ())) for own in order]).astype(np.int32)
         files = Files(root, (file for own in order for file in found.get(own, ())))
-        splits.append(PictureSplit("TinyImageNet", files, labels, form))
+        splits.append(PictureSplit("TinyImageNet", files, labels, form, any_size=False))
         digests.append(files.fingerprint(check_files))
     return Dataset(
         name="TinyImageNet",

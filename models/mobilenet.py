@@ -125,7 +125,7 @@ class MobileNetV2(Network):
 
     def setup(self):
         if self.stem not in STEMS:
-            raise UserError(f"stem='{self.stem}': MobileNetV2 has {', '.join(map(repr, STEMS))}.")
+            raise UserError(f"stem='{self.stem}': MobileNetV2 has 'cifar', 'imagenet' and 'tiny'.")
         super().setup()
 
     def _widths(self, *channels: int) -> list[int]:

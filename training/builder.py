@@ -135,7 +135,8 @@ class Builder:
         """What makes the run this one: the config, and the fingerprints of data and weights."""
         digests = {"teacher_sha256": self.digests, "init_sha256": self.start.digests}
         found = {name: ",".join(own) or None for name, own in digests.items()}
-        return {**plain(self.config), "data": self.dataset.fingerprint, **found}
+        cropped = " cropped on the host" if self.least else ""
+        return {**plain(self.config), "data": f"{self.dataset.fingerprint}{cropped}", **found}
 
     @property
     def report(self) -> dict[str, list[str]]:
