@@ -184,6 +184,7 @@ class Dataset:
         counts = ", ".join(f"{len(split):,} {name}" for name, split in named.items() if split)
         shape = "x".join(map(str, self.image_shape))
         shape += f"; networks see {self.image_size}x{self.image_size}" if self.image_size else ""
+        shape += "; streamed" if self.streamed else ""
         kinds = f"of {self.num_classes} classes" if self.labelled else "without labels"
         return (f"{self.name}: {counts} images {kinds}, {shape}.", *self.notes)
 

@@ -36,6 +36,15 @@ def test_a_stopped_stream_continues_with_other_threads_to_the_bits_of_a_run_in_m
     assert results(tmp_path / "run") == results(in_memory / "plain")
 
 
+def test_seeds_side_by_side_stream_an_order_each(tmp_path):
+    run = {**SMALL, "batch_size": 400, "seeds": 2, "stack_seeds": "yes"}
+    for how in ("memory", "stream"):
+        train({**run, "loading": how, "train_path": str(tmp_path / how)}, quiet=True)
+    found, expected = ([results(tmp_path / how / seed) for seed in ("s0", "s1")] for how in ("stream", "memory"))
+    assert found == expected
+    assert found[0] != found[1]
+
+
 def test_a_bank_of_a_stream_lies_in_the_cache_and_serves_other_runs(in_memory, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     run = {**SMALL, "loading": "stream", "teacher_views": 2}
