@@ -110,6 +110,7 @@ def test_the_table_of_the_demo(trained, tmp_path, monkeypatch):
     assert (tmp_path / "curves.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_agreement_is_logged_or_asked_of_the_weights(trained, tmp_path):
     (logged,) = compare.run_all(tmp_path, {}, {"AT": {}})
     assert list(compare.agreement(logged, {})) == [92.0, 93.0, 94.0]
