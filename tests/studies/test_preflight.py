@@ -69,7 +69,7 @@ def test_each_mistake_is_found(tmp_path):
     assert marks(found, "is not better than the student on labels alone") == [LOOK]
     assert marks(found, "SoftLogits 100.0 %") == [LOOK]
     assert marks(found, "statistics over 4 images") == [WRONG]
-    assert marks(found, "The learning rate 1.5 is far from the usual 0.0031") == [LOOK]
+    assert marks(found, "1.5 is far from what is usual for CNN with sgd at batch 4: 0.0031") == [LOOK]
     assert marks(found, "evaluation mode") == [OK]
     recipe = {**SOUND, "batch_size": 63, "train_path": str(tmp_path / "other" / "soft")}
     recipe |= {"teacher_param": changed(tmp_path / "noise", noise=1.0, test_top1=None)}
