@@ -27,7 +27,7 @@ def test_the_site_builds_and_its_pages_link_to_each_other(tmp_path):
     assert built.returncode == 0, built.stderr
     pages = {path.name: path.read_text() for path in (tmp_path / "site").glob("*.html")}
     for name, text in pages.items():
-        links = {link.partition("#")[0] for link in re.findall(r'href="([^":]+)"', text)}
+        links = {re.split("[#?]", link)[0] for link in re.findall(r'href="([^":]+)"', text)}
         missing = [link for link in links if link and not (tmp_path / "site" / link).exists()]
         assert not missing, name
     assert "models.Outputs" in pages["api.html"]
