@@ -21,7 +21,7 @@ from data.dataset import Augmentation, Dataset, Split, hold_out
 from data.device_split import DeviceSplit, Exam
 from data.pairs import ClassTable, class_partners, class_table
 from data.plans import Plans, Sweep
-from data.streamed import InMemory, Stream, StreamedImages, divided, streams, threads_of
+from data.streamed import InMemory, Stream, StreamedImages, divided, feeds, streams
 from registry import Registry, UserError
 
 __all__ = [
@@ -45,6 +45,7 @@ __all__ = [
     "class_table",
     "divided",
     "epoch_plan",
+    "feeds",
     "fixed_views",
     "hold_out",
     "load",
@@ -53,7 +54,6 @@ __all__ = [
     "options",
     "registry",
     "streams",
-    "threads_of",
     "withheld",
 ]
 

@@ -8,6 +8,7 @@ threads, devices or processes changes a row. Each process reads only the rows of
 import collections
 import contextlib
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -247,6 +248,25 @@ def batches(images: jax.Array | StreamedImages, index: np.ndarray) -> Iterator[t
         yield from ((batch, numbers) for batch in images.batches(index))
     else:
         yield from ((images, rows) for rows in index)
+
+
+def feeds(dataset: Dataset, devices, views: tuple[str, ...], least: float, threads: int) -> tuple:
+    """How a run's images reach the devices.
+
+    Args:
+        dataset: the data.
+        devices: `training.devices.Devices`.
+        views, least, threads: as in `Stream`.
+
+    Returns:
+        (the training images on the devices, or None if they are streamed; split -> its images for `Answers`;
+        (labels, plan, bank) -> what feeds the updates of one seed).
+    """
+    if not dataset.streamed:
+        return devices.place(dataset.train.images), lambda split: devices.place(split.images), InMemory
+    how = {"sharding": devices.rows, "threads": threads}
+    stream = functools.partial(Stream, dataset.train, views=views, least=least, **how)
+    return None, functools.partial(StreamedImages, **how), stream
 
 
 _class_partners, _copied = jax.jit(class_partners), jax.jit(jnp.copy)

@@ -5,7 +5,6 @@ After the builder only `training.run_folder` and `training.train` read the confi
 
 import contextlib
 import dataclasses
-import functools
 import pathlib
 from collections.abc import Callable
 
@@ -177,9 +176,7 @@ class Builder:
         most = (CALL if loops else 1) if config.steps_per_call == "auto" else int(config.steps_per_call)
         programs = {"skip": config.on_nan == "skip", "stacked": stack and config.seeds > 1, "many": most > 1}
         epochs, steps = strategy.epochs(config.train_epoch), self.steps_per_epoch
-        how = {"sharding": devices.rows, "threads": config.loading_threads}
-        see = functools.partial(data.StreamedImages, **how) if dataset.streamed else lambda x: devices.place(x.images)
-        stream = functools.partial(data.Stream, dataset.train, views=strategy.views, least=self.least, **how)
+        images, see, stream = data.feeds(dataset, devices, strategy.views, self.least, config.loading_threads)
         exams = tuple(data.Exam(name, see(own), own.labels) for name, own in dataset.exams.items())
         info = {"arch": config.student_arch, "options": plain(config.student_options), **dataset.info}
         info |= {"mean": list(strategy.student.mean), "std": list(strategy.student.std)}
@@ -187,8 +184,8 @@ class Builder:
         return Shared(
             folder=folder,
             dataset=dataset,
-            images=None if dataset.streamed else devices.place(dataset.train.images),
-            stream=stream if dataset.streamed else data.InMemory,
+            images=images,
+            stream=stream,
             least=self.least,
             exams=exams,
             strategy=strategy,
@@ -242,13 +239,12 @@ class Builder:
         The shapes have the run's layout on the devices, so the run does not trace the strategy's functions again.
         """
         shape, count, size = jax.ShapeDtypeStruct, len(self.dataset.train), self.config.batch_size
-        images, labels = shape((count, *self.dataset.image_shape), jnp.uint8), shape((count,), jnp.int32)
+        streamed, labels = self.dataset.streamed, shape((count,), jnp.int32)
+        images = shape((size if streamed else count, *self.dataset.image_shape), jnp.uint8)
         order, number = shape((1 + self.steps_per_epoch, size), jnp.int32), shape((), jnp.int32)
         classes = data.ClassTable(*[labels] * 4) if "partner" in strategy.views else None
-        pictures = [shape((size, *self.dataset.image_shape), jnp.uint8)] * len(strategy.views)
-        given = {"pictures": tuple(pictures)} if self.dataset.streamed else {}
-        images = None if self.dataset.streamed else images
-        split = self.devices.shapes(data.DeviceSplit(images, labels, number, order, order, classes, **given))
+        images, pictures = (None, (images,) * len(strategy.views)) if streamed else (images, None)
+        split = self.devices.shapes(data.DeviceSplit(images, labels, number, order, order, classes, None, pictures))
         batch = jax.eval_shape(Update(strategy, self.augmentation, self.devices).batch, split, number)
         if banked:
             logits = shape((self.config.batch_size, self.dataset.num_classes), jnp.float32)
