@@ -122,6 +122,28 @@ def test_a_streamed_folder_has_the_images_of_one_in_memory(folder):
     assert data.load("ImageFolder", str(folder), 16).streamed is False
 
 
+def test_host_crops_follow_from_the_step_for_any_number_of_threads(folder):
+    found = data.load("ImageFolder", str(folder), 8, loading="stream")
+    split, runs = data.DeviceSplit(None, *[np.zeros(1)] * 4), []
+    for threads in (1, 4):
+        own = stream(found.train, threads, ("weak", "strong", "previous"), least=0.3)
+        runs.append([own.feed(split, step, jax.numpy.zeros(())).pictures for step in range(4)])
+    jax.tree.map(np.testing.assert_array_equal, *runs)
+    weak, strong, _ = map(np.asarray, runs[0][1])
+    assert (weak != strong).any(axis=(1, 2, 3)).all()  # each view has a crop of its own
+    index, view = own.plan(0)
+    drawn = [crops.draws(5, 2, int(v), int(i)) for v, i in zip(view[1], index[1], strict=True)]
+    np.testing.assert_array_equal(runs[0][1][2], found.train.crops(index[1], drawn, 0.3))  # the batch before
+
+
+def test_what_the_host_crops_the_device_does_not(folder):
+    augmentation = data.Augmentation(flip=True, resized_crop=0.3)
+    held, found = (data.load("ImageFolder", str(folder), 8, loading=how) for how in ("memory", "stream"))
+    assert data.divided(held, augmentation) == (0.0, augmentation)
+    assert data.divided(found, augmentation) == (0.3, data.Augmentation(flip=True))
+    assert data.divided(data.load("Digits", loading="stream"), augmentation) == (0.0, augmentation)
+
+
 def test_a_file_that_changes_is_noticed_by_its_size_or_by_its_content(folder):
     def prints():
         data.load.cache_clear()
