@@ -4,14 +4,13 @@
     python -m benchmarks.loading memory --dataset TinyImageNet --data_dir DIR
     python -m benchmarks.loading wait --dataset TinyImageNet --data_dir DIR
 
-`speed`: images/s of the same files, in turns in one run. Both sides deliver random resized crops, flipped and
-normalised, in batches: this library's threads crop and a compiled function does the rest; PyTorch's worker processes do
-everything. Without torch and torchvision only this library is measured. `memory`: the largest memory of a process that
-streams the first fifth of the training images, and of one that streams all, the same number of batches. `wait`: how
-long a step that takes twice the loading's time waits for its rows.
+`speed`: images/s of the same files, in turns in one run, and CPU time, that of all threads and processes. Both sides
+deliver random resized crops, flipped and normalised, in batches: this library's threads crop and a compiled function
+does the rest; PyTorch's worker processes do everything. Without torch and torchvision only this library is measured.
+`memory`: the largest memory of a process that streams the first fifth of the training images, and of one that streams
+all, the same number of batches. `wait`: how long a step that takes twice the loading's time waits for its rows.
 """
 
-import itertools
 import resource
 import subprocess
 import sys
@@ -28,6 +27,7 @@ from studies import command
 from studies.compare import markdown
 
 LEAST = 0.08  # smallest area of a crop
+REPEATED = 1000  # passes over the files in an epoch of PyTorch's
 PARTS = ("speed", "memory", "wait")
 
 
@@ -73,22 +73,31 @@ def torchs(split: data.Split, dataset: data.Dataset, batch: int, workers: int):
 
     class Files(Base):
         def __len__(self):
-            return len(split)
+            return REPEATED * len(split)  # its processes stop at the end of an epoch, and 200 photographs end soon
 
         def __getitem__(self, i):
+            i = i % len(split)
             with Image.open(split.source.where(i)) as image:
                 return change(image.convert("RGB")), int(split.labels[i])
 
     torch.set_num_threads(workers)
     again = {"persistent_workers": True, "prefetch_factor": 2} if workers else {}
     loader = DataLoader(Files(), batch, shuffle=True, drop_last=True, num_workers=workers, **again)
-    endless = itertools.chain.from_iterable(itertools.repeat(loader))
+    endless = iter(loader)
 
     def take(batches: int) -> None:
         for _ in range(batches):
             next(endless)
 
     return take
+
+
+def cpu_seconds() -> float:
+    """Seconds of work of this process and its children: they do not depend on what else the machine does."""
+    import psutil
+
+    own = psutil.Process()
+    return sum(sum(process.cpu_times()[:2]) for process in (own, *own.children(recursive=True)))
 
 
 def speed(split, dataset, batch: int, workers: int, rounds: int) -> None:
@@ -98,14 +107,18 @@ def speed(split, dataset, batch: int, workers: int, rounds: int) -> None:
         theirs(2)  # starts the processes, before JAX has threads
     sides = {"this library": Ours(split, dataset, batch, workers)} | ({"PyTorch": theirs} if theirs else {})
     sides["this library"](2)  # compiles
-    batches, rates = max(2, min(20, len(split) // batch)), {name: [] for name in sides}
+    batches, rates, costs = 20, {name: [] for name in sides}, {name: [] for name in sides}
     for _ in range(rounds):
         for name, side in sides.items():
-            begun = time.perf_counter()
+            begun, used = time.perf_counter(), cpu_seconds()
             side(batches)
             rates[name].append(batches * batch / (time.perf_counter() - begun))
-    rows = [[name, f"{np.median(own):.0f}", f"{min(own):.0f} to {max(own):.0f}"] for name, own in rates.items()]
-    print(markdown(["", "images/s", "range of the rounds"], rows))
+            costs[name].append(1000 * (cpu_seconds() - used) / (batches * batch))
+    rows = [
+        [name, f"{np.median(own):.0f}", f"{min(own):.0f} to {max(own):.0f}", f"{np.median(costs[name]):.2f}"]
+        for name, own in rates.items()
+    ]
+    print(markdown(["", "images/s", "range of the rounds", "CPU ms an image"], rows))
     if len(rates) > 1:
         ratios = np.divide(*rates.values())
         print(f"{dataset.name}, {split.image_shape[0]} pixels, {workers} workers, batch {batch}: the median of the")
