@@ -84,6 +84,8 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x):
+        if self.padding not in ("TORCH", "SAME"):
+            raise UserError(f"'padding' is TORCH or SAME; got {self.padding!r}.")
         shape = (self.size, self.size, x.shape[-1] // self.groups, self.features)
         kernel = parameter(self, "kernel", self.kernel_init, shape)
 
