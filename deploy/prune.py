@@ -19,7 +19,6 @@ Pruned are the layers whose width is free: inside residual blocks, inverted bott
 
 import collections
 import dataclasses
-import pathlib
 from collections.abc import Callable, Mapping, Sequence
 
 import flax.linen as nn
@@ -28,15 +27,13 @@ from flax import traverse_util
 
 import pretrained
 from configs import command
-from configs.environment import command_line
+from deploy import derived
 from deploy.arguments import Parser
-from models import profile
+from models import profile, quantization
 from models.layers import BatchNorm, Conv
 from pretrained.players import player_of
 from pretrained.torch_format import shapes
 from registry import UserError
-
-MEASURED = ("sha256", "test", "epoch", "val_top1")  # what model.json says of the weights before
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,9 +232,11 @@ def prune(weights: pretrained.Pretrained, by: str, ratio: float = 0.0, target: f
     else:
         kept = keep_shares(ratings, ratio)
     smaller, left = narrowed(model, found, kept), cut(variables, found, kept)
-    info = {key: value for key, value in weights.info.items() if key not in MEASURED}
-    info |= {"options": {**info.get("options", {}), "widths": list(smaller.widths)}, "test_top1": None}
-    info |= {"pruned": {"from": weights.sha256, "by": by, "ratio": ratio, "target_multiply_adds": target}}
+    options = {**weights.info.get("options", {}), "widths": list(smaller.widths)}
+    if "quantize" in options:  # ranges of inputs do not hold any more
+        options["quantize"] = quantization.rule_of(options["quantize"]).name
+    how = {"from": weights.sha256, "by": by, "ratio": ratio, "target_multiply_adds": target}
+    info = derived.info_of(weights, options, pruned=how)
     return info, left, found, [len(channels) for channels in kept], (profile.cost(model, shape), cost(kept))
 
 
@@ -261,9 +260,7 @@ def main(argv: list[str]) -> None:
     for name in ("ratio", "target_multiply_adds"):
         if not 0 <= getattr(args, name) < 1:
             raise UserError(f"--{name} is a share above 0 and below 1; got {getattr(args, name)}.")
-    out = pathlib.Path(args.out).expanduser()
-    if out.exists():
-        raise UserError(f"--out {out} exists already.\nChoose another folder.")
+    out = derived.new_folder(args.out)
     command.tune()
     weights = pretrained.load(args.param)
     info, variables, found, counts, (before, after) = prune(
@@ -273,8 +270,7 @@ def main(argv: list[str]) -> None:
         print(f"{layer.name:<32} {layer.width:5d} -> {count}")
     share = after.multiply_adds / before.multiply_adds
     print(f"Before: {before}. After: {after} ({100 * share:.1f} %).")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    pretrained.save(out, variables, {**info, "command": command_line()})
+    derived.write(out, variables, info)
     print(f"Written to {out}. To train it: python train_w_kd.py --init_param {out} --teacher_param {args.param}")
 
 
