@@ -83,6 +83,7 @@ def test_the_network_of_the_page_takes_twenty_lines(own):
     assert len((own / "my_network.py").read_text().split("\n\n\n")[1].strip().splitlines()) <= 20
 
 
+@pytest.mark.slow
 def test_the_network_of_the_page_learns_from_a_teacher_and_teaches_bare_logits(own):
     run = {**SHORT, "student_arch": "my_network:MyNetwork", "train_path": str(own / "run")}
     longer = {"train_epoch": 4, "num_labels": 0, "distiller_options": {"AT": {"weight": 10.0}}}
