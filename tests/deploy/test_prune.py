@@ -29,7 +29,7 @@ FAMILIES = {
     "EfficientNet_Lite0": ({"width": 0.5, "depth": 0.1}, 7),
     "EfficientNet_B0": ({"width": 0.5, "depth": 0.1}, 7),
 }
-SLOW = ("WRN_16_1", "ResNet18", "ResNet50", "MobileNetV2", "EfficientNet_Lite0", "EfficientNet_B0")
+SLOW = ("ResNet8", "WRN_16_1", "ResNet18", "ResNet50", "MobileNetV2", "EfficientNet_Lite0", "EfficientNet_B0")
 
 
 def network(name):
@@ -86,6 +86,7 @@ def test_a_target_is_met_by_the_largest_network_below_it_and_one_out_of_reach_is
         prune.keep_within(ratings, 0.1, cost)
 
 
+@pytest.mark.slow
 def test_the_command_writes_weights_that_load_count_and_start_a_student(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(prune.command, "tune", lambda: None)
     out = tmp_path / "pruned"

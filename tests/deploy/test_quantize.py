@@ -19,6 +19,7 @@ from registry import UserError
 SHAPE = (8, 8, 1)
 
 
+@pytest.mark.slow
 def test_ranges_are_those_of_all_images_however_they_are_divided(monkeypatch):
     model = models.create("CNN", 4)
     player, variables = Player("network", model, (0.3,), (0.4,)), drawn(model, jnp.zeros((1, *SHAPE)), seed=1)
@@ -43,6 +44,7 @@ def test_the_size_counts_bits_scales_and_folded_biases():
     assert quantize.integer_bytes(player, variables, SHAPE, 4) == weights / 2 + 8 * channels
 
 
+@pytest.mark.slow
 def test_the_command_writes_weights_that_round_wherever_they_are_used(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(quantize.command, "tune", lambda: None)
     out = tmp_path / "quantised"
@@ -71,6 +73,7 @@ def test_the_command_writes_weights_that_round_wherever_they_are_used(tmp_path, 
         quantize.main([*again, "--calibrate", "0"])
 
 
+@pytest.mark.slow
 def test_pruned_weights_keep_their_bits_and_lose_the_ranges_of_what_is_gone():
     model = models.create("VGG8", 4, widths=(4,) * 5)
     variables, images = drawn(model, jnp.zeros((1, *SHAPE)), seed=1), np.zeros((1, *SHAPE), np.uint8)

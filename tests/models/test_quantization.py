@@ -14,6 +14,10 @@ from registry import UserError
 SHAPE = (8, 8, 1)
 
 
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 def test_inputs_are_rounded_to_the_integers_that_qwix_finds():
     """qwix 0.1.8: quantize(x, jnp.int8, channelwise_axes=[0], calibration_method="minmax"); zero points 21 and 10."""
     x = np.random.RandomState(1).standard_normal((2, 6)).astype(np.float32)
@@ -40,6 +44,7 @@ def test_folding_a_batch_norm_changes_no_integer():
     np.testing.assert_array_equal(after, before * jnp.sign(factor))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("groups", [1, 4])
 def test_a_convolution_multiplies_rounded_numbers_and_has_the_derivative_of_float(groups):
     random = np.random.RandomState(0)
@@ -65,6 +70,7 @@ def test_a_convolution_multiplies_rounded_numbers_and_has_the_derivative_of_floa
     np.testing.assert_allclose(*derivatives, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_quantised_network_is_another_network_with_the_same_variables_and_equal_to_its_like():
     plain, whole, like = (models.create("CNN", 10, **options) for options in ({}, *[{"quantize": "int8"}] * 2))
     assert whole == like
@@ -94,7 +100,9 @@ def test_a_quantised_network_is_another_network_with_the_same_variables_and_equa
         np.testing.assert_allclose(again, logits, rtol=1e-6, atol=1e-6)  # the classifier alone rounds, too
 
 
-@pytest.mark.parametrize(("name", "count"), [("VGG8", 6), ("MobileNetV2", 54), ("ShuffleNetV1", 50), ("Projected", 13)])
+@pytest.mark.parametrize(
+    ("name", "count"), [("VGG8", 6), slow("MobileNetV2", 54), slow("ShuffleNetV1", 50), ("Projected", 13)]
+)
 def test_every_layer_with_a_kernel_is_reached(name, count):
     player = Player("student", models.create(name, 10, quantize="int8"), (0.5,), (0.5,))
     (line,) = quantization.report(player, (32, 32, 1))
