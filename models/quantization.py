@@ -61,6 +61,13 @@ def integer_weights(kernel: jax.Array, bits: int) -> tuple[jax.Array, jax.Array]
     return jnp.clip(jnp.round(kernel / scale), -most, most), scale
 
 
+def input_scale(low: jax.Array, high: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns (s, z) of a range, low <= 0 <= high, as float32."""
+    scale = (high - low) / 255.0
+    scale = jnp.where(scale > 0, scale, 1.0)
+    return scale, jnp.round(-low / scale)
+
+
 def inputs(x: jax.Array, low: jax.Array, high: jax.Array) -> jax.Array:
     """An array [B, ...] rounded to integers of 8 bits times a scale.
 
@@ -68,12 +75,9 @@ def inputs(x: jax.Array, low: jax.Array, high: jax.Array) -> jax.Array:
         x: float32.
         low, high: the range, low <= 0 <= high; scalars, or one number an image. What is outside becomes its end.
     """
-    scale = (high - low) / 255.0
-    scale = jnp.where(scale > 0, scale, 1.0)
-    zero = jnp.round(-low / scale)
-    return straight_through(
-        x, scale * (jnp.clip(jnp.round(jax.lax.stop_gradient(x) / scale) + zero, 0.0, 255.0) - zero)
-    )
+    scale, zero = input_scale(low, high)
+    integers = jnp.clip(jnp.round(jax.lax.stop_gradient(x) / scale) + zero, 0.0, 255.0)
+    return straight_through(x, scale * (integers - zero))
 
 
 def image_range(x: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -96,12 +100,16 @@ class Rule:
 
     def operands(self, layer: str, x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The input [B, ...] and the kernel of a layer, quantised."""
-        known = {name: (np.float32(low), np.float32(high)) for name, low, high in self.ranges}
-        if known and layer not in known:
-            raise UserError(f"The option 'quantize' has no range for the input of {layer}.\nRepeat deploy.quantize.")
         wide = x.astype(jnp.float32)
-        low, high = known[layer] if known else image_range(wide)
+        low, high = self.range_of(layer) if self.ranges else image_range(wide)
         return inputs(wide, low, high).astype(x.dtype), weights(kernel, self.bits)
+
+    def range_of(self, layer: str) -> tuple[np.float32, np.float32]:
+        """The fixed range of a layer's input. Raises `UserError` if the layer has none."""
+        for name, low, high in self.ranges:
+            if name == layer:
+                return np.float32(low), np.float32(high)
+        raise UserError(f"The option 'quantize' has no range for the input of {layer}.\nRepeat deploy.quantize.")
 
     @property
     def name(self) -> str:

@@ -21,6 +21,7 @@ from studies import command, compare, evaluation
 SEEDS, IMAGES, SHARE = 3, 512, 0.3
 ON = {"train_epoch": 6, "learning_rate": 0.005}
 SOFT = {"distiller": "SoftLogits"}
+LABELS = {"transfer": "Labels", "teacher_arch": "", "teacher_param": ""}
 
 
 def main(root: pathlib.Path) -> None:
@@ -43,7 +44,7 @@ def quantised(root: pathlib.Path, recipe: dict, dataset: data.Dataset) -> str:
         found = {f"Measured, {bits} bits": folders}
         own = {"student_quantize": f"int{bits}", "seeds": 1, **ON}
         for name, changes in {
-            "without a teacher": {"transfer": "Labels"},
+            "without a teacher": LABELS,
             "with the ResNet20": SOFT,
             "with its float self": {**SOFT, "teacher_arch": "ResNet8"},
         }.items():
@@ -81,9 +82,9 @@ def pruned(root: pathlib.Path, recipe: dict, dataset: data.Dataset) -> str:
     cost = map(profile.short, cells(prune.prune(teacher, "l1", target=SHARE)[-1][1]))
     numbers = list(cost)
     for name, changes in {
-        "Pruned by l1, then labels": {"transfer": "Labels", "init_param": start},
+        "Pruned by l1, then labels": {**LABELS, "init_param": start},
         "Pruned by l1, then distilled": {**SOFT, "init_param": start},
-        "The same widths from random weights, labels": {"transfer": "Labels"},
+        "The same widths from random weights, labels": LABELS,
         "The same widths from random weights, distilled": SOFT,
     }.items():
         print(name, flush=True)
