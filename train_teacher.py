@@ -29,9 +29,11 @@ def main(argv: list[str]) -> None:
     """Reads the recipe from the command line and trains."""
     given = parse(argv)
     command.prepare(given)
+    from studies import tracking
     from training.train import train
 
-    command.print_summary(train(given.recipe, typed=given.typed))
+    with tracking.followed(given):
+        command.print_summary(train(given.recipe, typed=given.typed))
 
 
 if __name__ == "__main__":

@@ -20,9 +20,11 @@ def main(argv: list[str]) -> None:
     if given.flags["list"]:
         return print_list(given.flags["list"])
     command.prepare(given)
+    from studies import tracking
     from training.train import train
 
-    command.print_summary(train(given.recipe, typed=given.typed))
+    with tracking.followed(given):
+        command.print_summary(train(given.recipe, typed=given.typed))
 
 
 def print_list(what: str) -> None:

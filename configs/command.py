@@ -25,6 +25,7 @@ PATIENCE = 300  # seconds that processes wait for each other at the start
 MACHINE = {"gpu_id": "GPUs to use, such as 2 or 0,1"}
 TRAINING = {
     "config": "the recipe: FILE.py or FILE.py:ARGUMENT with get_config(); --config.KEY=VALUE changes any key",
+    "track": "send the numbers to a tracker, too: wandb, trackio, none, or module:attribute; default: none",
     "hosts": "make several processes one run: auto, or HOST:PORT,COUNT,ID",
 }
 

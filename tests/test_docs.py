@@ -25,7 +25,7 @@ MADE = (
     "distiller/cosine.py",
     "distiller/direction.py",
 )  # by a reader who follows the pages
-MADE += ("tests/distiller/test_direction.py",)
+MADE += ("tests/distiller/test_direction.py", "search.md")
 COMING: tuple[str, ...] = ()  # what the pages name and is not here yet
 SHORT = {"teacher_param": "tests/teacher", "train_epoch": 1, "batch_size": 100, "num_labels": 100}
 BARE = """
