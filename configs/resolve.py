@@ -253,6 +253,11 @@ def _add_start(config: dict, recipe: Mapping) -> None:
     quantize = config["student_options"].pop("quantize", None)  # has a key of its own, which overrides it
     if quantize and "student_quantize" not in recipe:
         config["student_quantize"] = quantization.rule_of(quantize).name
+        if config["dtype"] != "float32":
+            raise UserError(
+                f"The student is quantised ({config['student_quantize']}), which --dtype {config['dtype']} cannot hold.\n"
+                "Leave --dtype out, or make the student float: --student_quantize none"
+            )
 
 
 def _add_dataset(config: dict, dataset: data.Dataset) -> None:

@@ -64,6 +64,8 @@ def test_the_command_writes_weights_that_round_wherever_they_are_used(tmp_path, 
     assert (config.student_quantize, dict(config.student_options)) == ("int4", {})
     config, _ = resolve({"init_param": str(out), "transfer": "Labels", "student_quantize": "none"})
     assert config.student_quantize == "none"
+    with pytest.raises(UserError, match="which --dtype bfloat16 cannot hold"):
+        resolve({"init_param": str(out), "transfer": "Labels", "dtype": "bfloat16"})
     with pytest.raises(UserError, match="exists already"):
         quantize.main(flags)
     again = ["--param", str(out), "--bits", "8", "--out", str(tmp_path / "other")]
