@@ -252,10 +252,11 @@ def _add_start(config: dict, recipe: Mapping) -> None:
             config["student_options"] = plain(info.get("options", {}))
     quantize = config["student_options"].pop("quantize", None)  # has a key of its own, which overrides it
     if quantize and "student_quantize" not in recipe:
-        config["student_quantize"] = quantization.rule_of(quantize).name
-        if config["dtype"] != "float32":
+        kind, dtype = quantization.rule_of(quantize).name, config["dtype"]
+        config["student_quantize"] = kind
+        if dtype != "float32":
             raise UserError(
-                f"The student is quantised ({config['student_quantize']}), which --dtype {config['dtype']} cannot hold.\n"
+                f"The student starts from quantised weights ({kind}), which --dtype {dtype} cannot hold.\n"
                 "Leave --dtype out, or make the student float: --student_quantize none"
             )
 
