@@ -58,6 +58,12 @@ class Keys:
     # The networks. `train_teacher.py` trains one on labels, `train_w_kd.py` distils a teacher into a student.
     student_arch: str = key("ResNet8", "the network that learns", group="who")
     student_options: dict = key(dict, "options of the student's network, such as {'patch_size': 4} of a ViT")
+    student_quantize: str = key(
+        one_of("none", "int8", "int4"),
+        "the student computes with numbers of integers: int8; int4: weights of 4 bits, inputs of 8",
+        only("dtype", "float32"),
+        group="who",
+    )
     init_param: str = key(
         "",
         "weights that the student starts from: a run folder, or as --teacher_param; or several: student's,peers'",

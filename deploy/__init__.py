@@ -1,0 +1,1 @@
+"""What leaves the library: predictions, files for other runtimes, smaller networks, weights on a hub."""
