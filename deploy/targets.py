@@ -19,6 +19,7 @@ registry = Registry(
         "onnx": "deploy.onnx_format:Onnx",
         "stablehlo": "deploy.stablehlo_format:StableHLO",
         "litert": "deploy.litert_format:LiteRT",
+        "torch": "deploy.torch_format:Torch",
     },
 )
 

@@ -166,6 +166,7 @@ MISTAKES = {
     "tap twice": (["--to", "onnx", "--out", "a", "--taps", "stem,stem"], "twice"),
     "folder": (["--to", "onnx", "--out", "."], "is a folder"),
     "exists": (["--to", "onnx", "--out", "there"], "exists already"),
+    "no torch": (["--to", "torch", "--out", "a"], r"needs PyTorch: .*\nInstall it"),
     "no format": (["--out", "a"], "required: --to"),
     "both": (["--to", "onnx", "--out", "a", "--images", ".", "--data_dir", "."], "leave --dataset and --data_dir out"),
     "no pictures": (["--to", "onnx", "--out", "a", "--images", "empty"], "has no pictures"),
@@ -176,6 +177,8 @@ MISTAKES = {
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_told_in_two_lines_and_nothing_is_written(mistake, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.delitem(sys.modules, "deploy.torch_format", raising=False)
     (tmp_path / "there").write_text("old")
     (tmp_path / "empty").mkdir()
     arguments, message = MISTAKES[mistake]
@@ -193,3 +196,14 @@ def test_litert_computes_what_the_library_computes(name):
     plain, _, images, expected = network(name)
     target = targets.registry.get("litert")()
     check(expected, target.measure(target.write(plain), plain, images).outputs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TINY)
+def test_a_program_of_pytorch_computes_what_the_library_computes_for_any_number_of_images(name):
+    pytest.importorskip("torch", reason="the extra torch is not installed")
+    plain, _, images, expected = network(name)
+    target = targets.registry.get("torch")()
+    run = target.open(target.write(plain), plain)
+    check(expected, dict(zip(plain.outputs, run(images), strict=True)))
+    check({n: x[:1] for n, x in expected.items()}, dict(zip(plain.outputs, run(images[:1]), strict=True)))
