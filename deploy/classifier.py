@@ -1,6 +1,7 @@
 """A trained network as a function: images -> probabilities, with the preprocessing of its weights."""
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
 
 import jax
@@ -131,4 +132,8 @@ def load(param: str | os.PathLike, arch: str = "") -> Classifier:
     Raises:
         UserError: there are no such weights, or they do not fit the network. DamagedFileError: a file is damaged.
     """
-    return Classifier(pretrained.load(param), arch)
+    weights = pretrained.load(param)
+    if layers := weights.info.get("untrained"):
+        text = f"no loss has trained {', '.join(layers)} of the network in {weights.folder}: its answers mean nothing."
+        print(f"Warning: {text}", file=sys.stderr)
+    return Classifier(weights, arch)

@@ -18,7 +18,7 @@ import numpy as np
 
 from configs import command
 from configs.command import names_in
-from deploy.arguments import Parser
+from deploy.arguments import Parser, file_to_write
 from deploy.targets import Measured, Target, registry
 from registry import UserError
 
@@ -133,9 +133,7 @@ def export(args) -> dict:
     import files
     from deploy import graph as graphs
 
-    out = pathlib.Path(args.out).expanduser()
-    if not out.name or out.is_dir():
-        raise UserError(f"--out '{args.out}' is a folder: give the name of a file, such as soft.{args.to}.")
+    out = file_to_write("--out", args.out)
     if out.exists() and not args.force:
         raise UserError(f"--out {out} exists already; choose another, or replace it with --force.")
     target: Target = registry.get(args.to)()

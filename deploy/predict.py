@@ -19,7 +19,7 @@ import numpy as np
 from configs import command
 from data import picture
 from data.image_folder import walk
-from deploy.arguments import Parser
+from deploy.arguments import Parser, file_to_write
 from registry import UserError
 
 
@@ -66,6 +66,7 @@ def main(argv: list[str]) -> None:
         raise UserError(f"--topk must be at least 1; got {args.topk}.")
     if args.json and args.csv:
         raise UserError("--json prints and --csv writes a table: leave one of them out.")
+    csv_file = file_to_write("--csv", args.csv) if args.csv else None
     command.tune()
     import deploy
     import files
@@ -79,15 +80,16 @@ def main(argv: list[str]) -> None:
         for path, reason in unread.items():
             print(f"Left out: {path} ({reason})", file=sys.stderr)
         for path, best in zip(good, top(classify(images), classify.class_names, k), strict=True):
-            if args.csv:
+            if csv_file:
                 rows.writerow([path, *(cell for name, share in best for cell in (name, f"{share:.6f}"))])
             elif args.json:
                 named = [{"class": name, "probability": round(share, 6)} for name, share in best]
                 print(json.dumps({"file": path, "top": named}, ensure_ascii=False), flush=True)
             else:
                 print(f"{path}  {', '.join(f'{name} {share:.1%}' for name, share in best)}", flush=True)
-    if args.csv:
-        files.write_whole(args.csv, table.getvalue())
+    if csv_file:
+        csv_file.parent.mkdir(parents=True, exist_ok=True)
+        files.write_whole(csv_file, table.getvalue())
         print(f"Written to {args.csv}: {len(paths) - bad:,} images")
     if bad:
         print(f"{bad:,} of {len(paths):,} files could not be read.", file=sys.stderr)

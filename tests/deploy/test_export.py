@@ -165,6 +165,7 @@ MISTAKES = {
     "tap": (["--to", "onnx", "--out", "a", "--taps", "stage9"], "Unknown tap 'stage9'. Did you mean 'stage3'"),
     "tap twice": (["--to", "onnx", "--out", "a", "--taps", "stem,stem"], "twice"),
     "folder": (["--to", "onnx", "--out", "."], "is a folder"),
+    "in a file": (["--to", "onnx", "--out", "there/a"], "nothing can be written in"),
     "exists": (["--to", "onnx", "--out", "there"], "exists already"),
     "no torch": (["--to", "torch", "--out", "a"], r"needs PyTorch: .*\nInstall it"),
     "no format": (["--out", "a"], "required: --to"),

@@ -5,6 +5,7 @@ import csv
 import dataclasses
 import json
 import pathlib
+import shutil
 
 import jax
 import numpy as np
@@ -109,6 +110,8 @@ MISTAKES = {
     "topk": (["a.png", "--topk", "0"], "at least 1"),
     "topk text": (["a.png", "--topk", "many"], "invalid int value: 'many'"),
     "json and csv": (["a.png", "--json", "--csv", "b"], "leave one of them out"),
+    "csv in a file": (["a.png", "--csv", str(TEACHER / "model.json" / "table.csv")], "nothing can be written in"),
+    "csv is a folder": (["a.png", "--csv", str(TEACHER)], "is a folder"),
     "flag": (["a.png", "--tokp", "1"], "Unrecognized arguments: --tokp 1"),
 }
 
@@ -119,6 +122,14 @@ def test_a_mistake_is_told_in_two_lines(mistake):
     with pytest.raises(UserError, match=message) as raised:
         predict.main(["--param", str(TEACHER), *arguments])
     assert len(str(raised.value).splitlines()) <= 2
+
+
+def test_a_classifier_that_no_loss_has_trained_is_told(tmp_path, capsys):
+    shutil.copytree(TEACHER, tmp_path / "weights")
+    described = tmp_path / "weights" / pretrained.DESCRIPTION
+    described.write_text(json.dumps({**json.loads(described.read_text()), "untrained": ["classifier"]}))
+    deploy.load(tmp_path / "weights")
+    assert "no loss has trained classifier" in capsys.readouterr().err
 
 
 def test_images_of_another_type_are_refused():
