@@ -1,5 +1,6 @@
 """ONNX: a file for onnxruntime, browsers and many other runtimes, made by jax2onnx."""
 
+import collections
 import contextlib
 import importlib
 import logging
@@ -35,6 +36,7 @@ class Onnx(Target):
                 raise UserError(
                     f"jax2onnx cannot express this network: {text}\nTake another format: --to stablehlo."
                 ) from error
+        _clip(model.graph)
         return model.SerializeToString()
 
     def open(self, content: bytes, graph: Graph) -> Runner:
@@ -52,6 +54,21 @@ def _package(name: str):
         raise UserError(
             f"ONNX needs packages: {error}.\nInstall them: pip install --no-deps -r requirements-export.txt"
         ) from None
+
+
+def _clip(graph) -> None:
+    """Turns every min(max(x, low), high) into a Clip. Runtimes fuse a Clip (ReLU6) into the convolution before it."""
+    scalars = {value.name for value in graph.initializer if not value.dims}
+    readers = collections.Counter(name for node in graph.node for name in node.input)
+    lower = {node.output[0]: node for node in graph.node if node.op_type == "Max"}
+    for node in list(graph.node):
+        inside = [lower[name] for name in node.input if name in lower and readers[name] == 1]
+        if node.op_type != "Min" or not inside:
+            continue
+        (low, x), (high, _) = (sorted(each.input, key=lambda name: name not in scalars) for each in (*inside, node))
+        if {low, high} <= scalars:
+            node.op_type, node.input[:] = "Clip", [x, low, high]
+            graph.node.remove(inside[0])
 
 
 @contextlib.contextmanager

@@ -159,6 +159,7 @@ OPERATIONS = {
     "Add": operator.add,
     "AveragePool": _pool(F.avg_pool2d),
     "Cast": _cast,
+    "Clip": torch.clamp,
     "Concat": _concat,
     "Conv": _conv,
     "Div": operator.truediv,
