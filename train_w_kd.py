@@ -1,6 +1,7 @@
 """Distils a teacher into a student."""
 
 import importlib
+import sys
 
 from configs import command
 from registry import unknown
@@ -20,9 +21,13 @@ def main(argv: list[str]) -> None:
     if given.flags["list"]:
         return print_list(given.flags["list"])
     command.prepare(given)
+    from studies import preflight, tracking
     from training.train import train
 
-    command.print_summary(train(given.recipe, typed=given.typed))
+    if given.flags["check_only"]:
+        sys.exit(preflight.run(given))
+    with tracking.followed(given):
+        command.print_summary(train(given.recipe, typed=given.typed))
 
 
 def print_list(what: str) -> None:
