@@ -38,9 +38,8 @@ TINY = {
     "EfficientNet_Lite0": ({"padding": "TORCH", "depth": 0.25}, 16),
     "Projected": ({"backbone": "CNN", "width": 16}, 8),
 }
-SLOW = ("MobileNetV2", "EfficientNet_B0", "EfficientNet_Lite0", "ShuffleNetV1")
-every = pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in TINY])
-NAMES = [name for name in TINY if name not in SLOW]
+FAST = ("CNN", "ResNet8", "WRN_16_1", "VGG8", "Projected")
+every = pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in FAST)) for n in TINY])
 
 
 @pytest.fixture(autouse=True)
@@ -101,7 +100,7 @@ assert not loaded & {"flax", "models", "pretrained", "deploy"}, loaded
 """
 
 
-@pytest.mark.parametrize("names", [NAMES, pytest.param(SLOW, marks=pytest.mark.slow)], ids=["fast", "others"])
+@pytest.mark.parametrize("names", [["CNN"], pytest.param([*TINY], marks=pytest.mark.slow)], ids=["one", "every"])
 def test_stablehlo_runs_in_a_process_that_has_jax_alone(names, tmp_path):
     target = targets.registry.get("stablehlo")()
     for name in names:
