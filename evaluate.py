@@ -10,7 +10,7 @@ from registry import UserError
 KEYS = ("teacher_arch", "teacher_param", "dataset", "data_dir", "image_size", "channels", "skip_damaged")
 KEYS += ("resize", "interpolation", "teacher_image_size", "teacher_taps", "teacher_input")
 FLAGS = {
-    "param": "the weights to measure: a run folder, or a folder with weights.safetensors + model.json",
+    "param": "the weights to measure: a run folder, a folder with weights.safetensors + model.json, or hf:OWNER/NAME",
     "arch": "the network, if its code is your own: module:attribute",
     "explain": "explanation maps to measure too, such as GradCAM,CAM; --param may then name several runs",
     "baseline": "with --explain: runs on labels alone to compare with, one for each of --param",

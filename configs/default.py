@@ -99,8 +99,8 @@ class Keys:
     )
     teacher_param: str = key(
         "",
-        "the teacher's weights: a run folder, or a folder with weights.safetensors + model.json; several: P,Q; "
-        "of timm: or torchvision: a FILE, or hub",
+        "the teacher's weights: a run folder, a folder with weights.safetensors + model.json, or hf:OWNER/NAME; "
+        "several: P,Q; of timm: or torchvision: a FILE, or hub",
         TEACHER,
         TRAINED,
         network_teaches,

@@ -61,7 +61,9 @@ def convolve_same(convolve: Callable, x: jax.Array) -> jax.Array:
     """
     rows, columns = (1 - side % 2 for side in x.shape[1:3])
     x = jnp.pad(x, ((0, 0), (rows, 0), (columns, 0), (0, 0)))
-    return convolve(x)[:, rows:, columns:]
+    y = convolve(x)
+    # `y[:, rows:]` would be a gather in a program for any batch size
+    return jax.lax.slice_in_dim(jax.lax.slice_in_dim(y, rows, None, axis=1), columns, None, axis=2)
 
 
 class Conv(nn.Module):

@@ -93,7 +93,7 @@ class ImageNetResNet(Network):
         x = Conv(64, 7 if large else 3, 2 if large else 1, dtype=self.dtype, name="stem_conv")(x)
         x = tap("stem", nn.relu(BatchNorm(dtype=self.dtype, name="stem_bn")(x, train)))
         if large:
-            x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+            x = ops.max_pool(x, 3, 2, pad=1)
         kind = Bottleneck if self.bottleneck else BasicBlock
         rates = iter(depth_rates(self.stochastic_depth, sum(self.blocks)))
         inside = iter(self.free_widths())

@@ -13,6 +13,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from models import ops
 from models.layers import BatchNorm, Conv, small_normal
 from models.network import Network, completed, variant
 from models.outputs import Outputs, Taps
@@ -58,7 +59,7 @@ class VGG(Network):
         for stage, count in enumerate(self.convolutions):
             name = f"stage{stage}" if stage else "stem"
             if 0 < stage <= pools:
-                x = nn.max_pool(x, (2, 2), (2, 2))
+                x = ops.max_pool(x, 2, 2)
             for i in range(count):
                 x = Conv(next(widths), 3, use_bias=True, dtype=self.dtype, name=f"{name}_conv{i}")(x)
                 x = BatchNorm(dtype=self.dtype, name=f"{name}_bn{i}")(x, train)
