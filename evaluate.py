@@ -8,7 +8,7 @@ from files import write_json
 from registry import UserError
 
 KEYS = ("teacher_arch", "teacher_param", "dataset", "data_dir", "image_size", "channels", "skip_damaged")
-KEYS += ("resize", "interpolation", "teacher_image_size", "teacher_taps", "teacher_input")
+KEYS += ("loading", "resize", "interpolation", "teacher_image_size", "teacher_taps", "teacher_input")
 FLAGS = {
     "param": "the weights to measure: a run folder, a folder with weights.safetensors + model.json, or hf:OWNER/NAME",
     "arch": "the network, if its code is your own: module:attribute",

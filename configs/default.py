@@ -18,6 +18,8 @@ from configs.conditions import (
     TRAINED,
     given_start,
     has_bank,
+    has_files,
+    in_memory,
     labelled,
     network_teaches,
     one_training,
@@ -25,6 +27,7 @@ from configs.conditions import (
     padded_crop,
     resized,
     several_seeds,
+    streamed,
     strong_views,
     torch_teaches,
     whole_crop,
@@ -185,6 +188,18 @@ class Keys:
     skip_damaged: bool = key(
         False, "leave out and count damaged pictures of ImageFolder", only("dataset", *FOLDERS), group="data"
     )
+    loading: str = key(
+        one_of("auto", "memory", "stream"),
+        "memory: all images lie on every device; stream: they are read batch by batch; auto: stream above 4 GB",
+        free=True,
+        group="data",
+    )
+    loading_threads: int = key(
+        not_negative(0), "threads that read streamed images; 0: one for each core", streamed, free=True, group="run"
+    )
+    check_files: bool = key(
+        False, "the fingerprint of the data reads every file, not only names and sizes", has_files, group="data"
+    )
     num_labels: int = key(
         not_negative(0), "number of images with a label, class-balanced; 0: all images", labelled, group="data"
     )
@@ -275,7 +290,8 @@ class Keys:
     )
     steps_per_call: str = key(
         limited("auto", "be 'auto' or a whole number above 0", lambda x: x == "auto" or (x.isdecimal() and int(x) > 0)),
-        "the largest number of updates in one call; auto: 50 on GPU and TPU, 1 on CPU",
+        "the largest number of updates in one call; auto: 50 on GPU and TPU, 1 on CPU and for streamed images",
+        in_memory,
         free=True,
         group="run",
     )

@@ -348,7 +348,7 @@ def _temperatures(options: Mapping, path: str = "") -> list[tuple[str, float]]:
 def teacher_command(config: Mapping) -> str:
     """Returns a command that trains a teacher for this config."""
     arch = (names_in(config["teacher_arch"]) or ["ResNet20"])[0]
-    own = {key: config[key] for key in data.KEYS if config[key]}
+    own = {key: config[key] for key in data.KEYS if config[key] not in ("", 0, "auto")}
     name = config["dataset"]
     if not _load(config).labelled:  # a teacher learns from labels
         name, own = "ImageFolder", {**own, "data_dir": "LABELLED"}

@@ -24,12 +24,12 @@ class Exam:
 
     Attributes:
         name: "val" or "test".
-        images: [N, H, W, C] uint8, on the devices.
+        images: [N, H, W, C] uint8, on the devices; or `data.streamed.StreamedImages`.
         labels: [N] int32.
     """
 
     name: str
-    images: jax.Array
+    images: Any
     labels: np.ndarray
 
 
@@ -38,22 +38,24 @@ class DeviceSplit:
     """The training images and the order of the epoch.
 
     Attributes:
-        images: [N, H, W, C] uint8.
+        images: [N, H, W, C] uint8; None: the split is streamed.
         labels: [N] int32, -1 where withheld.
         seed: int32 scalar.
         index, view: [1 + steps, B] int32, the epoch's plan (`data.epoch_plan`), a row for each step; row 0 is the last
             step of the previous epoch.
         classes: the table for views "partner"; None where no such view is asked for.
         bank: the teacher's logits for these views (`data.stored.DeviceBank`); None: the step runs the teacher.
+        pictures: of a streamed split, the rows of one update: for each view [B, H, W, C] uint8 (`data.streamed`).
     """
 
-    images: jax.Array
+    images: jax.Array | None
     labels: jax.Array
     seed: jax.Array
     index: jax.Array
     view: jax.Array
     classes: ClassTable | None = None
     bank: Any = None
+    pictures: tuple[jax.Array, ...] | None = None
 
     def batch(
         self, step: jax.Array, augmentation: Augmentation, views: tuple[str, ...], second_label: Callable = other
@@ -78,6 +80,7 @@ class DeviceSplit:
             self.classes,
             (self.index[position], self.view[position]),
             second_label,
+            self.pictures,
         )
         batch = batch.replace(key=jax.random.fold_in(jax.random.fold_in(jax.random.key(self.seed), NETWORK), step))
         if self.bank is None:

@@ -80,7 +80,7 @@ class Builder:
         rate = config.head_learning_rate / config.learning_rate if config.head_learning_rate else 1.0
         self.start = Start(names_in(config.init_param), names_in(config.freeze), rate, self.dataset)
         self.others: dict[str, dict] = {}
-        self.augmentation = data.Augmentation.of(config, self.dataset.mean)
+        self.least, self.augmentation = data.divided(self.dataset, data.Augmentation.of(config, self.dataset.mean))
         self.devices.check_divides(config.batch_size, config.accumulate)
         self.steps_per_epoch = len(self.dataset.train) // config.batch_size  # without the last incomplete batch
         self.strategy = self._cast()
@@ -135,7 +135,8 @@ class Builder:
         """What makes the run this one: the config, and the fingerprints of data and weights."""
         digests = {"teacher_sha256": self.digests, "init_sha256": self.start.digests}
         found = {name: ",".join(own) or None for name, own in digests.items()}
-        return {**plain(self.config), "data": self.dataset.fingerprint, **found}
+        cropped = " cropped on the host" if self.least else ""
+        return {**plain(self.config), "data": f"{self.dataset.fingerprint}{cropped}", **found}
 
     @property
     def report(self) -> dict[str, list[str]]:
@@ -172,17 +173,21 @@ class Builder:
         config, devices, dataset = self.config, self.devices, self.dataset
         strategy = self.strategy.prepared(self._abstract, dataset.train)
         stack = devices.loops if config.stack_seeds == "auto" else config.stack_seeds == "yes"
-        most = (CALL if devices.loops else 1) if config.steps_per_call == "auto" else int(config.steps_per_call)
+        loops = devices.loops and not dataset.streamed  # streamed images come one update at a time
+        most = (CALL if loops else 1) if config.steps_per_call == "auto" else int(config.steps_per_call)
         programs = {"skip": config.on_nan == "skip", "stacked": stack and config.seeds > 1, "many": most > 1}
         epochs, steps = strategy.epochs(config.train_epoch), self.steps_per_epoch
-        exams = tuple(data.Exam(name, devices.place(own.images), own.labels) for name, own in dataset.exams.items())
+        images, see, stream = data.feeds(dataset, devices, strategy.views, self.least, config.loading_threads)
+        exams = tuple(data.Exam(name, see(own), own.labels) for name, own in dataset.exams.items())
         info = {"arch": config.student_arch, "options": student_options(config), **dataset.info}
         info |= {"mean": list(strategy.student.mean), "std": list(strategy.student.std)}
         info |= {"transfer": config.transfer, "distiller": config.distiller, "command": command_line()}
         return Shared(
             folder=folder,
             dataset=dataset,
-            images=devices.place(dataset.train.images),
+            images=images,
+            stream=stream,
+            least=self.least,
             exams=exams,
             strategy=strategy,
             schedule=Schedule(steps, epochs, config.log_every, config.eval_every, config.keep_epochs, most),
@@ -234,11 +239,13 @@ class Builder:
 
         The shapes have the run's layout on the devices, so the run does not trace the strategy's functions again.
         """
-        shape, count = jax.ShapeDtypeStruct, len(self.dataset.train)
-        images, labels = shape((count, *self.dataset.image_shape), jnp.uint8), shape((count,), jnp.int32)
-        order, number = shape((1 + self.steps_per_epoch, self.config.batch_size), jnp.int32), shape((), jnp.int32)
+        shape, count, size = jax.ShapeDtypeStruct, len(self.dataset.train), self.config.batch_size
+        streamed, labels = self.dataset.streamed, shape((count,), jnp.int32)
+        images = shape((size if streamed else count, *self.dataset.image_shape), jnp.uint8)
+        order, number = shape((1 + self.steps_per_epoch, size), jnp.int32), shape((), jnp.int32)
         classes = data.ClassTable(*[labels] * 4) if "partner" in strategy.views else None
-        split = self.devices.shapes(data.DeviceSplit(images, labels, number, order, order, classes))
+        images, pictures = (None, (images,) * len(strategy.views)) if streamed else (images, None)
+        split = self.devices.shapes(data.DeviceSplit(images, labels, number, order, order, classes, None, pictures))
         batch = jax.eval_shape(Update(strategy, self.augmentation, self.devices).batch, split, number)
         if banked:
             logits = shape((self.config.batch_size, self.dataset.num_classes), jnp.float32)
