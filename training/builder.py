@@ -30,13 +30,14 @@ from pretrained.players import fitted, player_of
 from pretrained.start import Start
 from registry import UserError
 from tasks.classification import balanced_weights
-from training import bank, optimizer
+from training import bank
 from training.devices import here
 from training.replica import Replica, Shared
 from training.run_folder import warn
 from training.schedule import Schedule
 from training.teachers import Teachers
 from training.update import Update
+from transfer import optimizer
 from transfer.reading import reads_classes
 from transfer.untrained import without_labels
 
