@@ -61,6 +61,12 @@ class Keys:
     # The networks. `train_teacher.py` trains one on labels, `train_w_kd.py` distils a teacher into a student.
     student_arch: str = key("ResNet8", "the network that learns", group="who")
     student_options: dict = key(dict, "options of the student's network, such as {'patch_size': 4} of a ViT")
+    student_quantize: str = key(
+        one_of("none", "int8", "int4"),
+        "the student computes with numbers of integers: int8; int4: weights of 4 bits, inputs of 8",
+        only("dtype", "float32"),
+        group="who",
+    )
     init_param: str = key(
         "",
         "weights that the student starts from: a run folder, or as --teacher_param; or several: student's,peers'",
@@ -96,8 +102,8 @@ class Keys:
     )
     teacher_param: str = key(
         "",
-        "the teacher's weights: a run folder, or a folder with weights.safetensors + model.json; several: P,Q; "
-        "of timm: or torchvision: a FILE, or hub",
+        "the teacher's weights: a run folder, a folder with weights.safetensors + model.json, or hf:OWNER/NAME; "
+        "several: P,Q; of timm: or torchvision: a FILE, or hub",
         TEACHER,
         TRAINED,
         network_teaches,

@@ -22,20 +22,22 @@ import tasks
 import transfer
 from configs.command import names_in
 from configs.environment import command_line
-from configs.resolve import dataset_of, plain, teacher_command
+from configs.resolve import dataset_of, plain, student_options, teacher_command
 from distiller import dot
+from models import quantization
 from pretrained import foreign, given
 from pretrained.players import fitted, player_of
 from pretrained.start import Start
 from registry import UserError
 from tasks.classification import balanced_weights
-from training import bank, optimizer
+from training import bank
 from training.devices import here
 from training.replica import Replica, Shared
 from training.run_folder import warn
 from training.schedule import Schedule
 from training.teachers import Teachers
 from training.update import Update
+from transfer import optimizer
 from transfer.reading import reads_classes
 from transfer.untrained import without_labels
 
@@ -147,7 +149,7 @@ class Builder:
     def _cast(self) -> transfer.Strategy:
         """Returns the strategy with its players. A trace finds parts that do not fit, before anything compiles."""
         config, kind = self.config, transfer.kind(self.config.transfer, self.config.accumulate, self.config.ema_weights)
-        parts = {"student": self._player("student", config.student_arch, plain(config.student_options))}
+        parts = {"student": self._player("student", config.student_arch, student_options(config))}
         parts |= {"task": self.task, "optimizer": optimizer.create(config, self.steps_per_epoch)}
         if config.distiller:
             parts["method"] = distiller.create(config.distiller, **plain(config.distiller_options))
@@ -161,7 +163,7 @@ class Builder:
             raise UserError(self.strangers[0])
         if config.optimizer == "dot" or self.start.holds:
             strategy = self._with_optimizer(strategy)
-        for line in self.start.lines:
+        for line in [*quantization.report(parts["student"], self.dataset.image_shape), *self.start.lines]:
             self.say(line)
         self._check_fit(strategy)
         strategy = strategy.prepared(self._abstract)
@@ -178,7 +180,7 @@ class Builder:
         epochs, steps = strategy.epochs(config.train_epoch), self.steps_per_epoch
         images, see, stream = data.feeds(dataset, devices, strategy.views, self.least, config.loading_threads)
         exams = tuple(data.Exam(name, see(own), own.labels) for name, own in dataset.exams.items())
-        info = {"arch": config.student_arch, "options": plain(config.student_options), **dataset.info}
+        info = {"arch": config.student_arch, "options": student_options(config), **dataset.info}
         info |= {"mean": list(strategy.student.mean), "std": list(strategy.student.std)}
         info |= {"transfer": config.transfer, "distiller": config.distiller, "command": command_line()}
         return Shared(

@@ -94,6 +94,7 @@ ALL = {"resized_crop": 0.5, "randaugment": 2, "magnitude": 7, "random_erasing": 
 # Key -> a value, and one recipe for each of the key's conditions, in which the key has no effect.
 UNLABELLED = {"dataset": "Images", "data_dir": "{images}", "batch_size": 2, "teacher_param": "tests/teacher"}
 WITHOUT = {
+    "student_quantize": ("int8", [{"dtype": "bfloat16"}]),
     "teacher_logits": ("x.npy", [{"transfer": "PCL"}, {"transfer": "Online", "teacher_param": "tests/teacher"}]),
     "teacher_arch": ("CNN", [{"transfer": "PCL"}, {"teacher_logits": "x.npy"}]),
     "teacher_param": ("tests/teacher", [{"transfer": "PCL"}, {"transfer": "Mutual"}, {"teacher_logits": "x.npy"}]),
