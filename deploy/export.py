@@ -8,6 +8,9 @@ The file takes normalised images [B, H, W, C] float32 and returns logits. With -
 [B, H, W, C] uint8 and returns probabilities. Before the file is written, its own runtime answers 64 images of the data
 set. If an answer differs from the library's by more than 0.1 %, nothing is written. Beside the file, FILE.json has the
 names of the classes, the form of the input, and the report.
+
+Quantised weights with fixed ranges (`deploy.quantize`) become integers in an ONNX file. A number at the border of two
+integers may go either way, so their answers may differ by 2 %.
 """
 
 import json
@@ -20,10 +23,10 @@ from configs import command
 from configs.command import names_in
 from deploy.arguments import Parser, file_to_write
 from deploy.targets import Measured, Target, registry
+from models import quantization
 from registry import UserError
 
 IMAGES = 64
-TOLERANCE = 1e-3  # the largest difference of an output, in units of the output's largest absolute value
 
 
 def parser() -> Parser:
@@ -96,6 +99,7 @@ def description(weights, graph, target: Target, measured: Measured, size: int, p
         },
         "outputs": {name: [target.batch or "batch", *measured.outputs[name].shape[1:]] for name in graph.outputs},
         "class_names": list(info["class_names"]),
+        "arithmetic": quantization.arithmetic(info.get("options", {})),
         "bytes": size,
         "runtime": measured.runtime,
         "milliseconds": {str(batch): round(time, 3) for batch, time in measured.milliseconds.items()},
@@ -139,7 +143,8 @@ def export(args) -> dict:
     target: Target = registry.get(args.to)()
     classify = deploy.load(args.param, args.arch)
     weights, player, variables = classify.weights, classify.player, classify.variables
-    graph = graphs.build(weights, args.arch, args.with_preprocessing, names_in(args.taps), target.plain)
+    how = {"plain": target.plain, "integers": target.integers}
+    graph = graphs.build(weights, args.arch, args.with_preprocessing, names_in(args.taps), **how)
     images = real_images(classify, args.dataset, args.data_dir, args.images)
     pixels = images / np.float32(255)
     given = images if args.with_preprocessing else (pixels - np.float32(player.mean)) / np.float32(player.std)
@@ -150,10 +155,11 @@ def export(args) -> dict:
     expected = {name: np.asarray(answers.get(name, outputs.features.get(name))) for name in graph.outputs}
     parity = compare(expected, measured.outputs)
     worst = max(parity, key=lambda name: parity[name]["relative"])
-    if not parity[worst]["relative"] <= TOLERANCE:  # not <=: a NaN is refused, too
+    tolerance = target.tolerance["quantize" in weights.info.get("options", {})]
+    if not parity[worst]["relative"] <= tolerance:  # not <=: a NaN is refused, too
         raise UserError(
             f"Nothing is written: '{worst}' of the {args.to} file differs from the library's by "
-            f"{parity[worst]['relative']:.1e} of the largest value on {len(images)} images; {TOLERANCE:g} is allowed.\n"
+            f"{parity[worst]['relative']:.1e} of the largest value on {len(images)} images; {tolerance:g} is allowed.\n"
             "Take another format: --to " + " or ".join(name for name in registry.names() if name != args.to)
         )
     facts = description(weights, graph, target, measured, len(content), parity, len(images))

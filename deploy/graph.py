@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 import pretrained
-from models import forward, ops
+from models import forward, ops, quantization
 from pretrained.players import player_of
 from registry import UserError, unknown
 
@@ -22,12 +22,17 @@ class Graph:
         shape: (H, W, C) of the images.
         dtype: of the images: "float32", normalised; or "uint8", pixels from 0 to 255.
         outputs: "logits" [B, K], or "probabilities" of uint8 images; then the taps.
+        bits: of the kernels, if the format shall store integers (`deploy.qdq`); 0: the function is all.
+        layers: (name, kernel, low, high) of every layer, in the order of the forward pass; low and high are the range
+            of its input. Empty if `bits` is 0.
     """
 
     function: Callable
     shape: tuple[int, int, int]
     dtype: str
     outputs: tuple[str, ...]
+    bits: int = 0
+    layers: tuple = ()
 
     input = "images"
 
@@ -42,6 +47,7 @@ def build(
     with_preprocessing: bool = False,
     taps: Sequence[str] = (),
     plain: bool = True,
+    integers: bool = False,
 ) -> Graph:
     """Makes the function of some weights.
 
@@ -51,12 +57,23 @@ def build(
         with_preprocessing: the function takes pixels, normalises them and returns probabilities.
         taps: names of features (`models.Outputs.features`) that the function returns, too.
         plain: the function has JAX's own operations alone, without the CPU's forms (`models.ops.plain`).
+        integers: of quantised weights the function is the float network's, and `Graph.layers` has what rounds it.
 
     Raises:
-        UserError: weights that do not fit, or a tap that the network does not have.
+        UserError: weights that do not fit, a tap that the network does not have, or ranges that are not fixed.
     """
     player, variables = player_of(weights, "network", arch=arch, frozen=True)
-    shape = tuple(weights.info["image_shape"])
+    shape, stored = tuple(weights.info["image_shape"]), {}
+    if integers and (rule := getattr(player.model, "rule", None)):
+        if not rule.ranges:
+            raise UserError(
+                f"The inputs of layers in {weights.folder} have a range for each image; integers need fixed ranges.\n"
+                f"Measure them: python -m deploy.quantize --param {weights.folder} --out fixed"
+            )
+        player = dataclasses.replace(player, model=quantization.plain_of(player.model))
+        found = quantization.layers(player.model, variables, shape)
+        layers = tuple((name, kernel, *rule.range_of(name)) for name, kernel in found)
+        stored = {"bits": rule.bits, "layers": layers}
     image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     features = jax.eval_shape(lambda x: forward(player.model, variables, x)[0].features, image)
     for tap in taps:
@@ -76,4 +93,4 @@ def build(
         return (first, *(outputs.features[tap].astype(jnp.float32) for tap in taps))
 
     kind = ("uint8", "probabilities") if with_preprocessing else ("float32", "logits")
-    return Graph(function, shape, kind[0], (kind[1], *taps))
+    return Graph(function, shape, kind[0], (kind[1], *taps), **stored)

@@ -9,6 +9,7 @@ import warnings
 import jax
 
 from deploy.graph import Graph
+from deploy.qdq import with_integers
 from deploy.targets import Runner, Target
 from registry import UserError
 
@@ -17,6 +18,8 @@ OPSET = 21  # older opsets give invalid files; few browsers know newer ones
 
 class Onnx(Target):
     """ONNX, checked with onnxruntime on the CPU."""
+
+    integers = True
 
     def write(self, graph: Graph) -> bytes:
         with _quiet():
@@ -37,7 +40,8 @@ class Onnx(Target):
                     f"jax2onnx cannot express this network: {text}\nTake another format: --to stablehlo."
                 ) from error
         _clip(model.graph)
-        return model.SerializeToString()
+        content = model.SerializeToString()
+        return with_integers(content, graph) if graph.layers else content
 
     def open(self, content: bytes, graph: Graph) -> Runner:
         session = _package("onnxruntime").InferenceSession(content, providers=["CPUExecutionProvider"])

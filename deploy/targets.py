@@ -45,10 +45,15 @@ class Target(abc.ABC):
     Attributes:
         plain: whether the format has JAX's own operations alone (`deploy.graph.build`).
         batch: how many images one call of the network takes; 0: any number.
+        integers: whether the file of quantised weights stores integers.
+        tolerance: the largest difference of an output from the library's, in units of the output's largest absolute
+            value; then, of quantised weights, in which a number at the border of two integers may go either way.
     """
 
     plain = True
     batch = 0
+    integers = False
+    tolerance = (1e-3, 2e-2)
 
     @abc.abstractmethod
     def write(self, graph: Graph) -> bytes:

@@ -207,6 +207,26 @@ def layer_ranges(model: nn.Module, variables: dict, images: jax.Array) -> dict[s
     return found
 
 
+def layers(model: nn.Module, variables: dict, image_shape: tuple[int, int, int]) -> list[tuple[str, np.ndarray]]:
+    """(name, kernel) of every layer that multiplies, in the order of the forward pass; nothing is computed.
+
+    Args:
+        model: a network that is not quantised.
+        variables: its variables.
+        image_shape: [H, W, C].
+    """
+    found = []
+
+    def watch(layer, x, kernel):
+        found.append((layer, kernel))
+        return x, kernel
+
+    with _change(watch):
+        image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+        jax.eval_shape(lambda image: model.apply(variables, image, train=False), image)
+    return found
+
+
 def check(player, image_shape: tuple[int, int, int]) -> int:
     """The number of layers that `quantised` reaches in the network of a player (`models.Player`).
 

@@ -10,7 +10,7 @@ from flax import traverse_util
 
 import data
 import pretrained
-from models import Player
+from models import Player, quantization
 from models.parts import CLASSIFIER, members, parts
 from models.players import scaled_updates
 from pretrained.classes import in_order, mismatch, only_numbered
@@ -30,7 +30,7 @@ class Start:
         dataset: what the networks will learn.
 
     Attributes:
-        lines: what was taken, left, drawn anew and frozen, for the user.
+        lines: what was taken, left, drawn anew, frozen and quantised, for the user.
         digests: SHA-256 of the weights, in the order of `params`.
     """
 
@@ -40,7 +40,12 @@ class Start:
         self.digests: list[str] = []
 
     def begin(self, player: Player) -> Player:
-        """The player that starts from the next weights; the player itself where none are left."""
+        """The player that starts from the next weights; the player itself where none are left.
+
+        Raises:
+            UserError: weights that do not fit, or a network that cannot be quantised (`models.quantization.check`).
+        """
+        self.lines += quantization.report(player, self._dataset.image_shape)
         if not self._waiting:
             return player
         weights = pretrained.load(self._waiting.pop(0))

@@ -3,7 +3,7 @@
     python -m studies.small [--root runs/small]
 
 The setting is the demo's (configs/digits.py). Quantised: a ResNet8 that a ResNet20 has distilled. "Measured" has ranges
-of 512 training images and no training. The other rows train on from the float student, 6 epochs at a tenth of the
+of 512 training images and no training. The other rows train on from the first float student, 6 epochs at a tenth of the
 learning rate, and are measured with such ranges, too. Pruned: the ResNet20, to 0.3 of its multiply-adds; the rows that
 train have the same 22 epochs. Finished runs are kept: the same command runs only what is missing.
 """
@@ -42,17 +42,14 @@ def quantised(root: pathlib.Path, recipe: dict, dataset: data.Dataset) -> str:
     rows = [["Float student", compare.spread(student.last()), f"{sizes[0] / 1000:.1f}"]]
     for bits in (8, 4):
         found = {f"Measured, {bits} bits": folders}
-        own = {"student_quantize": f"int{bits}", "seeds": 1, **ON}
         ways = {"without a teacher": LABELS, "with the ResNet20": SOFT}
         if bits == 4:  # with 8 bits all rows are alike
-            ways["with its float self"] = {**SOFT, "teacher_arch": "ResNet8"}
+            ways["with its float self"] = {**SOFT, "teacher_arch": "ResNet8", "teacher_param": str(folders[0])}
         for name, changes in ways.items():
             path = root / f"int{bits}-{name.replace(' ', '-')}"
-            for seed, start in enumerate(folders):
-                its = {**own, **changes, "seed": seed, "init_param": str(start)}
-                its |= {"teacher_param": str(start)} if "self" in name else {}
-                compare.run(path / f"s{seed}", name, recipe, its, quiet=True)
-            found[f"Trained {name}, {bits} bits"] = [path / f"s{seed}" / "last" for seed in range(SEEDS)]
+            start = {"student_quantize": f"int{bits}", "init_param": str(folders[0]), **ON, **changes}
+            row = compare.run(path, name, recipe, start, quiet=True)
+            found[f"Trained {name}, {bits} bits"] = [folder / "last" for folder in row.folders]
         for name, trained in found.items():
             print(name, flush=True)
             top1, size = zip(*(as_deployed(folder, bits, dataset) for folder in trained), strict=True)

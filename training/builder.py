@@ -24,7 +24,6 @@ from configs.command import names_in
 from configs.environment import command_line
 from configs.resolve import dataset_of, plain, student_options, teacher_command
 from distiller import dot
-from models import quantization
 from pretrained import foreign, given
 from pretrained.players import fitted, player_of
 from pretrained.start import Start
@@ -163,7 +162,7 @@ class Builder:
             raise UserError(self.strangers[0])
         if config.optimizer == "dot" or self.start.holds:
             strategy = self._with_optimizer(strategy)
-        for line in [*quantization.report(parts["student"], self.dataset.image_shape), *self.start.lines]:
+        for line in self.start.lines:
             self.say(line)
         self._check_fit(strategy)
         strategy = strategy.prepared(self._abstract)
