@@ -26,6 +26,7 @@ MACHINE = {"gpu_id": "GPUs to use, such as 2 or 0,1"}
 TRAINING = {
     "config": "the recipe: FILE.py or FILE.py:ARGUMENT with get_config(); --config.KEY=VALUE changes any key",
     "hosts": "make several processes one run: auto, or HOST:PORT,COUNT,ID",
+    "compile_for": "compile an update for a TPU or GPU that is not here, print memory and speed, stop: v5e:2x4, h200",
 }
 
 

@@ -17,7 +17,7 @@ from data.batch import (
     withheld,
 )
 from data.dataset import Augmentation, Dataset, Split, hold_out
-from data.device_split import DeviceSplit, Exam
+from data.device_split import DeviceSplit, Exam, FlatImages
 from data.pairs import ClassTable, class_partners, class_table
 from registry import Registry, UserError
 
@@ -29,6 +29,7 @@ __all__ = [
     "Dataset",
     "DeviceSplit",
     "Exam",
+    "FlatImages",
     "Split",
     "balanced_plan",
     "balanced_subset",

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from files import size_text
 from registry import UserError
 
 REPEATABLE = "xla_gpu_deterministic_ops"
@@ -84,11 +85,11 @@ class Devices:
 
         return jax.tree_util.tree_map_with_path(put, tree)
 
-    def shapes(self, tree, examples: int = 0):
+    def shapes(self, tree, examples: int = 0, axis: int = 0):
         """Returns a tree's shapes with the layout of `place`. A program traced with them is not traced again."""
 
         def shape(path, leaf):
-            sharding = NamedSharding(self.mesh, self.spec(path, leaf.shape, examples))
+            sharding = NamedSharding(self.mesh, self.spec(path, leaf.shape, examples, axis))
             weak = getattr(leaf, "weak_type", False)
             return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding, weak_type=weak)
 
@@ -131,8 +132,6 @@ class Devices:
 
     def check_memory(self, size: int, what: str, advice: str) -> None:
         """Raises `UserError` if a device reports less than `size` bytes of free memory."""
-        from files import size_text
-
         for device in jax.local_devices():
             memory = device.memory_stats() or {}
             free = memory.get("bytes_limit", 0) - memory.get("bytes_in_use", 0)
