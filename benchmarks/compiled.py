@@ -3,7 +3,8 @@
     python -m benchmarks.compiled --target v5e:2x4 --chips 1 --student_arch ResNet20 --teacher_arch ResNet56 --json
 
 The update is the engine's own (`studies/targets.py`), of data and weights that have shapes and no content
-(`studies/stand_ins.py`). The compiler of a TPU is the extra `aot`; a GPU's is the extra `cuda13` in an environment of
+(`studies/stand_ins.py`). `--all` makes the table of every method, strategy and network, and goes on where it was
+stopped. The compiler of a TPU is the extra `aot`; a GPU's is the extra `cuda13` in an environment of
 its own. docs/accelerators.md says what the numbers mean.
 """
 
@@ -41,14 +42,20 @@ def recipe(folder: pathlib.Path, data: str, **keys) -> dict:
     return found
 
 
-def main(target: str, chips: int, data: str, json_: bool, by_part: bool, **keys) -> None:
-    """Prints the facts."""
+def main(
+    target: str, chips: int, data: str, json_: bool, by_part: bool, all_: bool, only: list[str], more: dict, **keys
+):
+    """Prints the facts; with `all_`, makes the table of everything and returns how many rows failed."""
     from studies import targets
 
+    if all_:
+        from benchmarks import everything
+
+        return everything.run(target, only)
     if data not in DATA:
         raise unknown("dataset", data, DATA)
     with tempfile.TemporaryDirectory() as folder:
-        own = recipe(pathlib.Path(folder), data, **keys)
+        own = recipe(pathlib.Path(folder), data, **keys, **more)
         with contextlib.redirect_stdout(None):
             found = targets.compile_update(own, targets.Target(target, chips), say=lambda line: None)
     if json_:
@@ -73,6 +80,9 @@ if __name__ == "__main__":
     parser.add_argument("--seeds", type=command.positive, default=1)
     parser.add_argument("--image_size", type=command.positive, default=32)
     parser.add_argument("--data", default=DATA[0], help=", ".join(DATA))
+    parser.add_argument("--more", type=json.loads, default={}, help="more keys of the recipe, as JSON")
     parser.add_argument("--json", dest="json_", action="store_true", help="print one line of JSON")
     parser.add_argument("--by_part", action="store_true", help="also print the ten dearest instructions")
+    parser.add_argument("--all", dest="all_", action="store_true", help="make what is missing of docs/accelerators.md")
+    parser.add_argument("--only", type=command.names, default=[], help="with --all: these rows alone")
     command.call(parser, main)
