@@ -53,7 +53,7 @@ class Kind:
 KINDS = {
     "v5e": Kind("tpu", "2x2", 16 * GIB, 197e12 / (4 * 2 * 128**2)),
     "v5p": Kind("tpu", "2x2x1", 95 * GIB, 459e12 / (8 * 2 * 128**2)),
-    "v4": Kind("tpu", "2x2x1", 32 * GIB, 275e12 / (8 * 2 * 128**2)),
+    "v4": Kind("tpu", "2x2x1", 16 * GIB, 275e12 / (8 * 2 * 128**2)),  # v4 and v3: of a core, of which a chip has two
     "v6e": Kind("tpu", "2x2", 32 * GIB),
     "v3": Kind("tpu", "2x2", 16 * GIB),
     "h200": Kind("gpu", "", 141 * 10**9),
@@ -70,8 +70,7 @@ gpu_device_info {
 platform_name: "CUDA" dnn_version_info { major: 9 minor: 10 patch: 0 } device_description_str: "NVIDIA H200"
 """
 INSTALL = {"tpu": "pip install -e '.[aot]'", "gpu": "pip install -e '.[cuda13]', in an environment of its own"}
-COMPILER = {"tpu": "libtpu", "gpu": "jax_cuda13_plugin"}
-
+COMPILERS = {"tpu": ("libtpu",), "gpu": ("jax_cuda13_plugin", "jax_cuda12_plugin")}
 SETTINGS = {  # of the compilers, which would otherwise look for the device and its driver
     "TPU_SKIP_MDS_QUERY": "1",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
@@ -131,7 +130,7 @@ class Target:
 
 def compiler_is_here(platform: str) -> bool:
     """Whether the compiler of a platform, "tpu" or "gpu", is installed."""
-    return importlib.util.find_spec(COMPILER[platform]) is not None
+    return any(map(importlib.util.find_spec, COMPILERS[platform]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -304,9 +303,7 @@ def main(given: command.Command) -> None:
     for flag in ("hosts", "gpu_id"):
         if given.flags[flag]:
             raise UserError(f"--{flag} and --compile_for, which names the devices itself, exclude each other.")
-    target = Target(given.flags["compile_for"])
-    target.devices()  # before anything slow
     command.prepare(given)
-    found = compile_update(given.recipe, target, given.typed)
+    found = compile_update(given.recipe, Target(given.flags["compile_for"]), given.typed)
     check_fits(found)
     print("\n".join(report(found)))
