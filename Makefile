@@ -6,7 +6,7 @@ JOBS ?= 2
 # The tests of a file share a process, and what it has compiled.
 TESTS := -n $(JOBS) --dist loadfile tests
 
-.PHONY: demo check test aot soak lint lock clean
+.PHONY: demo check test aot soak lint docs lock clean
 
 demo: .venv/.installed  ## train a teacher and nine students on the embedded digits, and print the table
 	$(BIN)/python -m studies.demo
@@ -27,6 +27,10 @@ soak: .venv/.installed  ## kill training at random moments, many times, and comp
 lint: .venv/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+docs: .venv/.installed  ## the documentation's site, docs/_build/index.html
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[docs]'
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build
 
 .venv/.installed: pyproject.toml requirements.lock
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'

@@ -1,6 +1,7 @@
 """Trains a network on labels alone: a teacher, or the baseline of a table."""
 
 import dataclasses
+import sys
 
 from configs import command
 from configs.default import KEYS
@@ -33,9 +34,13 @@ def main(argv: list[str]) -> None:
 
         return targets.main(given)
     command.prepare(given)
+    from studies import preflight, tracking
     from training.train import train
 
-    command.print_summary(train(given.recipe, typed=given.typed))
+    if given.flags["check_only"]:
+        sys.exit(preflight.run(given))
+    with tracking.followed(given):
+        command.print_summary(train(given.recipe, typed=given.typed))
 
 
 if __name__ == "__main__":

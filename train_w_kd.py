@@ -1,6 +1,7 @@
 """Distils a teacher into a student."""
 
 import importlib
+import sys
 
 from configs import command
 from registry import unknown
@@ -22,9 +23,13 @@ def main(argv: list[str]) -> None:
     if given.flags["compile_for"]:
         return importlib.import_module("studies.targets").main(given)
     command.prepare(given)
+    from studies import preflight, tracking
     from training.train import train
 
-    command.print_summary(train(given.recipe, typed=given.typed))
+    if given.flags["check_only"]:
+        sys.exit(preflight.run(given))
+    with tracking.followed(given):
+        command.print_summary(train(given.recipe, typed=given.typed))
 
 
 def print_list(what: str) -> None:

@@ -25,9 +25,12 @@ PATIENCE = 300  # seconds that processes wait for each other at the start
 MACHINE = {"gpu_id": "GPUs to use, such as 2 or 0,1"}
 TRAINING = {
     "config": "the recipe: FILE.py or FILE.py:ARGUMENT with get_config(); --config.KEY=VALUE changes any key",
+    "check_only": "look for the usual mistakes and train nothing",
+    "track": "send the numbers to a tracker, too: wandb, trackio, none, or module:attribute; default: none",
     "hosts": "make several processes one run: auto, or HOST:PORT,COUNT,ID",
     "compile_for": "compile an update for a TPU or GPU that is not here, print memory and speed, stop: v5e:2x4, h200",
 }
+SWITCHES = ("check_only",)  # flags without a value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +73,8 @@ def parse(
         switch = {"nargs": "?", "const": True} if isinstance(KEYS[name].default, bool) else {}
         parser.add_argument(f"--{name}", **switch)
     for name in more:
-        parser.add_argument(f"--{name}", default="")
+        switch = {"nargs": "?", "const": "yes"} if name in SWITCHES else {}
+        parser.add_argument(f"--{name}", default="", **switch)
     found, left = parser.parse_known_args(rest)
     if left:
         flag = left[0].partition("=")[0]

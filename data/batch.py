@@ -163,6 +163,7 @@ def make_batch(
     """Gathers and augments a batch; runs inside the compiled step.
 
     The first of `views` is `Batch.image`, the others are `Batch.views`. Each has random numbers of its own. The kinds:
+
     - "weak": the usual augmentation.
     - "strong": crop and flip as usual, then RandAugment(2, 10) in the form of `Augmentation.strong`.
     - "partner": the usual augmentation of another example of the same class (`class_partners`).

@@ -5,7 +5,7 @@
     MCD = T^2 * KL(t' || s'),   t', s' = softmax(z / T) over the classes whose teacher logit is below the label's
     ramp = min((whole epochs done + 1) / warmup_epochs, 1)
 
-Paper: Sun, Chen, Lyu, Chen, Chen, Wang. Knowledge Distillation with Refined Logits. arXiv:2408.07666.
+Paper: Sun, Chen, Lyu, Chen, Chen, Wang. Knowledge Distillation with Refined Logits. arXiv:2408.07703.
 
 A teacher that is wrong about an image still teaches its confidence and the order of the classes below the label, but
 does not contradict the label. MCD is 0 for an image where no class is below the label. T is `temperature`, U is
@@ -78,7 +78,7 @@ def masked_correlation_rows(
 class RLD(Distiller):
     """Confidence of the teacher, moved to the label, and its distribution over the classes below the label.
 
-    Paper: Sun, Chen, Lyu, Chen, Chen, Wang, arXiv:2408.07666
+    Paper: Sun, Chen, Lyu, Chen, Chen, Wang, arXiv:2408.07703
 
     Attributes:
         alpha: weight of the confidence (SCD).

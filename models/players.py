@@ -81,7 +81,7 @@ class Player:
         key, and its compiled program does not compute the key.
 
         Returns:
-            `{"dropout": key}`; None where the batch has no key.
+            A dictionary with the key "dropout"; None where the batch has no key.
         """
         if batch.key is None:
             return None

@@ -47,15 +47,18 @@ def prepare() -> None:
     command.tune()
 
 
-def call(made: argparse.ArgumentParser, main) -> None:
+def call(made: argparse.ArgumentParser, main, rest: str = "") -> None:
     """Calls `main` with the command line's values and ends the process.
 
+    If `rest` is a name, the arguments that `made` does not know are `main`'s argument of this name.
     The exit code is 1 if `main` returns a number of failures above 0. A `UserError` prints one message and ends with
     its own exit code.
     """
-    arguments = made.parse_args()
+    arguments, unknown = made.parse_known_args()
+    if unknown and not rest:
+        made.error(f"unrecognized arguments: {' '.join(unknown)}")
     try:
         prepare()
-        made.exit(min(main(**vars(arguments)) or 0, 1))
+        made.exit(min(main(**vars(arguments), **({rest: unknown} if rest else {})) or 0, 1))
     except UserError as error:
         made.exit(error.exit_code, f"Error: {error}\n")

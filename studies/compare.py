@@ -11,7 +11,8 @@ import numpy as np
 import data
 import pretrained
 from pretrained.players import fitted, player_of
-from training.run_folder import warn
+from registry import UserError
+from training.run_folder import CONFIG, METRICS, SUMMARY, read_json, warn
 from training.train import train
 
 BATCH = 200  # test images in one call
@@ -28,6 +29,7 @@ class Row:
         tests: one list for each seed: the rows of test metrics in `metrics.jsonl`. A run whose best weights were chosen
             on validation images has one row, of the last epoch.
         curve: one list for each seed: the rows of the split that was tested after the epochs.
+        logs: one list for each seed: all rows of `metrics.jsonl`.
         best: [seeds] test top-1 of the best weights, in percent.
         best_on: the split that chose them, "val" or "test".
         parameters: number of the student's parameters.
@@ -40,6 +42,7 @@ class Row:
     folders: list[pathlib.Path]
     tests: list[list[dict]]
     curve: list[list[dict]]
+    logs: list[list[dict]]
     best: np.ndarray
     best_on: str
     parameters: int
@@ -53,10 +56,23 @@ class Row:
 
 def run(path: pathlib.Path, name: str, recipe: dict, changes: dict, quiet: bool = False) -> Row:
     """Trains the recipe with its changes in the folder `path`, or reads the finished run in `path`."""
-    summary = train({**recipe, **changes, "train_path": str(path)}, quiet=quiet)
+    train({**recipe, **changes, "train_path": str(path)}, quiet=quiet)
+    return read(path, name, changes)
+
+
+def read(path: pathlib.Path, name: str, changes: dict | None = None) -> Row:
+    """Reads the finished run in the folder `path`.
+
+    Raises:
+        UserError: no finished run, or a damaged one.
+    """
+    if not (path / SUMMARY).exists():
+        missing = "is not finished: repeat its command" if (path / CONFIG).exists() else "holds no run"
+        raise UserError(f"{path} {missing}.")
+    summary = read_json(path / SUMMARY)
     folders = [path / f"s{seed}" for seed in summary["seeds"]] if "seeds" in summary else [path]
-    logs = [list(map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())) for folder in folders]
-    summaries = [json.loads((folder / "summary.json").read_text()) for folder in folders]
+    summaries = [read_json(folder / SUMMARY) for folder in folders]
+    logs = [list(map(json.loads, (folder / METRICS).read_text().splitlines())) for folder in folders]
     best_on = summaries[0].get("best_on", "test")
 
     def rows(kind):
@@ -64,10 +80,11 @@ def run(path: pathlib.Path, name: str, recipe: dict, changes: dict, quiet: bool 
 
     return Row(
         name=name,
-        changes=changes,
+        changes=changes or {},
         folders=folders,
         tests=rows("test"),
         curve=rows(best_on),
+        logs=logs,
         best=np.array([own["best"]["top1"] for own in summaries]),
         best_on=best_on,
         parameters=summary["parameters"],

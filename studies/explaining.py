@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -50,7 +51,10 @@ def subject_of(
         warn(note)
     player, variables = player_of(weights, role, arch=arch, dataset=dataset, image_size=image_size)
     folder = weights.folder.resolve()
-    run = {"last": folder.parent.name, "best": f"{folder.parent.name} best"}.get(folder.name, folder.name)
+    parent = folder.parent.name
+    if re.fullmatch(r"s\d+", parent):  # one seed of a run of several
+        parent = f"{folder.parent.parent.name} {parent}"
+    run = {"last": parent, "best": f"{parent} best"}.get(folder.name, folder.name)
     if folder.parent.name == EPOCHS:
         run = f"epoch {weights.info['epoch']}"
     name = f"teacher {weights.info['arch']}" if role == "teacher" else run

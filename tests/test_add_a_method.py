@@ -74,6 +74,7 @@ def test_the_method_trains_by_the_pages_commands(command, added, tmp_path):
     assert f'"{added}"' in (tmp_path / "run" / "metrics.jsonl").read_text()
 
 
+@pytest.mark.slow
 def test_the_method_keeps_the_contract(added, contract):
     tests = asked(contract(True), added)
     assert len(tests) > 8

@@ -162,6 +162,7 @@ MISTAKES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistake_raises_three_lines_at_once_and_nothing_is_written(mistake, typed, tmp_path):
     places = {
@@ -258,6 +259,7 @@ def test_list_gives_name_line_and_source(what, names, typed):
     assert all("[" in row for row in rows.values())
 
 
+@pytest.mark.slow
 def test_readme_commands_train_distil_evaluate_and_repeat(typed, tmp_path):
     short = ["--train_epoch", "2", "--batch_size", "400"]
     typed(train_teacher, "--arch", "CNN", "--train_path", tmp_path / "teacher", *short)
@@ -279,6 +281,7 @@ def test_readme_commands_train_distil_evaluate_and_repeat(typed, tmp_path):
         assert f"{written[key]:.3f}" in measured.out
 
 
+@pytest.mark.slow
 def test_shipped_teacher_distils_without_any_path(typed, tmp_path):
     flags = ["--student_arch", "CNN", "--batch_size", "600", "--train_epoch", "1", "--train_path", tmp_path / "run"]
     printed = typed(train_w_kd, *flags)
@@ -330,6 +333,7 @@ def test_own_folder_of_images_trains_distils_and_is_measured(typed, tmp_path):
     assert "top1" in typed(evaluate, "--param", tmp_path / "s", "--data_dir", images).out
 
 
+@pytest.mark.slow
 def test_a_mistake_ends_a_process_with_2_and_its_lines(tmp_path):
     ended = process("train_w_kd.py", "--distiller", "SoftLogit", "--train_path", tmp_path / "run")
     assert ended.returncode == 2

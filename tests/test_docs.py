@@ -25,7 +25,7 @@ MADE = (
     "distiller/cosine.py",
     "distiller/direction.py",
 )  # by a reader who follows the pages
-MADE += ("tests/distiller/test_direction.py",)
+MADE += ("tests/distiller/test_direction.py", "search.md")
 COMING: tuple[str, ...] = ()  # what the pages name and is not here yet
 SHORT = {"teacher_param": "tests/teacher", "train_epoch": 1, "batch_size": 100, "num_labels": 100}
 BARE = """
@@ -83,6 +83,7 @@ def test_the_network_of_the_page_takes_twenty_lines(own):
     assert len((own / "my_network.py").read_text().split("\n\n\n")[1].strip().splitlines()) <= 20
 
 
+@pytest.mark.slow
 def test_the_network_of_the_page_learns_from_a_teacher_and_teaches_bare_logits(own):
     run = {**SHORT, "student_arch": "my_network:MyNetwork", "train_path": str(own / "run")}
     longer = {"train_epoch": 4, "num_labels": 0, "distiller_options": {"AT": {"weight": 10.0}}}

@@ -110,6 +110,7 @@ def test_finished_run_is_returned_and_not_repeated(finished):
 SLOW = pytest.mark.slow
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [(7,), *(pytest.param(x, marks=SLOW) for x in ((1,), (12, 5), (35,)))], ids=str)
 def test_interrupted_run_ends_with_the_same_bits(finished, steps, tmp_path, stopped_at):
     """Mid-epoch, at an epoch's end, twice, and before the last step."""
@@ -138,6 +139,7 @@ def test_interrupted_run_ends_with_the_same_bits(finished, steps, tmp_path, stop
             assert np.array_equal(weights(folder, name)[key], value), key
 
 
+@pytest.mark.slow
 def test_another_seed_gives_other_bits(finished, tmp_path):
     """The control of the test above: equality there is not for lack of randomness."""
     train({**RECIPE, "seed": 1, "train_path": str(tmp_path / "run")}, quiet=True)
@@ -145,6 +147,7 @@ def test_another_seed_gives_other_bits(finished, tmp_path):
     assert not any(np.array_equal(ours[name], theirs[name]) for name in ours if name.endswith("kernel"))
 
 
+@pytest.mark.slow
 def test_only_the_two_latest_checkpoints_are_kept(tmp_path):
     train({**RECIPE, "train_epoch": 1, "checkpoint_seconds": 0.0, "train_path": str(tmp_path / "run")}, quiet=True)
     kept = sorted(int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir() if p.name.isdigit())
@@ -178,6 +181,7 @@ def test_equal_seeds_start_equal_students(tmp_path):
         assert np.array_equal(ours, theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [1e9, 0.0], ids=["log", "save"])
 def test_non_finite_numbers_stop_the_run_and_are_never_saved(seconds, tmp_path):
     recipe = {**RECIPE, "learning_rate": 1e6, "checkpoint_seconds": seconds, "train_path": str(tmp_path / "run")}
@@ -210,6 +214,7 @@ def test_bfloat16_run_keeps_weights_in_float32(tmp_path):
     assert {value.dtype for value in weights(tmp_path / "run", "last").values()} == {np.dtype("float32")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "step"), [(2, 24), pytest.param(3, 36, marks=SLOW)])
 def test_signal_during_an_evaluation_ends_it_and_the_next_process_makes_it(
     number, step, finished, tmp_path, monkeypatch

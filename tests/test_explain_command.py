@@ -43,6 +43,7 @@ def typed(monkeypatch):
     return run
 
 
+@pytest.mark.slow
 def test_panel_is_drawn(tmp_path):
     """In a process of its own: nothing on stderr, and the package `explain` is found beside `explain.py`."""
     arguments = ["--param", TEACHER, "--teacher_param", TEACHER, "--images", "2", "--out", tmp_path / "panel.svg"]
@@ -56,6 +57,7 @@ def test_panel_is_drawn(tmp_path):
         assert text in picture
 
 
+@pytest.mark.slow
 def test_explanations_are_measured_and_written_beside_the_evaluation(typed, tmp_path):
     shutil.copytree(ROOT / TEACHER, tmp_path / "weights")
     arguments = ["--param", tmp_path / "weights", "--teacher_param", TEACHER, "--explain", "GradCAM"]

@@ -6,6 +6,7 @@ import sys
 import jax
 import numpy as np
 import pages
+import pytest
 
 import distiller
 import models
@@ -21,6 +22,7 @@ def code(beginning: str) -> str:
     return block
 
 
+@pytest.mark.slow
 def test_method_of_the_readme_trains(tmp_path, monkeypatch):
     assert re.search(r'`"Cosine": "distiller\.cosine:Cosine",`', TEXT)
     (tmp_path / "cosine_of_the_readme.py").write_text(code("import flax"))
@@ -33,6 +35,7 @@ def test_method_of_the_readme_trains(tmp_path, monkeypatch):
     sys.modules.pop("cosine_of_the_readme")
 
 
+@pytest.mark.slow
 def test_the_library_is_used_in_twelve_lines_that_run():
     block = code("import jax")
     assert len([line for line in block.splitlines() if line.strip()]) == 12

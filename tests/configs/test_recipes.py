@@ -121,6 +121,7 @@ def test_options_follow_the_pair(method, option, expected):
         assert getattr(method_of(cifar100.get_config(f"{method},{pair}")), option) == value
 
 
+@pytest.mark.slow
 def test_simkds_student_projects_to_the_teachers_last_map_and_keeps_its_classifier():
     image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
     assert {pair.partition(",")[0] for pair in published.PAIRS} <= set(published.WIDTHS)

@@ -139,6 +139,7 @@ def all_views(how=HOW, views=ALL, index=ROWS, view=PASS, previous=BEFORE, images
     return make_views(*arrays, how, views, classes, previous)
 
 
+@pytest.mark.slow
 def test_further_views_come_in_order_and_leave_the_first_as_it_is():
     alone, made = batch(ROWS, PASS, seed=3), all_views()
     np.testing.assert_array_equal(made.image, alone.image)

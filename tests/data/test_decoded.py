@@ -114,6 +114,7 @@ def test_what_a_killed_process_left_is_removed_and_what_another_writes_is_not(ca
     assert (written / "part").exists()
 
 
+@pytest.mark.slow
 def test_a_process_may_end_while_a_thread_reads(tmp_path, monkeypatch):
     """A mistake that is found while the data are read ends the process at once, by its own exit code."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

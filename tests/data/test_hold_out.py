@@ -48,6 +48,7 @@ def test_the_validation_split_chooses_where_there_is_one(digits, held):
     assert (list(held.exams), held.best_on) == (["val", "test"], "val")
 
 
+@pytest.mark.slow
 def test_masks_stay_with_their_images():
     shapes = data.load("Shapes")
     held = data.hold_out(shapes, 0.5)

@@ -151,6 +151,7 @@ def test_operations_and_signs_are_equally_likely_and_independent_over_turns():
     assert 0.4 < (rotated > 0).mean() < 0.6
 
 
+@pytest.mark.slow
 def test_fixmatch_draws_strengths_from_its_ranges_and_cuts_a_square_out():
     asked = []
     original = ra.apply

@@ -38,6 +38,7 @@ def test_the_first_error_of_a_thread_is_raised(prepared, monkeypatch):
         records.read(version(prepared), "train")
 
 
+@pytest.mark.slow
 def test_a_process_that_ends_does_not_wait_for_the_rest(prepared):
     """A thread of the pool finishes the image that it has begun, and begins no other."""
     program = f"""

@@ -11,6 +11,7 @@ from data.dataset import Split, channel_statistics
 from registry import DamagedFileError
 
 
+@pytest.mark.slow
 def test_sizes_and_types():
     found = data.load("Shapes")
     assert (len(found.train), len(found.test)) == (2400, 600)
@@ -23,6 +24,7 @@ def test_sizes_and_types():
         assert np.bincount(split.labels).tolist() == [len(split) // 6] * 6
 
 
+@pytest.mark.slow
 def test_drawn_the_same_again_and_everywhere():
     """The first labels, one pixel and a mask's area are written down: RandomState's streams are kept by NumPy."""
     found, again = data.load("Shapes"), shapes.load()

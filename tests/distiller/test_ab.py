@@ -36,6 +36,7 @@ def test_only_the_teachers_signs_count_and_beyond_the_margin_nothing_is_asked():
     assert boundary_loss(0.9 * jnp.sign(teacher), teacher) > 0
 
 
+@pytest.mark.slow
 def test_after_the_first_phase_there_are_the_labels_alone(batch):
     student, teacher = network(3, 0), network(5, 1)
     method = distiller.create("AB", warmup_epochs=2)
@@ -53,6 +54,7 @@ def test_after_the_first_phase_there_are_the_labels_alone(batch):
         assert [any(np.any(g) for g in jax.tree.leaves(part)) for part in gradients] == [learns, learns]
 
 
+@pytest.mark.slow
 def test_connectors_stand_only_where_shapes_differ(batch):
     key = jax.random.key(0)
     method = distiller.create("AB")

@@ -38,6 +38,7 @@ def test_attention_is_a_two_layer_squeeze_and_excitation_that_sums_to_one():
     np.testing.assert_allclose(layer.apply({"params": params}, x), raw / raw.sum(1, keepdims=True), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_dead_channels_give_finite_gradients():
     student = jnp.asarray(S, jnp.float32).at[..., 2].set(0)
     gradient = jax.grad(lambda s: attended_loss(s, *arrays(T, RHO)))(student)

@@ -11,6 +11,7 @@ FEATURE = jnp.asarray(np.random.RandomState(0).standard_normal((3, 4, 5, 6)), jn
 OTHER = jnp.asarray(np.random.RandomState(1).standard_normal((3, 4, 5, 2)), jnp.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("p", [1, 2, 4])
 def test_a_map_is_numpys_and_has_unit_length(p):
     plain = (np.abs(np.asarray(FEATURE, np.float64)) ** p).mean(-1).reshape(3, 20)
@@ -31,6 +32,7 @@ def test_channels_may_differ():
     assert loss > 1e-3
 
 
+@pytest.mark.slow
 def test_a_map_of_nothing_is_zero_with_a_finite_gradient():
     zero = jnp.zeros((1, 4, 4, 3))
     assert not np.any(attention_map(zero))

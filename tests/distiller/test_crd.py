@@ -62,6 +62,7 @@ class Published:
         return losses
 
 
+@pytest.mark.slow
 def test_three_steps_are_the_published_ones(monkeypatch):
     """Shared negatives of other classes than the batch's: then both algorithms see the same and must agree."""
     steps = [

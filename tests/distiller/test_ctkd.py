@@ -16,6 +16,7 @@ def init(method, batch):
     return method.init({"params": jax.random.key(0)}, STUDENT, TEACHER, batch)
 
 
+@pytest.mark.slow
 def test_reversal_changes_the_gradient_only():
     x = jnp.array([1.0, -2.0])
     value, gradient = jax.value_and_grad(lambda x: jnp.sum(jnp.exp(reverse_gradient(x, jnp.float32(0.25)))))(x)
@@ -36,6 +37,7 @@ def test_the_linear_curriculum_ends_at_one():
     np.testing.assert_allclose(found, [0.25, 0.5, 1, 1])
 
 
+@pytest.mark.slow
 def test_it_is_kd_at_the_learned_temperature(batch):
     method = distiller.create("CTKD", weight=0.7)
     variables = init(method, batch)
@@ -45,6 +47,7 @@ def test_it_is_kd_at_the_learned_temperature(batch):
     assert jax.tree.map(jnp.shape, variables) == {"params": {"theta": ()}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epoch", [0.0, 4.0, 9.0])
 def test_theta_climbs_and_the_student_descends(epoch, batch):
     method = distiller.create("CTKD", weight=1.0)
@@ -65,6 +68,7 @@ def test_theta_climbs_and_the_student_descends(epoch, batch):
     np.testing.assert_allclose(by_student, expected[1], rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_an_instance_has_its_own_temperature(batch):
     method = distiller.create("CTKD", instance=True, hidden=8, weight=1.0)
     variables = init(method, batch)
@@ -81,6 +85,7 @@ def test_an_instance_has_its_own_temperature(batch):
     np.testing.assert_allclose(found, kl_divergence(S, T, temperature), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_student_does_not_learn_to_move_its_temperature(batch):
     """The gradient by the student is KD's at a fixed temperature: the perceptron's inputs are cut off."""
     method = distiller.create("CTKD", instance=True, hidden=8, weight=1.0)

@@ -28,6 +28,7 @@ def test_an_offset_would_change_nothing():
     np.testing.assert_allclose(with_offset, contrast_and_consistency(jnp.asarray(SIMILARITY, jnp.float32)), rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("theta", "learns"), [(1.0, True), (np.log(10) + 0.1, False)])
 def test_the_inverse_temperature_has_a_limit(theta, learns):
     random = np.random.RandomState(1)

@@ -29,6 +29,7 @@ def test_other_methods_leave_the_label_loss_the_networks_logits(student):
     assert distiller.create("SoftLogits+AT").label_outputs(student) is student
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hard", [True, False])
 def test_the_loss_reads_the_distillation_head_alone(hard, student):
     teacher = student.replace(logits=jnp.flip(student.logits, axis=1))

@@ -21,6 +21,7 @@ def reference(student, teacher, temperature):
     return temperature**2 * rows, temperature**2 * columns
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
 def test_both_relations_are_numpys_correlations(temperature):
     with jax.enable_x64(True):
@@ -38,6 +39,7 @@ def test_a_correlation_sees_neither_scale_nor_shift(seed, scale, shift):
     assert (np.abs(expected) <= 1 + 1e-6).all()
 
 
+@pytest.mark.slow
 def test_a_constant_row_has_no_correlation_and_a_finite_gradient():
     rows = jnp.stack([jnp.full(5, 2.0), jnp.arange(5.0)])
     np.testing.assert_allclose(pearson(rows, rows), [0, 1], atol=1e-6)
@@ -61,6 +63,7 @@ def test_each_relation_has_its_weight(batch):
     np.testing.assert_allclose(terms["DIST_intra"], 3.0 * intra, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_of_two_classes_the_columns_still_teach():
     s, t = jnp.float32(S[:, :2]), jnp.float32(T[:, :2])
     rows = jax.grad(lambda z: relation_losses(z, t, 1.0)[0])(s)

@@ -18,6 +18,7 @@ def pearson(a, b):
     return np.corrcoef(a, b)[0, 1]
 
 
+@pytest.mark.slow
 def test_the_relations_are_numpys():
     channels = np.mean([pearson(S[i], T[i]) for i in np.ndindex(5, 3, 3)])
     images = np.mean([pearson(S.sum(3)[:, h, w], T.sum(3)[:, h, w]) for h, w in np.ndindex(3, 3)])
@@ -25,10 +26,12 @@ def test_the_relations_are_numpys():
     np.testing.assert_allclose(spatial_correlation(S, T), images, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_relations_of_the_classes_are_those_of_dist():
     np.testing.assert_allclose(logit_losses(*LOGITS, 4.0), relation_losses(*LOGITS, 4.0), rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_constant_is_uncorrelated_with_a_finite_gradient():
     flat = jnp.ones((2, 4))
     value, gradient = jax.value_and_grad(lambda x: correlation(x, flat + jnp.arange(4.0), 1).sum())(flat)

@@ -55,6 +55,7 @@ def test_a_constant_added_to_the_logits_is_not_seen():
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_certain_networks_give_finite_numbers_and_leave_the_label_out():
     """Where the reference subtracts 1000 from the label's logit, a logit of 1e4 would still win."""
     student, teacher = jnp.array([[1e4, 3.0, 1.0]]), jnp.array([[-1e4, 0.0, 2.0]])
@@ -66,6 +67,7 @@ def test_certain_networks_give_finite_numbers_and_leave_the_label_out():
     assert np.isfinite(gradient).all()
 
 
+@pytest.mark.slow
 def test_the_method_weights_ramps_and_averages(batch):
     student, teacher = Outputs(jnp.float32(S), {}), Outputs(jnp.float32(T), {})
     batch = batch.replace(label=jnp.asarray(LABEL), epoch=jnp.float32(4.5))

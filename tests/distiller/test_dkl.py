@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import data
 import distiller
@@ -20,6 +21,7 @@ def test_the_weighted_variance_is_the_sum_over_pairs():
     np.testing.assert_allclose(pair_difference_rows(s, t, w), expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_class_prior_is_the_mean_of_the_epoch_before():
     method = distiller.create("IKL", class_prior=True, alpha=0.0, weight_temperature=2.0, warmup_epochs=0)
     student, *teachers = RANDOM.standard_normal((4, 6, 3)).astype(np.float32)

@@ -64,6 +64,7 @@ def train(loss_of, examples, taps, steps=50):
     return losses, max(jax.tree.leaves(moved))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", METHODS)
 def test_the_distance_of_the_maps_falls_in_training_on_it_alone(key, examples):
     method = distiller.create(key, **METHODS[key])
@@ -96,6 +97,7 @@ def test_a_softmax_over_the_batch_and_its_mean_teach_nothing(examples):
 VIT = {"width": 16, "heads": 2, "depth": 2, "stages": 2, "patch_size": 2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options"),
     [
@@ -191,6 +193,7 @@ def test_shares_of_classes_and_pooled_class_maps_are_numpys():
     np.testing.assert_allclose(found, [((units[0] - units[1]) ** 2).mean(), ((a - b) ** 2).mean()], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_map_of_nothing_has_a_finite_distance_and_gradient():
     zero, one = jnp.zeros((1, 1, 2, 2)), jnp.ones((1, 1, 2, 2))
     value, gradient = jax.value_and_grad(lambda x: cosine_distance(jax.nn.relu(x), one)[0, 0])(zero)

@@ -13,6 +13,7 @@ STUDENT = Outputs(jnp.zeros((4, 2)), FEATURES)
 TEACHER = Outputs(jnp.zeros((4, 2)), {f"stage{i}": FEATURES[f"stage{4 - i}"] + 0.5 for i in (1, 2, 3)})
 
 
+@pytest.mark.slow
 def test_only_the_chosen_stage_counts(batch):
     for stage in (1, 2, 3):
         method = distiller.create("FitNet", stage=stage)
@@ -24,6 +25,7 @@ def test_only_the_chosen_stage_counts(batch):
         assert {name for name, g in gradients.items() if np.any(g)} == {f"stage{stage}"}
 
 
+@pytest.mark.slow
 def test_the_regressor_is_relu_of_batch_norm_of_a_convolution(batch):
     method = distiller.create("FitNet", weight=1.0)
     variables = jax.jit(method.init)(jax.random.key(0), STUDENT, TEACHER, batch)

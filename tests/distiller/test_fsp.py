@@ -33,6 +33,7 @@ def test_a_matrix_is_the_mean_of_products_at_the_smaller_maps_resolution():
     np.testing.assert_allclose(flow(upper, lower), plain_flow(lower, upper).swapaxes(1, 2), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_loss_is_the_sum_over_neighbours_and_resolutions_may_differ():
     student, teacher = maps((8, 8, 3), (4, 4, 5), (2, 2, 6)), maps((16, 16, 3), (8, 8, 5), (4, 4, 6), seed=1)
     expected = sum(((plain_flow(*student[i : i + 2]) - plain_flow(*teacher[i : i + 2])) ** 2).mean() for i in range(2))
@@ -44,6 +45,7 @@ def test_other_channels_are_named():
         flow_loss(maps((4, 4, 3), (4, 4, 5)), maps((4, 4, 3), (4, 4, 6)))
 
 
+@pytest.mark.slow
 def test_channels_are_taken_to_the_teachers_only_where_they_differ(batch):
     student, teacher = network((4, 4, 3), (2, 2, 5)), network((4, 4, 3), (2, 2, 6), seed=1)
     method = distiller.create("FSP", weight=1.0)
@@ -59,6 +61,7 @@ def test_channels_are_taken_to_the_teachers_only_where_they_differ(batch):
     assert not jax.jit(method.init)(jax.random.key(0), student, student, batch)
 
 
+@pytest.mark.slow
 def test_a_student_that_does_not_normalise_its_stages_does_not_diverge(batch):
     """SGD on a residual layer before the student's maps and on the connectors; without batch norm, NaN in step 5."""
     teacher = network((8, 8, 8), (4, 4, 8), (4, 4, 8), seed=1)
@@ -83,6 +86,7 @@ def test_a_student_that_does_not_normalise_its_stages_does_not_diverge(batch):
     assert found[-1] < found[0] / 2
 
 
+@pytest.mark.slow
 def test_after_the_first_phase_there_are_the_labels_alone(batch):
     student, teacher = network((4, 4, 3), (2, 2, 5)), network((4, 4, 3), (2, 2, 5), seed=1)
     method = distiller.create("FSP", warmup_epochs=2)

@@ -84,6 +84,7 @@ def test_first_the_paraphraser_learns_alone_then_the_student_and_the_translator(
         assert terms[other] == 0
 
 
+@pytest.mark.slow
 def test_the_paraphraser_learns_to_rebuild_the_teachers_map(step, variables):
     def descend(variables, _):
         (loss, (_, memory)), (gradients, _) = step(variables, jnp.float32(0))

@@ -86,6 +86,7 @@ def build(name):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_the_gradient_is_the_derivative(name):
     with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):

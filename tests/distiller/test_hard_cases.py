@@ -19,6 +19,7 @@ def test_standardised_logits_need_three_classes_too(name):
         method.apply({}, Outputs(logits, {}), Outputs(logits, {}), batch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["DKD", "NKD", "WKDLogit", "SDD"])
 def test_a_row_without_a_label_is_as_if_it_were_not_there(name):
     """The mean is over the labelled rows; where there are none the loss is 0."""

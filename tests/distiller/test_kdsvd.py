@@ -124,6 +124,7 @@ def test_derivatives_of_eigenvectors_are_jaxs_where_eigenvalues_are_apart_and_fi
             assert all(np.isfinite(x).all() for x in jax.jvp(eigenvectors, (same,), (way,))[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["equal channels", "one position", "zero", "rank one"])
 def test_degenerate_maps_have_finite_gradients(kind):
     teacher = as_float32(maps(0))

@@ -8,6 +8,7 @@ import pytest
 from distiller.mgd import Generator, random_mask
 
 
+@pytest.mark.slow
 def test_the_mask_follows_from_the_key_and_the_example():
     key, index = jax.random.key(0), jnp.array([3, 7, 3])
     mask = random_mask(key, index, (1, 1, 2000), 0.15)
@@ -18,6 +19,7 @@ def test_the_mask_follows_from_the_key_and_the_example():
     assert not np.array_equal(mask, random_mask(jax.random.key(1), index, (1, 1, 2000), 0.15))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(1, 1, 3), (4, 4, 1)])
 def test_a_masked_entry_gets_no_gradient(shape):
     x = jax.random.normal(jax.random.key(0), (2, 4, 4, 3))

@@ -31,6 +31,7 @@ def numpys(a, b, heads):
     return np.stack(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("relations", ["qq,kk,vv", "qk,vv"])
 def test_the_loss_is_numpys(relations):
     student, teacher = outputs(0, 8), outputs(1, 12, blocks=3)

@@ -35,6 +35,7 @@ def test_it_asks_for_a_strong_view():
     assert distiller.create("MLKD").views == ("weak", "strong")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("views", [1, 2])
 def test_every_term_is_summed_over_temperatures_and_views(views, batch):
     pairs = [(S, T), (S2, T2)][:views]

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import data
 import distiller
@@ -19,6 +20,7 @@ def test_a_longer_student_is_not_pulled_back_and_a_shorter_one_is_pulled_out():
     np.testing.assert_allclose(rows, [0.5, 0.0, 0.0], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_centres_are_the_means_of_all_embeddings_of_the_class():
     method = distiller.create("ND", weight=1.0)
     student, *teachers = RANDOM.standard_normal((3, 4, 5)).astype(np.float32)

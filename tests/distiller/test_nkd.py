@@ -20,6 +20,7 @@ def reference(student, teacher, label, temperature):
     return target, -(temperature**2) * np.sum(softmax(t, axis=1) * log_softmax(s, axis=1), axis=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
 def test_both_terms_are_the_papers(temperature, batch):
     target, others = reference(S, T, LABEL, temperature)
@@ -31,6 +32,7 @@ def test_both_terms_are_the_papers(temperature, batch):
     np.testing.assert_allclose(loss, 2 * target.mean() + 3 * others.mean(), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_second_term_is_least_where_the_others_are_the_teachers():
     """Whatever the label's logit is: the rest is normalised without it."""
     student = jnp.float32(T).at[np.arange(6), LABEL].add(7.0)

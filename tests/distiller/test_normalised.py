@@ -14,6 +14,7 @@ def test_unit_is_numpys_over_any_axes():
     np.testing.assert_allclose(found, X / np.sqrt(np.square(X).sum((1, 2), keepdims=True)), rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [0.0, 1e-13, 1e-30])
 def test_what_is_too_small_for_a_direction_is_zero_without_gradient(size):
     x = jnp.full((2, 3), size).at[1].set(2.0)
@@ -31,6 +32,7 @@ def test_batch_normalised_is_numpys_per_channel():
     assert not batch_normalised(jnp.ones((4, 3))).any()
 
 
+@pytest.mark.slow
 def test_linear_computes_in_the_type_of_its_input():
     with jax.enable_x64(True):
         x = jnp.asarray(X[:, 0, 0])

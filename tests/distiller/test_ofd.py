@@ -27,6 +27,7 @@ def network(channels, seed, stages=2, shift=0.0):
     return Outputs(jnp.zeros((4, 2)), {f"stage{i + 1}_preact": x for i, x in enumerate(features)})
 
 
+@pytest.mark.slow
 def test_it_is_the_papers_cases():
     expected = 0.0
     for index, t in np.ndenumerate(TEACHER):
@@ -39,6 +40,7 @@ def test_it_is_the_papers_cases():
     np.testing.assert_allclose(found, expected / 5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_gradient_is_that_of_finite_differences():
     with jax.enable_x64(True):
         loss = lambda s: partial_l2(s, jnp.asarray(TEACHER), jnp.asarray(MARGIN))  # noqa: E731
@@ -64,6 +66,7 @@ def test_the_margin_is_the_mean_of_the_negative_answers():
     np.testing.assert_allclose(margin_of(negative_part(jnp.float32(x))), [*expected, 0], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_margin_in_memory_is_a_running_mean_from_the_first_step_on(batch):
     method, student = distiller.create("OFD"), network(3, 0)
     teachers = [network(5, seed, shift=0.3 * seed) for seed in (1, 2, 3)]
@@ -95,6 +98,7 @@ def test_deeper_stages_weigh_twice_as_much(batch):
     np.testing.assert_allclose(three, 1.75 * loss, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_margins_from_answers_and_from_batch_norm_agree_on_a_trained_network():
     """Of the batch norm's own output closely; with the shortcut, which the Gaussian leaves out, to 15 % on average."""
     from data import digits

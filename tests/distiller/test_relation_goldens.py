@@ -20,6 +20,7 @@ GOLDENS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GOLDENS)
 def test_loss_and_gradients_are_the_reference_codes(name, golden):
     (numbers,) = [case for case in golden("losses")["cases"] if case["method"] == name]

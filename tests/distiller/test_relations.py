@@ -165,6 +165,7 @@ def test_the_expanded_kernel_tends_to_the_gaussian():
     assert np.abs(found(2) - gaussian).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_widths_that_differ_are_projected_and_equal_ones_only_on_request():
     student, teacher = outputs(0), outputs(1)
     wider = teacher.replace(features={**teacher.features, "embedding": jnp.ones((ROWS, 9))})

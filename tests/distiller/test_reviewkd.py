@@ -18,6 +18,7 @@ def outputs(seed, shapes, width, preact=False):
     return Outputs(jnp.zeros((6, 3)), jax.tree.map(jnp.asarray, features))
 
 
+@pytest.mark.slow
 def test_nearest_takes_the_floor_as_pytorch_does():
     x = jnp.arange(4.0).reshape(1, 4, 1, 1) + 10 * jnp.arange(2.0).reshape(1, 1, 2, 1)
     np.testing.assert_array_equal(nearest(x, 6, 2)[0, :, 0, 0], [0, 0, 1, 2, 2, 3])
@@ -26,6 +27,7 @@ def test_nearest_takes_the_floor_as_pytorch_does():
     assert nearest(x, 4, 2) is x
 
 
+@pytest.mark.slow
 def test_the_levels_are_those_smaller_than_the_map():
     """A constant difference is seen by all levels alike, one of mean zero only by the full map."""
     ones, checker = jnp.ones((2, 4, 4, 3)), jnp.float32(np.indices((4, 4)).sum(0) % 2)[None, :, :, None] * 2 - 1
@@ -37,6 +39,7 @@ def test_the_levels_are_those_smaller_than_the_map():
         hierarchical_context_loss(ones, ones[..., :2])
 
 
+@pytest.mark.slow
 def test_attention_mixes_what_is_here_with_what_comes_from_deeper():
     """With the attention saturated, the fused map is the one or the other."""
     random = np.random.RandomState(0)
@@ -56,6 +59,7 @@ def test_attention_mixes_what_is_here_with_what_comes_from_deeper():
     np.testing.assert_allclose(fused([0, 0]), (own + nearest(deeper, 4, 4)) / 2, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_teachers_stage_is_rebuilt_from_the_same_and_deeper_stages_only(batch):
     student = outputs(0, [(8, 8, 3), (4, 4, 5), (2, 2, 7)], 7)
     teacher = outputs(1, [(4, 4, 4), (2, 2, 6), (2, 2, 8)], 9, preact=True)
@@ -80,6 +84,7 @@ def test_a_teachers_stage_is_rebuilt_from_the_same_and_deeper_stages_only(batch)
         assert {name for name, size in found.items() if size > 1e-6} == expected
 
 
+@pytest.mark.slow
 def test_the_teacher_is_taken_before_its_relu_where_it_can_be(batch):
     student = outputs(0, [(4, 4, 3), (2, 2, 5)], 7)
     teacher = outputs(1, [(4, 4, 4), (2, 2, 6)], 9, preact=True)
@@ -94,6 +99,7 @@ def test_the_teacher_is_taken_before_its_relu_where_it_can_be(batch):
     assert loss(teacher) == loss(plain)
 
 
+@pytest.mark.slow
 def test_unequal_numbers_of_stages_and_tokens_are_matched(batch):
     student = outputs(0, [(10, 8), (10, 8), (10, 8), (10, 8)], 8)  # a class token and 3 x 3 patches
     teacher = outputs(1, [(4, 4, 4), (2, 2, 6)], 9)
@@ -104,6 +110,7 @@ def test_unequal_numbers_of_stages_and_tokens_are_matched(batch):
     assert {name for name, g in slope(student.features).items() if g.any()} == {"stage2", "stage4", "embedding"}
 
 
+@pytest.mark.slow
 def test_the_weight_rises_with_whole_epochs(batch):
     student, teacher = outputs(0, [(2, 2, 3)], 4), outputs(1, [(2, 2, 3)], 4)
 

@@ -21,6 +21,7 @@ def softmax(x):
     return np.exp(x) / np.exp(x).sum(1, keepdims=True)
 
 
+@pytest.mark.slow
 def test_it_is_numpys_and_the_target_gets_no_gradient():
     u, v, queue = rows(3), rows(3), rows(7)
     arguments = [jnp.asarray(x, jnp.float32) for x in (u, v, queue)]
@@ -35,6 +36,7 @@ def outputs(count):
     return Outputs(jnp.zeros((count, 2)), {"embedding": jnp.asarray(rows(count, 5), jnp.float32)})
 
 
+@pytest.mark.slow
 def test_the_oldest_rows_go_first_and_the_batch_is_in_the_queue():
     method = distiller.create("RRD", queue=7, feat_dim=4)
     student = outputs(3)

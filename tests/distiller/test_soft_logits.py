@@ -76,6 +76,7 @@ def test_standardising_takes_mean_and_scale_out(seed, scale, shift):
     np.testing.assert_allclose(standardize(jnp.float32(scale * logits + shift)), expected, rtol=2e-3, atol=2e-3)
 
 
+@pytest.mark.slow
 def test_standardised_constants_are_zero_with_a_finite_gradient():
     assert not np.any(standardize(jnp.full((2, 4), 3.0)))
     gradient = jax.grad(lambda x: jnp.sum(standardize(x)[:, 0]))(jnp.zeros((2, 4)))

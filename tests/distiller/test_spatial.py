@@ -24,6 +24,7 @@ def pooled(x, height, width):
     return result
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None)
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 9), st.integers(1, 9))
 def test_pooling_follows_the_rule_for_any_two_sizes(h, w, height, width):

@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import distiller
 from distiller.soft_logits import kl_divergence
@@ -24,12 +25,14 @@ def test_the_teachers_scale_and_shift_do_not_matter():
     np.testing.assert_allclose(log_sum_distance(F32[0], 9 * F32[1] - 4), log_sum_distance(*F32), rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_equal_features_give_a_finite_number_and_no_gradient():
     value, gradient = jax.value_and_grad(log_sum_distance)(F32[0], F32[0])
     np.testing.assert_allclose(value, np.log(1e-8), rtol=1e-5)
     assert not gradient.any()
 
 
+@pytest.mark.slow
 def test_terms_are_the_projected_embeddings_and_the_probabilities(batch):
     logits = [jnp.asarray(np.random.RandomState(i).standard_normal((6, 3)), jnp.float32) for i in (3, 4)]
     student, teacher = Outputs(logits[0], {"embedding": F32[0][:, :3]}), Outputs(logits[1], {"embedding": F32[1]})

@@ -5,6 +5,7 @@ import pytest
 from distiller.target import labelled_mean, ramp, refuse_two_classes, split_target
 
 
+@pytest.mark.slow
 def test_the_others_are_all_classes_but_the_label():
     logits = jnp.arange(12.0).reshape(3, 4)
     target, others = split_target(logits, jnp.array([2, 0, 3], jnp.int32))
@@ -12,6 +13,7 @@ def test_the_others_are_all_classes_but_the_label():
     np.testing.assert_array_equal(np.sort(others, axis=1), [[0, 1, 3], [5, 6, 7], [8, 9, 10]])
 
 
+@pytest.mark.slow
 def test_withheld_rows_are_left_out_of_the_mean():
     rows = jnp.array([1.0, 100.0, 4.0])
     assert labelled_mean(rows, jnp.array([0, -1, 5])) == 2.5

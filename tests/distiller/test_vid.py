@@ -23,6 +23,7 @@ def variables(method, batch):
     return jax.jit(method.init)(jax.random.key(0), STUDENT, TEACHER, batch)
 
 
+@pytest.mark.slow
 def test_it_is_scipys_density_up_to_the_constant():
     mean, target = RANDOM.standard_normal((2, 3, 2, 2, 4))
     variance = RANDOM.uniform(0.1, 3, 4)
@@ -31,6 +32,7 @@ def test_it_is_scipys_density_up_to_the_constant():
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_method_is_three_convolutions_and_a_variance_that_begins_at_five(method, variables, batch):
     raw = np.asarray(variables["params"]["Gaussian_0"]["raw_variance"], np.float64)
     assert raw.shape == (5,)

@@ -14,6 +14,7 @@ from models import Outputs
 IMAGES = jax.ShapeDtypeStruct((2, 16, 16, 3), jnp.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "masked", "count"), [((4, 4), 0.5, 8), ((3, 3), 0.5, 5), ((1, 1), 0.5, 1), ((2, 5), 0.25, 3)]
 )
@@ -27,6 +28,7 @@ def test_the_mask_has_one_size_and_follows_from_the_key_and_the_example(shape, m
         assert not np.array_equal(mask, token_mask(jax.random.key(1), jnp.array([3, 7, 3]), shape, masked))
 
 
+@pytest.mark.slow
 def test_masked_tokens_get_no_gradient_and_the_learned_token_does():
     x = jax.random.normal(jax.random.key(0), (2, 4, 4, 3))
     mask = token_mask(jax.random.key(1), jnp.arange(2), (4, 4), 0.5)
@@ -45,6 +47,7 @@ def tokens(seed, width, count=17, blocks=3):
     return Outputs(jnp.zeros((6, 5)), features)
 
 
+@pytest.mark.slow
 def test_the_loss_is_numpys():
     student, teacher = tokens(0, 8), tokens(1, 8, blocks=4)  # equal widths: no connector but the generator
     method, batch = (
@@ -81,6 +84,7 @@ def test_connectors_stand_only_where_the_widths_differ():
     assert shapes["params"]["align1"]["kernel"].shape == (8, 12)
 
 
+@pytest.mark.slow
 def test_it_reads_the_blocks_of_vits_with_other_patches_widths_and_tokens():
     """The default blocks 1 and 2 are taps whatever `stages` says."""
     student = models.create("ViT_Ti", 5, depth=3, patch_size=4, distilled=True, stages=1)

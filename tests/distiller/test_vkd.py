@@ -10,6 +10,7 @@ from distiller.vkd import layer_normalised, orthogonal, projection_loss, whitene
 from models import Outputs
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 1000), st.floats(0, 10), st.sampled_from([(3, 5), (5, 3), (4, 4), (1, 4)]))
 def test_the_projection_is_orthogonal_for_any_weight(seed, size, shape):
@@ -45,6 +46,7 @@ def test_training_reaches_a_rotation_that_the_features_differ_by():
     assert loss < 1e-2 * first
 
 
+@pytest.mark.slow
 def test_normalisations_are_numpys():
     x = np.random.RandomState(0).standard_normal((50, 4)) @ np.random.RandomState(1).standard_normal((4, 4)) + 3
     rows = (x - x.mean(1, keepdims=True)) / np.sqrt(x.var(1, keepdims=True) + 1e-5)
@@ -56,6 +58,7 @@ def test_normalisations_are_numpys():
     np.testing.assert_allclose(np.cov(found.T, bias=True), np.eye(4), atol=1e-3)
 
 
+@pytest.mark.slow
 def test_whitening_a_batch_smaller_than_its_width_or_of_equal_rows_is_finite():
     few = whitened(jnp.asarray(np.random.RandomState(0).standard_normal((3, 8)), jnp.float32))
     assert np.isfinite(few).all()
@@ -63,6 +66,7 @@ def test_whitening_a_batch_smaller_than_its_width_or_of_equal_rows_is_finite():
     assert np.abs(whitened(jnp.ones((3, 8)))).max() < 1e-2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("whiten", [False, True])
 def test_tokens_of_patches_are_pooled_and_the_teacher_is_normalised(whiten, batch):
     random = np.random.RandomState(0)

@@ -10,6 +10,7 @@ from models import Outputs
 X = np.random.RandomState(0).standard_normal((2, 5, 4, 3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("grid", [1, 2, 3, 7])
 def test_statistics_are_numpys_in_the_cells_of_adaptive_pooling(grid):
     mean, deviation = cell_statistics(jnp.asarray(X, jnp.float32), grid)
@@ -33,6 +34,7 @@ def test_terms_sum_over_channels_and_average_over_cells_and_batch():
     assert wasserstein_terms(2 * x, x)[1] > 1e-2
 
 
+@pytest.mark.slow
 def test_resolutions_may_differ_and_channels_may_not():
     x = jnp.asarray(X[:, :4], jnp.float32)
     doubled = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
@@ -43,6 +45,7 @@ def test_resolutions_may_differ_and_channels_may_not():
         wasserstein_terms(x, x[..., :1])
 
 
+@pytest.mark.slow
 def test_a_constant_map_gives_finite_gradients():
     x = jnp.asarray(X, jnp.float32)
     gradient = jax.grad(lambda s: sum(wasserstein_terms(s, x)))(jnp.ones_like(x))

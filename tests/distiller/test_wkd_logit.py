@@ -33,6 +33,7 @@ def sinkhorn(a, b, cost, regularisation, iterations):
     return np.sum(u[:, None] * kernel * v * cost)
 
 
+@pytest.mark.slow
 def test_costs_are_one_minus_cosine():
     found = class_costs(jnp.float32(ROWS))
     np.testing.assert_allclose(found, costs(ROWS), atol=1e-6)
@@ -40,15 +41,18 @@ def test_costs_are_one_minus_cosine():
     assert np.isfinite(class_costs(jnp.zeros((3, 2)))).all()
 
 
+@pytest.mark.slow
 def test_the_classifiers_rows_are_found_without_its_bias():
     np.testing.assert_allclose(classifier_rows(teacher_outputs()), ROWS, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_real_networks_rows_are_its_weights(tiny):
     found = classifier_rows(tiny.evaluate(tiny.variables, tiny.images))
     np.testing.assert_allclose(found, tiny.variables["params"]["classifier"]["kernel"].T, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_both_terms_are_the_papers(batch):
     rows = np.arange(6)
     target = -softmax(T, axis=1)[rows, LABEL] * log_softmax(S, axis=1)[rows, LABEL]
@@ -65,6 +69,7 @@ def test_both_terms_are_the_papers(batch):
     np.testing.assert_allclose(loss, sum(terms.values()), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_with_little_regularisation_it_is_the_optimal_transport():
     a, b = softmax(S[:2], axis=1), softmax(T[:2], axis=1)
     cost = costs(ROWS)
@@ -82,6 +87,7 @@ def test_the_labels_logit_and_constants_are_not_seen():
     np.testing.assert_allclose(wasserstein_rows(moved, jnp.float32(T - 1), LABEL, cost, 2.0), expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_moving_to_a_similar_class_costs_less():
     cost = jnp.array([[0.0, 0.1, 0.4], [0.1, 0.0, 0.4], [0.4, 0.4, 0.0]])
     teacher = jnp.array([[1.0, 0.0, 0.0]])
@@ -90,6 +96,7 @@ def test_moving_to_a_similar_class_costs_less():
     np.testing.assert_allclose([near[0], far[0]], [0.05, 0.2], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_released_epsilon_drops_what_is_dear_to_move():
     cost, teacher = jnp.array([[0.0, 1.0], [1.0, 0.0]]), jnp.array([[1.0, 0.0]])
     found = [transport_rows(jnp.array([[0.5, 0.5]]), teacher, cost, epsilon=e)[0] for e in (1e-8, 0.0)]

@@ -24,6 +24,7 @@ SHOW += "from jax._src import xla_bridge; assert not xla_bridge.backends_are_ini
 SHOW += "print(os.environ['XLA_FLAGS'], os.environ['NCCL_ALGO'], sep='|')"
 
 
+@pytest.mark.slow
 def test_environment_is_set_before_jax_starts():
     given = {**environment(), "XLA_FLAGS": "--xla_gpu_autotune_level=0"}
     shown = subprocess.run(

@@ -19,6 +19,7 @@ def row_of(matrix, extra):
     return matrix[:, :extra, extra:].mean(1).reshape(-1, 4, 4)
 
 
+@pytest.mark.slow
 def test_raw_attention_and_rollout_are_numpys(thing):
     outputs, extra = thing.outputs(), thing.model.extra_tokens
     matrices = [np.asarray(outputs.features[f"attention{n}"]).mean(1) for n in (1, 2)]
@@ -32,6 +33,7 @@ def test_raw_attention_and_rollout_are_numpys(thing):
     np.testing.assert_allclose(rolled, row_of(joint, extra), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_relevance_is_conserved(thing):
     with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
         model = thing.model.clone(dtype=jnp.float64)
@@ -72,6 +74,7 @@ def test_the_rules_conserve_what_they_are_given():
     np.testing.assert_allclose(alone[0][:1], one[:1], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_map_is_the_rollout_of_weighted_relevance(thing):
     outputs, extra = thing.outputs(), thing.model.extra_tokens
     rule, target = explain.create("RelevancePropagation"), jnp.asarray(thing.target)

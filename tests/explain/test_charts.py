@@ -53,6 +53,7 @@ def test_procrustes_undoes_what_a_layout_does_not_mean():
     np.testing.assert_allclose(charts.aligned(3 * points @ turn + [5, -2], points), points)
 
 
+@pytest.mark.slow
 def test_layouts_put_equal_networks_alike_and_are_repeatable():
     other = LOGITS + 0.05 * RANDOM.standard_normal(LOGITS.shape)
     wider = np.concatenate([other, other], axis=1)  # another dimension

@@ -32,6 +32,7 @@ def close(found, expected):
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 @every
 def test_a_batch_is_a_map_over_its_images(name, on):
     thing = on(name)
@@ -56,6 +57,7 @@ def test_a_map_is_of_its_class(name, on):
         assert np.abs(one - other).max() > 1e-3 * np.abs(one).max()
 
 
+@pytest.mark.slow
 @every
 def test_a_map_can_be_taught(name, on):
     thing, shown = on(name), rule(name)

@@ -46,6 +46,7 @@ def test_maps_of_a_linear_network_are_its_weights(linear):
     np.testing.assert_allclose(other, (kernel * (images - 0.5)).sum(-1), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_input_gradient_is_jax_grads(network):
     thing = network("CNN")
 
@@ -60,6 +61,7 @@ def test_the_input_gradient_is_jax_grads(network):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * expected.max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "baseline", "tolerance"), [("ViT", 0.0, 2e-3), ("ResNet8", 1.0, 3e-2)])
 def test_integrated_gradients_are_complete(name, baseline, tolerance, network):
     thing = network(name)
@@ -71,6 +73,7 @@ def test_integrated_gradients_are_complete(name, baseline, tolerance, network):
     np.testing.assert_allclose(total, rise, atol=tolerance * np.abs(rise).max())
 
 
+@pytest.mark.slow
 def test_smoothgrad_without_noise_is_the_input_gradient_and_with_it_is_smoother(network):
     thing = network("CNN")
     arguments = thing.model, thing.variables, thing.images, thing.target
@@ -83,6 +86,7 @@ def test_smoothgrad_without_noise_is_the_input_gradient_and_with_it_is_smoother(
     assert np.linalg.norm(noisy[0] - noisy[1]) < 0.5 * np.linalg.norm(single - noisy[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["SmoothGrad", "IntegratedGradients"])
 def test_how_many_go_through_together_changes_nothing(name, network):
     thing = network("CNN")

@@ -2,6 +2,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import explain
 import models
@@ -18,6 +19,7 @@ class Corner(nn.Module):
         return jnp.stack([jnp.zeros_like(bright), scale * bright], axis=1)
 
 
+@pytest.mark.slow
 def test_masks_are_open_as_often_as_asked_everywhere():
     masks = np.asarray(random_masks(jax.random.key(0), 4000, (9, 12), 4, 0.3))
     assert masks.shape == (4000, 9, 12)
@@ -38,6 +40,7 @@ def test_what_the_black_box_looks_at_is_found():
     assert other[inside].mean() < 0.98 * min(other[part].mean() for part in outside)
 
 
+@pytest.mark.slow
 def test_the_map_is_the_mean_of_the_masks_by_probability(network):
     thing = network("CNN")
     shown = explain.create("RISE", samples=6, grid=3, per_pass=4, keep=0.4, seed=2)

@@ -7,6 +7,7 @@ from explain import subject as room
 from models import forward
 
 
+@pytest.mark.slow
 def test_answers_and_maps_do_not_depend_on_the_batching(trained, stand_ins, monkeypatch):
     """40 images in batches of 40 and of 7: the last batch is filled up, and what fills it is cut off."""
     found = []
@@ -20,6 +21,7 @@ def test_answers_and_maps_do_not_depend_on_the_batching(trained, stand_ins, monk
         np.testing.assert_allclose(whole, parts, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_images_are_normalised_with_the_networks_own_statistics(trained):
     direct = (trained.images / 255.0 - trained.subject.mean) / trained.subject.std
     outputs, _ = forward(trained.subject.model, trained.subject.variables, direct.astype(np.float32))

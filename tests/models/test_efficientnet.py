@@ -50,6 +50,7 @@ def variables_of(draw_tensor):
     return build
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES.values())
 def test_sizes_and_names_are_timms(name, golden):
     entry = golden("efficientnet")[f"tf_{name.lower()}"]
@@ -63,6 +64,7 @@ def test_sizes_and_names_are_timms(name, golden):
     assert zlib.crc32(listed.encode()) == entry["state_dict_crc32"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", NUMBERS)
 def test_logits_and_features_are_timms(key, golden, variables_of):
     entry, model = golden("efficientnet")[key], create(key)
@@ -112,6 +114,7 @@ def test_an_unknown_padding_names_the_known_ones():
         shapes(models.create("EfficientNet_Lite0", 10, padding="VALID"))
 
 
+@pytest.mark.slow
 def test_dropout_and_stochastic_depth_draw_in_training_alone(variables_of):
     small = {"width": 0.25, "depth": 0.5}
     model = models.create("EfficientNet_Lite0", 10, **small, dropout=0.5, stochastic_depth=0.5)

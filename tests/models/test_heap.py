@@ -47,6 +47,7 @@ print(xla_bridge.backends_are_initialized(), jax.config.values["jax_cpu_enable_a
 """
 
 
+@pytest.mark.slow
 def test_the_command_lines_tune_before_jax_starts():
     environment = {**os.environ, "KD_CPU_TUNING": "1", "JAX_COMPILATION_CACHE_DIR": "unused"}
     command = [sys.executable, "-c", PREPARED]

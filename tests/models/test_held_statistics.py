@@ -39,6 +39,7 @@ def batch_moments(model, variables, images):
     return jax.tree.map(lambda new, old: (new - 0.9 * old) / 0.1, stats, variables["batch_stats"])
 
 
+@pytest.mark.slow
 def test_a_training_steps_gradients_at_taps_hold_the_batch_statistics(normed):
     model, variables, images = normed
     cotangent = jnp.asarray(np.random.RandomState(1).standard_normal((5, 2)))
@@ -54,6 +55,7 @@ def test_a_training_steps_gradients_at_taps_hold_the_batch_statistics(normed):
     assert np.abs(only_first[0]).max() > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("taps", [("stage1",), ("input", "stage1")])
 def test_a_training_steps_gradient_goes_through_the_statistics_of_explanations(normed, taps):
     model, variables, images = normed

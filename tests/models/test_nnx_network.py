@@ -70,6 +70,7 @@ def made(own, images):
     return model, jax.jit(model.init)(jax.random.key(0), images)
 
 
+@pytest.mark.slow
 def test_the_network_is_a_linen_module_with_taps_statistics_and_a_classifier(made, images):
     model, variables = made
     assert isinstance(model, nn.Module)
@@ -101,6 +102,7 @@ def test_first_weights_follow_from_the_key(made, images):
     assert not np.array_equal(other["params"]["stem"]["kernel"], variables["params"]["stem"]["kernel"])
 
 
+@pytest.mark.slow
 def test_dropout_draws_from_the_key_and_statistics_move_in_training_alone(made, images):
     model, variables = made
 

@@ -130,6 +130,7 @@ def training():
     return jax.grad(loss), (variables, images)
 
 
+@pytest.mark.slow
 def test_a_program_for_another_platform_is_that_platforms(training):
     gradient, arguments = training
     traced = jax.jit(gradient).trace(*arguments)
@@ -172,6 +173,7 @@ def test_a_compiled_function_is_traced_again_in_plain_operations():
     assert len(seen) == 2
 
 
+@pytest.mark.slow
 def test_the_environment_makes_a_whole_process_plain():
     program = "import jax; from models import ops; print('stored' in str(jax.make_jaxpr(ops.kept)(1.0)))"
     environment = {**os.environ, "KD_CPU_TUNING": "0"}

@@ -71,6 +71,7 @@ def test_gradient_taps_change_no_output(tiny, tapped):
     assert list(tapped.features) == list(plain.features)
 
 
+@pytest.mark.slow
 def test_gradients_at_the_input_are_jax_grads(tiny, tapped):
     classes = one_hot([3, 1, 4, 1, 5, 9])
     expected = jax.jit(jax.grad(lambda x: jnp.sum(classes * tiny.evaluate(tiny.variables, x).logits)))(tiny.images)

@@ -74,6 +74,7 @@ def test_numbers_are_short():
     assert shown == ["7", "999", "1 k", "278 k", "1 M", "40.8 M", "17.6 G"]
 
 
+@pytest.mark.slow
 def test_the_table_has_a_line_a_network(capsys):
     code = profile.main(["--arch", "ResNet8", "--arch", "ViT_Ti", "--image_size", "12", "--repeats", "1"])
     lines = capsys.readouterr().out.splitlines()

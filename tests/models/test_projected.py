@@ -66,6 +66,7 @@ def test_any_convolutional_network_is_a_backbone_and_leaves_its_classifier_out(b
     assert not [name for name in variables["params"]["backbone"] if "classifier" in name]
 
 
+@pytest.mark.slow
 def test_dropout_of_the_backbone_acts_on_the_projected_embedding():
     """The classifier reads the dropped embedding; the tap `embedding` is before it."""
 

@@ -33,6 +33,7 @@ def drawn(player, batch, views=1, train=True):
     return [np.asarray(o.logits) for o in (outputs, *outputs.views)]
 
 
+@pytest.mark.slow
 def test_each_update_player_and_view_draws_anew_and_the_same_one_the_same(batch):
     batch = batch.replace(key=jax.random.key(3), views=(batch.image,))
     first, second = drawn(PLAYERS[0], batch, 2)
@@ -51,6 +52,7 @@ def test_a_batch_without_a_key_serves_networks_that_draw_nothing(batch):
     drawn(PLAYERS[0], batch, train=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ResNet8", "CNN"])
 def test_the_program_of_a_network_that_draws_nothing_does_not_know_the_key(name, batch):
     player = Player("student", models.create(name, 10), (0.5,), (0.25,))

@@ -43,6 +43,7 @@ def test_rates_grow_linearly_to_the_largest():
     assert depth_rates(0.2, 1) == [0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", SMALL)
 def test_only_training_draws(family):
     plain, deep = SMALL[family](), SMALL[family](stochastic_depth=0.6)
@@ -63,6 +64,7 @@ def test_only_training_draws(family):
     np.testing.assert_array_equal(one[first], other[first])
 
 
+@pytest.mark.slow
 def test_a_block_that_is_dropped_is_its_shortcut():
     """At a rate near 1 each row of the last stage is what entered the stage's last block."""
     model = ViT(width=16, heads=2, num_classes=10, depth=2, stages=2, stochastic_depth=0.999999)

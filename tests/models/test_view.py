@@ -28,6 +28,7 @@ def test_images_are_resized_as_pillow_does(size, resize, interpolation):
     assert difference.mean() < 0.5
 
 
+@pytest.mark.slow
 def test_bicubic_does_not_leave_the_range_of_pixels():
     """An edge from black to white overshoots."""
     edge = jnp.concatenate([jnp.zeros((1, 8, 4, 1)), jnp.ones((1, 8, 4, 1))], axis=2)
@@ -51,6 +52,7 @@ def test_shapes_are_what_is_seen():
     assert View(8).shape((5, 32, 32, 3)) == (5, 8, 8, 3)
 
 
+@pytest.mark.slow
 def test_a_map_comes_back_to_where_the_network_looked():
     """Of the centre 16 of 32 pixels: the maximum is at the same place, and what is not looked at is 0."""
     view = View(16, 32)

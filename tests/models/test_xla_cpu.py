@@ -161,6 +161,7 @@ def test_the_flag_is_set_where_it_is_known_and_not_set(before, jaxlib, after, mo
     assert os.environ["XLA_FLAGS"] == (before if after is None else after)
 
 
+@pytest.mark.slow
 def test_a_library_user_gets_right_numbers_or_a_warning():
     """An import sets nothing; `models.create` sets the flag, and warns once if JAX has started before."""
     program = """

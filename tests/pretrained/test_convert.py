@@ -105,6 +105,7 @@ def test_code_in_a_file_is_not_executed(tmp_path, monkeypatch, capsys):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["theirs.pth"]
 
 
+@pytest.mark.slow
 def test_accuracy_is_measured_where_there_is_data(tmp_path, capsys):
     shipped = pretrained.load(ROOT / "pretrained" / "resnet20_digits")
     state = pretrained.to_torch(models.create("ResNet20", 10), shipped.variables)

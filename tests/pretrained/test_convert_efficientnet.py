@@ -71,6 +71,7 @@ def torchvision(name: str) -> str:
     raise AssertionError(name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "dialect"), [("B0", lukemelas), ("Lite0", lukemelas), ("B0", torchvision)])
 def test_other_projects_names_become_timms(name, dialect):
     state = state_of(models.create(f"EfficientNet_{name}", 10))
@@ -91,6 +92,7 @@ def converted(tmp_path, state, *flags, card=None) -> dict:
     return pretrained.load(tmp_path / "out").info
 
 
+@pytest.mark.slow
 def test_the_input_of_the_published_lites_is_known(tmp_path):
     state = {lukemelas(name): x for name, x in state_of(models.create("EfficientNet_Lite0", 10)).items()}
     info = converted(tmp_path, state, "--arch", "EfficientNet_Lite0")
@@ -100,6 +102,7 @@ def test_the_input_of_the_published_lites_is_known(tmp_path):
     assert (info["image_shape"], info["resize"], info["interpolation"]) == ([224, 224, 3], 256, "bicubic")
 
 
+@pytest.mark.slow
 def test_the_hubs_card_decides_padding_size_crop_and_filter(tmp_path):
     input_of = {"mean": [0.5] * 3, "std": [0.5] * 3, "input_size": [3, 240, 240], "crop_pct": 0.882}
     card = {"architecture": "tf_efficientnet_lite0", "pretrained_cfg": {**input_of, "interpolation": "bilinear"}}
@@ -111,6 +114,7 @@ def test_the_hubs_card_decides_padding_size_crop_and_filter(tmp_path):
     assert (info["mean"], info["resize"], info["interpolation"]) == ([0.5] * 3, 272, "bilinear")
 
 
+@pytest.mark.slow
 def test_flags_win_and_timms_names_without_a_card_are_pytorchs_network(tmp_path):
     flags = ("--arch", "EfficientNet_Lite0", "--image_size", "192", "--resize", "200", "--interpolation", "bilinear")
     info = converted(tmp_path, state_of(models.create("EfficientNet_Lite0", 10)), *flags)

@@ -41,6 +41,7 @@ def drawn(one, side=8):
     return traverse_util.flatten_dict(jax.device_get(one.init(jax.random.key(1), jnp.zeros((1, side, side, 1)))))
 
 
+@pytest.mark.slow
 def test_all_that_fits_is_taken_with_the_statistics_of_its_images():
     given = weights()
     begun, lines = start.begin(player(), given, dataset())
@@ -83,6 +84,7 @@ def test_a_deeper_network_takes_the_blocks_that_it_shares():
     assert "Drawn anew in the student: stage1_block1" in lines[1]
 
 
+@pytest.mark.slow
 def test_positions_of_a_transformer_are_resized_to_other_images():
     options = {"patch_size": 4, "depth": 4}
     given = weights("ViT_Ti", shape=(16, 16, 1), **options)
@@ -96,6 +98,7 @@ def test_positions_of_a_transformer_are_resized_to_other_images():
     assert lines[-1] == "there was trained on images of 16 x 16 pixels; here 8 x 8."
 
 
+@pytest.mark.slow
 def test_nothing_that_fits_or_other_channels_are_refused():
     with pytest.raises(
         UserError, match=r"nothing in there \(ViT_Ti\) fits the student.*\n.*architecture of the weights"
@@ -116,6 +119,7 @@ def test_the_teachers_classifier_starts_the_students():
         start.head_of(player("ResNet8x4"), teacher, given.variables, SHAPE)
 
 
+@pytest.mark.slow
 def test_frozen_parts_get_no_gradient_and_normalise_by_running_statistics():
     held, lines = start.hold(player(), ("stem", "stage1"), 0.1, SHAPE)
     image = jax.random.uniform(jax.random.key(0), (4, *SHAPE))
@@ -141,6 +145,7 @@ def test_frozen_parts_get_no_gradient_and_normalise_by_running_statistics():
     assert lines == ["Frozen in the student: stem, stage1 (15 arrays)."]
 
 
+@pytest.mark.slow
 def test_a_classifier_that_is_the_teachers_may_stay():
     """Without --init_param; the projection brings a narrow backbone to the teacher's width."""
     teacher, given = dataclasses.replace(player("ResNet8x4"), name="teacher"), weights("ResNet8x4")

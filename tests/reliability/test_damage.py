@@ -85,6 +85,7 @@ def test_any_damaged_file_of_the_newest_is_named_and_the_one_before_used(kind, t
         assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["1", "2"]
 
 
+@pytest.mark.slow
 def test_every_single_bit_counts(two):
     newest = two / "checkpoints" / "2"
     assert damage(newest) is None
@@ -154,6 +155,7 @@ def test_arrays_of_another_program_are_told(two):
     checkpoints.close()
 
 
+@pytest.mark.slow
 def test_run_with_a_damaged_checkpoint_and_log_ends_with_the_same_bits(copied, expected, recipe, capsys):
     largest = max((copied / "checkpoints" / "8" / "arrays").rglob("*"), key=lambda path: path.stat().st_size)
     harm(largest, "flipped")
@@ -196,6 +198,7 @@ def test_run_without_its_config_is_damaged_and_not_overwritten(copied, recipe):
     assert not (copied / "config.json").exists()
 
 
+@pytest.mark.slow
 def test_first_save_has_one_to_go_back_to(tmp_path, expected, recipe, stopped_at, capsys):
     """The start is saved too. So rows without any checkpoint always mean a loss."""
     folder = tmp_path / "run"

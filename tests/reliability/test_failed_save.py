@@ -142,6 +142,7 @@ def test_the_thread_writes_what_was_given_whatever_the_caller_does_then(tmp_path
     assert (folder / "logs" / METRICS).read_bytes() == b"one row"
 
 
+@pytest.mark.slow
 def test_run_goes_on_over_a_full_disk_and_ends_with_the_same_bits(small_disk, expected, recipe, monkeypatch, capfd):
     place, fill, empty = small_disk
     before_save(monkeypatch, 4, fill)
@@ -158,6 +159,7 @@ def test_run_goes_on_over_a_full_disk_and_ends_with_the_same_bits(small_disk, ex
     assert contents(place / "run") == expected
 
 
+@pytest.mark.slow
 def test_results_that_cannot_be_written_are_written_by_the_same_command(tmp_path, expected, recipe, monkeypatch):
     write = pretrained.save
 
@@ -193,6 +195,7 @@ def test_rows_wait_for_a_disk_that_is_full(small_disk, capsys):
     assert [json.loads(row)["step"] for row in (place / METRICS).read_text().splitlines()] == list(range(1, 300))
 
 
+@pytest.mark.slow
 def test_last_save_must_not_fail_silently(tmp_path, expected, recipe, monkeypatch):
     def fail():
         raise SaveError("no space")

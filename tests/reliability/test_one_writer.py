@@ -33,6 +33,7 @@ def holder(tmp_path_factory):
     process.communicate()
 
 
+@pytest.mark.slow
 def test_second_process_exits_with_2_and_names_the_first(holder):
     process, folder = holder
     command = [sys.executable, ROOT / "train_w_kd.py", "--train_path", folder]

@@ -55,6 +55,7 @@ def test_images_that_are_not_there_are_told(images):
     assert images in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", explaining.KINDS)
 def test_every_kind_is_drawn_of_digits(kind, students):
     params = (
@@ -79,6 +80,7 @@ def test_networks_of_one_name_are_told_apart(students):
     assert [a.get_title().split("\n")[0] for a in figure.axes[:2]] == ["teacher", "teacher (2)"]
 
 
+@pytest.mark.slow
 def test_every_teacher_is_drawn_and_similarity_is_the_mean_over_them(students):
     teachers, digits = [TEACHER, str(students / "labels-s0")], data.load("Digits")
     figure = explaining.draw("reliability", [str(students / "soft-s0")], digits, ",".join(teachers))
@@ -113,6 +115,7 @@ def test_what_cannot_be_drawn_is_told(students):
         explaining.draw("panel", [TEACHER], digits, map_name="AttentionRollout")
 
 
+@pytest.mark.slow
 def test_a_student_by_a_method_is_compared_with_one_by_labels_over_seeds(students):
     soft, labels = ([str(students / f"{name}-s{seed}") for seed in (0, 1)] for name in ("soft", "labels"))
     found = explaining.measure(soft, data.load("Digits"), ["GradCAM"], TEACHER, labels, images=30)
@@ -130,6 +133,7 @@ def test_a_student_by_a_method_is_compared_with_one_by_labels_over_seeds(student
     assert one["networks"][0] == found["networks"][0]
 
 
+@pytest.mark.slow
 def test_masks_of_the_data_are_used(tmp_path):
     """An untrained network on Shapes: the measures of the masks are there and possible."""
     shapes = data.load("Shapes")

@@ -12,6 +12,7 @@ from studies import methods_table
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
 
+@pytest.mark.slow
 def test_the_page_is_up_to_date():
     page = methods_table.page(json.loads(methods_table.MEASURED.read_text()))
     assert (ROOT / "docs" / "methods.md").read_text() == page, "run python -m studies.methods_table"

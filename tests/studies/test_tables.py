@@ -40,8 +40,11 @@ def trained(monkeypatch):
                 {"kind": "test", "epoch": 2, "top1": top1, **beside, **agreement},
             ]
             (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-            (folder / "summary.json").write_text(json.dumps({"best": {"top1": top1 + 0.5}}))
-        return {"seeds": [0, 1, 2], "parameters": 1234, "seconds": 3 * seconds, "steps": 10}
+            numbers = {"parameters": 1234, "seconds": seconds, "steps": 10}
+            own = {"last": {"epoch": 2}, "best": {"epoch": 2, "top1": top1 + 0.5}, **numbers}
+            (folder / "summary.json").write_text(json.dumps(own))
+        whole = {"last": {"epoch": 2}, "best": {"epoch": 2}, **numbers, "seconds": 3 * seconds, "seeds": [0, 1, 2]}
+        (path / "summary.json").write_text(json.dumps(whole))
 
     monkeypatch.setattr(compare, "train", train)
     return calls
@@ -110,6 +113,7 @@ def test_the_table_of_the_demo(trained, tmp_path, monkeypatch):
     assert (tmp_path / "curves.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_agreement_is_logged_or_asked_of_the_weights(trained, tmp_path):
     (logged,) = compare.run_all(tmp_path, {}, {"AT": {}})
     assert list(compare.agreement(logged, {})) == [92.0, 93.0, 94.0]
@@ -143,6 +147,9 @@ def test_the_demo_has_settings_tuned_for_its_data_and_ends_with_the_next_command
     monkeypatch.setattr(compare, "teach", lambda root, recipe: (recipe, "teacher"))
     monkeypatch.setattr(compare, "run_all", lambda root, recipe, methods: [])
     monkeypatch.setattr(compare, "report", lambda *_: None)
+    reported = []
+    monkeypatch.setattr(demo.report, "main", lambda runs, out: reported.append(([run.name for run in runs], out.name)))
     demo.main(tmp_path)
+    assert reported == [(["labels-alone", "softlogits", "at", "teacher"], "report")]
     assert demo.METHODS["AT"]["distiller_options"]["weight"] < 1000
     assert "python train_w_kd.py --distiller" in capsys.readouterr().out.splitlines()[-1]

@@ -142,6 +142,7 @@ def test_without_any_label_loss_and_gradient_are_zero():
     np.testing.assert_array_equal(gradient, 0)
 
 
+@pytest.mark.slow
 def test_of_mixed_labels_those_that_are_known_count_by_their_shares():
     logits = jnp.float32(np.random.RandomState(0).standard_normal((4, 5)))
     label, second = jnp.array([1, 2, -1, -1]), jnp.array([3, -1, 4, -1])

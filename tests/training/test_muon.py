@@ -48,6 +48,7 @@ def test_the_kernel_of_a_convolution_is_the_matrix_of_its_filters():
     np.testing.assert_allclose(found.reshape(36, 8), update({"kernel": kernel.reshape(36, 8)}, 3)["kernel"], atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(7,), (1, 5, 8), (3, 3, 1, 8), ()], ids=str)
 def test_adam_moves_biases_tokens_and_depthwise_kernels(shape):
     gradient = {"other": normal(*shape)}

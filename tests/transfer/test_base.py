@@ -104,6 +104,7 @@ def test_the_first_phase_comes_on_top_of_the_epochs_asked_for(player, small):
     assert offline(player, small, sum_of).epochs(30) == 32
 
 
+@pytest.mark.slow
 def test_in_a_sum_the_others_wait_for_the_first_phase(player, small, batch):
     sum_of = distiller.Composition(parts=(TwoPhases(), distiller.create("SoftLogits")))
     strategy = offline(player, small, sum_of)
@@ -127,6 +128,7 @@ def test_each_view_is_looked_at_and_statistics_pass_through_all(player, small, b
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_parts_of_a_sum_get_the_views_that_they_declare(player, small, batch):
     class Strong(distiller.Distiller):
         views = ("weak", "strong")
@@ -148,6 +150,7 @@ def test_parts_of_a_sum_get_the_views_that_they_declare(player, small, batch):
     assert terms["Views"] > 0
 
 
+@pytest.mark.slow
 def test_shares_are_those_of_the_terms_own_gradients(offline, batch):
     run = offline()
     found = jax.jit(run.strategy.shares)(run.state, batch, KEY)

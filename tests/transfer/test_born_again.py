@@ -73,6 +73,7 @@ def generations(player, batch):
     return strategy, states
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [None, Drawn(), Phase()], ids=["SoftLogits+AT", "views", "phase"])
 def test_generation_1_is_label_only_training_to_the_bit(method, player, batch, same):
     views = len(method.views) - 1 if method else 0
@@ -90,6 +91,7 @@ def first_weights(player, batch, generation):
     return jax.jit(player("student").init)(key, batch.image)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("generation", [2, 3])
 def test_a_generation_starts_afresh_and_learns_from_the_one_before(generation, generations, player, batch):
     """As `Offline` with that teacher, from the generation's own weights, with a fresh optimizer and schedule."""
@@ -136,6 +138,7 @@ def test_a_switch_that_was_skipped_is_made_up_for(generations, player, batch, sa
     assert same(found.extra["generations"]["slots"][0], strategy.student_variables(states[4]))
 
 
+@pytest.mark.slow
 def test_the_methods_own_part_starts_afresh(player, batch, same):
     strategy = make(player, Drawn(), generations=2, train_epoch=2)
     state, _ = train(strategy, batch, range(5), views=1)
@@ -146,6 +149,7 @@ def test_the_methods_own_part_starts_afresh(player, batch, same):
     assert same(state.extra["generations"]["fresh"]["params"], first)
 
 
+@pytest.mark.slow
 def test_a_first_phase_comes_before_every_generation_but_the_first(player, batch, same):
     strategy = make(player, Phase(), generations=3, train_epoch=2)
     assert strategy.epochs(2) == 3 * 2 + 2

@@ -67,6 +67,7 @@ def test_a_shortcut_around_the_tap_is_seen():
     assert groups(trunk.paths) == {"one", "two"}
 
 
+@pytest.mark.slow
 def test_a_network_of_one_stage_has_no_branches(player, batch):
     with pytest.raises(UserError, match="ResNet has 1 stages"):
         Branches(player("student"), 2).init(KEY, batch.image)
@@ -74,6 +75,7 @@ def test_a_network_of_one_stage_has_no_branches(player, batch):
         transfer.create("ONE", student=player("student"), optimizer=None, branches=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["cut", "shortcut"])
 def test_gradients_and_statistics_are_those_of_networks_that_share_parameters(network, batch):
     model = ResNet(blocks=1, widths=(8, 8, 8), num_classes=10) if network == "cut" else Skipping()
@@ -126,6 +128,7 @@ def flops(strategy, batch):
     return jax.jit(strategy.step).lower(state, batch, KEY).compile().cost_analysis()["flops"]
 
 
+@pytest.mark.slow
 def test_the_trunk_is_computed_and_differentiated_once(batch):
     """Three branches on a network that is nearly all trunk cost little more than the network."""
     student = transfer.Player("student", ResNet(blocks=1, widths=(8, 16, 4), num_classes=10), (0.5,), (0.25,))

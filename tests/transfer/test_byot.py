@@ -39,6 +39,7 @@ def equations(strategy, state, batch):
     }
 
 
+@pytest.mark.slow
 def test_two_steps_are_those_of_the_equations(run):
     strategy, state, step, batch = run
     for _ in range(2):
@@ -52,6 +53,7 @@ def test_two_steps_are_those_of_the_equations(run):
         state = new
 
 
+@pytest.mark.slow
 def test_the_deepest_teaches_and_does_not_learn_from_the_exits(run):
     strategy, state, _, batch = run
 

@@ -1,5 +1,6 @@
 import jax
 import numpy as np
+import pytest
 from simulation import answer, batches, build, cross_entropy, divergence, simulate, unlabelled
 
 KEY = jax.random.key(1)
@@ -23,6 +24,7 @@ def test_the_second_view_is_a_partner_of_the_same_class():
     assert build("CSKD").strategy.temperature == 4
 
 
+@pytest.mark.slow
 def test_without_labels_the_partner_still_teaches():
     run, batch = build("CSKD"), unlabelled(batches(views=1)[0])
     state = run.init(KEY, batch)

@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from simulation import answer, batches, build, cross_entropy, divergence, simulate
 
 KEY = jax.random.key(1)
@@ -33,6 +34,7 @@ class Equations:
         self.said = answer(params, batch.image)[1]
 
 
+@pytest.mark.slow
 def test_three_steps_are_those_of_the_equations_and_the_first_has_no_previous_one():
     equations = Equations()
     simulate(build("DLB", weight=2.0), in_a_row(), equations.terms, equations.after)

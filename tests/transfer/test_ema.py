@@ -59,6 +59,7 @@ def run(player, batch):
     return strategy, state, step(step(state, batch, KEY)[0], batch, KEY)[0]
 
 
+@pytest.mark.slow
 def test_decay_1_is_offline_with_the_students_first_weights(player, batch):
     strategy = ema(player, decay=1.0, ramp=False)
     state = jax.jit(strategy.init)(KEY, batch)

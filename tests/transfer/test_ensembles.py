@@ -45,6 +45,7 @@ def combine(how, weighting, method="SoftLogits", logits=LOGITS, fixed=(1.0, 1.0,
     return ensembles.combined(teachers, list(fixed), BATCH, Classification(), method, how, weighting)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weighting", ["confidence", "agreement"])
 def test_the_weights_are_numpys_and_sum_to_1(weighting):
     expected = camkd(errors(weighting))
@@ -64,6 +65,7 @@ def test_probabilities_are_averaged_at_the_methods_temperature(options, temperat
     np.testing.assert_allclose(softmax(found), 0.25 * p[0] + 0.75 * p[2], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_confidence_and_probabilities_have_camkds_gradient():
     student = jnp.asarray(np.random.RandomState(1).standard_normal((4, 5)), jnp.float32)
     mean, weights = combine("probabilities", "confidence").logits, camkd(errors("confidence"))

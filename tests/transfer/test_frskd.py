@@ -46,6 +46,7 @@ def equations(strategy, state, batch):
     }
 
 
+@pytest.mark.slow
 def test_two_steps_are_those_of_the_equations(run):
     strategy, state, step, batch = run
     for _ in range(2):
@@ -67,6 +68,7 @@ def slope(strategy, state, batch, names):
     return jax.jit(jax.grad(term))(state.params)
 
 
+@pytest.mark.slow
 def test_the_self_teacher_learns_from_labels_alone(run):
     strategy, state, _, batch = run
     found = slope(strategy, state, batch, ("FRSKD_logits", "FRSKD_features"))
@@ -74,6 +76,7 @@ def test_the_self_teacher_learns_from_labels_alone(run):
     assert float(optax.tree.norm(found["student"])) > 0
 
 
+@pytest.mark.slow
 def test_the_self_teachers_labels_reach_the_stages(run):
     strategy, state, _, batch = run
     found = slope(strategy, state, batch, ("cross_entropy",))
@@ -114,6 +117,7 @@ def test_the_pyramid_fits_any_network_with_stages(shapes):
     assert logits.shape == (3, 5)
 
 
+@pytest.mark.slow
 def test_maps_are_brought_to_another_size():
     x = jnp.arange(16.0).reshape(1, 4, 4, 1)
     np.testing.assert_array_equal(fit(x, 2, 2)[0, :, :, 0], [[10, 11], [14, 15]])  # 3x3 windows

@@ -54,6 +54,7 @@ def test_two_steps_are_those_of_the_papers_equations(count, linear, batch):
             np.testing.assert_allclose(state.params[n]["linear"]["bias"], b[n], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_with_weight_zero_all_train_as_if_alone(staged, batch):
     strategy = mutual(staged("student"), staged("peer1"), weight=0.0)
     state, step = jax.jit(strategy.init)(KEY, batch), jax.jit(strategy.step)
@@ -74,6 +75,7 @@ def test_with_weight_zero_all_train_as_if_alone(staged, batch):
             np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_each_ordered_pair_has_connectors_and_memory_of_its_own(staged, player, batch, same):
     strategy = mutual(staged("student"), player("peer1"), method="CRD")
     batch = batch.replace(examples=6)

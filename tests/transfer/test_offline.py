@@ -86,6 +86,7 @@ def by_hand(small, batch, teacher_image, method):
     return terms
 
 
+@pytest.mark.slow
 def test_each_player_sees_the_view_through_its_own_statistics_and_the_teacher_evaluates(offline, small, batch):
     run = offline()
     state = run.state.replace(params={**run.state.params, "student": small.variables["params"]})

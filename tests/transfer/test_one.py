@@ -58,6 +58,7 @@ def test_the_ramp_is_that_of_the_papers_and_continuous():
     assert ramp_up(jnp.float32(0), 0) == 1
 
 
+@pytest.mark.slow
 def test_one_is_its_equations_over_two_steps(staged, batch, same):
     strategy = transfer.create("ONE", student=staged("student"), optimizer=OPTIMIZER, train_epoch=300, weight=0.5)
     label = np.asarray(batch.label)
@@ -82,6 +83,7 @@ def test_one_is_its_equations_over_two_steps(staged, batch, same):
             assert not same(before.params[name], state.params[name])
 
 
+@pytest.mark.slow
 def test_the_tested_ensemble_is_the_gated_one(staged, batch):
     strategy = transfer.create("ONE", student=staged("student"), optimizer=OPTIMIZER)
     state = jax.jit(strategy.init)(KEY, batch)
@@ -94,6 +96,7 @@ def test_the_tested_ensemble_is_the_gated_one(staged, batch):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("shared", "as_released"), [(True, False), (False, True)])
 def test_okddip_is_its_equations_over_two_steps(shared, as_released, staged, batch):
     options = {"branches": 3, "train_epoch": 300, "shared": shared, "as_released": as_released}
@@ -135,6 +138,7 @@ def test_okddips_gradient_is_finite_where_probabilities_underflow(as_released):
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(found))
 
 
+@pytest.mark.slow
 def test_okddips_targets_are_constants_but_for_the_attention(staged, batch):
     """The leader's distillation loss moves the leader alone; a peer's moves itself and the attention."""
     for as_released in (False, True):
@@ -158,6 +162,7 @@ def test_okddips_targets_are_constants_but_for_the_attention(staged, batch):
         assert found["branch1/OKDDip"] == {"attention"} | (everybody if as_released else {"branch1"})
 
 
+@pytest.mark.slow
 def test_pcl_is_its_equations_over_two_steps_and_its_means_follow(staged, batch):
     options = {"train_epoch": 300, "decay": 0.3}
     strategy = transfer.create("PCL", student=staged("student"), optimizer=OPTIMIZER, **options)

@@ -59,6 +59,7 @@ def test_two_steps_are_those_of_the_equations(linear, batch):
                 np.testing.assert_allclose(found, value, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_teacher_learns_as_it_would_alone(staged, batch):
     strategy = online(staged("student"), staged("teacher"), "SoftLogits+AT")
     alone = transfer.create("Labels", student=staged("student"), optimizer=optax.sgd(RATE))
@@ -82,6 +83,7 @@ class TrainModeOffline(Offline):
         return {"teacher": self._taught(self.teacher, frozen["teacher"], batch, train=True)}
 
 
+@pytest.mark.slow
 def test_at_rate_zero_it_is_offline_with_a_teacher_in_train_mode(staged, batch, same):
     variables = jax.jit(staged("teacher").init)(jax.random.key(5), batch.image)
     optimizer = optax.chain(optax.add_decayed_weights(0.1), optax.sgd(RATE, 0.9))
@@ -102,6 +104,7 @@ def test_at_rate_zero_it_is_offline_with_a_teacher_in_train_mode(staged, batch, 
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_student_starts_as_under_every_other_strategy(staged, batch, same):
     state = jax.jit(online(staged("student"), staged("teacher")).init)(KEY, batch)
     alone = jax.jit(lambda key: staged("student").init(jax.random.fold_in(key, STUDENT), batch.image))(KEY)
@@ -109,6 +112,7 @@ def test_the_student_starts_as_under_every_other_strategy(staged, batch, same):
     assert not same(state.params["student"], state.params["teacher"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["FitNet", "CRD", "MLKD", "SDD"])
 def test_connectors_memories_views_and_heads_work(method, staged, batch, same):
     strategy = online(staged("student"), staged("teacher"), method)
@@ -122,6 +126,7 @@ def test_connectors_memories_views_and_heads_work(method, staged, batch, same):
         assert not same(state.params["method"], after.params["method"])
 
 
+@pytest.mark.slow
 def test_a_first_phase_needs_a_teacher_that_is_trained(staged, batch, same):
     with pytest.raises(UserError, match="AB learns from its teacher for 30 epochs"):
         online(staged("student"), staged("teacher"), "AB")

@@ -121,6 +121,7 @@ def prepare(player, staged, split, batch):
     return build
 
 
+@pytest.mark.slow
 def test_what_the_method_reads_is_standardised_and_nothing_else(teachers, prepare, split, batch):
     strategy = prepare("PKT+SoftLogits", *teachers)
     assert {name: set(v[phi_s.COLLECTION]) for name, v in strategy.frozen.items()} == {
@@ -148,6 +149,7 @@ def test_maps_have_their_positions_as_rows(teachers, prepare, split):
     np.testing.assert_allclose(np.var(found, axis=(0, 1, 2)), 1, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_step_learns_from_them_and_the_statistics_are_arrays_of_the_state(teachers, prepare, batch, same):
     strategy = prepare("RKD", *teachers)
     state = jax.jit(strategy.init)(KEY, batch)
@@ -165,6 +167,7 @@ def test_a_step_learns_from_them_and_the_statistics_are_arrays_of_the_state(teac
     assert other["RKD_distance"] != metrics["RKD_distance"]
 
 
+@pytest.mark.slow
 def test_teachers_of_any_scale_weigh_alike(prepare, staged, batch):
     """A stage times 10 gives the same loss, and without the standardisation a far larger one."""
     player = staged("one")

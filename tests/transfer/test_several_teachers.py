@@ -48,6 +48,7 @@ def alone(teachers, player, batch):
     return [terms(offline(player, t, v, "SoftLogits+PKT"), batch)[1] for t, v in zip(*teachers, strict=True)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", [(), (0.25, 0.75), (2.0, 0.0)])
 def test_losses_are_the_weighted_sum_of_each_teachers(weights, teachers, alone, player, batch):
     state, found = terms(offline(player, *teachers, "SoftLogits+PKT", teacher_weights=weights), batch)
@@ -59,6 +60,7 @@ def test_losses_are_the_weighted_sum_of_each_teachers(weights, teachers, alone, 
     np.testing.assert_allclose(found["cross_entropy"], alone[0]["cross_entropy"], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_each_teacher_has_connectors_of_its_own(teachers, player, staged, batch, same):
     strategy = dataclasses.replace(offline(player, *teachers, "VkD"), student=staged("student"))
     state = jax.jit(strategy.init)(KEY, batch)
@@ -70,6 +72,7 @@ def test_each_teacher_has_connectors_of_its_own(teachers, player, staged, batch,
     assert same(state.frozen, after.frozen)
 
 
+@pytest.mark.slow
 def test_logits_are_averaged(teachers, player, batch):
     found = terms(offline(player, *teachers, "Logits", combine="logits", teacher_weights=(1.0, 3.0)), batch)[1]
     answers = [compiled(p, train=False)(v, batch.image)[0].logits for p, v in zip(*teachers, strict=True)]
@@ -82,6 +85,7 @@ def test_logits_are_averaged(teachers, player, batch):
     np.testing.assert_allclose(found["Logits"], expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_probabilities_are_averaged_with_the_labels_confidence(teachers, player, batch):
     strategy = offline(player, *teachers, "SoftLogits", combine="probabilities", weighting="confidence")
     found = terms(strategy, batch)[1]
@@ -95,6 +99,7 @@ def test_probabilities_are_averaged_with_the_labels_confidence(teachers, player,
     assert set(found) == {"cross_entropy", "SoftLogits"}
 
 
+@pytest.mark.slow
 def test_equal_losses_have_the_gradient_of_the_mean_probabilities(teachers, player, batch):
     """Under SoftLogits this is the averaging of You et al."""
     strategy = offline(player, *teachers, "SoftLogits")
@@ -113,6 +118,7 @@ def test_equal_losses_have_the_gradient_of_the_mean_probabilities(teachers, play
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_what_makes_no_sense_is_refused(teachers, player, batch):
     with pytest.raises(UserError, match=r"'losses', 'logits' or 'probabilities' \(default 'losses'\); got 'mean'"):
         offline(player, *teachers, "Logits", combine="mean")

@@ -67,6 +67,7 @@ def test_the_task_learns_of_them_and_the_user_is_told(asked, batch):
     assert len(said) == 1
 
 
+@pytest.mark.slow
 def test_a_step_without_labels_has_no_label_term(offline, asked, batch):
     strategy, _ = asked("SoftLogits+AT")
     state = offline().state

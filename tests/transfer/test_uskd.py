@@ -48,6 +48,7 @@ def terms_of(as_released):
     return terms
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("as_released", [False, True])
 def test_two_steps_are_those_of_the_equations(as_released):
     run = build("USKD", alpha=0.5, beta=0.4, mu=0.3, as_released=as_released)
