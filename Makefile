@@ -32,10 +32,11 @@ docs: .venv/.installed  ## the documentation's site, docs/_build/index.html
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[docs]'
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build
 
-.venv/.installed: pyproject.toml requirements.lock
+.venv/.installed: pyproject.toml requirements.lock requirements-export.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement requirements-export.txt
 	touch $@
 
 lock: .venv/.installed  ## renew the tested set of versions

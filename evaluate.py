@@ -8,9 +8,9 @@ from files import write_json
 from registry import UserError
 
 KEYS = ("teacher_arch", "teacher_param", "dataset", "data_dir", "image_size", "channels", "skip_damaged")
-KEYS += ("resize", "interpolation", "teacher_image_size", "teacher_taps", "teacher_input")
+KEYS += ("loading", "resize", "interpolation", "teacher_image_size", "teacher_taps", "teacher_input")
 FLAGS = {
-    "param": "the weights to measure: a run folder, or a folder with weights.safetensors + model.json",
+    "param": "the weights to measure: a run folder, a folder with weights.safetensors + model.json, or hf:OWNER/NAME",
     "arch": "the network, if its code is your own: module:attribute",
     "explain": "explanation maps to measure too, such as GradCAM,CAM; --param may then name several runs",
     "baseline": "with --explain: runs on labels alone to compare with, one for each of --param",
@@ -53,6 +53,7 @@ def main(argv: list[str]) -> None:
     params, maps, baselines = (names_in(flags[name]) for name in ("param", "explain", "baseline"))
     command.prepare(given)
     import pretrained
+    from models import quantization
     from pretrained import foreign, players
     from studies import evaluation, explaining, probing
     from tasks.classification import per_class
@@ -86,14 +87,15 @@ def main(argv: list[str]) -> None:
     for i, (weights, logits) in enumerate(zip(all_weights, all_logits, strict=True)):
         result = task.metrics(logits, labels, teacher_logits)
         classes = per_class(logits, labels, dataset.class_names) if dataset.labelled else {}
-        print(f"{weights.info['arch']} from {weights.folder} on {name} test ({len(dataset.test):,} images)")
+        how = quantization.arithmetic(weights.info.get("options", {}))
+        print(f"{weights.info['arch']} from {weights.folder} on {name} test ({len(dataset.test):,} images), {how}")
         for key, value in result.items():
             print(f"{key:<10} {value:8.3f} {UNITS[key]}")
         if classes and max(classes.values()) - min(classes.values()) > APART:
             shown = sorted(classes, key=classes.get)[:SHOWN] if len(classes) > SHOWN else classes
             title = "per class  " if len(shown) == len(classes) else "worst classes  "
             print(title + ", ".join(f"{label} {classes[label]:.1f}" for label in shown) + " %")
-        facts_of_run = {**facts, "images": len(dataset.test), **result, "per_class": classes}
+        facts_of_run = {**facts, "arithmetic": how, "images": len(dataset.test), **result, "per_class": classes}
         files = {f"evaluation-{name}{against}.json": facts_of_run}
         if maps:
             mine = {"images": explained["images"], "maps": explained["networks"][i]}

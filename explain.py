@@ -5,7 +5,7 @@ from configs.command import names_in
 from registry import UserError
 
 KEYS = ("teacher_arch", "teacher_param", "dataset", "data_dir", "image_size", "channels", "skip_damaged")
-KEYS += ("resize", "interpolation", "teacher_image_size", "teacher_taps", "teacher_input")
+KEYS += ("loading", "resize", "interpolation", "teacher_image_size", "teacher_taps", "teacher_input")
 FLAGS = {
     "param": "the students: run folders or folders of weights, joined by commas",
     "out": "the file to write, .png or .svg",

@@ -16,9 +16,9 @@ from configs.default import get_config
 from data.stored import DeviceBank
 from models import profile
 from models.folding import fold
-from training import optimizer
 from training.devices import here
 from training.update import Totals, Update
+from transfer import optimizer
 
 VIEWS = 4
 AUGMENTATION = data.Augmentation(pad=4, flip=True)

@@ -6,7 +6,8 @@ from typing import Any
 
 TORCH_LIBRARIES = ("timm", "torchvision")  # in front of the name of a teacher that one of them builds
 FOLDERS = ("ImageFolder", "Images")  # datasets that are folders of your own pictures
-SIZED = (*FOLDERS, "ImageNet")  # datasets whose pictures may have any size
+SIZED = (*FOLDERS, "ImageNet", "TinyImageNet")  # datasets whose pictures may have any size
+SOURCES = ("tfds", "hf")  # libraries whose datasets have a name of two parts, such as tfds:oxford_iiit_pet
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,10 +121,35 @@ def torch_teaches(config: dict, facts: Facts) -> str:
     return "" if named else "--teacher_arch names no network of PyTorch, such as timm:resnet18"
 
 
+def streamed(config: dict, facts: Facts) -> str:
+    """A condition on a key: the images are streamed."""
+    del config
+    return "" if facts.dataset().streamed else "the images lie in memory; --loading stream streams them"
+
+
+def in_memory(config: dict, facts: Facts) -> str:
+    """A condition on a key: the images lie in memory."""
+    del config
+    return "streamed images come one update at a time" if facts.dataset().streamed else ""
+
+
+def has_files(config: dict, facts: Facts) -> str:
+    """A condition on a key: the fingerprint of the data is that of the names and sizes of their files."""
+    known = config["dataset"] in FOLDERS and not facts.dataset().streamed
+    if sized(config["dataset"]) and not known:
+        return ""
+    return f"the fingerprint of {config['dataset']}{' in memory' * known} covers every image already"
+
+
+def sized(dataset: str) -> bool:
+    """Whether the pictures of a dataset may have any size."""
+    return dataset in SIZED or dataset.partition(":")[0] in SOURCES
+
+
 def resized(config: dict, facts: Facts) -> str:
     """A condition on a key: images are resized."""
     del facts
-    if config["dataset"] in SIZED or config["image_size"]:
+    if sized(config["dataset"]) or config["image_size"]:
         return ""
     return f"images of {config['dataset']} keep their size; --image_size resizes them"
 

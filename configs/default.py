@@ -18,6 +18,8 @@ from configs.conditions import (
     TRAINED,
     given_start,
     has_bank,
+    has_files,
+    in_memory,
     labelled,
     network_teaches,
     one_training,
@@ -25,6 +27,7 @@ from configs.conditions import (
     padded_crop,
     resized,
     several_seeds,
+    streamed,
     strong_views,
     torch_teaches,
     whole_crop,
@@ -58,6 +61,12 @@ class Keys:
     # The networks. `train_teacher.py` trains one on labels, `train_w_kd.py` distils a teacher into a student.
     student_arch: str = key("ResNet8", "the network that learns", group="who")
     student_options: dict = key(dict, "options of the student's network, such as {'patch_size': 4} of a ViT")
+    student_quantize: str = key(
+        one_of("none", "int8", "int4"),
+        "the student computes with numbers of integers: int8; int4: weights of 4 bits, inputs of 8",
+        only("dtype", "float32"),
+        group="who",
+    )
     init_param: str = key(
         "",
         "weights that the student starts from: a run folder, or as --teacher_param; or several: student's,peers'",
@@ -93,8 +102,8 @@ class Keys:
     )
     teacher_param: str = key(
         "",
-        "the teacher's weights: a run folder, or a folder with weights.safetensors + model.json; several: P,Q; "
-        "of timm: or torchvision: a FILE, or hub",
+        "the teacher's weights: a run folder, a folder with weights.safetensors + model.json, or hf:OWNER/NAME; "
+        "several: P,Q; of timm: or torchvision: a FILE, or hub",
         TEACHER,
         TRAINED,
         network_teaches,
@@ -178,6 +187,18 @@ class Keys:
     )
     skip_damaged: bool = key(
         False, "leave out and count damaged pictures of ImageFolder", only("dataset", *FOLDERS), group="data"
+    )
+    loading: str = key(
+        one_of("auto", "memory", "stream"),
+        "memory: all images lie on every device; stream: they are read batch by batch; auto: stream above 4 GB",
+        free=True,
+        group="data",
+    )
+    loading_threads: int = key(
+        not_negative(0), "threads that read streamed images; 0: one for each core", streamed, free=True, group="run"
+    )
+    check_files: bool = key(
+        False, "the fingerprint of the data reads every file, not only names and sizes", has_files, group="data"
     )
     num_labels: int = key(
         not_negative(0), "number of images with a label, class-balanced; 0: all images", labelled, group="data"
@@ -269,7 +290,8 @@ class Keys:
     )
     steps_per_call: str = key(
         limited("auto", "be 'auto' or a whole number above 0", lambda x: x == "auto" or (x.isdecimal() and int(x) > 0)),
-        "the largest number of updates in one call; auto: 50 on GPU and TPU, 1 on CPU",
+        "the largest number of updates in one call; auto: 50 on GPU and TPU, 1 on CPU and for streamed images",
+        in_memory,
         free=True,
         group="run",
     )

@@ -19,6 +19,7 @@ from configs.command import names_in
 from configs.conditions import Facts
 from configs.default import KEYS, Keys, get_config
 from data import imagenet
+from models import quantization
 from models.parts import CLASSIFIER
 from pretrained import foreign
 from registry import UserError
@@ -115,6 +116,12 @@ def default_train_path(config: Mapping) -> str:
     span = f"s{seed}" if seeds == 1 else f"s{seed}-{seed + seeds - 1}"
     name = f"{config['dataset']}-{config['student_arch']}-{how}-{span}".lower()
     return "runs/" + "".join(c if c.isascii() and (c.isalnum() or c in "+-") else "_" for c in name)
+
+
+def student_options(config: Mapping) -> dict:
+    """The options of the student's network, with how it is quantised."""
+    bits = {"quantize": config["student_quantize"]} if config["student_quantize"] != "none" else {}
+    return {**plain(config["student_options"]), **bits}
 
 
 def plain(value: Any) -> Any:
@@ -232,7 +239,7 @@ def _check_together(config: dict) -> None:
 
 
 def _add_start(config: dict, recipe: Mapping) -> None:
-    """Fills in the student's architecture where the recipe names weights to start from and no architecture."""
+    """Fills in what weights to start from say of the student and the recipe does not: architecture, options, bits."""
     for param in names_in(config["init_param"])[:1]:  # the student's
         info = pretrained.describe(param)
         if ":" in info["arch"] and "student_arch" not in recipe:  # weights shall not choose what is imported
@@ -243,6 +250,15 @@ def _add_start(config: dict, recipe: Mapping) -> None:
         config["student_arch"] = recipe.get("student_arch", info["arch"])
         if config["student_arch"] == info["arch"] and "student_options" not in recipe:
             config["student_options"] = plain(info.get("options", {}))
+    quantize = config["student_options"].pop("quantize", None)  # has a key of its own, which overrides it
+    if quantize and "student_quantize" not in recipe:
+        kind, dtype = quantization.rule_of(quantize).name, config["dtype"]
+        config["student_quantize"] = kind
+        if dtype != "float32":
+            raise UserError(
+                f"The student starts from quantised weights ({kind}), which --dtype {dtype} cannot hold.\n"
+                "Leave --dtype out, or make the student float: --student_quantize none"
+            )
 
 
 def _add_dataset(config: dict, dataset: data.Dataset) -> None:
@@ -332,7 +348,7 @@ def _temperatures(options: Mapping, path: str = "") -> list[tuple[str, float]]:
 def teacher_command(config: Mapping) -> str:
     """Returns a command that trains a teacher for this config."""
     arch = (names_in(config["teacher_arch"]) or ["ResNet20"])[0]
-    own = {key: config[key] for key in data.KEYS if config[key]}
+    own = {key: config[key] for key in data.KEYS if config[key] not in ("", 0, "auto")}
     name = config["dataset"]
     if not _load(config).labelled:  # a teacher learns from labels
         name, own = "ImageFolder", {**own, "data_dir": "LABELLED"}

@@ -148,7 +148,7 @@ def fixed_views(seed: int, index: jax.Array, view: jax.Array, count: int) -> jax
 
 
 def make_batch(
-    images: jax.Array,
+    images: jax.Array | None,
     labels: jax.Array,
     seed: jax.Array,
     index: jax.Array,
@@ -159,6 +159,7 @@ def make_batch(
     classes: ClassTable | None = None,
     previous: tuple[jax.Array, jax.Array] | None = None,
     second_label: Callable = other,
+    pictures: tuple[jax.Array, ...] | None = None,
 ) -> Batch:
     """Gathers and augments a batch; runs inside the compiled step.
 
@@ -175,7 +176,7 @@ def make_batch(
     from (seed, view, index). So a mixed image is the same mixture in every view, and again as "previous".
 
     Args:
-        images: N images uint8, the whole split: `FlatImages`, or [N, H, W, C].
+        images: N images uint8, the whole split: `FlatImages`, or [N, H, W, C]; not read if `pictures` are given.
         labels: [N] int32.
         seed: int32 scalar.
         index: [B] int32, the examples.
@@ -186,6 +187,7 @@ def make_batch(
         classes: the table of the split, for "partner".
         previous: `index` and `view` of the previous step, [B] int32 each, for "previous".
         second_label: labels of the batch -> labels of the images that are mixed in; the task defines it.
+        pictures: the rows of a streamed split (`data.streamed`): for each view [B, H, W, C] uint8, before augmentation.
 
     Raises:
         ValueError: a view does not exist, or `classes` or `previous` is missing for it.
@@ -199,7 +201,10 @@ def make_batch(
         stream = jax.random.fold_in(key, VIEW)
         if number:
             stream = jax.random.fold_in(jax.random.fold_in(key, FURTHER), number)
-        shown = images[class_partners(classes, seed, index, view) if kind == "partner" else index]
+        if pictures is None:
+            shown = images[class_partners(classes, seed, index, view) if kind == "partner" else index]
+        else:
+            shown = pictures[number]
         image = augment(shown, _keys(stream, view, index), augmentation, strong)
         weight, share = mixing_weights(
             _keys(jax.random.fold_in(key, MIX), view, index), augmentation, *image.shape[1:3]
@@ -217,7 +222,7 @@ def make_batch(
             epoch=epoch,
             second_label=second,
             share=share,
-            examples=images.shape[0],
+            examples=labels.shape[0],
         )
 
     batch = rows(0, index, view, epoch)

@@ -17,12 +17,16 @@ HELD_OUT = 7  # seed of the choice of validation images: the same for all seeds 
 class Split:
     """Some examples. They are read into memory at their first use, or earlier in another thread (`begin`).
 
+    `any_size` is True where the images are squares of pictures of any size, which have a method `crops`.
+
     Args:
         count: N.
         image_shape: (H, W, C).
         read: () -> (images [N, H, W, C] uint8, labels [N] int32). Data with masks return a third array,
             masks [N, H, W] bool: the pixels that the label is about.
     """
+
+    any_size = False
 
     def __init__(self, count: int, image_shape: tuple[int, int, int], read: Callable):
         self.count, self.image_shape, self._read = count, tuple(image_shape), read
@@ -68,37 +72,16 @@ class Split:
     def masks(self) -> np.ndarray | None:
         return self._arrays[2] if len(self._arrays) > 2 else None
 
+    def rows(self, index: np.ndarray) -> np.ndarray:
+        """The images [M, H, W, C] uint8 of the examples `index` [M] int."""
+        return self.images[index]
+
     def part(self, rows: np.ndarray) -> "Split":
         """The examples `rows` [M] int, as a split of its own with a copy of their images."""
         return Split.of(*(None if x is None else x[rows] for x in self._arrays))
 
     def __len__(self) -> int:
         return self.count
-
-
-class FileSplit(Split):
-    """A split whose images stay in files: `blocks` reads one block at a time, `images` reads all of them.
-
-    Args:
-        labels: [N] int32.
-        image_shape: (H, W, C).
-        read: indices of examples -> their images [M, H, W, C] uint8.
-    """
-
-    def __init__(self, labels: np.ndarray, image_shape: tuple[int, int, int], read: Callable):
-        super().__init__(len(labels), image_shape, lambda: (read(range(len(labels))), labels))
-        self._labels, self._read_rows = labels, read
-
-    @property
-    def labels(self) -> np.ndarray:
-        return self._labels
-
-    def part(self, rows: np.ndarray) -> "FileSplit":
-        return FileSplit(self._labels[rows], self.image_shape, lambda wanted: self._read_rows(rows[wanted]))
-
-    def blocks(self) -> Iterator[np.ndarray]:
-        for first in range(0, len(self), IMAGES):
-            yield self._read_rows(range(first, min(first + IMAGES, len(self))))
 
 
 # Keys of a recipe that are fields of `Augmentation` of the same name.
@@ -175,6 +158,7 @@ class Dataset:
         resize: length in pixels of the resized short side that the images are cropped from; 0: they are not cropped.
         interpolation: the filter of the resizing; "" where images keep their size.
         notes: lines on what was left out or changed when the data were read, and why.
+        streamed: training and tests read the images batch by batch (`data.streamed`), and never hold all of them.
     """
 
     name: str
@@ -191,6 +175,7 @@ class Dataset:
     resize: int = 0
     interpolation: str = ""
     notes: tuple[str, ...] = ()
+    streamed: bool = False
 
     @property
     def report(self) -> tuple[str, ...]:
@@ -199,6 +184,7 @@ class Dataset:
         counts = ", ".join(f"{len(split):,} {name}" for name, split in named.items() if split)
         shape = "x".join(map(str, self.image_shape))
         shape += f"; networks see {self.image_size}x{self.image_size}" if self.image_size else ""
+        shape += "; streamed" if self.streamed else ""
         kinds = f"of {self.num_classes} classes" if self.labelled else "without labels"
         return (f"{self.name}: {counts} images {kinds}, {shape}.", *self.notes)
 

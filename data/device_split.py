@@ -14,7 +14,7 @@ import numpy as np
 from flax import struct
 
 from data.batch import NETWORK, Batch, make_batch
-from data.dataset import Augmentation, Dataset, Split
+from data.dataset import Augmentation, Dataset
 from data.mixing import other
 from data.pairs import ClassTable
 
@@ -59,18 +59,13 @@ class Exam:
 
     Attributes:
         name: "val" or "test".
-        images: N images uint8, on the devices.
+        images: N images uint8, on the devices; or `data.streamed.StreamedImages`.
         labels: [N] int32.
     """
 
     name: str
-    images: FlatImages
+    images: Any
     labels: np.ndarray
-
-    @classmethod
-    def of(cls, name: str, split: Split, place: Callable) -> "Exam":
-        """The exam of a split, whose images `place` puts on the devices."""
-        return cls(name, place(FlatImages.of(split.images)), split.labels)
 
 
 @struct.dataclass
@@ -78,30 +73,36 @@ class DeviceSplit:
     """The training images and the order of the epoch.
 
     Attributes:
-        images: N images uint8.
+        images: N images uint8; None: the split is streamed.
         labels: [N] int32, -1 where withheld.
         seed: int32 scalar.
         index, view: [1 + steps, B] int32, the epoch's plan (`data.epoch_plan`), a row for each step; row 0 is the last
             step of the previous epoch.
         classes: the table for views "partner"; None where no such view is asked for.
         bank: the teacher's logits for these views (`data.stored.DeviceBank`); None: the step runs the teacher.
+        pictures: of a streamed split, the rows of one update: for each view [B, H, W, C] uint8 (`data.streamed`).
     """
 
-    images: FlatImages
+    images: FlatImages | None
     labels: jax.Array
     seed: jax.Array
     index: jax.Array
     view: jax.Array
     classes: ClassTable | None = None
     bank: Any = None
+    pictures: tuple[jax.Array, ...] | None = None
 
     @classmethod
     def shapes(cls, dataset: Dataset, steps: int, size: int, views: tuple[str, ...]) -> "DeviceSplit":
         """The shapes of a dataset's training split, in epochs of `steps` batches of `size` images, for some views."""
         shape, dtype, count = jax.ShapeDtypeStruct, jnp.int32, len(dataset.train)
-        images = FlatImages(shape((count, math.prod(dataset.image_shape)), jnp.uint8), dataset.image_shape)
         labels, order, number = shape((count,), dtype), shape((1 + steps, size), dtype), shape((), dtype)
-        return cls(images, labels, number, order, order, ClassTable(*[labels] * 4) if "partner" in views else None)
+        classes = ClassTable(*[labels] * 4) if "partner" in views else None
+        if dataset.streamed:
+            pictures = (shape((size, *dataset.image_shape), jnp.uint8),) * len(views)
+            return cls(None, labels, number, order, order, classes, None, pictures)
+        images = FlatImages(shape((count, math.prod(dataset.image_shape)), jnp.uint8), dataset.image_shape)
+        return cls(images, labels, number, order, order, classes)
 
     def batch(
         self, step: jax.Array, augmentation: Augmentation, views: tuple[str, ...], second_label: Callable = other
@@ -126,6 +127,7 @@ class DeviceSplit:
             self.classes,
             (self.index[position], self.view[position]),
             second_label,
+            self.pictures,
         )
         batch = batch.replace(key=jax.random.fold_in(jax.random.fold_in(jax.random.key(self.seed), NETWORK), step))
         if self.bank is None:

@@ -5,6 +5,7 @@ import concurrent.futures
 import dataclasses
 import functools
 import hashlib
+import itertools
 import os
 import pathlib
 import sys
@@ -16,6 +17,8 @@ import numpy as np
 
 from data import decoded, picture
 from data.dataset import Augmentation, Dataset, Split, channel_statistics
+from data.pictures import SAMPLED, Files, PictureSplit
+from data.streamed import streams
 from registry import DamagedFileError, UserError
 
 VALIDATION = ("val", "valid", "validation")  # names of the folder of the validation split
@@ -23,6 +26,11 @@ SYSTEM = ("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$rec
 BLOCK = 16  # pictures that a thread reads in one turn
 KEPT = 2000  # pictures; a folder with more is decoded once and cached (data/decoded.py)
 EVERY = 10.0  # seconds between two lines of progress
+SKIPS = (
+    "--skip_damaged reads every picture before the training, and --loading stream reads none.\n"
+    "Leave --skip_damaged out, or add --loading memory."
+)
+STREAMED = f"The pictures are streamed. Mean and deviation are those of {SAMPLED} training images at most."
 EXAMPLES = 5  # names in a line of the report
 
 
@@ -33,6 +41,8 @@ def load(
     skip_damaged: bool = False,
     resize: int = 0,
     interpolation: str = "",
+    loading: str = "auto",
+    check_files: bool = False,
 ) -> Dataset:
     """Your own images: DATA_DIR/train/CLASS/* and DATA_DIR/test/CLASS/*, resized to --image_size.
 
@@ -50,6 +60,8 @@ def load(
         skip_damaged: leave out the pictures that cannot be read.
         resize: length of the resized short side in pixels; the centre is cropped from it. 0: the aspect is not kept.
         interpolation: "bilinear" or "bicubic"; empty means bilinear.
+        loading: "memory", "stream" or "auto" (`data.streamed.streams`).
+        check_files: the fingerprint of a streamed folder depends on the contents of its files.
 
     Raises:
         UserError: the folders do not have this layout.
@@ -62,6 +74,8 @@ def load(
             f"ImageFolder needs --data_dir, a folder with train/CLASS/*.png and test/CLASS/*; got '{data_dir}'."
         )
     listing = _list(root)
+    if streams(loading, len(listing.files), (form.size, form.size, form.channels)):
+        return _streamed(root, listing, form, skip_damaged, check_files)
     images, present, said = read_all("ImageFolder", root, listing.files, form, skip_damaged)
     splits = _splits(root, listing, images, present)
     digest = hashlib.sha256()
@@ -80,6 +94,30 @@ def load(
         resize=form.resize,
         interpolation=form.interpolation,
         notes=(*listing.notes, *_coverage(listing, splits), *said.tolist()),
+    )
+
+
+def _streamed(root: pathlib.Path, listing: "_Listing", form: picture.Form, skip_damaged: bool, check: bool) -> Dataset:
+    """The dataset of pictures that stay in their files."""
+    if skip_damaged:
+        raise UserError(SKIPS)
+    files, splits = Files(root, listing.files), {}
+    for split, last in zip(listing.folders, itertools.accumulate(listing.sizes), strict=True):
+        rows = np.arange(last - listing.sizes[len(splits)], last)
+        splits[split] = PictureSplit("ImageFolder", files, listing.labels[rows], form, rows)
+    mean, std = splits["train"].statistics()
+    return Dataset(
+        name="ImageFolder",
+        **splits,
+        class_names=listing.classes,
+        mean=mean,
+        std=std,
+        augmentation=Augmentation(pad=max(1, form.size // 8), flip=True),
+        fingerprint=files.fingerprint(check),
+        resize=form.resize,
+        interpolation=form.interpolation,
+        notes=(*listing.notes, *_coverage(listing, splits), STREAMED),
+        streamed=True,
     )
 
 

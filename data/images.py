@@ -11,7 +11,9 @@ import numpy as np
 from data import picture
 from data.batch import UNLABELLED
 from data.dataset import Augmentation, Dataset, Split, channel_statistics
-from data.image_folder import composed, left_out, read_all, walk
+from data.image_folder import SKIPS, STREAMED, composed, left_out, read_all, walk
+from data.pictures import Files, PictureSplit
+from data.streamed import streams
 from registry import DamagedFileError, UserError
 
 HELD_OUT = 10  # one in so many images is held out
@@ -25,6 +27,8 @@ def load(
     skip_damaged: bool = False,
     resize: int = 0,
     interpolation: str = "",
+    loading: str = "auto",
+    check_files: bool = False,
 ) -> Dataset:
     """Your own images without labels: all pictures under DATA_DIR, resized to --image_size.
 
@@ -41,6 +45,8 @@ def load(
         skip_damaged: leave pictures out that cannot be read.
         resize: pixels of the short side, of which the centre is cropped; 0 means that the aspect is not kept.
         interpolation: "bilinear" or "bicubic"; empty means bilinear.
+        loading: "memory", "stream" or "auto" (`data.streamed.streams`).
+        check_files: the fingerprint of a streamed folder depends on the contents of its files.
 
     Raises:
         UserError: no folder, or fewer than two pictures in it.
@@ -59,6 +65,10 @@ def load(
     files = sorted(files, key=lambda file: (composed(file), file))
     held_out = chosen(len(files))
     files = [*itertools.compress(files, ~held_out), *itertools.compress(files, held_out)]
+    facts = {"resize": form.resize, "interpolation": form.interpolation, "labelled": False, "class_names": ()}
+    facts["augmentation"] = Augmentation(pad=max(1, form.size // 8), flip=True)
+    if streams(loading, len(files), (form.size, form.size, form.channels)):
+        return _streamed(root, files, len(files) - int(held_out.sum()), form, skip_damaged, check_files, left, facts)
     images, present, said = read_all("Images", root, files, form, skip_damaged)
     first = int(present[: len(files) - held_out.sum()].sum())  # held-out images stand behind: a view costs no copy
     if not 0 < first < len(images):
@@ -71,15 +81,32 @@ def load(
         name="Images",
         train=splits[0],
         test=splits[1],
-        class_names=(),
         mean=mean,
         std=std,
-        augmentation=Augmentation(pad=max(1, form.size // 8), flip=True),
         fingerprint=digest.hexdigest(),
-        labelled=False,
-        resize=form.resize,
-        interpolation=form.interpolation,
         notes=(*left_out(left), *said.tolist()),
+        **facts,
+    )
+
+
+def _streamed(root, files, first, form, skip_damaged, check_files, left, facts) -> Dataset:
+    """The dataset of pictures that stay in their files; the first `first` of them are the training images."""
+    if skip_damaged:
+        raise UserError(SKIPS)
+    source = Files(root, files)
+    rows = np.arange(first), np.arange(first, len(files))
+    splits = [PictureSplit("Images", source, np.full(len(own), UNLABELLED, np.int32), form, own) for own in rows]
+    mean, std = splits[0].statistics()
+    return Dataset(
+        name="Images",
+        train=splits[0],
+        test=splits[1],
+        mean=mean,
+        std=std,
+        fingerprint=f"{first} {source.fingerprint(check_files)}",
+        notes=(*left_out(left), STREAMED),
+        streamed=True,
+        **facts,
     )
 
 

@@ -1,9 +1,12 @@
 """Reads one picture file, of any known format, orientation, depth and transparency, as a square of uint8 pixels."""
 
 import contextlib
+import functools
 import importlib.util
+import io
 import struct
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
@@ -59,17 +62,28 @@ def reading(truncated: bool = False):
 
     Both are global settings of Pillow, so they hold in every thread. They are restored at the end.
     """
-    Image.init()
-    if importlib.util.find_spec("pillow_heif") and "HEIF" not in Image.OPEN:
-        import pillow_heif
-
-        pillow_heif.register_heif_opener()
+    _begin()
     before = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES
     Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = None, truncated
     try:
         yield
     finally:
         Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = before
+
+
+@functools.cache
+def always_reading() -> None:
+    """Makes `reading` hold for the rest of the process: threads that read ahead begin and end at any moment."""
+    _begin()
+    Image.MAX_IMAGE_PIXELS = None
+
+
+def _begin() -> None:
+    Image.init()
+    if importlib.util.find_spec("pillow_heif") and "HEIF" not in Image.OPEN:
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
 
 
 def is_picture(path: str) -> bool:
@@ -115,13 +129,13 @@ class Form(NamedTuple):
         return self
 
 
-def read(path: str, form: Form, top: int | None = None) -> Picture:
+def read(path: str | bytes, form: Form, top: int | None = None) -> Picture:
     """Reads a picture and brings it into a form. Call it within `reading`.
 
     The picture is turned as its EXIF says. Transparency becomes white. Grey of 16 bits becomes grey of 8 bits.
 
     Args:
-        path: of the file.
+        path: of the file, or the file's content.
         form: of the image.
         top: the value of 16-bit grey that becomes 255, for a file that does not say how many of its bits are used.
 
@@ -130,10 +144,19 @@ def read(path: str, form: Form, top: int | None = None) -> Picture:
         EndsEarly: the file ends before its last pixel, and the context is not `reading(truncated=True)`.
         Unreadable: the file cannot be read.
     """
+    return _opened(path, lambda image: _read(image, path, form, top))
+
+
+def whole(content: bytes) -> np.ndarray:
+    """All pixels of a picture [H, W, 3] uint8, turned and blended as in `read`; raises as `read` does."""
+    return _opened(content, lambda image: np.asarray(_colours(image, content, LARGE, None, set())))
+
+
+def _opened(path: str | bytes, use: Callable):
     image = None
     try:
         with _open(path) as image:
-            return _read(image, path, form, top)
+            return use(image)
     except (Unscaled, Unreadable):
         raise
     except Exception as error:  # Pillow raises many kinds for a damaged file
@@ -143,18 +166,40 @@ def read(path: str, form: Form, top: int | None = None) -> Picture:
         raise Unreadable(reason) from None
 
 
-def _open(path: str) -> Image.Image:
-    return Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN])
+def _open(path: str | bytes) -> Image.Image:
+    file = io.BytesIO(path) if isinstance(path, bytes) else path
+    return Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
 
 
-def _read(image: Image.Image, path: str, form: Form, top: int | None) -> Picture:
-    facts, jpeg = set(), image.format in ("JPEG", "MPO")
+def _bytes(path: str | bytes) -> BinaryIO:
+    return io.BytesIO(path) if isinstance(path, bytes) else open(path, "rb")
+
+
+def _read(image: Image.Image, path: str | bytes, form: Form, top: int | None) -> Picture:
+    facts: set[str] = set()
+    image = _fitted(_colours(image, path, 2 * max(form.size, form.resize), top, facts), form)
+    pixels = np.asarray(image, np.uint8)
+    if (pixels == pixels[..., :1]).all():
+        facts.add("grey")
+    if form.channels == 1:
+        pixels = pixels[..., :1] if "grey" in facts else np.asarray(image.convert("L"))[..., None]
+    return Picture(pixels, frozenset(facts))
+
+
+def square(image: Image.Image, form: Form) -> np.ndarray:
+    """An RGB picture in a form: [size, size, channels] uint8."""
+    image = _fitted(image, form)
+    return np.asarray(image) if form.channels == 3 else np.asarray(image.convert("L"))[..., None]
+
+
+def _colours(image: Image.Image, path: str | bytes, side: int, top: int | None, facts: set[str]) -> Image.Image:
+    """The picture in RGB, upright and opaque; adds to `facts`. A very large JPEG keeps `side` pixels a side."""
+    jpeg = image.format in ("JPEG", "MPO")
     if image.format != "MPO" and getattr(
         image, "is_animated", False
     ):  # an MPO's further frames are a camera's previews
         facts.add("frames")
     if image.width * image.height > LARGE and jpeg:
-        side = 2 * max(form.size, form.resize)
         image.draft(None, (side, side))
         facts.add("reduced")
     elif image.width * image.height > LARGEST:
@@ -167,13 +212,7 @@ def _read(image: Image.Image, path: str, form: Form, top: int | None) -> Picture
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    image = _fitted(image.convert("RGB"), form)
-    pixels = np.asarray(image, np.uint8)
-    if (pixels == pixels[..., :1]).all():
-        facts.add("grey")
-    if form.channels == 1:
-        pixels = pixels[..., :1] if "grey" in facts else np.asarray(image.convert("L"))[..., None]
-    return Picture(pixels, frozenset(facts))
+    return image.convert("RGB")
 
 
 def _fitted(image: Image.Image, form: Form) -> Image.Image:
@@ -187,7 +226,7 @@ def _fitted(image: Image.Image, form: Form) -> Image.Image:
     return image.resize((width, height), filters).crop((left, upper, left + form.size, upper + form.size))
 
 
-def _eight_bits(image: Image.Image, path: str, top: int | None) -> Image.Image:
+def _eight_bits(image: Image.Image, path: str | bytes, top: int | None) -> Image.Image:
     """Grey of 16 bits as grey of 8 bits: 0 stays 0, and the largest value that the file's bit depth allows becomes 255.
 
     Cameras and scanners write 10, 12 or 14 bits into 16. Divided by 257, such pictures would be nearly black.
@@ -205,7 +244,7 @@ def _eight_bits(image: Image.Image, path: str, top: int | None) -> Image.Image:
     return Image.fromarray((np.minimum(values, top) * 255 // top).astype(np.uint8))
 
 
-def _declared_top(image: Image.Image, path: str) -> int | None:
+def _declared_top(image: Image.Image, path: str | bytes) -> int | None:
     """The largest value that the file allows: from PNG's sBIT, TIFF's MaxSampleValue or BitsPerSample. Else None."""
     bits = 16
     if image.format == "TIFF":
@@ -213,7 +252,7 @@ def _declared_top(image: Image.Image, path: str) -> int | None:
         if maximum:
             return int(maximum if isinstance(maximum, int) else maximum[0])
     elif image.format == "PNG":
-        with open(path, "rb") as file:
+        with _bytes(path) as file:
             file.seek(8)
             while len(head := file.read(8)) == 8 and head[4:] != b"IDAT":
                 length = struct.unpack(">I", head[:4])[0]
@@ -241,9 +280,9 @@ def _is_heif(head: bytes) -> bool:
     return head[4:8] == b"ftyp" and head[8:12] in HEIF_BRANDS
 
 
-def _unknown(path: str) -> str:
+def _unknown(path: str | bytes) -> str:
     """The reason why Pillow does not recognise the content of a file."""
-    with open(path, "rb") as file:
+    with _bytes(path) as file:
         head = file.read(16)
     if not head:
         return "empty file"

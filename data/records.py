@@ -6,12 +6,16 @@ so threads can divide a split among them.
 
 import concurrent.futures
 import pathlib
+import sys
 import threading
+import time
+from collections.abc import Callable, Iterator
 
 import cv2  # two to three times as fast as Pillow for small images, with the same bits
 import numpy as np
 
-CHUNK = 1000  # examples that are read at once
+CHUNK, FEW = 1000, 100  # examples that are read at once; records that may hold large pictures
+EVERY = 10.0  # seconds between two lines of progress
 
 
 def read(folder: pathlib.Path, split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -27,27 +31,64 @@ def read(folder: pathlib.Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         Exception: the records are damaged; there are many kinds of such errors.
     """
-    import tensorflow_datasets as tfds
-    from tensorflow_datasets.proto import tf_example_pb2
-
-    # Raw bytes: otherwise tfds checks each example against its features, which takes as long as decoding it.
-    raw = tfds.decode.DeserializeMethod.RAW_BYTES
-    source = tfds.builder_from_directory(str(folder)).as_data_source(split, deserialize_method=raw)
+    source = raw_source(folder, split)
     shape, count = source.dataset_info.features["image"].shape, len(source)
     images, labels = np.empty((count, *shape), np.uint8), np.empty(count, np.int32)
 
-    def fill(first: int) -> None:
+    def take(i: int, found) -> None:
+        images[i] = _image(found["image"].bytes_list.value[0], shape)
+        labels[i] = found["label"].int64_list.value[0]
+
+    for _ in _each(source, take, CHUNK):
+        pass
+    return images, labels
+
+
+def raw_source(folder: pathlib.Path, split: str):
+    """The records of a prepared split, as bytes: tfds would check each example, which takes as long as decoding it."""
+    import tensorflow_datasets as tfds
+
+    raw = tfds.decode.DeserializeMethod.RAW_BYTES
+    return tfds.builder_from_directory(str(folder)).as_data_source(split, deserialize_method=raw)
+
+
+def features(record: bytes):
+    """Name -> feature of a record."""
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    return tf_example_pb2.Example.FromString(record).features.feature
+
+
+def integers(source, name: str, what: str) -> np.ndarray:
+    """[N] int32, the feature `name` of all records; prints the progress of `what`."""
+    found, said = np.empty(len(source), np.int32), time.monotonic()
+
+    def take(i: int, record) -> None:
+        found[i] = record[name].int64_list.value[0]
+
+    for done in _each(source, take, FEW):
+        if time.monotonic() - said >= EVERY:
+            said = time.monotonic()
+            print(f"Reading {what}: {done:,} of {len(found):,}", file=sys.stderr, flush=True)
+    return found
+
+
+def _each(source, take: Callable, size: int) -> Iterator[int]:
+    """Calls `take(i, features)` for each record, in threads that read `size` records at once; yields how many are done.
+
+    Raises the first error, and then leaves out what has not begun.
+    """
+
+    def fill(first: int) -> int:
         if not threading.main_thread().is_alive():
             raise RuntimeError("the process is ending")  # its end waits for this pool; half a split must not be kept
-        rows = range(first, min(first + CHUNK, count))
+        rows = range(first, min(first + size, len(source)))
         for i, record in zip(rows, source.__getitems__(rows), strict=True):
-            features = tf_example_pb2.Example.FromString(record).features.feature
-            images[i] = _image(features["image"].bytes_list.value[0], shape)
-            labels[i] = features["label"].int64_list.value[0]
+            take(i, features(record))
+        return rows.stop
 
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        list(pool.map(fill, range(0, count, CHUNK)))  # raises the first error, and cancels what has not begun
-    return images, labels
+        yield from pool.map(fill, range(0, len(source), size))
 
 
 def _image(encoded: bytes, shape: tuple[int, int, int]) -> np.ndarray:

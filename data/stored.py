@@ -6,6 +6,8 @@
 """
 
 import contextlib
+import dataclasses
+import hashlib
 import json
 import os
 import pathlib
@@ -17,7 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from files import free, sha256, whole_folder, write_json
+from data.decoded import cache_folder
+from files import free, sha256, size_text, whole_folder, write_json
 from registry import DamagedFileError, NonFiniteError, UserError
 
 DESCRIPTION = "stored.json"
@@ -69,6 +72,22 @@ def obtain(
     if found is None:
         raise DamagedFileError(f"{folder} reads back differently than written. Check the disk, or choose another.")
     return found, f"computed in {time.monotonic() - start:.1f} s"
+
+
+def shared_folder(key: dict) -> pathlib.Path:
+    """The folder in the user's cache in which all runs look for the arrays of a key."""
+    return cache_folder("banks") / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def check_memory(needed: int, what: str, advice: str) -> None:
+    """Raises `UserError` if a device reports less than `needed` bytes of free memory."""
+    for device in jax.local_devices():
+        memory = device.memory_stats() or {}
+        left = memory.get("bytes_limit", 0) - memory.get("bytes_in_use", 0)
+        if "bytes_limit" in memory and left < needed:
+            raise UserError(
+                f"{what} takes {size_text(needed)} on every device; {device} has {size_text(left)} free.\n{advice}"
+            )
 
 
 def size(arrays: Arrays) -> int:
@@ -155,12 +174,29 @@ def rounded(logits: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return found
 
 
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How a bank is made.
+
+    Attributes:
+        views: K, the number of fixed views of each image; 0: given logits of the images as they are.
+        dtype: type of the stored logits, "float16" or "float32".
+        top_k: number of stored logits per image; 0: all.
+        seed: the seed of the views.
+    """
+
+    views: int
+    dtype: str
+    top_k: int
+    seed: int
+
+
 @struct.dataclass
 class DeviceBank:
     """A teacher bank: the teacher's logits for K views of every example, on the devices.
 
     Attributes:
-        values: [K, N, C], or [K, N, k], the k highest; float16 or float32.
+        values: [K, N, C], or [K, N, k], the k highest; float16 or float32. Of one update's rows: [B, C] or [B, k].
         indices: [K, N, k] uint16 or int32, the classes of the k highest; None where all classes are stored.
         rest: [K, N], the logit of every other class; None where all classes are stored.
         classes: C; static.
@@ -195,10 +231,14 @@ class DeviceBank:
 
         The one view of a bank of one view stands for every view.
         """
-        view = view if len(self.values) > 1 else jnp.zeros_like(view)
-        values = self.values[view, index].astype(jnp.float32)
-        if self.indices is None:
+        own = self if self.values.ndim == 2 else self.rows(view, index)
+        values = own.values.astype(jnp.float32)
+        if own.indices is None:
             return values
-        rest = self.rest[view, index].astype(jnp.float32)
-        full = jnp.broadcast_to(rest[:, None], (len(index), self.classes))
-        return full.at[jnp.arange(len(index))[:, None], self.indices[view, index].astype(jnp.int32)].set(values)
+        full = jnp.broadcast_to(own.rest.astype(jnp.float32)[:, None], (len(index), self.classes))
+        return full.at[jnp.arange(len(index))[:, None], own.indices.astype(jnp.int32)].set(values)
+
+    def rows(self, view, index) -> "DeviceBank":
+        """The bank of the rows of one update alone; on the host it reads no others from the disk."""
+        view = view if len(self.values) > 1 else view * 0
+        return jax.tree.map(lambda x: x[view, index], self)

@@ -50,18 +50,13 @@ def load_cifar100(data_dir: str = "") -> Dataset:
 
 
 def _load(name, builder_name, data_dir, mean, std, augmentation) -> Dataset:
-    from absl import logging
-
-    logging.set_verbosity(logging.ERROR)  # without this line tfds logs the folder that it reads
-    import tensorflow_datasets as tfds
-
     folder = str(pathlib.Path(data_dir).expanduser().resolve()) if data_dir else None
-    builder = _prepared(tfds, builder_name, folder)
+    builder = prepared(builder_name, folder)
     if builder is None:
         _prepare(name, builder_name, folder)
-        builder = _prepared(tfds, builder_name, folder)
+        builder = prepared(builder_name, folder)
     if builder is None:
-        raise _advice(name, builder_name, folder)
+        raise advice(name, builder_name, folder)
     return Dataset(
         name=name,
         train=_split(builder, "train"),
@@ -74,20 +69,25 @@ def _load(name, builder_name, data_dir, mean, std, augmentation) -> Dataset:
     )
 
 
-def _prepared(tfds, builder_name: str, folder: str | None):
-    """The builder of a prepared dataset, or None. Only looks for files, and opens no connection."""
+def prepared(builder_name: str, folder: str | None, splits: tuple[str, ...] = ("train", "test")):
+    """The builder of a dataset that is prepared with these splits, or None. Looks for files, opens no connection."""
+    from absl import logging
+
+    logging.set_verbosity(logging.ERROR)  # without this line tfds logs the folder that it reads
+    import tensorflow_datasets as tfds
+
     root = pathlib.Path(folder or tfds.core.constants.DATA_DIR).expanduser()
     found = [p.parent for p in root.glob(f"{builder_name}/*/dataset_info.json")]
     found = [v for v in found if re.fullmatch(r"\d+(\.\d+)*", v.name)]  # a stopped preparation has another name
     versions = sorted(found, key=lambda v: [int(part) for part in v.name.split(".")])
-    records = [v for v in versions if all(any(v.glob(f"*-{split}.array_record-*")) for split in ("train", "test"))]
+    records = [v for v in versions if all(any(v.glob(f"*-{split}.array_record-*")) for split in splits)]
     return tfds.builder_from_directory(str(records[-1])) if records else None
 
 
 def _prepare(name: str, builder_name: str, folder: str | None) -> None:
     """Prepares a dataset as array_record in another process. If it cannot, the error has the commands to type."""
     if importlib.util.find_spec("tensorflow") is None:
-        raise _advice(name, builder_name, folder)
+        raise advice(name, builder_name, folder)
     print(f"Preparing {name} (once) ...", file=sys.stderr, flush=True)
     command = [sys.executable, "-m", *_build(builder_name, folder)]
     result = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -103,7 +103,8 @@ def _build(builder_name: str, folder: str | None) -> list[str]:
     return ["tensorflow_datasets.scripts.cli.main", "build", builder_name, "--file_format", "array_record", *where]
 
 
-def _advice(name: str, builder_name: str, folder: str | None) -> UserError:
+def advice(name: str, builder_name: str, folder: str | None) -> UserError:
+    """The error for a dataset that is not prepared, with the commands to type."""
     return UserError(
         f"{name} is not prepared in {folder or 'the default folder of TensorFlow Datasets'}. With a network, run:\n"
         f"  pip install -e '.[prepare]'\n"

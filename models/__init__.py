@@ -4,7 +4,7 @@ import functools
 import importlib
 from types import ModuleType
 
-from models import nnx_network, ops, xla_cpu
+from models import nnx_network, ops, quantization, xla_cpu
 from models.outputs import ATTENTION, LAST_MAP, NoFeatures, Outputs, Source, Taps, forward, resolve, stages
 from models.players import Player
 from models.view import View
@@ -109,7 +109,7 @@ def create(name: str, num_classes: int, **options):
             PyTorch: "timm:NAME", "torchvision:NAME" (docs/teachers.md).
         num_classes: K, the size of the last layer, at least 2.
         **options: the network's own fields, such as `dtype` (compute type; parameters stay float32). Lists become
-            tuples, because JSON has no tuples.
+            tuples, because JSON has no tuples. Every network has one more, `quantize` (`models.quantization.rule_of`).
 
     Returns:
         A linen Module; `module.apply(variables, images, train=...)` returns `Outputs`. A network of your own that is
@@ -123,7 +123,9 @@ def create(name: str, num_classes: int, **options):
     options = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
     if nnx_network.is_nnx(build):
         build = functools.partial(nnx_network.wrap, build)
+    quantize = options.pop("quantize", None)
     try:
-        return build(num_classes=num_classes, **options)
+        model = build(num_classes=num_classes, **options)
     except TypeError as error:
         raise UserError(f"Cannot build {name} with {', '.join(['num_classes', *options])}: {error}.") from None
+    return quantization.quantised(model, quantize) if quantize else model

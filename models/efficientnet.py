@@ -18,9 +18,8 @@ import jax
 import jax.numpy as jnp
 
 from models.layers import BatchNorm, Conv, branch_dropped, checked_rate, fan_out_normal
-from models.network import Network, variant
+from models.network import Network, completed, variant
 from models.outputs import Outputs, Taps
-from registry import UserError
 
 # expansion, width, blocks, kernel size, stride of the first block, and the stage that ends here
 GROUPS = (
@@ -81,7 +80,7 @@ class Block(nn.Module):
 
     Attributes:
         width: channels of the output.
-        expansion: channels inside, as a factor of the input's; 1: no expansion.
+        expand: channels inside; 0: those of the input, without an expansion.
         size, stride: of the depthwise convolution.
         lite: ReLU6 and no squeeze-and-excitation.
         drop: probability, in training, that an image takes only the shortcut of this block.
@@ -89,7 +88,7 @@ class Block(nn.Module):
     """
 
     width: int
-    expansion: int
+    expand: int
     size: int
     stride: int
     lite: bool
@@ -102,8 +101,8 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x, train: bool):
         act = nn.relu6 if self.lite else nn.silu
-        y, inputs, inside = x, x.shape[-1], x.shape[-1] * self.expansion
-        if self.expansion != 1:
+        y, inputs, inside = x, x.shape[-1], self.expand or x.shape[-1]
+        if self.expand:
             y = act(conv_bn(self, "expand", y, train, inside))
         y = act(conv_bn(self, "depthwise", y, train, inside, self.size, self.stride, groups=inside))
         if not self.lite:
@@ -135,6 +134,7 @@ class EfficientNet(Network):
             `stochastic_depth` * i / n, in [0, 1). The published networks have 0.2. This and `dropout` need random
             numbers: `rngs={"dropout": key}` of `models.forward` or `apply`.
         dtype: compute type; parameters, statistics and logits are float32.
+        widths: of a pruned network, channels inside each block that expands, then those of the head.
 
     Paper: Tan, Le, ICML 2019, arXiv:1905.11946
     """
@@ -149,6 +149,7 @@ class EfficientNet(Network):
     dropout: float = 0.0
     stochastic_depth: float = 0.0
     dtype: Any = jnp.float32
+    widths: tuple[int, ...] = ()
 
     torch_names = TORCH_NAMES
     classifier_init = (classifier_normal, nn.initializers.zeros)
@@ -157,32 +158,37 @@ class EfficientNet(Network):
         return channels if fixed else rounded(channels * self.width)
 
     def _blocks(self) -> list[tuple[str, dict, int | None]]:
-        """(name, the fields of `Block` that differ, the stage that ends here) of every block."""
-        found = []
+        """(name, the fields of `Block` that differ, the stage that ends here) of every block that was not pruned."""
+        found, inputs = [], self._width(STEM, fixed=self.lite)
         for number, (expansion, width, count, size, stride, stage) in enumerate(GROUPS):
             ends = number in (0, len(GROUPS) - 1)
             count = count if self.lite and ends else math.ceil(count * self.depth)
             for block in range(count):
-                fields = {"width": self._width(width), "expansion": expansion, "size": size}
-                fields["stride"] = stride if block == 0 else 1
+                fields = {"width": self._width(width), "expand": inputs * expansion if expansion > 1 else 0}
+                fields |= {"size": size, "stride": stride if block == 0 else 1}
+                inputs = fields["width"]
                 found.append((f"group{number}_block{block}", fields, stage if block == count - 1 else None))
         return found
+
+    def free_widths(self) -> tuple[int, ...]:
+        inside = [fields["expand"] for _, fields, _ in self._blocks() if fields["expand"]]
+        return completed(self.widths, [*inside, self._width(HEAD, fixed=self.lite)])
 
     @nn.compact
     def __call__(self, images, train: bool = False, deltas: dict | None = None) -> Outputs:
         """images [B, H, W, C] float32 -> `Outputs`; taps `stem`, `stage1..4` (and `_preact`), `final`, `embedding`."""
-        if self.padding not in ("TORCH", "SAME"):
-            raise UserError(f"'padding' of an EfficientNet is TORCH or SAME; got {self.padding!r}.")
         dropout, deepest = (checked_rate(name, getattr(self, name)) for name in ("dropout", "stochastic_depth"))
         tap, act, blocks = Taps(deltas), nn.relu6 if self.lite else nn.silu, self._blocks()
         shared = {name: getattr(self, name) for name in ("lite", "padding", "epsilon", "momentum", "dtype")}
+        free = iter(self.free_widths())
         x = tap.shift("input", images).astype(self.dtype)
         x = tap("stem", act(conv_bn(self, "stem", x, train, self._width(STEM, fixed=self.lite), 3, 2)))
         for number, (name, fields, stage) in enumerate(blocks):
+            fields["expand"] = fields["expand"] and next(free)
             x = Block(**fields, **shared, drop=deepest * number / len(blocks), name=name)(x, train)
             if stage is not None:
                 x = tap(f"stage{stage}", tap(f"stage{stage}_preact", x))
-        x = act(conv_bn(self, "head", x, train, self._width(HEAD, fixed=self.lite)))
+        x = act(conv_bn(self, "head", x, train, next(free)))
         return self.pooled(tap, x, drop=dropout if train else 0.0)
 
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.errors import ScopeParamShapeError
 
-from models import ops
+from models import ops, quantization
 from registry import UserError
 
 fan_out_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -61,7 +61,9 @@ def convolve_same(convolve: Callable, x: jax.Array) -> jax.Array:
     """
     rows, columns = (1 - side % 2 for side in x.shape[1:3])
     x = jnp.pad(x, ((0, 0), (rows, 0), (columns, 0), (0, 0)))
-    return convolve(x)[:, rows:, columns:]
+    y = convolve(x)
+    # `y[:, rows:]` would be a gather in a program for any batch size
+    return jax.lax.slice_in_dim(jax.lax.slice_in_dim(y, rows, None, axis=1), columns, None, axis=2)
 
 
 class Conv(nn.Module):
@@ -84,13 +86,16 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x):
+        if self.padding not in ("TORCH", "SAME"):
+            raise UserError(f"'padding' is TORCH or SAME; got {self.padding!r}.")
         shape = (self.size, self.size, x.shape[-1] // self.groups, self.features)
         kernel = parameter(self, "kernel", self.kernel_init, shape)
+        x, kernel = quantization.operands(self, x.astype(self.dtype), kernel)
 
         def convolve(x):
             return ops.convolve(x, kernel.astype(self.dtype), self.stride, self.groups)
 
-        x, same = x.astype(self.dtype), self.padding == "SAME" and self.stride == 2
+        same = self.padding == "SAME" and self.stride == 2
         y = convolve_same(convolve, x) if same else convolve(x)
         if self.use_bias:
             y = y + parameter(self, "bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
@@ -208,4 +213,5 @@ class Dense(nn.Module):
         init = uniform_fan_in(x.shape[-1])
         kernel = parameter(self, "kernel", self.kernel_init or init, (x.shape[-1], self.features))
         bias = parameter(self, "bias", self.bias_init or init, (self.features,))
-        return x.astype(jnp.float32) @ kernel + bias
+        x, kernel = quantization.operands(self, x.astype(jnp.float32), kernel)
+        return x @ kernel + bias

@@ -6,7 +6,9 @@ arXiv:1801.04381. Howard et al. MobileNets: Efficient Convolutional Neural Netwo
 
 The benchmarks' V2 (stem="cifar") differs from the paper's: ReLU instead of ReLU6, an expansion convolution in the first
 block too, stride 1 where the channels become 24, widths rounded down. The standard one (stem="imagenet") is
-torchvision's, without the dropout before its linear layer. A block ends in a batch norm without a ReLU, so a stage's
+torchvision's, without the dropout before its linear layer. The benchmarks' network for Tiny-ImageNet (stem="tiny") has
+a 1x1 stem of stride 1 on images padded by one pixel, ReLU6, all widths, and three strides; its convolutions' biases,
+which the batch norms behind them cancel, are left out. A block ends in a batch norm without a ReLU, so a stage's
 tap and its `_preact` are the same array.
 """
 
@@ -16,19 +18,20 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from models.layers import BatchNorm, Conv, default_uniform, fan_out_normal, small_normal
-from models.network import Network, rename
+from models.network import Network, completed, rename
 from models.outputs import Outputs, Taps, unnamed
 from registry import UserError
 
-# expansion, width, blocks, stride of the first block (benchmarks, standard), and the stage that ends here
+STEMS = ("cifar", "imagenet", "tiny")
+# expansion, width, blocks, stride of the first block (for each of `STEMS`), and the stage that ends here
 GROUPS = (
-    (1, 16, 1, (1, 1), None),
-    (6, 24, 2, (1, 2), 1),
-    (6, 32, 3, (2, 2), 2),
-    (6, 64, 4, (2, 2), None),
-    (6, 96, 3, (1, 1), 3),
-    (6, 160, 3, (2, 2), None),
-    (6, 320, 1, (1, 1), 4),
+    (1, 16, 1, (1, 1, 1), None),
+    (6, 24, 2, (1, 2, 2), 1),
+    (6, 32, 3, (2, 2, 2), 2),
+    (6, 64, 4, (2, 2, 2), None),
+    (6, 96, 3, (1, 1, 1), 3),
+    (6, 160, 3, (2, 2, 1), None),
+    (6, 320, 1, (1, 1, 1), 4),
 )
 BENCHMARK_NAMES = {
     r"^stem_conv$": "conv1.0",
@@ -87,14 +90,14 @@ class InvertedResidual(nn.Module):
 
     width: int
     stride: int
-    expansion: int | None
+    expand: int | None  # channels inside; None: those of the input, without an expansion
     relu: Any = nn.relu
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x, train: bool):
-        y, inside = x, x.shape[-1] * (self.expansion or 1)
-        if self.expansion is not None:
+        y, inside = x, self.expand or x.shape[-1]
+        if self.expand is not None:
             y = self.relu(conv_bn(self, "expand", y, train, inside, 1))
         y = self.relu(conv_bn(self, "depthwise", y, train, inside, 3, self.stride, groups=inside))
         y = conv_bn(self, "project", y, train, self.width, 1)
@@ -106,9 +109,10 @@ class MobileNetV2(Network):
 
     Attributes:
         num_classes: K.
-        width: factor of all widths; by default 0.5 in the benchmarks' network, 1 in the standard one.
-        stem: "cifar", the benchmarks' network, or "imagenet", the standard one.
+        width: factor of all widths; by default 0.5 in the benchmarks' network for CIFAR, 1 in the others.
+        stem: "cifar", the benchmarks' network, "imagenet", the standard one, or "tiny", the benchmarks' for 64x64.
         dtype: compute type; parameters, statistics and logits are float32.
+        widths: of a pruned network, channels inside each block that expands, then those of the last convolution.
 
     Paper: Sandler et al., CVPR 2018, arXiv:1801.04381
     """
@@ -117,12 +121,13 @@ class MobileNetV2(Network):
     width: float | None = None
     stem: str = "cifar"
     dtype: Any = jnp.float32
+    widths: tuple[int, ...] = ()
 
     classifier_init = (small_normal, nn.initializers.zeros)
 
     def setup(self):
-        if self.stem not in ("cifar", "imagenet"):
-            raise UserError(f"stem='{self.stem}': MobileNetV2 has 'cifar' and 'imagenet'.")
+        if self.stem not in STEMS:
+            raise UserError(f"stem='{self.stem}': MobileNetV2 has 'cifar', 'imagenet' and 'tiny'.")
         super().setup()
 
     def _widths(self, *channels: int) -> list[int]:
@@ -134,28 +139,38 @@ class MobileNetV2(Network):
         rounded = [(max(8, int(c * factor + 4) // 8 * 8), c * factor) for c in channels]
         return [r + 8 if r < 0.9 * exact else r for r, exact in rounded]
 
+    def free_widths(self) -> tuple[int, ...]:
+        *inputs, _ = self._widths(32, *(group[1] for group in GROUPS))  # of each group's first block
+        outputs, inside = self._widths(*(group[1] for group in GROUPS)), []
+        for width, own, (expansion, _, count, *_) in zip(inputs, outputs, GROUPS, strict=True):
+            if not (self.stem == "imagenet" and expansion == 1):
+                inside += [expansion * width] + [expansion * own] * (count - 1)
+        return completed(self.widths, [*inside, max(1280, *self._widths(1280))])
+
     @nn.compact
     def __call__(self, images, train: bool = False, deltas: dict | None = None) -> Outputs:
         """images [B, H, W, C] float32 -> `Outputs`; taps `stem`, `stage1..4` (and `_preact`), `final`, `embedding`."""
-        tap, standard = Taps(deltas), self.stem == "imagenet"
-        relu = nn.relu6 if standard else nn.relu
+        tap, free = Taps(deltas), iter(self.free_widths())
+        standard, tiny = self.stem == "imagenet", self.stem == "tiny"
+        relu = nn.relu if self.stem == "cifar" else nn.relu6
         x = tap.shift("input", images).astype(self.dtype)
-        x = tap("stem", relu(conv_bn(self, "stem", x, train, *self._widths(32), 3, 2)))
+        if tiny:
+            x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        x = tap("stem", relu(conv_bn(self, "stem", x, train, *self._widths(32), *((1, 1) if tiny else (3, 2)))))
         widths = self._widths(*(group[1] for group in GROUPS))
         for number, (width, (expansion, _, count, strides, stage)) in enumerate(zip(widths, GROUPS, strict=True)):
             for block in range(count):
-                stride = strides[standard] if block == 0 else 1
-                expand = None if standard and expansion == 1 else expansion
+                stride = strides[STEMS.index(self.stem)] if block == 0 else 1
+                expand = None if standard and expansion == 1 else next(free)
                 name = f"group{number}_block{block}"
                 x = InvertedResidual(width, stride, expand, relu, self.dtype, name=name)(x, train)
             if stage is not None:
                 x = tap(f"stage{stage}", tap(f"stage{stage}_preact", x))
-        last = max(1280, *self._widths(1280))
-        return self.pooled(tap, relu(conv_bn(self, "last", x, train, last, 1)))
+        return self.pooled(tap, relu(conv_bn(self, "last", x, train, next(free), 1)))
 
     def torch_name(self, path: tuple[str, ...]) -> str:
         """("params", "group1_block0", "expand_conv", "kernel") -> "blocks.1.0.conv.0.weight"."""
-        return rename(path, BENCHMARK_NAMES if self.stem == "cifar" else STANDARD_NAMES)
+        return rename(path, STANDARD_NAMES if self.stem == "imagenet" else BENCHMARK_NAMES)
 
 
 class SeparableBlock(nn.Module):

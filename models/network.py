@@ -1,7 +1,7 @@
 """What the families of networks share: the classifier, the end of the forward pass, and PyTorch's names."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from models.layers import Dense
 from models.outputs import Outputs, Taps
+from registry import UserError
 
 LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 
@@ -30,17 +31,37 @@ def rename(path: tuple[str, ...], rules: dict[str, str | Callable[[re.Match], st
     return f"{name}.{LEAVES.get(leaf, leaf)}"
 
 
+def completed(given: Sequence[int], own: Sequence[int], short: int = 0) -> tuple[int, ...]:
+    """The option `widths` of a family, with a number for each width that is free.
+
+    Args:
+        given: the option. With `short` numbers it leaves out the widths of single layers.
+        own: all widths of the network that was not pruned.
+        short: see `given`.
+
+    Raises:
+        UserError: another number of widths, or a width that is no whole number above 0.
+    """
+    whole = all(isinstance(width, int) and width > 0 for width in given)
+    if not whole or len(given) not in (short, len(own)):
+        counts = " or ".join(str(count) for count in dict.fromkeys((short, len(own))))
+        raise UserError(f"'widths' of this network are {counts} whole numbers above 0; got {list(given)}.")
+    return tuple(given if len(given) == len(own) else own)
+
+
 class Network(nn.Module):
     """The end of a convolutional network: the mean of the last map over its positions, and a linear classifier.
 
-    A family has the fields `num_classes` (K) and `dtype` (compute type), and may set two class attributes.
+    A family has the fields `num_classes` (K) and `dtype` (compute type), and may set three class attributes.
 
     `classifier_init`: the initialisers of the classifier's kernel and bias; PyTorch's by default.
     `torch_names`: the rules of `rename`.
+    `fixed_widths`: how many of `free_widths`, the first ones, `deploy.prune` leaves alone.
     """
 
     classifier_init = ()
     torch_names = {}
+    fixed_widths = 0
 
     def setup(self):
         self.classifier = Dense(self.num_classes, *self.classifier_init)
@@ -65,6 +86,10 @@ class Network(nn.Module):
     def classify(self, embedding: jax.Array) -> jax.Array:
         """embedding [B, D] -> logits [B, K] float32."""
         return self.classifier(embedding)
+
+    def free_widths(self) -> tuple[int, ...]:
+        """The complete option `widths`; empty: the family has none, and `deploy.prune` cannot prune it."""
+        return ()
 
     def torch_name(self, path: tuple[str, ...]) -> str:
         """("params", "stage1_block0", "conv1", "kernel") -> the reference's name, such as "layer1.0.conv1.weight"."""

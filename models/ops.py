@@ -14,6 +14,7 @@ import functools
 import os
 from collections.abc import Callable
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.extend.core import Primitive
@@ -175,6 +176,28 @@ ad.primitive_jvps[STORED.primitive] = _stored_jvp
 ad.primitive_transposes[STORED.primitive] = lambda cotangent, x, *, when: [
     cotangent if type(cotangent) is ad.Zero else STORED(cotangent, when=when)
 ]
+
+
+# Pooling. Exporters know Flax's functions by their keywords, and drop padding in silence. So `plain` pads first.
+
+
+def max_pool(x: jax.Array, size: int, stride: int, pad: int = 0) -> jax.Array:
+    """The maximum of each window of [B, H, W, C]. With `pad`, `x` must not be negative: `plain` pads with zeros."""
+    x, padding = _padded(x, pad)
+    return nn.max_pool(x, window_shape=(size, size), strides=(stride, stride), padding=padding)
+
+
+def mean_pool(x: jax.Array, size: int, stride: int, pad: int = 0) -> jax.Array:
+    """The mean of each window of [B, H, W, C] float; it counts the zeros of the padding."""
+    x, padding = _padded(x, pad)
+    with jax.numpy_dtype_promotion("standard"):  # Flax divides by an integer of NumPy
+        return nn.avg_pool(x, window_shape=(size, size), strides=(stride, stride), padding=padding)
+
+
+def _padded(x, pad):
+    if pad and _plain.value:
+        return jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0))), "VALID"
+    return x, ((pad, pad), (pad, pad)) if pad else "VALID"
 
 
 def norm(tree) -> jax.Array:

@@ -14,9 +14,8 @@ import jax.numpy as jnp
 
 from models import ops
 from models.layers import BatchNorm, Conv, branch_dropped
-from models.network import Network, variant
+from models.network import Network, completed, variant
 from models.outputs import Outputs, Taps, unnamed
-from registry import UserError
 
 TORCH_NAMES = {
     r"^stem_(conv|bn)$": r"\g<1>1",
@@ -35,10 +34,11 @@ class BasicBlock(nn.Module):
     dtype: Any = jnp.float32
     padding: str = "TORCH"
     drop: float = 0.0
+    inside: int = 0  # channels between the convolutions; 0: `width`
 
     @nn.compact
     def __call__(self, x, train: bool, tap=unnamed):
-        y = Conv(self.width, 3, self.stride, dtype=self.dtype, padding=self.padding, name="conv1")(x)
+        y = Conv(self.inside or self.width, 3, self.stride, dtype=self.dtype, padding=self.padding, name="conv1")(x)
         y = nn.relu(BatchNorm(dtype=self.dtype, name="bn1")(y, train))
         y = Conv(self.width, 3, dtype=self.dtype, name="conv2")(y)
         y = BatchNorm(dtype=self.dtype, name="bn2")(y, train)
@@ -53,36 +53,36 @@ class ResNet(Network):
 
     Attributes:
         blocks: basic blocks in each of the three stages; the depth is 6 * blocks + 2.
-        widths: channels of the stem and of the three stages.
+        widths: channels of the stem and of the three stages; then, of a pruned network, those inside each block.
         num_classes: K.
         dtype: compute type; parameters, statistics and logits are float32.
-        padding: "TORCH" (the benchmarks') or "SAME" (networks trained by older Flax code). The two differ
-            if a 3x3 convolution of stride 2 has an input with an even side.
+        padding: of `models.layers.Conv`: "TORCH" (the benchmarks'), "SAME" (networks trained by older Flax code).
     """
 
     blocks: int
-    widths: tuple[int, int, int, int]
+    widths: tuple[int, ...]
     num_classes: int
     dtype: Any = jnp.float32
     padding: str = "TORCH"
 
-    torch_names = TORCH_NAMES
+    torch_names, fixed_widths = TORCH_NAMES, 4
+
+    def free_widths(self) -> tuple[int, ...]:
+        return completed(self.widths, (*self.widths[:4], *(w for w in self.widths[1:4] for _ in range(self.blocks))), 4)
 
     @nn.compact
     def __call__(self, images, train: bool = False, deltas: dict | None = None) -> Outputs:
         """images [B, H, W, C] float32 -> `Outputs`; taps `stem`, `stage1..3` (and `_preact`), `final`, `embedding`."""
-        if self.padding not in ("TORCH", "SAME"):
-            raise UserError(f"'padding' of a ResNet is TORCH or SAME; got {self.padding!r}.")
-        tap = Taps(deltas)
+        tap, inside = Taps(deltas), iter(self.free_widths()[4:])
         x = tap.shift("input", images).astype(self.dtype)
         x = Conv(self.widths[0], 3, dtype=self.dtype, name="stem_conv")(x)
         x = tap("stem", nn.relu(BatchNorm(dtype=self.dtype, name="stem_bn")(x, train)))
-        for stage, width in enumerate(self.widths[1:], start=1):
+        for stage, width in enumerate(self.widths[1:4], start=1):
             for block in range(self.blocks):
                 stride = 2 if stage > 1 and block == 0 else 1
                 record = tap.named(f"stage{stage}_preact") if block == self.blocks - 1 else unnamed
                 name = f"stage{stage}_block{block}"
-                x = BasicBlock(width, stride, self.dtype, self.padding, name=name)(x, train, record)
+                x = BasicBlock(width, stride, self.dtype, self.padding, 0.0, next(inside), name=name)(x, train, record)
             x = tap(f"stage{stage}", x)
         return self.pooled(tap, x)
 

@@ -11,10 +11,11 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 
 from models import ops
 from models.layers import BatchNorm, Conv, branch_dropped, depth_rates
-from models.network import Network, rename, variant
+from models.network import Network, completed, rename, variant
 from models.outputs import Outputs, Taps, unnamed
 from models.resnet import TORCH_NAMES, BasicBlock
 from registry import UserError
@@ -34,12 +35,14 @@ class Bottleneck(nn.Module):
     stride: int = 1
     dtype: Any = jnp.float32
     drop: float = 0.0
+    inside: tuple[int, int] | None = None  # channels after conv1 and after conv2; None: `width`
 
     @nn.compact
     def __call__(self, x, train: bool, tap=unnamed):
-        y = Conv(self.width, 1, dtype=self.dtype, name="conv1")(x)
+        first, second = self.inside or (self.width, self.width)
+        y = Conv(first, 1, dtype=self.dtype, name="conv1")(x)
         y = nn.relu(BatchNorm(dtype=self.dtype, name="bn1")(y, train))
-        y = Conv(self.width, 3, self.stride, dtype=self.dtype, name="conv2")(y)
+        y = Conv(second, 3, self.stride, dtype=self.dtype, name="conv2")(y)
         y = nn.relu(BatchNorm(dtype=self.dtype, name="bn2")(y, train))
         y = Conv(4 * self.width, 1, dtype=self.dtype, name="conv3")(y)
         y = BatchNorm(dtype=self.dtype, name="bn3")(y, train)
@@ -60,6 +63,8 @@ class ImageNetResNet(Network):
         stochastic_depth: in training, an image takes only the shortcut of the last block with this probability, which
             grows linearly from 0 in the first block. In [0, 1). Needs random numbers: `rngs={"dropout": key}`.
         dtype: compute type; parameters, statistics and logits are float32.
+        widths: of a pruned network, channels inside each block: after the first convolution, and in a bottleneck block
+            after the second, too; (): those of the paper.
     """
 
     blocks: tuple[int, int, int, int]
@@ -68,11 +73,16 @@ class ImageNetResNet(Network):
     stem: str | None = None
     stochastic_depth: float = 0.0
     dtype: Any = jnp.float32
+    widths: tuple[int, ...] = ()
 
     def setup(self):
         if self.stem not in (None, "cifar", "imagenet"):
             raise UserError(f"stem='{self.stem}': the ResNets have 'cifar' and 'imagenet'.")
         super().setup()
+
+    def free_widths(self) -> tuple[int, ...]:
+        inside = [2 ** (stage + 6) for stage, count in enumerate(self.blocks) for _ in range(count)]
+        return completed(self.widths, np.repeat(inside, 1 + self.bottleneck).tolist())
 
     @nn.compact
     def __call__(self, images, train: bool = False, deltas: dict | None = None) -> Outputs:
@@ -83,15 +93,17 @@ class ImageNetResNet(Network):
         x = Conv(64, 7 if large else 3, 2 if large else 1, dtype=self.dtype, name="stem_conv")(x)
         x = tap("stem", nn.relu(BatchNorm(dtype=self.dtype, name="stem_bn")(x, train)))
         if large:
-            x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+            x = ops.max_pool(x, 3, 2, pad=1)
         kind = Bottleneck if self.bottleneck else BasicBlock
         rates = iter(depth_rates(self.stochastic_depth, sum(self.blocks)))
+        inside = iter(self.free_widths())
         for stage, count in enumerate(self.blocks, start=1):
             for block in range(count):
                 stride = 2 if stage > 1 and block == 0 else 1
                 record = tap.named(f"stage{stage}_preact") if block == count - 1 else unnamed
-                name = f"stage{stage}_block{block}"
-                x = kind(2 ** (stage + 5), stride, self.dtype, drop=next(rates), name=name)(x, train, record)
+                own = (next(inside), next(inside)) if self.bottleneck else next(inside)
+                fields = {"drop": next(rates), "inside": own, "name": f"stage{stage}_block{block}"}
+                x = kind(2 ** (stage + 5), stride, self.dtype, **fields)(x, train, record)
             x = tap(f"stage{stage}", x)
         return self.pooled(tap, x)
 

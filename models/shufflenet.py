@@ -64,8 +64,8 @@ class BlockV1(_Block):
         y = self.conv_bn(3, y, train, added, groups=self.groups)
         if self.stride == 2:
             wide = np.promote_types(x.dtype, np.float32)
-            total = nn.pool(x.astype(wide), 0.0, jax.lax.add, (3, 3), (2, 2), ((1, 1), (1, 1)))
-            y = jnp.concatenate([y, (total / 9.0).astype(y.dtype)], axis=-1)  # the mean counts the padding's zeros
+            shortcut = ops.mean_pool(x.astype(wide), 3, 2, pad=1).astype(y.dtype)
+            y = jnp.concatenate([y, shortcut], axis=-1)
         else:
             y = y + x
         return ops.kept(nn.relu(tap(y)))

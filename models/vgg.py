@@ -13,8 +13,9 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from models import ops
 from models.layers import BatchNorm, Conv, small_normal
-from models.network import Network, variant
+from models.network import Network, completed, variant
 from models.outputs import Outputs, Taps
 
 WIDTHS = (64, 128, 256, 512, 512)
@@ -33,30 +34,34 @@ class VGG(Network):
     Attributes:
         convolutions: their number in each of the five blocks.
         num_classes: K.
-        widths: channels of the five blocks.
+        widths: channels of the five blocks; of a pruned network, those of each convolution.
         dtype: compute type; parameters, statistics and logits are float32.
     """
 
     convolutions: tuple[int, int, int, int, int]
     num_classes: int
-    widths: tuple[int, int, int, int, int] = WIDTHS
+    widths: tuple[int, ...] = WIDTHS
     dtype: Any = jnp.float32
 
     classifier_init = (small_normal, nn.initializers.zeros)
     torch_names = TORCH_NAMES
 
+    def free_widths(self) -> tuple[int, ...]:
+        each = [width for width, count in zip(self.widths, self.convolutions, strict=False) for _ in range(count)]
+        return completed(self.widths, each, short=len(self.convolutions))
+
     @nn.compact
     def __call__(self, images, train: bool = False, deltas: dict | None = None) -> Outputs:
         """images [B, H, W, C] float32 -> `Outputs`; taps `stem`, `stage1..4` (and `_preact`), `final`, `embedding`."""
-        tap = Taps(deltas)
+        tap, widths = Taps(deltas), iter(self.free_widths())
         x = tap.shift("input", images).astype(self.dtype)
         pools = 4 if images.shape[1] >= 64 else 3
-        for stage, (width, count) in enumerate(zip(self.widths, self.convolutions, strict=True)):
+        for stage, count in enumerate(self.convolutions):
             name = f"stage{stage}" if stage else "stem"
             if 0 < stage <= pools:
-                x = nn.max_pool(x, (2, 2), (2, 2))
+                x = ops.max_pool(x, 2, 2)
             for i in range(count):
-                x = Conv(width, 3, use_bias=True, dtype=self.dtype, name=f"{name}_conv{i}")(x)
+                x = Conv(next(widths), 3, use_bias=True, dtype=self.dtype, name=f"{name}_conv{i}")(x)
                 x = BatchNorm(dtype=self.dtype, name=f"{name}_bn{i}")(x, train)
                 if stage and i == count - 1:
                     x = tap(f"{name}_preact", x)

@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from models.layers import BatchNorm, Conv
-from models.network import Network, variant
+from models.network import Network, completed, variant
 from models.outputs import Outputs, Taps, unnamed
 
 TORCH_NAMES = {
@@ -35,6 +35,7 @@ class PreactBlock(nn.Module):
     width: int
     stride: int = 1
     dtype: Any = jnp.float32
+    inside: int = 0  # channels between the convolutions; 0: `width`
 
     @nn.compact
     def __call__(self, x, train: bool, tap=unnamed):
@@ -42,7 +43,7 @@ class PreactBlock(nn.Module):
         y = nn.relu(tap(y))
         if x.shape[-1] != self.width:
             x = Conv(self.width, 1, self.stride, dtype=self.dtype, name="shortcut_conv")(y)
-        y = Conv(self.width, 3, self.stride, dtype=self.dtype, name="conv1")(y)
+        y = Conv(self.inside or self.width, 3, self.stride, dtype=self.dtype, name="conv1")(y)
         y = nn.relu(BatchNorm(dtype=self.dtype, name="bn2")(y, train))
         return x + Conv(self.width, 3, dtype=self.dtype, name="conv2")(y)
 
@@ -55,20 +56,26 @@ class WideResNet(Network):
         widen: factor of the stages' widths 16, 32, 64.
         num_classes: K.
         dtype: compute type; parameters, statistics and logits are float32.
+        widths: of a pruned network, channels inside each block; (): those of its stage.
     """
 
     blocks: int
     widen: int
     num_classes: int
     dtype: Any = jnp.float32
+    widths: tuple[int, ...] = ()
 
     classifier_init = (None, nn.initializers.zeros)
     torch_names = TORCH_NAMES
 
+    def free_widths(self) -> tuple[int, ...]:
+        stages = [2 ** (stage + 3) * self.widen for stage in (1, 2, 3)]
+        return completed(self.widths, [width for width in stages for _ in range(self.blocks)])
+
     @nn.compact
     def __call__(self, images, train: bool = False, deltas: dict | None = None) -> Outputs:
         """images [B, H, W, C] float32 -> `Outputs`; taps `stem`, `stage1..3` (and `_preact`), `final`, `embedding`."""
-        tap = Taps(deltas)
+        tap, inside = Taps(deltas), iter(self.free_widths())
         x = tap.shift("input", images).astype(self.dtype)
         x = tap("stem", Conv(16, 3, dtype=self.dtype, name="stem_conv")(x))
         for stage in (1, 2, 3):
@@ -76,7 +83,7 @@ class WideResNet(Network):
                 first = stage > 1 and block == 0  # its first batch norm follows the previous stage
                 record = tap.named(f"stage{stage - 1}_preact") if first else unnamed
                 width, name = 2 ** (stage + 3) * self.widen, f"stage{stage}_block{block}"
-                x = PreactBlock(width, 2 if first else 1, self.dtype, name=name)(x, train, record)
+                x = PreactBlock(width, 2 if first else 1, self.dtype, next(inside), name=name)(x, train, record)
             x = tap(f"stage{stage}", x)
         return self.pooled(tap, nn.relu(tap("stage3_preact", BatchNorm(dtype=self.dtype, name="final_bn")(x, train))))
 

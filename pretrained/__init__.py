@@ -2,7 +2,8 @@
 
 A folder of weights is a folder with these two files. A finished run has two such folders, `last/` and `best/`.
 `pretrained/` ships some. `python -m pretrained.convert` makes one from other people's files. `--teacher_param` and
-`--param` take a folder of weights, or a run folder, which stands for its `last/`.
+`--param` take a folder of weights, a run folder, which stands for its `last/`, or `hf:OWNER/NAME`, a repository of the
+Hugging Face hub (`pretrained/hub.py`).
 """
 
 import dataclasses
@@ -19,6 +20,7 @@ import safetensors.numpy
 from flax import traverse_util
 
 import files
+from pretrained import hub
 from pretrained.torch_format import differences, from_torch, to_torch
 from registry import DamagedFileError, UserError
 
@@ -75,12 +77,14 @@ def find(path: str | os.PathLike, command: str = "") -> pathlib.Path:
     """The folder of weights that `path` stands for: `path` itself, or the `last/` of the run folder `path`.
 
     Args:
-        path: a folder.
+        path: a folder, or hf:OWNER/NAME, which is downloaded.
         command: for the message, a command that trains such weights.
 
     Raises:
         UserError: `path` is neither. The message has a command that trains such weights.
     """
+    if hub.is_hub(path):
+        return hub.fetch(os.fspath(path), (WEIGHTS, DESCRIPTION))
     root = pathlib.Path(path).expanduser()
     here = pathlib.Path(__file__).parent.parent
     for folder in (root, root / "last", here / root, here / root / "last"):

@@ -142,8 +142,8 @@ def predictions(folder: pathlib.Path | str, dataset: data.Dataset, role: str, im
     """
     weights = fitted(pretrained.load(folder), dataset, role, warn, image_size=image_size)
     player, variables = player_of(weights, role, dataset=dataset, image_size=image_size)
-    images = dataset.test.images
-    parts = [np.float32(images[i : i + BATCH]) / 255 for i in range(0, len(images), BATCH)]
+    count, test = len(dataset.test), dataset.test
+    parts = (np.float32(test.rows(np.arange(i, min(i + BATCH, count)))) / 255 for i in range(0, count, BATCH))
     return np.concatenate([_logits(player, variables, part).argmax(axis=1) for part in parts])
 
 

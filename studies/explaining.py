@@ -148,7 +148,7 @@ def draw(
     index = chosen(images, len(dataset.test), IMAGES.get(kind, 0))
     if len(set(index)) < LEAST.get(kind, 1):
         raise UserError(f"--kind {kind} needs {LEAST[kind]} images or more; --images chose {len(set(index))}.")
-    pixels, labels, names = dataset.test.images[index], dataset.test.labels[index], dataset.class_names
+    pixels, labels, names = dataset.test.rows(index), dataset.test.labels[index], dataset.class_names
     subjects = [*students, *teachers] if kind == "training" else [*teachers, *students]
     answers = {s.name: s.answers(pixels) for s in subjects}
     logits = {name: pair[0] for name, pair in answers.items()}
@@ -274,7 +274,7 @@ def measure(
     if len(others) == 1 and len(index) < 2:
         raise UserError("--baseline with one run needs two images or more: raise --explain_images.")
     masks = None if test.masks is None else test.masks[index]
-    pixels, labels = test.images[index], test.labels[index]
+    pixels, labels = test.rows(index), test.labels[index]
     result = {"images": len(index), "networks": [{} for _ in params]}
     for name, rule in rules.items():
         try:

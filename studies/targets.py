@@ -217,27 +217,38 @@ def compile_update(
         "code": sizes.generated_code_size_in_bytes,
     }
     cost = (compiled.cost_analysis() or {}) if target.kind.platform == "tpu" else {}
-    images, split = config.batch_size * config.seeds, math.prod(builder.split(builder.strategy).images.shape)
+    images, split = (
+        config.batch_size * config.seeds,
+        math.prod((len(builder.dataset.train), *builder.dataset.image_shape)),
+    )
     return Compiled(target, devices.count, images, seconds, Program(compiled.as_text()), memory, cost, split)
 
 
 def arguments(builder: Builder, update: Update) -> tuple[State, Totals, data.DeviceSplit]:
     """Returns the arguments of an update of one seed, as shapes with the run's layout on the devices."""
-    config, split = builder.config, builder.split(update.strategy)
+    config, split, streamed = builder.config, builder.split(update.strategy), builder.dataset.streamed
     if config.teacher_views or builder.given:
-        sizes = max(1, config.teacher_views), len(split.images), builder.dataset.num_classes
-        arrays = DeviceBank.arrays(*sizes, config.teacher_bank_dtype, config.teacher_bank_top_k)
-        shapes = {name: jax.ShapeDtypeStruct(*array) for name, array in arrays.items()}
+        sizes = max(1, config.teacher_views), len(builder.dataset.train), builder.dataset.num_classes
+        arrays = DeviceBank.arrays(*sizes, config.teacher_bank_dtype, config.teacher_bank_top_k).items()
+        own = {name: ((config.batch_size, *shape[2:]) if streamed else shape, dtype) for name, (shape, dtype) in arrays}
+        shapes = {name: jax.ShapeDtypeStruct(*array) for name, array in own.items()}
         split = split.replace(bank=builder.devices.shapes(DeviceBank(**shapes, classes=sizes[-1])))
     state = jax.eval_shape(update.first_state, split)
     state = state.replace(frozen={name: update.strategy.frozen[name] for name in state.frozen})
     totals = Totals.empty(update.metric_names(state, split))
-    return builder.devices.shapes((state, totals, split), len(split.images))
+    state, totals, split = builder.devices.shapes((state, totals, split), split.labels.shape[0])
+    if streamed:  # the rows of one update, divided among the devices
+
+        def by_rows(x):
+            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=builder.devices.rows)
+
+        split = split.replace(**jax.tree.map(by_rows, {"pictures": split.pictures, "bank": split.bank}))
+    return state, totals, split
 
 
 def lower(update: Update, shapes: tuple[State, Totals, data.DeviceSplit], seeds: int):
     """Lowers the program that a call of `update` runs for `seeds` seeds with arguments of these shapes."""
-    devices, examples = update.devices, len(shapes[-1].images)
+    devices, examples = update.devices, shapes[-1].labels.shape[0]
     if update.stacked:
         stacked = jax.eval_shape(update.stack, *[[own] * seeds for own in shapes])
         shapes = devices.shapes(stacked, examples, axis=1)

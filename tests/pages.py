@@ -109,7 +109,8 @@ def anchors(page: str) -> list[str]:
 
 def named_files(page: str) -> list[str]:
     """The files and folders of the project that stand between backticks."""
-    rooms = "configs|distiller|transfer|models|tasks|data|training|pretrained|explain|studies|benchmarks|docs|tests"
+    rooms = "configs|distiller|transfer|models|tasks|data|training|pretrained|deploy|explain|studies|benchmarks|docs"
+    rooms += "|tests"
     return re.findall(rf"`((?:{rooms})/[\w./]*|\w+\.(?:py|md))`", PAGES[page])
 
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from data.streamed import batches
 from training.devices import Devices
 from transfer import Player
 
@@ -24,7 +25,8 @@ class Answers:
         self.devices = devices
 
         def answer(variables, images, rows):
-            image = devices.split_rows(images[rows].astype(jnp.float32) / 255.0)
+            images = images if rows is None else images[rows]
+            image = devices.split_rows(images.astype(jnp.float32) / 255.0)
             return devices.constrain(player.forward(variables, image)[0].logits)  # each process reads all
 
         self._answer = jax.jit(answer)
@@ -36,7 +38,8 @@ class Answers:
 
         Args:
             variables: `{"params", "batch_stats"}`.
-            images: N images uint8 (`data.FlatImages`), on the devices; several networks share one copy.
+            images: N images uint8 (`data.FlatImages`), on the devices, where several networks share one copy; or a
+                streamed split's.
             rows: [M] int, indices of the images; None: all.
             stop: called between batches; True ends this call.
 
@@ -47,8 +50,9 @@ class Answers:
         size = min(BATCH, -(-len(images) // self.devices.count)) * self.devices.count
         padded = np.pad(rows.astype(np.int32), (0, -len(rows) % size), mode="edge")
         variables, parts = self.devices.place(variables), []
-        for batch in padded.reshape(-1, size):
+        for shown, numbers in batches(images, padded.reshape(-1, size)):
             if stop():
                 return None
-            parts.append(self._answer(variables, images, batch))
+            parts.append(self._answer(variables, shown, numbers))
+            parts[:-2] = jax.device_get(parts[:-2])  # so that a slow device holds the images of few batches
         return np.concatenate(jax.device_get(parts))[: len(rows)]

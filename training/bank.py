@@ -1,6 +1,7 @@
 """The teacher bank: the teacher's logits on K fixed views of every image, computed once, so no step runs the teacher.
 
-The bank is a cache in the run folder, `teacher_bank/` (`data.stored`). Its key is all that its numbers depend on. A
+The bank is a cache in the run folder, `teacher_bank/` (`data.stored`). The bank of a streamed split stays on the disk,
+in the user's cache folder, where all runs with its key share it. The key is all that the bank's numbers depend on. A
 bank with another key, or a damaged one, is computed again. Several processes (`--hosts`) may have no disk in common, so
 each computes the bank at every start and keeps it in memory.
 
@@ -8,6 +9,7 @@ The bank stores all logits [K, N, C]. With `top_k` it stores the highest of each
 the other classes: the log of the mean of their exponentials. With float16 a logit is rounded to 11 bits.
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -21,31 +23,14 @@ import numpy as np
 import data
 import hosts
 from data import stored
-from data.stored import DeviceBank
-from files import size_text
+from data.stored import DeviceBank, Settings
+from files import lock, size_text
 from pretrained.given import Given
 from training.answers import BATCH
 from transfer import Strategy
 
 FOLDER = "teacher_bank"
 FORMAT = 1  # part of the key; to be increased when the code computes other numbers
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """How a bank is made.
-
-    Attributes:
-        views: K, the number of fixed views of each image; 0: given logits of the images as they are.
-        dtype: type of the stored logits, "float16" or "float32".
-        top_k: number of stored logits per image; 0: all.
-        seed: the seed of the views.
-    """
-
-    views: int
-    dtype: str
-    top_k: int
-    seed: int
 
 
 def reason_against(strategy: Strategy, augmentation: data.Augmentation, name: str) -> str:
@@ -91,13 +76,18 @@ def prepare(
     arrays = DeviceBank.arrays(views, count, classes, settings.dtype, settings.top_k)
     size, blocks = stored.size(arrays), functools.partial(_views, settings, arrays, shared, *loaded)
     what = f"Teacher bank: {views} view{'s' * (views > 1)} of {count:,} images, {size_text(size)}"
-    folder = None if hosts.several() else folder / FOLDER
-    advice = "Make room, or lower --teacher_views, or keep fewer classes with --config.teacher_bank_top_k."
-    found, how = stored.obtain(folder, key, arrays, blocks, what, advice, say, warn)
-    advice = "Lower --teacher_views, or keep fewer classes with --config.teacher_bank_top_k."
+    streamed, where = shared.images is None, "on the device"
+    advice = "lower --teacher_views, or keep fewer classes with --config.teacher_bank_top_k."
+    with contextlib.ExitStack() as stack:
+        if streamed and not hosts.several():
+            folder = stored.shared_folder(key)
+            stack.enter_context(lock(folder))
+            where = f"in {folder}"
+        folder = None if hosts.several() else folder / FOLDER
+        found, how = stored.obtain(folder, key, arrays, blocks, what, f"Make room, or {advice}", say, warn)
     with hosts.agreed():
-        shared.devices.check_memory(size, "The teacher bank", advice)
-    say(f"{what} on the device, {how}. No step runs the teacher.")
+        stored.check_memory(0 if streamed else size, "The teacher bank", advice.capitalize())
+    say(f"{what} {where}, {how}. No step runs the teacher.")
     if isinstance(weights, Given):
         weights.compare(found, shared.dataset, say, warn)
     return DeviceBank(**found, classes=classes)
@@ -123,6 +113,7 @@ def _key(settings: Settings, shared, weights, player, variables) -> dict:
         **dataclasses.asdict(settings),
     }
     key |= {"view": dataclasses.asdict(player.view)} if player.image_size else {}
+    key |= {"crop": shared.least} if shared.least else {}
     return json.loads(json.dumps(key))
 
 
@@ -132,11 +123,12 @@ def _views(settings: Settings, arrays: dict, shared, weights, player, variables)
     Training makes its batches in the same way (`Update.batch`), but of other examples. Given logits
     (`pretrained.given`) are asked for outside of the programs.
     """
-    devices, images, given = shared.devices, shared.dataset.train.images, isinstance(weights, Given)
-    count = len(images)
+    devices, train, given = shared.devices, shared.dataset.train, isinstance(weights, Given)
+    count = len(train)
     size = min(BATCH, -(-count // devices.count)) * devices.count
     index = np.minimum(np.arange(-(-count // size) * size, dtype=np.int32), count - 1).reshape(-1, size)
-    variables, labels = devices.place((variables, np.zeros(count, np.int32)))
+    unlabelled = np.zeros(count, np.int32)
+    variables, labels = devices.place((variables, unlabelled))
     show = jax.jit(lambda split, step: devices.constrain(shared.update.batch(split, step).image))
     pack = jax.jit(lambda logits: DeviceBank.pack(logits, settings.top_k))
 
@@ -145,14 +137,15 @@ def _views(settings: Settings, arrays: dict, shared, weights, player, variables)
         image = shared.update.batch(split, step).image
         return DeviceBank.pack(devices.constrain(player.forward(variables, image)[0].logits), settings.top_k)
 
-    order = np.concatenate([index[-1:], index])  # row 0 is for the view "previous", which is not used here
     for number in range(max(1, settings.views)):
-        placed = devices.place((np.asarray(settings.seed, np.int32), order, np.full_like(order, number)))
-        split = data.DeviceSplit(shared.images, labels, *placed)
+        plan = data.Sweep(settings.seed, index, number)
+        split = data.DeviceSplit(shared.images, labels, *devices.place((np.asarray(plan.seed, np.int32), *plan(0))))
+        stream = shared.stream(unlabelled, plan)
         for step, rows in enumerate(index):
-            at = split, np.asarray(step, np.int32)
+            if not given or settings.views:
+                at = stream.feed(split, step, labels), np.asarray(step, np.int32)
             if given:
-                look = functools.partial(show, *at) if settings.views else functools.partial(images.__getitem__, rows)
+                look = functools.partial(show, *at) if settings.views else functools.partial(train.rows, rows)
                 block = pack(weights.logits(number, rows, look))
             else:
                 block = compute(variables, *at)

@@ -22,20 +22,22 @@ import tasks
 import transfer
 from configs.command import names_in
 from configs.environment import command_line
-from configs.resolve import dataset_of, plain, teacher_command
+from configs.resolve import dataset_of, plain, student_options, teacher_command
 from distiller import dot
+from models import quantization
 from pretrained import foreign, given
 from pretrained.players import fitted, player_of
 from pretrained.start import Start
 from registry import UserError
 from tasks.classification import balanced_weights
-from training import bank, optimizer
+from training import bank
 from training.devices import Devices, here
 from training.replica import Replica, Shared
 from training.run_folder import warn
 from training.schedule import Schedule
 from training.teachers import Teachers
 from training.update import Update
+from transfer import optimizer
 from transfer.reading import reads_classes
 from transfer.untrained import without_labels
 
@@ -79,7 +81,7 @@ class Builder:
         rate = config.head_learning_rate / config.learning_rate if config.head_learning_rate else 1.0
         self.start = Start(names_in(config.init_param), names_in(config.freeze), rate, self.dataset)
         self.others: dict[str, dict] = {}
-        self.augmentation = data.Augmentation.of(config, self.dataset.mean)
+        self.least, self.augmentation = data.divided(self.dataset, data.Augmentation.of(config, self.dataset.mean))
         self.devices.check_divides(config.batch_size, config.accumulate)
         self.steps_per_epoch = len(self.dataset.train) // config.batch_size  # without the last incomplete batch
         self.strategy = self._cast()
@@ -134,7 +136,8 @@ class Builder:
         """What makes the run this one: the config, and the fingerprints of data and weights."""
         digests = {"teacher_sha256": self.digests, "init_sha256": self.start.digests}
         found = {name: ",".join(own) or None for name, own in digests.items()}
-        return {**plain(self.config), "data": self.dataset.fingerprint, **found}
+        cropped = " cropped on the host" if self.least else ""
+        return {**plain(self.config), "data": f"{self.dataset.fingerprint}{cropped}", **found}
 
     @property
     def report(self) -> dict[str, list[str]]:
@@ -146,7 +149,7 @@ class Builder:
     def _cast(self) -> transfer.Strategy:
         """Returns the strategy with its players. A trace finds parts that do not fit, before anything compiles."""
         config, kind = self.config, transfer.kind(self.config.transfer, self.config.accumulate, self.config.ema_weights)
-        parts = {"student": self._player("student", config.student_arch, plain(config.student_options))}
+        parts = {"student": self._player("student", config.student_arch, student_options(config))}
         parts |= {"task": self.task, "optimizer": optimizer.create(config, self.steps_per_epoch)}
         if config.distiller:
             parts["method"] = distiller.create(config.distiller, **plain(config.distiller_options))
@@ -160,7 +163,7 @@ class Builder:
             raise UserError(self.strangers[0])
         if config.optimizer == "dot" or self.start.holds:
             strategy = self._with_optimizer(strategy)
-        for line in self.start.lines:
+        for line in [*quantization.report(parts["student"], self.dataset.image_shape), *self.start.lines]:
             self.say(line)
         self._check_fit(strategy)
         strategy = strategy.prepared(self._abstract)
@@ -171,14 +174,17 @@ class Builder:
         config, devices, dataset = self.config, self.devices, self.dataset
         strategy = self.strategy.prepared(self._abstract, dataset.train)
         epochs, steps = strategy.epochs(config.train_epoch), self.steps_per_epoch
-        exams = tuple(data.Exam.of(name, own, devices.place) for name, own in dataset.exams.items())
-        info = {"arch": config.student_arch, "options": plain(config.student_options), **dataset.info}
+        images, see, stream = data.feeds(dataset, devices, strategy.views, self.least, config.loading_threads)
+        exams = tuple(data.Exam(name, see(own), own.labels) for name, own in dataset.exams.items())
+        info = {"arch": config.student_arch, "options": student_options(config), **dataset.info}
         info |= {"mean": list(strategy.student.mean), "std": list(strategy.student.std)}
         info |= {"transfer": config.transfer, "distiller": config.distiller, "command": command_line()}
         return Shared(
             folder=folder,
             dataset=dataset,
-            images=devices.place(data.FlatImages.of(dataset.train.images)),
+            images=images,
+            stream=stream,
+            least=self.least,
             exams=exams,
             strategy=strategy,
             schedule=Schedule(steps, epochs, config.log_every, config.eval_every, config.keep_epochs, self.most),
@@ -195,9 +201,9 @@ class Builder:
 
     @property
     def most(self) -> int:
-        """The largest number of updates in one call."""
-        own = self.config.steps_per_call
-        return (CALL if self.devices.loops else 1) if own == "auto" else int(own)
+        """The largest number of updates in one call. Streamed images come one update at a time."""
+        own, loops = self.config.steps_per_call, self.devices.loops and not self.dataset.streamed
+        return (CALL if loops else 1) if own == "auto" else int(own)
 
     def update(self, strategy: transfer.Strategy) -> Update:
         """Returns the compiled functions of the run."""

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from files import size_text
 from registry import UserError
 
 REPEATABLE = "xla_gpu_deterministic_ops"
@@ -52,6 +51,11 @@ class Devices:
         """The devices as a JAX mesh."""
         return Mesh(np.asarray(self.devices), ("data",))
 
+    @property
+    def rows(self) -> NamedSharding:
+        """The sharding of a batch, split by rows."""
+        return self.sharding("data") if self.count > 1 else self.sharding()
+
     def spec(self, path: tuple, shape: tuple[int, ...], examples: int, axis: int = 0) -> PartitionSpec:
         """Returns the layout of a leaf on the devices.
 
@@ -61,6 +65,8 @@ class Devices:
             examples: number of training examples; 0: no leaf is split.
             axis: the axis of the examples.
         """
+        if self.count > 1 and any(getattr(key, "name", None) == "pictures" for key in path):  # of a streamed split
+            return PartitionSpec(*[None] * axis, "data")
         remembered = any(getattr(key, "key", None) == "memory" for key in path)
         rows = shape[axis] if remembered and len(shape) > axis else 0
         if self.count > 1 and rows and rows == examples and rows % self.count == 0:
@@ -129,16 +135,6 @@ class Devices:
                 f"'deterministic' needs this flag before JAX starts; the command lines set it: "
                 f"XLA_FLAGS=--{REPEATABLE}=true."
             )
-
-    def check_memory(self, size: int, what: str, advice: str) -> None:
-        """Raises `UserError` if a device reports less than `size` bytes of free memory."""
-        for device in jax.local_devices():
-            memory = device.memory_stats() or {}
-            free = memory.get("bytes_limit", 0) - memory.get("bytes_in_use", 0)
-            if "bytes_limit" in memory and free < size:
-                raise UserError(
-                    f"{what} takes {size_text(size)} on every device; {device} has {size_text(free)} free.\n{advice}"
-                )
 
 
 @functools.cache

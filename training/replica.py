@@ -6,7 +6,6 @@ import pathlib
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -38,7 +37,9 @@ class Shared:
     Attributes:
         folder: the run's folder.
         dataset: the dataset, with all splits.
-        images: the images of the training split, on the devices.
+        images: the images of the training split, on the devices; None: the split is streamed.
+        stream: (labels, plan, bank) -> what feeds the updates of one seed (`data.Stream`, `data.InMemory`).
+        least: smallest area of a random resized crop that the host makes; 0: it makes none.
         exams: the splits of the tests: the one that chooses the best weights, and last the test split.
         strategy: who teaches whom, and what labels mean.
         schedule: when tests, log lines and saved weights are due.
@@ -55,7 +56,9 @@ class Shared:
 
     folder: pathlib.Path
     dataset: data.Dataset
-    images: jax.Array
+    images: jax.Array | None
+    stream: Callable
+    least: float
     exams: tuple[data.Exam, ...]
     strategy: Strategy
     schedule: Schedule
@@ -118,11 +121,14 @@ class Replica:
         bank: DeviceBank | None = None,
     ):
         self.shared, self.seed, self.folder = shared, seed, folder
-        self.pool = jnp.asarray(pool)
-        self._members = data.by_class(pool, labels) if shared.balanced else []
         place = shared.devices.place
         table = data.class_table(labels) if "partner" in shared.strategy.views else None
-        self._fixed = place((labels, np.asarray(seed, np.int32), table, bank))
+        held = None if shared.images is None else bank
+        self._fixed = place((labels, np.asarray(seed, np.int32), table, held))
+        sizes = shared.schedule.total, shared.schedule.steps_per_epoch, shared.batch_size, shared.teacher_views
+        own = labels if shared.balanced else None
+        self.plan = data.Plans(seed, pool, *sizes, own, "previous" in shared.strategy.views)
+        self.stream = shared.stream(labels, self.plan, bank)
         self.tests: list[dict] = []
         self.log: MetricsLog | None = None
         self._extreme: dict[str, int] = {}  # loss term -> step since which its share of the gradient is extreme
@@ -132,13 +138,8 @@ class Replica:
     def epoch_at(self, step: int) -> data.DeviceSplit:
         """Returns the data and the order that the updates read in the epoch that contains `step`."""
         shared, (labels, seed, table, bank) = self.shared, self._fixed
-        steps, size = shared.schedule.steps_per_epoch, shared.batch_size
-        plan, examples = (data.balanced_plan, self._members) if shared.balanced else (data.epoch_plan, self.pool)
-        index, view = plan(self.seed, step // steps, examples, steps * size, size)
-        if shared.teacher_views:
-            view = data.fixed_views(self.seed, index, view, shared.teacher_views)
-        rows = [np.asarray(x).reshape(1 + steps, size) for x in (index, view)]
-        return data.DeviceSplit(shared.images, labels, seed, *shared.devices.place(rows), table, bank)
+        plan = shared.devices.place(self.plan(step // shared.schedule.steps_per_epoch))
+        return data.DeviceSplit(shared.images, labels, seed, *plan, table, bank)
 
     def load_epoch(self, step: int) -> None:
         """Takes the order of the epoch that contains `step`."""
@@ -147,10 +148,11 @@ class Replica:
     def _start(self) -> tuple[State, Totals, dict]:
         """Returns the first state, empty totals, and the first weights as the best so far."""
         shared, examples = self.shared, len(self.shared.dataset.train)
-        state = shared.devices.place(shared.update.first_state(self.split), examples)
+        first = self.stream.feed(self.split, 0)
+        state = shared.devices.place(shared.update.first_state(first), examples)
         frozen = {name: shared.strategy.frozen[name] for name in state.frozen}
         state = state.replace(frozen=copied(shared.devices.place(frozen)))
-        totals = shared.devices.place(Totals.empty(shared.update.metric_names(state, self.split)))
+        totals = shared.devices.place(Totals.empty(shared.update.metric_names(state, first)))
         return state, totals, copied(shared.strategy.student_variables(state))
 
     # The checkpoint holds what `saved` returns, and `restore` takes that back.
@@ -200,7 +202,8 @@ class Replica:
     def _cause(self, step: int) -> str:
         """Returns the input of update `step` that was not finite, for a message. The step alone decides the batch."""
         look = self.shared.update.inspect
-        read, index = jax.device_get(look(self.state, self.epoch_at(step), np.asarray(step, np.int32)))
+        split = self.stream.feed(self.epoch_at(step), step)
+        read, index = jax.device_get(look(self.state, split, np.asarray(step, np.int32)))
         for name, values in read.items():
             rows = ~np.isfinite(values).reshape(len(values), -1).all(axis=1)
             if rows.any():
@@ -239,7 +242,7 @@ class Replica:
     def _shares(self, step: int) -> dict[str, float]:
         """Returns each loss term's share of the gradient at the last batch. Warns if a share stays extreme."""
         shared, last = self.shared, np.asarray(step - 1, np.int32)
-        shares = jax.device_get(shared.update.shares(self.state, self.split, last))
+        shares = jax.device_get(shared.update.shares(self.state, self.stream.feed(self.split, step - 1), last))
         phase = shared.strategy.method.first_phase_epochs * shared.schedule.steps_per_epoch
         for name, share in shares.items() if step > phase and len(shares) > 1 else ():
             if EXTREME[0] <= share <= EXTREME[1]:

@@ -12,7 +12,14 @@ from registry import DamagedFileError, UserError
 
 CONFIG, ENV, METRICS, SUMMARY = "config.json", "env.json", "metrics.jsonl", "summary.json"
 EPOCHS = "epochs"  # the folder of weights that `keep_epochs` keeps
-OWN = ("train_path", "data_dir", "teacher_param", "teacher_logits", "init_param")  # may differ between processes
+OWN = (
+    "train_path",
+    "data_dir",
+    "teacher_param",
+    "teacher_logits",
+    "init_param",
+    "loading_threads",
+)  # may differ between processes
 FIXES = {  # what to do about a damaged file
     CONFIG: "Restore it, or choose another --train_path.",
     ENV: "Remove it: the same command writes it again.",

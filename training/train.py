@@ -101,7 +101,7 @@ def train(recipe: Mapping, quiet: bool = False, typed: tuple[str, ...] = ()) -> 
         while step < schedule.total:
             # One call makes all updates up to the next step after which something is due.
             count, due = schedule.next(step)
-            _update(replicas, count)
+            _update(replicas, step, count)
             step += count
 
             # Clocks and signals differ between processes, so several processes read them only where all wait anyway.
@@ -137,10 +137,11 @@ def train(recipe: Mapping, quiet: bool = False, typed: tuple[str, ...] = ()) -> 
         return hosts.share(_write_by_first(_finish, replicas, clock.summary(step)))
 
 
-def _update(replicas: list[Replica], count: int) -> None:
-    """Makes `count` updates of every replica."""
-    states, totals, splits = zip(*[(r.state, r.totals, r.split) for r in replicas], strict=True)
-    states, totals = replicas[0].shared.update(list(states), list(totals), list(splits), count)
+def _update(replicas: list[Replica], step: int, count: int) -> None:
+    """Makes `count` updates of every replica, after `step` updates."""
+    splits = [replica.stream.feed(replica.split, step, replica.state.step) for replica in replicas]
+    states, totals = zip(*[(replica.state, replica.totals) for replica in replicas], strict=True)
+    states, totals = replicas[0].shared.update(list(states), list(totals), splits, count)
     for replica, state, total in zip(replicas, states, totals, strict=True):
         replica.state, replica.totals = state, total
 

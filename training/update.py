@@ -54,7 +54,7 @@ class Totals:
 
 
 STATE_AXES = State(step=0, params=0, extra=0, opt_state=0, frozen=None)  # `vmap` axes of stacked seeds
-SPLIT_AXES = data.DeviceSplit(images=None, labels=0, seed=0, index=0, view=0, classes=0, bank=0)
+SPLIT_AXES = data.DeviceSplit(images=None, labels=0, seed=0, index=0, view=0, classes=0, bank=0, pictures=0)
 
 
 class Update:
@@ -110,7 +110,7 @@ class Update:
         if self.skip:
             keep = ops.finite((metrics, new.params, new.extra))
             new = jax.tree.map(functools.partial(jnp.where, keep), new, state.replace(step=new.step))
-        learned = self.devices.constrain(new.replace(frozen=None), split.images.shape[0])
+        learned = self.devices.constrain(new.replace(frozen=None), split.labels.shape[0])
         return learned.replace(frozen=new.frozen), self.devices.constrain(totals.add(metrics, new.step, keep))
 
     def batch(self, split: data.DeviceSplit, step: jax.Array) -> data.Batch:
@@ -131,7 +131,7 @@ class Update:
     def _first(self, split):
         key = jax.random.fold_in(jax.random.key(split.seed), INIT_KEY)
         state = self.strategy.traced_init(key, self.batch(split, jnp.zeros_like(split.seed)))
-        return self.devices.constrain(state.replace(frozen=dict.fromkeys(state.frozen)), split.images.shape[0])
+        return self.devices.constrain(state.replace(frozen=dict.fromkeys(state.frozen)), split.labels.shape[0])
 
     def _shares(self, state, split, step):
         batch, key = self.batch(split, step), step_key(split.seed, step)
@@ -148,7 +148,7 @@ class Update:
             (states, totals).
         """
         if self.stacked:
-            examples = splits[0].images.shape[0]
+            examples = splits[0].labels.shape[0]
             done = self._run(*self.stack(states, totals, splits), count)
             return self._unstack(done, len(states), examples)
         done = [self._run(*seed, count) for seed in zip(states, totals, splits, strict=True)]
@@ -167,7 +167,7 @@ class Update:
         own = [
             (s.replace(frozen=None), t, x.replace(images=None)) for s, t, x in zip(states, totals, splits, strict=True)
         ]
-        state, total, split = _stacked(self.devices, own, images.shape[0])
+        state, total, split = _stacked(self.devices, own, splits[0].labels.shape[0])
         return state.replace(frozen=frozen), total, split.replace(images=images)
 
     def _unstack(self, stacked, count: int, examples: int):

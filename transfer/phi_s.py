@@ -243,7 +243,7 @@ def _blank(player: Player, variables: dict, image: jax.ShapeDtypeStruct) -> dict
 def _measured(player: Player, variables: dict, split: data.Split) -> dict:
     """The statistics of a teacher's taps on the first images, in whole batches."""
     taps, size = list(variables[COLLECTION]), min(BATCH, len(split))
-    images = split.images[: min(IMAGES, len(split)) // size * size]
+    images = split.rows(np.arange(min(IMAGES, len(split)) // size * size))
 
     @jax.jit
     def ask(variables, images):

@@ -9,7 +9,7 @@ import pytest
 
 import distiller
 import models
-from configs import cifar100, default, deit, digits, published, teacher_assistant
+from configs import cifar100, default, deit, digits, imagenet, published, teacher_assistant, tiny_imagenet
 from registry import UserError
 from studies import methods_table
 
@@ -183,6 +183,41 @@ def test_deit_teaches_the_classes_of_a_convolutional_teacher_to_a_vit_with_two_h
     assert (type(method).__name__, method.hard, method.weight, method.ce_weight) == ("DeiT", True, 0.5, 0.5)
     assert c.learning_rate == pytest.approx(0.0005 * c.batch_size / 512, rel=0.03)  # the paper's rule
     assert not hasattr(models.create(c.teacher_arch, 1000), "extra_tokens")
+
+
+def test_imagenet_has_the_benchmarks_setting():
+    c = imagenet.get_config("DKD,ResNet50,MobileNetV1")
+    assert (c.batch_size, c.learning_rate, c.train_epoch, c.weight_decay) == (512, 0.2, 100, 1e-4)
+    assert [share * 100 for share in c.milestones] == [30, 60, 90]
+    assert (c.image_size, c.resize, c.interpolation, c.resized_crop) == (224, 256, "bilinear", 0.08)
+    assert c.distiller_options.to_dict() == {"temperature": 1.0, "warmup_epochs": 1, "beta": 2.0}
+    assert imagenet.get_config("DKD").distiller_options.beta == 0.5
+    small = imagenet.get_config("ReviewKD,ResNet50,MobileNetV1")
+    assert (small.batch_size, small.learning_rate, small.distiller_options.weight) == (256, 0.1, 8.0)
+    dot = imagenet.get_config("DOT")
+    assert (dot.optimizer, dot.dot_delta, dot.distiller, dot.distiller_options.ce_weight) == (
+        "dot",
+        0.09,
+        "SoftLogits",
+        0.5,
+    )
+    for pair, results in imagenet.PUBLISHED.items():
+        for method in results.keys() - {"teacher", "labels"}:
+            method_of(imagenet.get_config(f"{method},{pair}"))
+    with pytest.raises(UserError, match=r"argument of configs/imagenet\.py is METHOD or METHOD,TEACHER,STUDENT"):
+        imagenet.get_config("DKD,ResNet50")
+
+
+def test_tiny_imagenet_has_the_benchmarks_setting_and_networks():
+    c = tiny_imagenet.get_config("DOT")
+    assert (c.batch_size, c.learning_rate, c.train_epoch, c.weight_decay) == (256, 0.2, 200, 5e-4)
+    assert [share * 200 for share in c.milestones] == [60, 120, 160]
+    assert (c.optimizer, c.dot_delta, c.distiller) == ("dot", 0.075, "SoftLogits")
+    for pair in tiny_imagenet.PUBLISHED:
+        c = tiny_imagenet.get_config(f"SoftLogits,{pair}")
+        models.create(c.student_arch, 200, **c.get("student_options", {}))
+    teacher = tiny_imagenet.get_config("ResNet18")
+    assert (teacher.teacher_arch, teacher.student_options.stem, "distiller" in teacher) == ("ResNet18", "cifar", False)
 
 
 def test_digits_has_options_of_its_own_for_methods_and_their_sums():

@@ -94,6 +94,7 @@ ALL = {"resized_crop": 0.5, "randaugment": 2, "magnitude": 7, "random_erasing": 
 # Key -> a value, and one recipe for each of the key's conditions, in which the key has no effect.
 UNLABELLED = {"dataset": "Images", "data_dir": "{images}", "batch_size": 2, "teacher_param": "tests/teacher"}
 WITHOUT = {
+    "student_quantize": ("int8", [{"dtype": "bfloat16"}]),
     "teacher_logits": ("x.npy", [{"transfer": "PCL"}, {"transfer": "Online", "teacher_param": "tests/teacher"}]),
     "teacher_arch": ("CNN", [{"transfer": "PCL"}, {"teacher_logits": "x.npy"}]),
     "teacher_param": ("tests/teacher", [{"transfer": "PCL"}, {"transfer": "Mutual"}, {"teacher_logits": "x.npy"}]),
@@ -113,6 +114,9 @@ WITHOUT = {
     "skip_damaged": (True, [{}]),
     "resize": (9, [{}]),
     "interpolation": ("bicubic", [{}]),
+    "loading_threads": (3, [{}]),
+    "check_files": (True, [{}]),
+    "steps_per_call": ("3", [{"loading": "stream"}]),
     "num_labels": (100, [UNLABELLED]),
     "sampling": ("balanced", [UNLABELLED, {"num_labels": 100}]),
     "class_weights": ("balanced", [UNLABELLED, {"num_labels": 100}]),
@@ -136,6 +140,7 @@ WITH = {  # what the default recipe lacks for the key to have an effect
     "head_learning_rate": {"init_param": "tests/teacher"},
     "teacher_bank_dtype": {"teacher_views": 1},
     "teacher_bank_top_k": {"teacher_views": 1},
+    "loading_threads": {"loading": "stream"},
     "crop_mode": {"crop_pad": 1},
     "magnitude": {"randaugment": 1},
     "strong_view": {"distiller": "MLKD"},

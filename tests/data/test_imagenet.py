@@ -6,7 +6,7 @@ from PIL import Image
 
 import data
 from configs.resolve import resolve
-from data import dataset, imagenet, picture
+from data import imagenet, picture, pictures
 from registry import DamagedFileError, UserError
 
 
@@ -65,7 +65,7 @@ def test_the_short_side_is_resized_by_pillow_and_the_centre_cropped(folder):
 
 
 def test_the_images_come_in_blocks_and_labels_read_none(folder, monkeypatch):
-    monkeypatch.setattr(dataset, "IMAGES", 2)
+    monkeypatch.setattr(pictures, "IMAGES", 2)
     found = data.load("ImageNet", str(folder), image_size=16)
     blocks = list(found.test.blocks())
     assert [len(block) for block in blocks] == [2, 2, 1]

@@ -92,6 +92,11 @@ def test_two_processes_learn_as_one_device_does(two, one):
     assert_same_curve(two[0] / "run", one / "run")
 
 
+def test_two_processes_stream_their_own_rows(tmp_path, one):
+    finish(start(tmp_path / "run", {**RECIPE, "loading": "stream"}))
+    assert_same_curve(tmp_path / "run", one / "run")
+
+
 def test_there_is_one_writer(two):
     folder, stopped, finished = two
     assert "Devices: 4 x cpu" in stopped[0]

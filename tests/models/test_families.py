@@ -203,8 +203,17 @@ def test_a_stem_that_is_asked_for_wins_over_the_size():
 @pytest.mark.parametrize("name", ["ResNet18", "MobileNetV2"])
 def test_an_unknown_stem_names_the_known_ones(name):
     model = models.create(name, 10, stem="imagnet")
-    with pytest.raises(UserError, match=r"'imagnet'.*'cifar' and 'imagenet'"):
+    with pytest.raises(UserError, match=r"'imagnet'.*'cifar'.*'imagenet'"):
         jax.eval_shape(lambda x: model.init(jax.random.key(0), x), images())
+
+
+def test_mobilenet_v2_for_tiny_imagenet_pads_its_stem_and_halves_three_times():
+    """The parameters are those of mdistiller's network without the biases before batch norms."""
+    model = models.create("MobileNetV2", 200, stem="tiny")
+    outputs, variables = jax.eval_shape(lambda x: model.init_with_output(jax.random.key(0), x), images(64))
+    sides = {name: x.shape[1] for name, x in outputs.features.items() if name in ("stem", "stage1", "stage2", "stage4")}
+    assert sides == {"stem": 66, "stage1": 33, "stage2": 17, "stage4": 9}
+    assert sum(x.size for x in jax.tree.leaves(variables["params"])) == 2_480_392
 
 
 @pytest.mark.parametrize(("size", "last"), [(32, 4), (63, 7), (64, 4)])

@@ -31,9 +31,9 @@ CHAIN = 3
 # The control, in a process of its own: the same command, but every epoch has the order and the views of the first.
 FORGETFUL = """
 import runpy, sys
-import data
-plan = data.epoch_plan
-data.epoch_plan = lambda seed, epoch, *rest: plan(seed, 0, *rest)
+import data.plans
+plan = data.plans.epoch_plan
+data.plans.epoch_plan = lambda seed, epoch, *rest: plan(seed, 0, *rest)
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
@@ -45,6 +45,7 @@ def kinds() -> tuple[list[tuple[str, list[str]]], list[str]]:
     import transfer
 
     found, missing = [("SoftLogits", ["--distiller", "SoftLogits"])], []
+    found.append(("streamed", ["--distiller", "SoftLogits", "--loading", "stream"]))
     rooms = (
         ("--distiller", "a method with memory", distiller.names(), ("CRD",)),
         ("--distiller", "a method with learnable connectors", distiller.names(), ("FitNet", "VID", "ReviewKD", "FT")),

@@ -51,6 +51,17 @@ def test_killed_at_random_moments_ends_with_the_same_bits(whole, tmp_path):
     assert json.loads((folder / "summary.json").read_text())["steps"] == STEPS
 
 
+def test_a_streamed_run_that_is_killed_ends_with_the_bits_of_a_run_in_memory(whole, tmp_path):
+    cache, expected = whole
+    folder, flags = tmp_path / "run", [*FLAGS, "--loading", "stream"]
+    process = real_process.start(folder, cache, [*flags, "--loading_threads", "4"])
+    wait_for(process, lambda: reached(folder) >= 14)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert "Continuing at step" in real_process.finish(folder, cache, [*flags, "--loading_threads", "1"])
+    assert contents(folder) == expected
+
+
 def test_asked_to_stop_saves_and_exits_with_75(whole, tmp_path):
     """SIGINT, then SIGTERM after going on, then two at once: saved, saved, and ended on the spot; then to the end."""
     cache, expected = whole

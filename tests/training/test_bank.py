@@ -26,7 +26,6 @@ from models.layers import Conv, Dense
 from registry import NonFiniteError, UserError
 from signals import Interrupted
 from training import bank as banks
-from training import devices
 from training.bank import Settings
 from training.builder import Builder
 from training.devices import here
@@ -89,7 +88,8 @@ def setting(
         task=tasks.create("classification"),
     )
     update = Update(strategy, augmentation, here())
-    shared = types.SimpleNamespace(dataset=dataset, devices=here(), update=update, images=here().place(images))
+    places = {"devices": here(), "images": here().place(images), "stream": data.InMemory, "least": 0.0}
+    shared = types.SimpleNamespace(dataset=dataset, update=update, **places)
     weights = types.SimpleNamespace(sha256=sha256, info={"arch": "Small"})
     settings = Settings(**{"views": VIEWS, "dtype": kept, "top_k": 0, "seed": 0, **own})
     return types.SimpleNamespace(
@@ -244,7 +244,7 @@ def test_logits_that_float16_cannot_hold_are_told(tmp_path):
 
 def test_a_bank_that_the_device_cannot_hold_is_told(tmp_path, monkeypatch):
     small = types.SimpleNamespace(memory_stats=lambda: {"bytes_limit": 1000, "bytes_in_use": 900})
-    monkeypatch.setattr(devices.jax, "local_devices", lambda: [small])
+    monkeypatch.setattr(stored.jax, "local_devices", lambda: [small])
     with pytest.raises(UserError, match=r"takes 0\.3 kB .* 0\.1 kB free"):
         prepare(tmp_path, setting())
 
@@ -347,7 +347,7 @@ def test_a_run_with_a_bank_is_the_run_that_asks_the_teacher_about_these_views(ba
         return index, data.fixed_views(seed, index, view, 3)
 
     fresh = train({**SMALL, "train_path": str(tmp_path / "fresh")}, quiet=True)
-    monkeypatch.setattr(data, "epoch_plan", fixed)
+    monkeypatch.setattr(data.plans, "epoch_plan", fixed)
     asked = train({**SMALL, "train_path": str(tmp_path / "asked")}, quiet=True)
     ours = rows(banked[0])
     for theirs, close in ((rows(tmp_path / "asked"), True), (rows(tmp_path / "fresh"), False)):

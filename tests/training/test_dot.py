@@ -9,9 +9,9 @@ from configs.resolve import resolve
 from distiller.dot import distillation_oriented_trainer
 from models.traces import read_leaves
 from registry import UserError
-from training import optimizer
 from training.builder import Builder
 from training.train import train
+from transfer import optimizer
 
 pytestmark = pytest.mark.slow
 

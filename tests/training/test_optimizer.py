@@ -6,7 +6,7 @@ import pytest
 from ml_collections import FrozenConfigDict
 
 from configs.default import get_config
-from training import optimizer
+from transfer import optimizer
 
 STEPS = 7  # per epoch
 

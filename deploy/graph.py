@@ -1,0 +1,79 @@
+"""The function that is exported: a trained network with its batch norms folded."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+
+import pretrained
+from models import forward, ops
+from pretrained.players import player_of
+from registry import UserError, unknown
+
+
+@dataclasses.dataclass(frozen=True)
+class Graph:
+    """A function of a batch of images, with the names of what it takes and returns.
+
+    Attributes:
+        function: images [B, *shape] -> a tuple of float32 arrays, one for each of `outputs`.
+        shape: (H, W, C) of the images.
+        dtype: of the images: "float32", normalised; or "uint8", pixels from 0 to 255.
+        outputs: "logits" [B, K], or "probabilities" of uint8 images; then the taps.
+    """
+
+    function: Callable
+    shape: tuple[int, int, int]
+    dtype: str
+    outputs: tuple[str, ...]
+
+    input = "images"
+
+    def named(self, images: jax.Array) -> dict[str, jax.Array]:
+        """The function's results by their names."""
+        return dict(zip(self.outputs, self.function(images), strict=True))
+
+
+def build(
+    weights: pretrained.Pretrained,
+    arch: str = "",
+    with_preprocessing: bool = False,
+    taps: Sequence[str] = (),
+    plain: bool = True,
+) -> Graph:
+    """Makes the function of some weights.
+
+    Args:
+        weights: what `pretrained.load` returned.
+        arch: as in `pretrained.players.player_of`.
+        with_preprocessing: the function takes pixels, normalises them and returns probabilities.
+        taps: names of features (`models.Outputs.features`) that the function returns, too.
+        plain: the function has JAX's own operations alone, without the CPU's forms (`models.ops.plain`).
+
+    Raises:
+        UserError: weights that do not fit, or a tap that the network does not have.
+    """
+    player, variables = player_of(weights, "network", arch=arch, frozen=True)
+    shape = tuple(weights.info["image_shape"])
+    image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    features = jax.eval_shape(lambda x: forward(player.model, variables, x)[0].features, image)
+    for tap in taps:
+        if tap not in features:
+            raise unknown("tap", tap, features)
+    if len(set(taps)) < len(taps):
+        raise UserError(f"--taps {','.join(taps)} names a tap twice.")
+
+    def function(images):
+        with ops.plain() if plain else contextlib.nullcontext():
+            if with_preprocessing:
+                outputs, _ = player.forward(variables, images.astype(jnp.float32) / 255.0)
+                first = jax.nn.softmax(outputs.logits, axis=-1)
+            else:
+                outputs, _ = forward(player.model, variables, images)
+                first = outputs.logits
+        return (first, *(outputs.features[tap].astype(jnp.float32) for tap in taps))
+
+    kind = ("uint8", "probabilities") if with_preprocessing else ("float32", "logits")
+    return Graph(function, shape, kind[0], (kind[1], *taps))

@@ -1,0 +1,184 @@
+"""Streams: rows that follow from the step alone, for any number of threads, read ahead and only where needed."""
+
+import collections
+import time
+
+import cv2
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import data
+from data import crops, picture, streamed
+from data.pictures import Files, PictureSplit
+from registry import DamagedFileError
+
+STEPS, SIZE, TOTAL = 3, 8, 9
+VIEWS = ("weak", "strong", "partner", "previous")
+HERE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+
+
+class Counted(data.Split):
+    """Thirty images whose pixels are their number, and the numbers that were asked for."""
+
+    def __init__(self):
+        pixels = np.arange(30, dtype=np.uint8)[:, None, None, None] + np.zeros((30, 2, 2, 1), np.uint8)
+        super().__init__(30, (2, 2, 1), lambda: (pixels, np.arange(30, dtype=np.int32) % 3))
+        self.asked = collections.Counter()
+
+    def rows(self, index):
+        self.asked.update(np.asarray(index).tolist())
+        return super().rows(index)
+
+
+def stream(split, threads=2, views=VIEWS, least=0.0):
+    plan = data.Plans(5, np.arange(len(split), dtype=np.int32), TOTAL, STEPS, SIZE)
+    return data.Stream(split, split.labels, plan, views=views, least=least, sharding=HERE, threads=threads)
+
+
+def fed(own, steps, state=None):
+    """Step -> the numbers of the images in each view."""
+    split = data.DeviceSplit(None, *[np.zeros(1)] * 4)
+    return {step: [np.asarray(x)[:, 0, 0, 0].tolist() for x in own.feed(split, step, state).pictures] for step in steps}
+
+
+@pytest.fixture(scope="module")
+def expected():
+    """Step -> the numbers in each view, from the functions that gather on the device."""
+    split, found = Counted(), {}
+    table, pool = data.class_table(split.labels), np.arange(30, dtype=np.int32)
+    for epoch in range(TOTAL // STEPS):
+        index, view = (np.asarray(x).reshape(-1, SIZE) for x in data.epoch_plan(5, epoch, pool, STEPS * SIZE, SIZE))
+        for place in range(STEPS):
+            now = index[place + 1], view[place + 1]
+            partners = data.class_partners(table, np.int32(5), *map(jax.numpy.asarray, now))
+            own = [now[0], now[0], partners, index[place]]
+            found[epoch * STEPS + place] = [np.asarray(x).tolist() for x in own]
+    return found
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_every_update_shows_the_rows_of_the_order_for_any_number_of_threads(threads, expected, monkeypatch):
+    monkeypatch.setattr(streamed, "CHUNK", 3)  # a batch comes in three pieces
+    assert fed(stream(Counted(), threads), range(TOTAL), jax.numpy.zeros(())) == expected
+
+
+def test_a_run_that_continues_reads_nothing_of_what_came_before(expected):
+    split = Counted()
+    own = stream(split, threads=1, views=("weak",))
+    assert fed(own, [7, 8], jax.numpy.zeros(())) == {step: expected[step][:1] for step in (7, 8)}
+    assert split.asked == collections.Counter(expected[7][0] + expected[8][0])
+
+
+def test_a_look_at_any_update_disturbs_no_order(expected):
+    own = stream(Counted())
+    found = fed(own, [0]) | fed(own, [0, 1, 2], jax.numpy.zeros(())) | fed(own, [2, 6])
+    found |= fed(own, [3, 4], jax.numpy.zeros(()))
+    assert found == {step: expected[step] for step in found}
+
+
+def test_views_of_one_picture_are_one_array_unless_the_host_crops_them():
+    split = data.DeviceSplit(None, *[np.zeros(1)] * 4)
+    weak, strong, partner, _ = stream(Counted()).feed(split, 0).pictures
+    assert weak is strong
+    assert weak is not partner
+    assert [n for n, _ in stream(Counted(), least=0.5).sources] == [0, 1, 2, 3]
+
+
+def test_a_process_reads_the_rows_of_its_devices_alone():
+    class Second:  # the second of two processes with two devices each
+        def addressable_devices_indices_map(self, shape):
+            return {number: (slice(2 * number, 2 * number + 2),) for number in (2, 3)}
+
+    rows = streamed.Rows(Second(), SIZE)
+    assert rows.mine.tolist() == [4, 5, 6, 7]
+    assert rows.chunk(0).tolist() == [4, 5, 6, 7]
+
+
+# Pictures in files
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """An ImageFolder of 24 JPEG files of 40x30 pixels."""
+    random = np.random.RandomState(0)
+    for split, count in (("train", 20), ("test", 4)):
+        for number in range(count):
+            path = tmp_path / split / "ab"[number % 2] / f"{number}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(random.randint(0, 256, (30, 40, 3)).astype(np.uint8)).save(path)
+    return tmp_path
+
+
+def test_a_streamed_folder_has_the_images_of_one_in_memory(folder):
+    held, found = (data.load("ImageFolder", str(folder), 16, loading=how) for how in ("memory", "stream"))
+    assert (held.streamed, found.streamed) == (False, True)
+    for name in ("train", "test"):
+        np.testing.assert_array_equal(getattr(found, name).images, getattr(held, name).images)
+        np.testing.assert_array_equal(getattr(found, name).labels, getattr(held, name).labels)
+    assert (found.mean, found.std) == (held.mean, held.std)  # of fewer than 500 images
+    assert found.class_names == held.class_names
+    assert data.load("ImageFolder", str(folder), 16).streamed is False
+
+
+def test_a_file_that_changes_is_noticed_by_its_size_or_by_its_content(folder):
+    def prints():
+        data.load.cache_clear()
+        options = {"image_size": 16, "loading": "stream"}
+        return [data.load("ImageFolder", str(folder), **options, check_files=own).fingerprint for own in (0, 1)]
+
+    before = prints()
+    file = folder / "train/a/0.jpg"
+    content = bytearray(file.read_bytes())
+    content[-40] ^= 1
+    file.write_bytes(content)
+    names, contents = prints()
+    assert (names == before[0], contents == before[1]) == (True, False)
+    file.write_bytes(content + b"\0")
+    assert prints()[0] != before[0]
+
+
+def test_a_damaged_file_ends_the_run_and_is_named(folder):
+    found = data.load("ImageFolder", str(folder), 16, loading="stream")
+    bad = folder / "train/a/4.jpg"
+    bad.write_bytes(b"no picture")
+    with pytest.raises(DamagedFileError, match=rf"ImageFolder: 1 of 8 pictures cannot be read:\n  {bad} \(no picture"):
+        fed(stream(found.train, views=("weak",)), range(TOTAL), jax.numpy.zeros(()))
+
+
+def test_damaged_pictures_cannot_be_left_out_of_a_stream(folder):
+    with pytest.raises(ValueError, match="--skip_damaged reads every picture"):
+        data.load("ImageFolder", str(folder), 16, loading="stream", skip_damaged=True)
+
+
+def test_a_jpeg_is_decoded_as_pillow_decodes_it(folder):
+    form = picture.Form(16, 3, 20)
+    for path in sorted(folder.glob("*/*/*.jpg"))[:6]:
+        with picture.reading():
+            np.testing.assert_array_equal(crops.whole(path.read_bytes(), form), picture.read(str(path), form).pixels)
+    grey = folder / "grey.jpg"
+    Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).save(grey)
+    with picture.reading():
+        one = picture.Form(16, 1)
+        np.testing.assert_array_equal(crops.whole(grey.read_bytes(), one), picture.read(str(grey), one).pixels)
+
+
+@pytest.mark.slow
+def test_the_index_of_imagenet_is_small_and_its_first_batch_comes_soon(monkeypatch):
+    classes, each = 1000, 1281
+    names = (f"train/n{c:08}/n{c:08}_{i}.JPEG" for c in range(classes) for i in range(each))
+    files = Files("/nowhere", names)
+    assert len(files) == classes * each
+    assert files.name(each + 1) == "train/n00000001/n00000001_1.JPEG"
+    assert files.nbytes < 100e6 / 2
+    content = cv2.imencode(".jpg", np.zeros((12, 12, 3), np.uint8))[1].tobytes()
+    monkeypatch.setattr(Files, "read", lambda self, i: content)
+    split = PictureSplit("Many", files, np.repeat(np.arange(classes, dtype=np.int32), each), picture.Form(8))
+    begun = time.monotonic()
+    pool = np.arange(len(split), dtype=np.int32)
+    plan = data.Plans(0, pool, 10**6, len(split) // 256, 256, previous=False)
+    own = data.Stream(split, split.labels, plan, views=("weak",), least=0.08, sharding=HERE, threads=2)
+    assert own.feed(data.DeviceSplit(None, *[np.zeros(1)] * 4), 3, jax.numpy.zeros(())).pictures[0].shape[0] == 256
+    assert time.monotonic() - begun < 5
+    assert sum(x.nbytes for x in plan(0)) + files.nbytes + split.labels.nbytes < 100e6
