@@ -6,7 +6,7 @@ JOBS ?= 2
 # The tests of a file share a process, and what it has compiled.
 TESTS := -n $(JOBS) --dist loadfile tests
 
-.PHONY: demo check test soak lint docs lock clean
+.PHONY: demo check test aot soak lint docs lock clean
 
 demo: .venv/.installed  ## train a teacher and nine students on the embedded digits, and print the table
 	$(BIN)/python -m studies.demo
@@ -16,6 +16,10 @@ check: .venv/.installed lint  ## the fast tier: the suite without what is marked
 
 test: .venv/.installed lint  ## the whole suite, and its 25 slowest tests
 	$(BIN)/python -m pytest --durations=25 $(TESTS)
+
+aot: .venv/.installed  ## compile small updates for a TPU that is not here; installs the TPU's compiler, 200 MB
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[dev,aot]'
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest --durations=5 tests/studies/test_targets.py
 
 soak: .venv/.installed  ## kill training at random moments, many times, and compare the bits
 	$(BIN)/python tests/reliability/soak.py

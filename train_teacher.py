@@ -29,6 +29,10 @@ def parse(argv: list[str]) -> command.Command:
 def main(argv: list[str]) -> None:
     """Reads the recipe from the command line and trains."""
     given = parse(argv)
+    if given.flags["compile_for"]:
+        from studies import targets
+
+        return targets.main(given)
     command.prepare(given)
     from studies import preflight, tracking
     from training.train import train

@@ -20,6 +20,8 @@ def main(argv: list[str]) -> None:
     given = parse(argv)
     if given.flags["list"]:
         return print_list(given.flags["list"])
+    if given.flags["compile_for"]:
+        return importlib.import_module("studies.targets").main(given)
     command.prepare(given)
     from studies import preflight, tracking
     from training.train import train

@@ -28,6 +28,7 @@ TRAINING = {
     "check_only": "look for the usual mistakes and train nothing",
     "track": "send the numbers to a tracker, too: wandb, trackio, none, or module:attribute; default: none",
     "hosts": "make several processes one run: auto, or HOST:PORT,COUNT,ID",
+    "compile_for": "compile an update for a TPU or GPU that is not here, print memory and speed, stop: v5e:2x4, h200",
 }
 SWITCHES = ("check_only",)  # flags without a value
 

@@ -18,7 +18,7 @@ from data.batch import (
     withheld,
 )
 from data.dataset import Augmentation, Dataset, Split, hold_out
-from data.device_split import DeviceSplit, Exam
+from data.device_split import DeviceSplit, Exam, FlatImages
 from data.pairs import ClassTable, class_partners, class_table
 from data.plans import Plans, Sweep
 from data.streamed import InMemory, Stream, StreamedImages, divided, feeds, streams
@@ -32,6 +32,7 @@ __all__ = [
     "Dataset",
     "DeviceSplit",
     "Exam",
+    "FlatImages",
     "InMemory",
     "Plans",
     "Split",

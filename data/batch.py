@@ -19,9 +19,9 @@ from data.pairs import ClassTable, class_partners
 
 UNLABELLED = -1
 SHOWN = 12  # counts in a note
-# Numbers that the seed's key is folded with first; each gives an independent stream. training/update.py has 2 and 3,
+# Numbers that the seed's key is folded with first; each gives an independent stream. training/update.py has 3,
 # data/pairs.py has 5.
-ORDER, VIEW, FURTHER, MIX, FIXED_VIEW, BALANCED, NETWORK = 0, 1, 4, 6, 11, 12, 13
+ORDER, VIEW, METHOD, FURTHER, MIX, FIXED_VIEW, BALANCED, NETWORK = 0, 1, 2, 4, 6, 11, 12, 13
 VIEWS = ("weak", "strong", "partner", "previous")
 
 
@@ -176,7 +176,7 @@ def make_batch(
     from (seed, view, index). So a mixed image is the same mixture in every view, and again as "previous".
 
     Args:
-        images: [N, H, W, C] uint8, the whole split; not read if `pictures` are given.
+        images: N images uint8, the whole split: `FlatImages`, or [N, H, W, C]; not read if `pictures` are given.
         labels: [N] int32.
         seed: int32 scalar.
         index: [B] int32, the examples.
@@ -234,6 +234,11 @@ def make_batch(
         else:
             further.append(show(number, index, view)[0])
     return batch.replace(views=tuple(further))
+
+
+def step_key(seed: jax.Array, step: jax.Array) -> jax.Array:
+    """Returns the random key of a method in update number `step`."""
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), METHOD), step)
 
 
 def _keys(key, view, index):

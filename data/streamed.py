@@ -19,7 +19,7 @@ import numpy as np
 
 from data import crops
 from data.dataset import Augmentation, Dataset, Split
-from data.device_split import DeviceSplit
+from data.device_split import DeviceSplit, FlatImages
 from data.pairs import class_partners, class_table
 from data.plans import Plans, Sweep, on_the_host
 
@@ -237,7 +237,7 @@ class StreamedImages:
             yield rows.place(found)
 
 
-def batches(images: jax.Array | StreamedImages, index: np.ndarray) -> Iterator[tuple[jax.Array, np.ndarray | None]]:
+def batches(images: FlatImages | StreamedImages, index: np.ndarray) -> Iterator[tuple[jax.Array, np.ndarray | None]]:
     """Yields for each row of `index` [batches, B] (images on the devices, the numbers of the batch's images in them).
 
     The numbers are None where the images are the batch's, divided among several devices. One device gathers the rows
@@ -263,7 +263,11 @@ def feeds(dataset: Dataset, devices, views: tuple[str, ...], least: float, threa
         (labels, plan, bank) -> what feeds the updates of one seed).
     """
     if not dataset.streamed:
-        return devices.place(dataset.train.images), lambda split: devices.place(split.images), InMemory
+
+        def see(split):
+            return devices.place(FlatImages.of(split.images))
+
+        return see(dataset.train), see, InMemory
     how = {"sharding": devices.rows, "threads": threads}
     stream = functools.partial(Stream, dataset.train, views=views, least=least, **how)
     return None, functools.partial(StreamedImages, **how), stream

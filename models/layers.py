@@ -126,7 +126,8 @@ class BatchNorm(nn.Module):
 
     Parameters `scale`, `bias` [C]; statistics `mean`, `var` [C], moved by `1 - momentum` a step. The running variance
     averages the batch's variance (divided by n), as in Flax; PyTorch's is n / (n - 1) times as large. After
-    `models.folding` only the bias is left, and only the bias is added.
+    `models.folding` only the bias is left, and only the bias is added, in the type of the input: a GPU's compiler puts
+    that sum and the ReLU behind it into the convolution's own kernel.
     """
 
     momentum: float = 0.9
@@ -137,8 +138,7 @@ class BatchNorm(nn.Module):
     def __call__(self, x, train: bool, deltas: dict | None = None):
         channels = x.shape[-1:]
         if not train and self.has_variable("params", "bias") and not self.has_variable("params", "scale"):
-            wide = x.astype(np.promote_types(x.dtype, np.float32))
-            return (wide + self.get_variable("params", "bias")).astype(self.dtype)
+            return (x + self.get_variable("params", "bias").astype(x.dtype)).astype(self.dtype)
         scale = parameter(self, "scale", nn.initializers.ones, channels)
         bias = parameter(self, "bias", nn.initializers.zeros, channels)
         mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)

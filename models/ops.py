@@ -203,3 +203,8 @@ def _padded(x, pad):
 def norm(tree) -> jax.Array:
     """The Euclidean norm over all leaves of a tree of arrays."""
     return jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree)))
+
+
+def finite(tree) -> jax.Array:
+    """Whether everything in the tree is finite: a bool scalar."""
+    return jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]).all()

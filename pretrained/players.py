@@ -8,6 +8,7 @@ import data
 import models
 import pretrained
 from models import Player
+from models.casting import cast
 from models.folding import fold
 from pretrained import classes
 from registry import UserError
@@ -30,7 +31,8 @@ def player_of(
         dtype: compute type.
         arch: the network's name as the user gives it. Needed if the network is code outside the library
             ("module:attribute"), because a file of weights must not choose what Python imports.
-        frozen: the network is used in evaluation mode only: its batch norms are folded into the layers before them.
+        frozen: the network is used in evaluation mode only: its batch norms are folded into the layers before them, and
+            weights that it casts are cast.
         dataset: the data, which may say at which size networks see the images.
         image_size: side in pixels at which this network sees the images; 0: as the data say.
 
@@ -48,7 +50,9 @@ def player_of(
         )
     model = models.create(info["arch"], info["num_classes"], dtype=dtype, **info.get("options", {}))
     variables = pretrained.check(weights, model)
-    variables = fold(model, variables, info["image_shape"]) if frozen else variables
+    if frozen:
+        variables = fold(model, variables, info["image_shape"])
+        variables = variables if dtype == jnp.float32 else cast(model, variables, info["image_shape"])
     view = dataset.view(image_size, info.get("interpolation", "")) if dataset else {}
     return Player(name, model, tuple(info["mean"]), tuple(info["std"]), **view), variables
 

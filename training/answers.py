@@ -32,13 +32,14 @@ class Answers:
         self._answer = jax.jit(answer)
 
     def __call__(
-        self, variables: dict, images: jax.Array, rows: np.ndarray | None = None, stop: Callable = lambda: False
+        self, variables: dict, images, rows: np.ndarray | None = None, stop: Callable = lambda: False
     ) -> np.ndarray | None:
         """Runs the network.
 
         Args:
             variables: `{"params", "batch_stats"}`.
-            images: [N, H, W, C] uint8, on the devices, where several networks share one copy; or a streamed split's.
+            images: N images uint8 (`data.FlatImages`), on the devices, where several networks share one copy; or a
+                streamed split's.
             rows: [M] int, indices of the images; None: all.
             stop: called between batches; True ends this call.
 

@@ -30,7 +30,7 @@ from pretrained.start import Start
 from registry import UserError
 from tasks.classification import balanced_weights
 from training import bank
-from training.devices import here
+from training.devices import Devices, here
 from training.replica import Replica, Shared
 from training.run_folder import warn
 from training.schedule import Schedule
@@ -51,6 +51,7 @@ class Builder:
     Args:
         config: the complete config (`configs.resolve`).
         say: takes a line for the user.
+        devices: the devices of the run; None: all that JAX sees.
 
     Attributes:
         dataset: the dataset; its images are read at the first use.
@@ -61,9 +62,8 @@ class Builder:
         others: name of a learner beside the student -> its part of `model.json`.
     """
 
-    def __init__(self, config: FrozenConfigDict, say: Callable[[str], None] = print):
-        self.config, self.say = config, say
-        self.devices = here()
+    def __init__(self, config: FrozenConfigDict, say: Callable[[str], None] = print, devices: Devices | None = None):
+        self.config, self.say, self.devices = config, say, devices or here()
         if config.deterministic:
             self.devices.check_repeatable()
         self.dataset = dataset_of(config)
@@ -172,10 +172,6 @@ class Builder:
         """Returns what the seeds have in common. Reads the images."""
         config, devices, dataset = self.config, self.devices, self.dataset
         strategy = self.strategy.prepared(self._abstract, dataset.train)
-        stack = devices.loops if config.stack_seeds == "auto" else config.stack_seeds == "yes"
-        loops = devices.loops and not dataset.streamed  # streamed images come one update at a time
-        most = (CALL if loops else 1) if config.steps_per_call == "auto" else int(config.steps_per_call)
-        programs = {"skip": config.on_nan == "skip", "stacked": stack and config.seeds > 1, "many": most > 1}
         epochs, steps = strategy.epochs(config.train_epoch), self.steps_per_epoch
         images, see, stream = data.feeds(dataset, devices, strategy.views, self.least, config.loading_threads)
         exams = tuple(data.Exam(name, see(own), own.labels) for name, own in dataset.exams.items())
@@ -190,8 +186,8 @@ class Builder:
             least=self.least,
             exams=exams,
             strategy=strategy,
-            schedule=Schedule(steps, epochs, config.log_every, config.eval_every, config.keep_epochs, most),
-            update=Update(strategy, self.augmentation, devices, **programs),
+            schedule=Schedule(steps, epochs, config.log_every, config.eval_every, config.keep_epochs, self.most),
+            update=self.update(strategy),
             teachers=Teachers(self.teachers, dataset, exams[-1], devices, self.task, self.say),
             batch_size=config.batch_size,
             train_epoch=config.train_epoch,
@@ -201,6 +197,19 @@ class Builder:
             info=info | strategy.task.info,
             others=self.others,
         )
+
+    @property
+    def most(self) -> int:
+        """The largest number of updates in one call. Streamed images come one update at a time."""
+        own, loops = self.config.steps_per_call, self.devices.loops and not self.dataset.streamed
+        return (CALL if loops else 1) if own == "auto" else int(own)
+
+    def update(self, strategy: transfer.Strategy) -> Update:
+        """Returns the compiled functions of the run."""
+        config, auto = self.config, self.config.stack_seeds == "auto"
+        stacked = config.seeds > 1 and (self.devices.loops if auto else config.stack_seeds == "yes")
+        programs = {"skip": config.on_nan == "skip", "stacked": stacked, "many": self.most > 1}
+        return Update(strategy, self.augmentation, self.devices, **programs)
 
     def replicas(self, shared: Shared) -> list[Replica]:
         """Returns one replica per seed, in its first state."""
@@ -232,6 +241,11 @@ class Builder:
             warn(f"--num_labels {count}: {note}")
         return (np.arange(len(labels), dtype=np.int32) if self.strategy.uses_unlabelled else labelled), withheld
 
+    def split(self, strategy: transfer.Strategy) -> data.DeviceSplit:
+        """Returns the training split as shapes, laid out as in the run."""
+        shapes = data.DeviceSplit.shapes(self.dataset, self.steps_per_epoch, self.config.batch_size, strategy.views)
+        return self.devices.shapes(shapes)
+
     # Checks.
 
     def _abstract(self, strategy: transfer.Strategy, banked: bool = False):
@@ -239,19 +253,12 @@ class Builder:
 
         The shapes have the run's layout on the devices, so the run does not trace the strategy's functions again.
         """
-        shape, count, size = jax.ShapeDtypeStruct, len(self.dataset.train), self.config.batch_size
-        streamed, labels = self.dataset.streamed, shape((count,), jnp.int32)
-        images = shape((size if streamed else count, *self.dataset.image_shape), jnp.uint8)
-        order, number = shape((1 + self.steps_per_epoch, size), jnp.int32), shape((), jnp.int32)
-        classes = data.ClassTable(*[labels] * 4) if "partner" in strategy.views else None
-        images, pictures = (None, (images,) * len(strategy.views)) if streamed else (images, None)
-        split = self.devices.shapes(data.DeviceSplit(images, labels, number, order, order, classes, None, pictures))
-        batch = jax.eval_shape(Update(strategy, self.augmentation, self.devices).batch, split, number)
+        split = self.split(strategy)
+        batch = jax.eval_shape(self.update(strategy).batch, split, split.seed)
         if banked:
-            logits = shape((self.config.batch_size, self.dataset.num_classes), jnp.float32)
+            logits = jax.ShapeDtypeStruct((self.config.batch_size, self.dataset.num_classes), jnp.float32)
             batch = batch.replace(teacher_logits=logits)
-        key = jax.eval_shape(lambda: jax.random.key(0))
-        batch, key = self.devices.shapes((batch, key))
+        batch, key = self.devices.shapes((batch, jax.eval_shape(lambda: jax.random.key(0))))
         return self.devices.shapes(jax.eval_shape(strategy.traced_init, key, batch)), batch, key
 
     def _check_fit(self, strategy: transfer.Strategy) -> None:

@@ -91,11 +91,11 @@ class Devices:
 
         return jax.tree_util.tree_map_with_path(put, tree)
 
-    def shapes(self, tree, examples: int = 0):
+    def shapes(self, tree, examples: int = 0, axis: int = 0):
         """Returns a tree's shapes with the layout of `place`. A program traced with them is not traced again."""
 
         def shape(path, leaf):
-            sharding = NamedSharding(self.mesh, self.spec(path, leaf.shape, examples))
+            sharding = NamedSharding(self.mesh, self.spec(path, leaf.shape, examples, axis))
             weak = getattr(leaf, "weak_type", False)
             return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding, weak_type=weak)
 

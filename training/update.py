@@ -9,10 +9,13 @@ from clu.metrics import Average
 from flax import struct
 
 import data
+from data.batch import step_key
+from models import ops
+from models.loops import repeated
 from training.devices import Devices
 from transfer import State, Strategy
 
-STEP_KEY, INIT_KEY = 2, 3  # random streams of the seed for methods and first weights; data.batch has 0, 1 and others
+INIT_KEY = 3  # random stream of the seed for first weights; data/batch.py has the others
 NEVER = np.iinfo(np.int32).max
 
 
@@ -83,15 +86,20 @@ class Update:
     ):
         self.strategy, self.augmentation, self.devices = strategy, augmentation, devices
         self.skip, self.stacked, self.many = skip, stacked, many
-        step = (
-            jax.vmap(self.one, in_axes=(STATE_AXES, 0, SPLIT_AXES), out_axes=(STATE_AXES, 0)) if stacked else self.one
-        )
+        axes = {"in_axes": (STATE_AXES, 0, SPLIT_AXES), "out_axes": (STATE_AXES, 0)}
+        step = jax.vmap(self.one, **axes) if stacked else self.one
 
         def several(state: State, totals: Totals, split: data.DeviceSplit, count: jax.Array):
-            return jax.lax.fori_loop(0, count, lambda _, carry: step(*carry, split), (state, totals))
+            def one(frozen, state, totals):
+                new, totals = step(state.replace(frozen=frozen), totals, split)
+                return new.replace(frozen=None), totals
+
+            own = state.frozen, state.replace(frozen=None), totals
+            new, totals = repeated(one, count, *own, devices.platform)
+            return new.replace(frozen=state.frozen), totals
 
         self.step = jax.jit(step, donate_argnums=(0, 1))
-        self._several = jax.jit(several, donate_argnums=(0, 1))
+        self.several = jax.jit(several, donate_argnums=(0, 1))
         self.first_state, self.shares, self.inspect = map(jax.jit, (self._first, self._shares, self._inspect))
 
     def one(self, state: State, totals: Totals, split: data.DeviceSplit) -> tuple[State, Totals]:
@@ -100,7 +108,7 @@ class Update:
         new, metrics = self.strategy.traced_step(state, batch, step_key(split.seed, state.step))
         keep = None
         if self.skip:
-            keep = finite((metrics, new.params, new.extra))
+            keep = ops.finite((metrics, new.params, new.extra))
             new = jax.tree.map(functools.partial(jnp.where, keep), new, state.replace(step=new.step))
         learned = self.devices.constrain(new.replace(frozen=None), split.labels.shape[0])
         return learned.replace(frozen=new.frozen), self.devices.constrain(totals.add(metrics, new.step, keep))
@@ -141,19 +149,19 @@ class Update:
         """
         if self.stacked:
             examples = splits[0].labels.shape[0]
-            done = self._run(*self._stack(states, totals, splits), count)
+            done = self._run(*self.stack(states, totals, splits), count)
             return self._unstack(done, len(states), examples)
         done = [self._run(*seed, count) for seed in zip(states, totals, splits, strict=True)]
         return [state for state, _ in done], [total for _, total in done]
 
     def _run(self, state, totals, split, count):
         if self.many:
-            return self._several(state, totals, split, count)
+            return self.several(state, totals, split, count)
         for _ in range(count):
             state, totals = self.step(state, totals, split)
         return state, totals
 
-    def _stack(self, states, totals, splits):
+    def stack(self, states, totals, splits):
         """Stacks the trees of all seeds on a new first axis, except parts with None in `STATE_AXES` or `SPLIT_AXES`."""
         frozen, images = states[0].frozen, splits[0].images
         own = [
@@ -176,13 +184,3 @@ def _stacked(devices, trees, examples):
 @functools.partial(jax.jit, static_argnames=("devices", "count", "examples"))
 def _members(devices, tree, count, examples):
     return [devices.constrain(jax.tree.map(lambda leaf, i=i: leaf[i], tree), examples) for i in range(count)]
-
-
-def finite(tree) -> jax.Array:
-    """Whether everything in the tree is finite: a bool scalar."""
-    return jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]).all()
-
-
-def step_key(seed: jax.Array, step: jax.Array) -> jax.Array:
-    """Returns the random key of update number `step`."""
-    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), STEP_KEY), step)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from data import Augmentation
-from data.augment import augment, crop_and_flip, crop_boxes, erased_boxes, resized_crop
+from data.augment import augment, crop_and_flip, crop_boxes, cut_by_products, erased_boxes, resized_crop
 
 view = jax.jit(augment, static_argnames=("how", "strong"))
 IMAGES = np.random.RandomState(1).randint(0, 256, (25, 7, 5, 3)).astype(np.uint8)
@@ -39,6 +39,24 @@ def test_crop_and_flip_are_numpys(pad, mode):
         )
         assert found.dtype == jnp.uint8
         np.testing.assert_array_equal(found, reference(IMAGES, offsets, flips, pad, mode))
+
+
+@pytest.mark.parametrize("mode", ["zero", "reflect"])
+def test_a_tpus_products_cut_out_the_same_pixels(mode):
+    random, how = np.random.RandomState(2), Augmentation(pad=3, mode=mode, flip=True)
+    offsets, flips = random.randint(0, 7, (25, 2)), random.randint(0, 2, 25)
+    columns = np.where(flips[:, None] == 1, 4 - np.arange(5), np.arange(5)) + offsets[:, 1:]
+    found = cut_by_products(jnp.asarray(IMAGES), offsets[:, :1] + np.arange(7), columns, how)
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, reference(IMAGES, offsets, flips, 3, mode))
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+def test_only_a_tpu_cuts_by_products(platform):
+    shapes = [jax.ShapeDtypeStruct(shape, kind) for shape, kind in (((4, 8, 8, 3), "uint8"), ((4, 2), "int32"))]
+    cut = jax.jit(crop_and_flip, static_argnums=3).trace(*shapes, jax.ShapeDtypeStruct((4,), "int32"), Augmentation(2))
+    text = cut.lower(lowering_platforms=(platform,)).as_text()
+    assert ("dot_general" in text, "gather" in text) == (platform == "tpu", platform != "tpu")
 
 
 def keys(count, seed=0):

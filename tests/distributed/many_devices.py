@@ -113,7 +113,7 @@ class Watched(Update):
         return result
 
     def notes(self) -> dict:
-        program = self._several if self.many else self.step
+        program = self.several if self.many else self.step
         compiled = sum(f"Finished XLA compilation of jit({program.__name__}) " in line for line in Compilations.lines)
         calls = program._cache_size()
         return {"calls": calls, "compiled": compiled, "donated": self.donated, "memory": sorted(self.specs)}
