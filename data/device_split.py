@@ -18,6 +18,14 @@ from data.dataset import Augmentation, Dataset
 from data.mixing import other
 from data.pairs import ClassTable
 
+LONG, TILE = 2**14, 128  # values
+
+
+def row_shape(image_shape: tuple[int, int, int]) -> tuple[int, ...]:
+    """The shape in which `FlatImages` stores one image."""
+    values = math.prod(image_shape)
+    return (values // TILE, TILE) if values > LONG and values % TILE == 0 else (values,)
+
 
 @struct.dataclass
 class FlatImages:
@@ -25,10 +33,11 @@ class FlatImages:
 
     A TPU stores an array in tiles of its last two axes. In [N, H, W, C] these axes are short, so a program that gathers
     images first copies all of them into another layout, in every call: 70 % of the time of a single update of
-    ResNet-20 on CIFAR. Rows of H * W * C values need no such copy.
+    ResNet-20 on CIFAR. Rows of H * W * C values need no such copy. A gather of very long rows would again pass over all
+    images. So a row of more than `LONG` values has two axes, the second of the length of a TPU's tiles.
 
     Attributes:
-        rows: [N, H * W * C] uint8.
+        rows: [N, H * W * C] uint8, or [N, H * W * C / 128, 128].
         image_shape: (H, W, C); static.
     """
 
@@ -38,7 +47,7 @@ class FlatImages:
     @classmethod
     def of(cls, images: np.ndarray) -> "FlatImages":
         """The rows of `images` [N, H, W, C]; no copy if their memory is contiguous."""
-        return cls(images.reshape(len(images), -1), images.shape[1:])
+        return cls(images.reshape(len(images), *row_shape(images.shape[1:])), images.shape[1:])
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -101,7 +110,7 @@ class DeviceSplit:
         if dataset.streamed:
             pictures = (shape((size, *dataset.image_shape), jnp.uint8),) * len(views)
             return cls(None, labels, number, order, order, classes, None, pictures)
-        images = FlatImages(shape((count, math.prod(dataset.image_shape)), jnp.uint8), dataset.image_shape)
+        images = FlatImages(shape((count, *row_shape(dataset.image_shape)), jnp.uint8), dataset.image_shape)
         return cls(images, labels, number, order, order, classes)
 
     def batch(

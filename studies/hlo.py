@@ -179,9 +179,14 @@ class Program:
         return sum(times for instruction, times in self.update if CONVOLUTION in instruction.text)
 
     def over(self, values: int) -> list[Instruction]:
-        """The instructions that return an array of `values` values or more: copies of the data set, for its size."""
-        working = (x for x, _ in [*self.once, *self.update] if x.opcode not in NAMES)
-        return [x for x in working if any(math.prod(dims) >= values for _, dims in x.shapes)]
+        """The instructions that write an array of `values` values or more, or so many values of uint8 in several
+        arrays: passes over the data set, for its size."""
+
+        def large(x):
+            sizes = [(dtype, math.prod(dims)) for dtype, dims in x.shapes]
+            return max(size for _, size in sizes) >= values or sum(s for dtype, s in sizes if dtype == "u8") >= values
+
+        return [x for x, _ in [*self.once, *self.update] if x.opcode not in NAMES and x.shapes and large(x)]
 
     def dearest(self, count: int) -> list[tuple[int, Instruction]]:
         """(cycles, instruction) of the dearest instructions of an update."""

@@ -84,6 +84,11 @@ def test_only_what_makes_an_array_of_that_size_is_a_copy(program):
     assert [x.name for x in program.over(50 * 12)] == ["copy.1"]
 
 
+def test_a_pass_over_the_data_set_in_several_pieces_is_found():
+    pieces = GPU.replace("f32[4,2]{1,0} fusion", "(u8[50,8]{1,0}, u8[50,4]{1,0}) fusion")
+    assert [x.name for x in Program(pieces).over(50 * 12)] == ["wrapped_transpose"]
+
+
 def test_a_program_without_such_a_loop_is_one_update():
     program = Program(GPU)
     assert (program.loop, program.entry_cycles) == (None, 0)
