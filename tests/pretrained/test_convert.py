@@ -15,7 +15,7 @@ from flax import serialization, traverse_util
 import data
 import models
 import pretrained
-from data import tfds_source
+from data import tfds_source, tiny_imagenet
 from pretrained import convert, naming
 from pretrained.foreign_names import translate
 from registry import DamagedFileError
@@ -255,6 +255,7 @@ def test_what_is_known_of_the_datasets_is_what_they_say(monkeypatch):
     digits = data.load("Digits")
     known = (digits.num_classes, digits.image_shape, digits.mean, digits.std)
     assert convert.DATASETS["Digits"] == known
+    assert convert.DATASETS["TinyImageNet"][2:] == (tiny_imagenet.MEAN, tiny_imagenet.STD)
     nobodys = {"Shapes", "Images"}  # drawn by this library; without classes: nobody has weights for them
     assert set(convert.DATASETS) == {*data.names(), "ImageNet"} - nobodys
 
