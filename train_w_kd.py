@@ -4,10 +4,8 @@ import importlib
 import sys
 
 from configs import command
-from registry import unknown
 
-LISTS = {"distillers": "distiller", "transfers": "transfer", "models": "models", "datasets": "data"}
-FLAGS = {**command.TRAINING, **command.MACHINE, "list": f"print the known names and stop: {', '.join(LISTS)}"}
+FLAGS = {**command.TRAINING, **command.MACHINE, "list": f"print the known names and stop: {', '.join(command.LISTS)}"}
 
 
 def parse(argv: list[str]) -> command.Command:
@@ -19,7 +17,7 @@ def main(argv: list[str]) -> None:
     """Reads the recipe from the command line and trains."""
     given = parse(argv)
     if given.flags["list"]:
-        return print_list(given.flags["list"])
+        return command.print_list(given.flags["list"])
     if given.flags["compile_for"]:
         return importlib.import_module("studies.targets").main(given)
     command.prepare(given)
@@ -30,14 +28,6 @@ def main(argv: list[str]) -> None:
         sys.exit(preflight.run(given))
     with tracking.followed(given):
         command.print_summary(train(given.recipe, typed=given.typed))
-
-
-def print_list(what: str) -> None:
-    """Prints the name, the summary line and the paper of each entry of a registry."""
-    if what not in LISTS:
-        raise unknown("list", what, LISTS)
-    for name, line, source in importlib.import_module(LISTS[what]).registry.describe():
-        print(f"{name:<14} {line}" + (f"  [{source}]" if source else ""))
 
 
 if __name__ == "__main__":

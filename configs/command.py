@@ -30,6 +30,7 @@ TRAINING = {
     "hosts": "make several processes one run: auto, or HOST:PORT,COUNT,ID",
     "compile_for": "compile an update for a TPU or GPU that is not here, print memory and speed, stop: v5e:2x4, h200",
 }
+LISTS = {"distillers": "distiller", "transfers": "transfer", "models": "models", "datasets": "data"}
 SWITCHES = ("check_only",)  # flags without a value
 
 
@@ -305,6 +306,14 @@ def _several_processes() -> bool:
 def _first_process() -> bool:
     """Whether this process prints the message with which all processes end."""
     return not _several_processes() or sys.modules["jax"].process_index() == 0
+
+
+def print_list(what: str) -> None:
+    """Prints the name, the summary line and the paper of each entry of a registry."""
+    if what not in LISTS:
+        raise unknown("list", what, LISTS)
+    for name, line, source in importlib.import_module(LISTS[what]).registry.describe():
+        print(f"{name:<14} {line}" + (f"  [{source}]" if source else ""))
 
 
 def names_in(text: str) -> list[str]:

@@ -53,7 +53,7 @@ class ResNet(Network):
 
     Attributes:
         blocks: basic blocks in each of the three stages; the depth is 6 * blocks + 2.
-        widths: channels of the stem and of the three stages; then, of a pruned network, those inside each block.
+        widths: channels of the stem and of each stage (three); of a pruned network, then those inside each block.
         num_classes: K.
         dtype: compute type; parameters, statistics and logits are float32.
         padding: of `models.layers.Conv`: "TORCH" (the benchmarks'), "SAME" (networks trained by older Flax code).
@@ -65,19 +65,24 @@ class ResNet(Network):
     dtype: Any = jnp.float32
     padding: str = "TORCH"
 
-    torch_names, fixed_widths = TORCH_NAMES, 4
+    torch_names = TORCH_NAMES
+
+    @property
+    def fixed_widths(self) -> int:
+        return 4 if len(self.widths) == 4 + 3 * self.blocks else len(self.widths)
 
     def free_widths(self) -> tuple[int, ...]:
-        return completed(self.widths, (*self.widths[:4], *(w for w in self.widths[1:4] for _ in range(self.blocks))), 4)
+        own = self.widths[: self.fixed_widths]
+        return completed(self.widths, (*own, *(w for w in own[1:] for _ in range(self.blocks))), len(own))
 
     @nn.compact
     def __call__(self, images, train: bool = False, deltas: dict | None = None) -> Outputs:
         """images [B, H, W, C] float32 -> `Outputs`; taps `stem`, `stage1..3` (and `_preact`), `final`, `embedding`."""
-        tap, inside = Taps(deltas), iter(self.free_widths()[4:])
+        tap, inside = Taps(deltas), iter(self.free_widths()[self.fixed_widths :])
         x = tap.shift("input", images).astype(self.dtype)
         x = Conv(self.widths[0], 3, dtype=self.dtype, name="stem_conv")(x)
         x = tap("stem", nn.relu(BatchNorm(dtype=self.dtype, name="stem_bn")(x, train)))
-        for stage, width in enumerate(self.widths[1:4], start=1):
+        for stage, width in enumerate(self.widths[1 : self.fixed_widths], start=1):
             for block in range(self.blocks):
                 stride = 2 if stage > 1 and block == 0 else 1
                 record = tap.named(f"stage{stage}_preact") if block == self.blocks - 1 else unnamed
