@@ -37,8 +37,8 @@ def tables(archs: list[str], batches: list[int], rates: dict, epochs: dict) -> s
 
 def plot(archs: list[str], batches: list[int], rates: dict, path: pathlib.Path) -> None:
     """Draws images/s over the batch size, a line for each network."""
-    figure, axes, colours = compare.figure(6)
-    for colour, arch in zip(colours, archs, strict=False):
+    figure, axes = compare.figure(6)
+    for colour, arch in zip(compare.COLOURS, archs, strict=False):
         values = [rates[arch, b] for b in batches]
         axes.plot(batches, values, "o-", color=colour)
         axes.annotate(arch, (batches[-1], values[-1]), (8, 0), textcoords="offset points", va="center", color=colour)

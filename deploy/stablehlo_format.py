@@ -34,7 +34,7 @@ class StableHLO(Target):
         return lambda images: [np.asarray(array) for array in map(call(images).get, graph.outputs)]
 
     def runtime(self) -> str:
-        return f"jax {jax.__version__}, {jax.default_backend()}"
+        return f"jax {jax.__version__}, {jax.devices()[0].platform}"
 
 
 def _check() -> None:

@@ -1,21 +1,18 @@
 """Methods compared with the same student, budget and seeds: a table and the training curves."""
 
 import dataclasses
-import functools
 import json
 import pathlib
 
-import jax
 import numpy as np
 
 import data
-import pretrained
-from pretrained.players import fitted, player_of
 from registry import UserError
-from training.run_folder import CONFIG, METRICS, SUMMARY, read_json, warn
+from studies import evaluation
+from training.run_folder import CONFIG, METRICS, SUMMARY, read_json
 from training.train import train
 
-BATCH = 200  # test images in one call
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe, Ito: colour-blind safe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,27 +123,6 @@ def teach(root: pathlib.Path, recipe: dict, **changes) -> tuple[dict, Row]:
     return {**recipe, "teacher_param": str(path)}, row
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _logits(player, variables, images):
-    return player.forward(variables, images)[0].logits
-
-
-def predictions(folder: pathlib.Path | str, dataset: data.Dataset, role: str, image_size: int = 0) -> np.ndarray:
-    """Returns the classes [N] that the weights in a folder predict for the test images.
-
-    Args:
-        folder: of the weights.
-        dataset: the data.
-        role: "network" or "teacher", for messages.
-        image_size: side in pixels at which the network sees the images; 0: the dataset's.
-    """
-    weights = fitted(pretrained.load(folder), dataset, role, warn, image_size=image_size)
-    player, variables = player_of(weights, role, dataset=dataset, image_size=image_size)
-    count, test = len(dataset.test), dataset.test
-    parts = (np.float32(test.rows(np.arange(i, min(i + BATCH, count)))) / 255 for i in range(0, count, BATCH))
-    return np.concatenate([_logits(player, variables, part).argmax(axis=1) for part in parts])
-
-
 def agreement(row: Row, recipe: dict) -> np.ndarray:
     """Returns the percentage of test images for which student and recipe's teacher predict the same class, [seeds].
 
@@ -155,8 +131,15 @@ def agreement(row: Row, recipe: dict) -> np.ndarray:
     if "agreement" in row.tests[0][-1]:
         return row.last("agreement")
     dataset = data.load(recipe["dataset"], **{key: recipe[key] for key in data.KEYS if key in recipe})
-    teacher = predictions(recipe["teacher_param"], dataset, "teacher", recipe.get("teacher_image_size", 0))
-    return np.array([100 * (predictions(folder, dataset, "network") == teacher).mean() for folder in row.folders])
+    size = recipe.get("teacher_image_size", 0)
+    teacher = evaluation.teacher_answers(recipe["teacher_param"], dataset, image_size=size).argmax(axis=1)
+    students = evaluation.answers(list(map(str, row.folders)), dataset, [""] * len(row.folders), "network")
+    return np.array([100 * (logits.argmax(axis=1) == teacher).mean() for logits in students])
+
+
+def mean_of(value: float | dict) -> float:
+    """The number of a `summary.json`: of one seed as it is, of several seeds their mean."""
+    return float(value["mean"] if isinstance(value, dict) else value)
 
 
 def spread(values) -> str:
@@ -188,7 +171,7 @@ def best_title(rows: list[Row]) -> str:
 
 
 def figure(width: float):
-    """Makes a figure. Returns the figure, its axes (no frame on top and at the right), and a list of colours."""
+    """Makes a figure. Returns the figure and its axes, without a frame on top and at the right."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -196,8 +179,7 @@ def figure(width: float):
 
     made, axes = pyplot.subplots(figsize=(width, 4), layout="constrained")
     axes.spines[["top", "right"]].set_visible(False)
-    colours = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]  # Okabe, Ito: colour-blind safe
-    return made, axes, colours
+    return made, axes
 
 
 def curves(rows: list[Row], path: pathlib.Path, title: str, teacher_top1: float) -> None:
@@ -205,9 +187,9 @@ def curves(rows: list[Row], path: pathlib.Path, title: str, teacher_top1: float)
 
     Each method has a line, the mean over the seeds, and an area, the range over the seeds.
     """
-    made, axes, colours = figure(7)
+    made, axes = figure(7)
     shown = []
-    for colour, row in zip(colours, rows, strict=False):
+    for colour, row in zip(COLOURS, rows, strict=False):
         epochs = [test["epoch"] for test in row.curve[0]]
         top1 = np.asarray([[test["top1"] for test in tests] for tests in row.curve])
         axes.plot(epochs, top1.mean(axis=0), color=colour, label=row.name)

@@ -17,8 +17,9 @@ from configs.command import Command
 from data import Augmentation
 from pretrained.classes import class_note, columns, tell_accuracy
 from registry import UserError
+from studies.compare import mean_of
 from studies.report import SAME
-from training.answers import BATCH, Answers
+from training.answers import BATCH, Answers, spaced
 from training.builder import Builder
 from training.replica import Replica, Shared
 from training.run_folder import CONFIG, SUMMARY, read_json
@@ -53,7 +54,7 @@ class Parts:
         config: complete.
         builder: has the teachers' weights.
         shared, replica: the run's first seed.
-        logits: of each teacher, [M, K] on `rows` of the test images.
+        asked: the `Answers` of each teacher, and its logits [M, K] on `rows` of the test images.
         rows: [M] int.
         baselines: finished runs beside the run's folder on labels alone, with the same data, student and budget.
     """
@@ -62,9 +63,14 @@ class Parts:
     builder: Builder
     shared: Shared
     replica: Replica
-    logits: list[np.ndarray]
+    asked: list[tuple[Answers, np.ndarray]]
     rows: np.ndarray
     baselines: list[pathlib.Path]
+
+    @property
+    def logits(self) -> list[np.ndarray]:
+        """[M, K] of each teacher."""
+        return [logits for _, logits in self.asked]
 
     @property
     def labels(self) -> np.ndarray:
@@ -79,14 +85,13 @@ class Parts:
 def evaluation_mode(parts: Parts) -> list[Finding]:
     """Whether a teacher's answer to an image depends on the other images of the batch."""
     found = []
-    for (weights, player, variables), logits in zip(parts.builder.teachers, parts.logits, strict=True):
-        answers = Answers(player, parts.builder.devices)
+    for (weights, _, variables), (answers, logits) in zip(parts.builder.teachers, parts.asked, strict=True):
         alone = answers(variables, parts.shared.exams[-1].images, parts.rows[:1])[0]
         if np.abs(alone - logits[0]).max() > 1e-3 * np.abs(logits[0]).max():
             text = f"The answers of teacher {weights.info['arch']} depend on the other images of the batch: its batch "
             found.append(Finding(WRONG, text + "norm or dropout is in training mode."))
     ok = [Finding(OK, "The teacher is in evaluation mode: its answers do not depend on the batch.")]
-    return found or ok * bool(parts.logits)
+    return found or ok * bool(parts.asked)
 
 
 def normalisation_and_classes(parts: Parts) -> list[Finding]:
@@ -220,8 +225,7 @@ def sentence(text: str) -> str:
 
 def top1_of(run: pathlib.Path) -> float:
     """Returns the last test top-1 of a finished run, the mean over its seeds."""
-    top1 = read_json(run / SUMMARY)["last"]["top1"]
-    return float(top1["mean"] if isinstance(top1, dict) else top1)
+    return mean_of(read_json(run / SUMMARY)["last"]["top1"])
 
 
 def baselines_of(config: dict) -> list[pathlib.Path]:
@@ -245,17 +249,16 @@ def examine(recipe: dict, typed: tuple[str, ...] = ()) -> list[Finding]:
         UserError: the training could not begin.
     """
     config, notes = resolve.resolve(recipe, typed)
-    first = {**recipe, "seeds": 1, **({} if config.teacher_logits else {"teacher_views": 0})}
-    builder = Builder(resolve.resolve(first)[0], lambda line: None)
+    first = {**resolve.plain(config), "seeds": 1, **({} if config.teacher_logits else {"teacher_views": 0})}
+    builder = Builder(FrozenConfigDict(first), lambda line: None)
     with tempfile.TemporaryDirectory() as folder:
         shared = builder.shared(pathlib.Path(folder))
         (replica,) = builder.replicas(shared)
-        count = len(shared.dataset.test)
-        rows = np.unique(np.linspace(0, count - 1, min(BATCH, count)).astype(int))
-        images = shared.exams[-1].images
-        logits = [Answers(player, builder.devices)(own, images, rows) for _, player, own in builder.teachers]
+        rows, images = spaced(len(shared.dataset.test), BATCH), shared.exams[-1].images
+        answers = [Answers(player, builder.devices) for _, player, _ in builder.teachers]
+        asked = [(ask, ask(own, images, rows)) for ask, (*_, own) in zip(answers, builder.teachers, strict=True)]
         baselines = baselines_of(resolve.plain(config))
-        parts = Parts(config, builder, shared, replica, logits, rows, baselines)
+        parts = Parts(config, builder, shared, replica, asked, rows, baselines)
         return [Finding(LOOK, sentence(note)) for note in notes] + [f for check in CHECKS for f in check(parts)]
 
 

@@ -7,9 +7,8 @@ from matplotlib.figure import Figure
 
 import data
 from explain import charts, pictures
-from studies.compare import Row
+from studies.compare import COLOURS, Row
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe, Ito: colour-blind safe
 STYLES = ("-", "--", ":", "-.")
 COLUMNS = 3
 SHARE = "share/"

@@ -27,6 +27,7 @@ import numpy as np
 
 import data
 import train_w_kd
+from configs import resolve
 from files import lock, write_whole
 from registry import UserError
 from signals import Interrupted, asked_to_stop
@@ -232,8 +233,7 @@ def curve(folder: pathlib.Path) -> list[tuple[float, float]]:
 
 def value_of(folder: pathlib.Path) -> float:
     """Returns the best validation top-1 of a finished trial, the mean over its seeds."""
-    value = read_json(folder / SUMMARY)["best"]["val/top1"]
-    return float(value["mean"] if isinstance(value, dict) else value)
+    return compare.mean_of(read_json(folder / SUMMARY)["best"]["val/top1"])
 
 
 def last_line(log: pathlib.Path) -> str:
@@ -257,8 +257,6 @@ def check(dimensions: list[space.Dimension], arguments: list[str]) -> None:
         given = train_w_kd.parse([*arguments, *(f"--config.{d.key}={d.extremes[end]}" for d in dimensions)])
         if "train_path" in given.recipe and "train_path" in given.typed:
             raise UserError("Each trial has a folder of its own in --root: leave --train_path out.")
-        from configs import resolve
-
         config, _ = resolve.resolve(given.recipe, given.typed)
     keys = {key: config[key] for key in data.KEYS if key in data.options(config["dataset"])}
     if not config["val_split"] and data.load(config["dataset"], **keys).best_on != "val":
@@ -280,8 +278,7 @@ def report(search: Search) -> None:
     text = compare.markdown(["trial", "best top-1, val", *keys], cells)
     if done:
         best = search.study.best_trial
-        test = read_json(search.folder(best.number) / SUMMARY)["best"]["top1"]
-        test = test["mean"] if isinstance(test, dict) else test
+        test = compare.mean_of(read_json(search.folder(best.number) / SUMMARY)["best"]["top1"])
         chosen = [*search.arguments, *(f"--config.{key}={best.params[key]}" for key in keys)]
         text += (
             f"\n\nBest on the validation split: trial {best.number}, {best.value:.2f} %. On the test split, which "

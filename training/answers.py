@@ -13,6 +13,11 @@ from transfer import Player
 BATCH = 250  # images per device and call
 
 
+def spaced(count: int, most: int) -> np.ndarray:
+    """Indices of at most `most` of `count` images, evenly spaced, because some splits are sorted by class."""
+    return np.unique(np.linspace(0, count - 1, min(most, count)).astype(int))
+
+
 class Answers:
     """Logits of a network on the images of a split; compiled once for each size of a split.
 

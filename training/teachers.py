@@ -7,7 +7,7 @@ import numpy as np
 import data
 import pretrained
 from pretrained.classes import class_note, columns, tell_accuracy
-from training.answers import BATCH, Answers
+from training.answers import BATCH, Answers, spaced
 from training.devices import Devices
 from training.run_folder import warn
 from transfer import Player
@@ -45,8 +45,8 @@ class Teachers:
         Warns if a teacher's accuracy is not the recorded one: normalisation, image size or class order may be wrong.
         Warns if a teacher has other classes, or if another order of the classes would make the teacher far better.
         """
-        count, labels = len(self.test.labels), self.test.labels
-        rows = np.unique(np.linspace(0, count - 1, min(BATCH, count)).astype(int))  # some splits are sorted by class
+        labels = self.test.labels
+        rows = spaced(len(labels), BATCH)
         for (weights, _, variables), answers in zip(self.loaded, self._answers, strict=True):
             logits = answers(variables, self.test.images, rows)
             tell_accuracy(weights, self.dataset, self.task, logits, self.say, warn, rows)

@@ -90,18 +90,14 @@ def test_a_teacher_in_training_mode_is_found():
     class Parts:
         """A teacher whose answers are centred over the batch."""
 
-        rows, logits = np.arange(4), [np.eye(4)]
-        builder = type("B", (), {"devices": None, "teachers": [(pretrained.load(TEACHER), None, None)]})
+        rows = np.arange(4)
+        builder = type("B", (), {"teachers": [(pretrained.load(TEACHER), None, None)]})
         shared = type("S", (), {"exams": [type("E", (), {"images": None})]})
 
-    asked = [np.eye(4)[:1], np.zeros((1, 4))]
-    original = preflight.Answers
-    try:
-        preflight.Answers = lambda *_: lambda *_: asked.pop(0)
-        assert [f.mark for f in preflight.evaluation_mode(Parts)] == [OK]
-        assert [f.mark for f in preflight.evaluation_mode(Parts)] == [WRONG]
-    finally:
-        preflight.Answers = original
+    answers = [np.eye(4)[:1], np.zeros((1, 4))]
+    Parts.asked = [(lambda *_: answers.pop(0), np.eye(4))]
+    assert [f.mark for f in preflight.evaluation_mode(Parts)] == [OK]
+    assert [f.mark for f in preflight.evaluation_mode(Parts)] == [WRONG]
 
 
 def test_a_training_that_cannot_begin_is_one_line(tmp_path, capsys):
