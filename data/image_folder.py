@@ -74,51 +74,44 @@ def load(
             f"ImageFolder needs --data_dir, a folder with train/CLASS/*.png and test/CLASS/*; got '{data_dir}'."
         )
     listing = _list(root)
-    if streams(loading, len(listing.files), (form.size, form.size, form.channels)):
-        return _streamed(root, listing, form, skip_damaged, check_files)
+    streamed = streams(loading, len(listing.files), (form.size, form.size, form.channels))
+    if streamed and skip_damaged:
+        raise UserError(SKIPS)
+    found = _in_files(root, listing, form, check_files) if streamed else _in_memory(root, listing, form, skip_damaged)
+    splits, (mean, std), fingerprint, said = found
+    return Dataset(
+        name="ImageFolder",
+        **splits,
+        class_names=listing.classes,
+        mean=mean,
+        std=std,
+        augmentation=Augmentation(pad=max(1, form.size // 8), flip=True),
+        fingerprint=fingerprint,
+        resize=form.resize,
+        interpolation=form.interpolation,
+        notes=(*listing.notes, *_coverage(listing, splits), *said),
+        streamed=streamed,
+    )
+
+
+def _in_memory(root: pathlib.Path, listing: "_Listing", form: picture.Form, skip_damaged: bool) -> tuple:
+    """(name -> split, (mean, deviation) of the training images, fingerprint, notes) of pictures that are all read."""
     images, present, said = read_all("ImageFolder", root, listing.files, form, skip_damaged)
     splits = _splits(root, listing, images, present)
     digest = hashlib.sha256()
     for split in splits.values():
         digest.update(split.images)
         digest.update(split.labels)
-    mean, std = channel_statistics(splits["train"].images)
-    return Dataset(
-        name="ImageFolder",
-        **splits,
-        class_names=listing.classes,
-        mean=mean,
-        std=std,
-        augmentation=Augmentation(pad=max(1, form.size // 8), flip=True),
-        fingerprint=digest.hexdigest(),
-        resize=form.resize,
-        interpolation=form.interpolation,
-        notes=(*listing.notes, *_coverage(listing, splits), *said.tolist()),
-    )
+    return splits, channel_statistics(splits["train"].images), digest.hexdigest(), said.tolist()
 
 
-def _streamed(root: pathlib.Path, listing: "_Listing", form: picture.Form, skip_damaged: bool, check: bool) -> Dataset:
-    """The dataset of pictures that stay in their files."""
-    if skip_damaged:
-        raise UserError(SKIPS)
+def _in_files(root: pathlib.Path, listing: "_Listing", form: picture.Form, check: bool) -> tuple:
+    """The same of pictures that stay in their files."""
     files, splits = Files(root, listing.files), {}
     for split, last in zip(listing.folders, itertools.accumulate(listing.sizes), strict=True):
         rows = np.arange(last - listing.sizes[len(splits)], last)
         splits[split] = PictureSplit("ImageFolder", files, listing.labels[rows], form, rows)
-    mean, std = splits["train"].statistics()
-    return Dataset(
-        name="ImageFolder",
-        **splits,
-        class_names=listing.classes,
-        mean=mean,
-        std=std,
-        augmentation=Augmentation(pad=max(1, form.size // 8), flip=True),
-        fingerprint=files.fingerprint(check),
-        resize=form.resize,
-        interpolation=form.interpolation,
-        notes=(*listing.notes, *_coverage(listing, splits), STREAMED),
-        streamed=True,
-    )
+    return splits, splits["train"].statistics(), files.fingerprint(check), [STREAMED]
 
 
 @dataclasses.dataclass(frozen=True)
