@@ -94,10 +94,8 @@ class RetinaNet(Detector):
 
 
 def _network(backbone: str):
-    what = f"RetinaNet with a feature pyramid on {backbone}."
-    return variant(
-        RetinaNet, f"retinanet_{backbone.lower()}", what, "Lin et al., ICCV 2017, arXiv:1708.02002", backbone=backbone
-    )
+    name, what = f"retinanet_{backbone.lower()}", f"RetinaNet with a feature pyramid on {backbone}."
+    return variant(RetinaNet, name, what, "Lin et al., ICCV 2017, arXiv:1708.02002", backbone=backbone)
 
 
 retinanet_resnet18 = _network("ResNet18")
