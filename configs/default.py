@@ -16,11 +16,11 @@ from configs.conditions import (
     FROZEN,
     TEACHER,
     TRAINED,
+    classified,
     given_start,
     has_bank,
     has_files,
     in_memory,
-    labelled,
     network_teaches,
     one_training,
     only,
@@ -201,7 +201,7 @@ class Keys:
         False, "the fingerprint of the data reads every file, not only names and sizes", has_files, group="data"
     )
     num_labels: int = key(
-        not_negative(0), "number of images with a label, class-balanced; 0: all images", labelled, group="data"
+        not_negative(0), "number of images with a label, class-balanced; 0: all images", classified, group="data"
     )
     val_split: float = key(
         between(0, 1, 0.0, with_high=False),
@@ -211,13 +211,13 @@ class Keys:
     sampling: str = key(
         one_of("uniform", "balanced"),
         "uniform: an epoch is one pass; balanced: all classes equally often, for long tails",
-        labelled,
+        classified,
         only("num_labels", 0),
     )
     class_weights: str = key(
         one_of("none", "balanced"),
         "weights of the label loss; balanced: inversely proportional to the counts of the classes, mean 1",
-        labelled,
+        classified,
         only("num_labels", 0),
     )
     label_smoothing: float = key(

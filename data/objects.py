@@ -1,6 +1,10 @@
 """The objects in each image: what labels are in data for detection."""
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import jax
+import numpy as np
 from flax import struct
 
 EMPTY = -1
@@ -42,3 +46,38 @@ class Objects:
 
     def __len__(self) -> int:
         return self.shape[0]
+
+
+class Found(NamedTuple):
+    """One object of an image, in the units of `Objects`: a box, its class, whether it is a crowd, its area."""
+
+    box: Sequence[float]
+    label: int
+    crowd: bool
+    area: float
+
+
+def gathered(images: Sequence[Sequence[Found]], size: np.ndarray, scale: np.ndarray) -> Objects:
+    """The objects of some images as arrays of NumPy, with as many rows as the image with the most objects has.
+
+    Args:
+        images: the objects of each image; at least one row is made.
+        size, scale: [N, 2] and [N], as in `Objects`.
+    """
+    counts = np.array([len(found) for found in images], np.int64)
+    filled = np.arange(max(1, counts.max(initial=0))) < counts[:, None]
+
+    def rows(values, empty, kind, *shape) -> np.ndarray:
+        array = np.full((*filled.shape, *shape), empty, kind)
+        array[filled] = np.array(values, kind).reshape(-1, *shape)
+        return array
+
+    everything = [found for own in images for found in own]
+    return Objects(
+        boxes=rows([found.box for found in everything], 0, np.float32, 4),
+        classes=rows([found.label for found in everything], EMPTY, np.int32),
+        crowd=rows([found.crowd for found in everything], False, bool),
+        area=rows([found.area for found in everything], 0, np.float32),
+        size=np.asarray(size, np.float32),
+        scale=np.asarray(scale, np.float32),
+    )
