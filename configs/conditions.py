@@ -77,9 +77,12 @@ def strong_views(config: dict, facts: Facts) -> str:
     return f"--distiller {config['distiller']} --transfer {config['transfer']} ask for no strong view; MLKD does"
 
 
-def labelled(config: dict, facts: Facts) -> str:
-    """A condition: the dataset has labels."""
-    return "" if facts.dataset().labelled else f"{config['dataset']} has no labels"
+def classified(config: dict, facts: Facts) -> str:
+    """A condition: the label of each image is a class."""
+    dataset = facts.dataset()
+    if not dataset.labelled:
+        return f"{config['dataset']} has no labels"
+    return f"images of {config['dataset']} have objects, not one class each" if dataset.task == "detection" else ""
 
 
 def one_training(config: dict, facts: Facts) -> str:

@@ -84,6 +84,7 @@ registry = Datasets(
         "ImageNet": "data.imagenet:load",
         "TinyImageNet": "data.tiny_imagenet:load",
         "Shapes": "data.shapes:load",
+        "Scenes": "data.scenes:load",
     },
 )
 names = registry.names
@@ -162,6 +163,9 @@ def _seen_at(dataset: Dataset, image_size: int, resize: int, interpolation: str)
     """A dataset in memory whose images the networks' programs resize."""
     from data import picture
 
+    if dataset.task == "detection":
+        flag = f"--image_size {image_size}" if image_size else f"--resize {resize}" if resize else "--interpolation"
+        raise UserError(f"{flag}: boxes of {dataset.name} belong to images of their own size.\nLeave {flag} out.")
     if not image_size:
         flag = f"--resize {resize}" if resize else f"--interpolation {interpolation}"
         raise UserError(f"{flag}: images of {dataset.name} keep their size. Add --image_size, or leave it out.")

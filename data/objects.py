@@ -1,6 +1,11 @@
 """The objects in each image: what labels are in data for detection."""
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 EMPTY = -1
@@ -35,6 +40,29 @@ class Objects:
     def __getitem__(self, index) -> "Objects":
         return jax.tree.map(lambda leaf: leaf[index], self)
 
+    def moved(self, scale: jax.Array, shift: jax.Array, size: tuple[int, int]) -> "Objects":
+        """The objects in views of their images, in which a place (x, y) has become scale * (x, y) + shift.
+
+        An object whose centre is outside the view is no object of the view; the others are cut at its edges.
+
+        Args:
+            scale, shift: [B, 2] float32 (`data.augment.placement`).
+            size: height and width of the views.
+        """
+        corners = self.boxes.reshape(*self.boxes.shape[:-1], 2, 2) * scale[:, None, None] + shift[:, None, None]
+        low, high = corners.min(axis=-2), corners.max(axis=-2)
+        edge = jnp.array([size[1], size[0]], jnp.float32)
+        centre = (low + high) / 2
+        inside = jnp.all((centre >= 0) & (centre <= edge), axis=-1)
+        boxes = jnp.concatenate([jnp.clip(low, 0, edge), jnp.clip(high, 0, edge)], axis=-1)
+        sizes = jnp.broadcast_to(edge[::-1], self.size.shape)
+        return self.replace(boxes=boxes, classes=jnp.where(inside, self.classes, EMPTY), size=sizes)
+
+    @property
+    def targets(self) -> jax.Array:
+        """[..., G] bool: which rows are objects that a network shall find."""
+        return (self.classes >= 0) & ~self.crowd
+
     @property
     def shape(self) -> tuple[int, ...]:
         """The leading axes, as an array of class labels has them."""
@@ -42,3 +70,38 @@ class Objects:
 
     def __len__(self) -> int:
         return self.shape[0]
+
+
+class Found(NamedTuple):
+    """One object of an image, in the units of `Objects`: a box, its class, whether it is a crowd, its area."""
+
+    box: Sequence[float]
+    label: int
+    crowd: bool
+    area: float
+
+
+def gathered(images: Sequence[Sequence[Found]], size: np.ndarray, scale: np.ndarray) -> Objects:
+    """The objects of some images as arrays of NumPy, with as many rows as the image with the most objects has.
+
+    Args:
+        images: the objects of each image; at least one row is made.
+        size, scale: [N, 2] and [N], as in `Objects`.
+    """
+    counts = np.array([len(found) for found in images], np.int64)
+    filled = np.arange(max(1, counts.max(initial=0))) < counts[:, None]
+
+    def rows(values, empty, kind, *shape) -> np.ndarray:
+        array = np.full((*filled.shape, *shape), empty, kind)
+        array[filled] = np.array(values, kind).reshape(-1, *shape)
+        return array
+
+    everything = [found for own in images for found in own]
+    return Objects(
+        boxes=rows([found.box for found in everything], 0, np.float32, 4),
+        classes=rows([found.label for found in everything], EMPTY, np.int32),
+        crowd=rows([found.crowd for found in everything], False, bool),
+        area=rows([found.area for found in everything], 0, np.float32),
+        size=np.asarray(size, np.float32),
+        scale=np.asarray(scale, np.float32),
+    )
