@@ -110,7 +110,8 @@ def begin(player: Player, weights: pretrained.Pretrained, dataset: data.Dataset)
     """The player that starts from weights.
 
     A variable is taken from the weights if it has the same name and shape there; a network with a method
-    `refit(path, array, shape)` may bring arrays of other shapes into its own. The classifier is drawn anew where the
+    `refit(path, array, shape)` may bring arrays of other shapes into its own. A detector may start from the weights of
+    its backbone: they lie in the detector's variables under `backbone_name`. The classifier is drawn anew where the
     weights are of other classes than the dataset; classes in another order are permuted. The player normalises images
     as the weights' network does.
 
@@ -132,16 +133,18 @@ def begin(player: Player, weights: pretrained.Pretrained, dataset: data.Dataset)
             f"{dataset.name} has {shape[-1]}.{' Give --channels 1.' * (dataset.name == 'ImageFolder')}"
         )
     want, have = shapes(player.model, shape), traverse_util.flatten_dict(weights.variables)
-    head = members(player.model, shape, (CLASSIFIER,))
-    last = {path for path in head & have.keys() if have[path].shape[-1:] == (info["num_classes"],)}
+    last = _of_classes(player.model, have, shape, info["num_classes"])
     offered = _offered(weights, dataset.class_names, last)
+    backbone = getattr(player.model, "backbone_name", None)
+    inside = () if backbone is None or any(path[1] == backbone for path in have) else (backbone,)
+    homes = {(path[0], *inside, *path[1:]): path for path in offered}
     refit, taken = getattr(player.model, "refit", lambda path, array, shape: array), {}
-    for path in want.keys() & offered.keys():
-        array = offered[path]
+    for path in want.keys() & homes.keys():
+        array = offered[homes[path]]
         array = array if array.shape == want[path] else refit(path, array, want[path])
         if array.shape == want[path]:
             taken[path] = array
-    left = sorted(have.keys() - taken.keys())
+    left = sorted(have.keys() - {homes[path] for path in taken})
     drawn = sorted(want.keys() - taken.keys())
     if not taken.keys() - last:
         raise UserError(
@@ -225,6 +228,14 @@ def hold(
     rates = dict.fromkeys(head, head_rate) if head_rate != 1 else {}
     lines = [f"Frozen in the {player.name}: {', '.join(freeze)} ({len(still)} arrays)."] if still else []
     return dataclasses.replace(player, still=still, rates=rates), lines
+
+
+def _of_classes(model, have: dict, shape: tuple[int, ...], num_classes: int) -> set[tuple[str, ...]]:
+    """The paths in `have` of the arrays with an output for each class."""
+    if hasattr(model, "class_layers"):
+        return {path for path in have if path[1:-1] in model.class_layers()}
+    head = members(model, shape, (CLASSIFIER,))
+    return {path for path in head & have.keys() if have[path].shape[-1:] == (num_classes,)}
 
 
 def _offered(weights: pretrained.Pretrained, ours: Sequence[str], last: set) -> dict:

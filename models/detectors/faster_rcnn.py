@@ -76,6 +76,7 @@ class FasterRCNN(Detector):
     head_channels: int = 1024
 
     first_level, extra = 2, "pool"
+    background = 1
     torch_names = {
         r"^rpn\.conv$": "rpn.head.conv.0.0",
         r"^rpn\.logits$": "rpn.head.cls_logits",
@@ -91,7 +92,10 @@ class FasterRCNN(Detector):
             if getattr(self, name) < 1:
                 raise UserError(f"'{name}' is at least 1; got {getattr(self, name)}.")
         self.rpn = ProposalHead(self.fpn_channels, self.per_cell, self.dtype)
-        self.roi = BoxHead(self.num_classes + 1, self.head_channels, self.dtype)
+        self.roi = BoxHead(self.num_classes + self.background, self.head_channels, self.dtype)
+
+    def class_layers(self) -> dict[tuple[str, ...], tuple[int, int]]:
+        return {("roi", "logits"): (1, 1), ("roi", "boxes"): (1, 4)}
 
     def __call__(self, images: jax.Array, train: bool = False, deltas: dict | None = None) -> Outputs:
         """images [B, H, W, C] float32 -> `Outputs` with the second head's logits [B, P, K + 1] float32.

@@ -66,6 +66,9 @@ class RetinaNet(Detector):
         self.class_head = Head(*shape, self.per_cell * self.num_classes, bias, self.dtype)
         self.box_head = Head(*shape, self.per_cell * 4, dtype=self.dtype)
 
+    def class_layers(self) -> dict[tuple[str, ...], tuple[int, int]]:
+        return {("class_head", "last"): (self.per_cell, 1)}
+
     def sizes(self, side: int) -> tuple[float, ...]:
         return (side, int(side * 2 ** (1 / 3)), int(side * 2 ** (2 / 3)))
 
