@@ -162,7 +162,8 @@ class Keys:
     transfer_options: dict = key(dict, "the strategy's options")
 
     # The data.
-    task: str = key("classification", "what labels mean", group="data")
+    task: str = key("auto", "what labels mean; auto: the dataset's own task", group="data")
+    task_options: dict = key(dict, "the task's options (the fields of its class in tasks/)")
     dataset: str = key("Digits", "the dataset; Images: a folder of images without labels", group="data")
     data_dir: str = key("", "the folder of the dataset; empty: the default of its source", free=True, group="data")
     image_size: int = key(

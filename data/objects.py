@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
@@ -38,6 +39,29 @@ class Objects:
 
     def __getitem__(self, index) -> "Objects":
         return jax.tree.map(lambda leaf: leaf[index], self)
+
+    def moved(self, scale: jax.Array, shift: jax.Array, size: tuple[int, int]) -> "Objects":
+        """The objects in views of their images, in which a place (x, y) has become scale * (x, y) + shift.
+
+        An object whose centre is outside the view is no object of the view; the others are cut at its edges.
+
+        Args:
+            scale, shift: [B, 2] float32 (`data.augment.placement`).
+            size: height and width of the views.
+        """
+        corners = self.boxes.reshape(*self.boxes.shape[:-1], 2, 2) * scale[:, None, None] + shift[:, None, None]
+        low, high = corners.min(axis=-2), corners.max(axis=-2)
+        edge = jnp.array([size[1], size[0]], jnp.float32)
+        centre = (low + high) / 2
+        inside = jnp.all((centre >= 0) & (centre <= edge), axis=-1)
+        boxes = jnp.concatenate([jnp.clip(low, 0, edge), jnp.clip(high, 0, edge)], axis=-1)
+        sizes = jnp.broadcast_to(edge[::-1], self.size.shape)
+        return self.replace(boxes=boxes, classes=jnp.where(inside, self.classes, EMPTY), size=sizes)
+
+    @property
+    def targets(self) -> jax.Array:
+        """[..., G] bool: which rows are objects that a network shall find."""
+        return (self.classes >= 0) & ~self.crowd
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -61,6 +61,11 @@ def matched(weights: pretrained.Pretrained, dataset: data.Dataset, role: str) ->
     order, info = columns(weights.info, dataset), weights.info
     if not order:
         return weights, ""
+    if dataset.task != "classification":
+        raise UserError(
+            f"The {role} in {weights.folder} has the classes of {dataset.name} in another order or among others, and a "
+            "detector's outputs are not put in another order.\nTrain or convert one with the data's classes."
+        )
     known = {"num_classes": len(order), "class_names": list(dataset.class_names)}
     note = f"the {role} has the classes of {dataset.name} in another order. They are matched by name."
     if len(order) < info["num_classes"]:
@@ -160,7 +165,8 @@ def class_note(
         note = f"{len(pairs)} of the {role}'s {len(ours)} class names are not those of {dataset.name}: {shown}"
         note += f"{', ...' * (len(pairs) > 2)}. The classes are matched by their numbers."
     found = None
-    if logits is not None and dataset.labelled and (other or only_numbered(theirs)):
+    asked = logits is not None and dataset.labelled and dataset.task == "classification"
+    if asked and (other or only_numbered(theirs)):
         found = orders.better(logits.argmax(axis=1), labels, list(ours))
     if found:
         how, order, accuracy = found
@@ -195,6 +201,10 @@ def tell_accuracy(
         return
     rows = np.arange(len(logits)) if rows is None else rows
     count, named = len(dataset.test), f"Teacher {weights.info['arch']} from {weights.folder}"
+    if dataset.task != "classification":
+        found = task.metrics(logits, dataset.test.labels[rows]).get(task.main)
+        shown = "not defined" if found is None else f"{found:.2f} %"
+        return say(f"{named}: test {task.main} {shown} on {len(rows):,} of {count:,} images")
     found = in_common(weights.info, dataset, logits, dataset.test.labels[rows])
     if found is None:
         return say(f"{named}: none of its classes are in {dataset.name}; its accuracy is not measured")
