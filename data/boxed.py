@@ -1,5 +1,6 @@
 """Datasets of pictures with boxes: what COCO and VOC share once their annotations are read."""
 
+import collections
 import dataclasses
 import hashlib
 import json
@@ -160,20 +161,9 @@ def dataset(
     if streamed and skip_damaged:
         raise UserError(SKIPS)
     splits, digests = {}, [hashlib.sha256(json.dumps(class_names).encode()).hexdigest()]
-    clipped, empty, crowds, without = 0, 0, 0, 0
+    counts = collections.Counter()
     for split, own in annotated.items():
-        largest = own.sizes[own.image][:, [1, 0, 1, 0]]
-        boxes = np.clip(own.boxes, 0, largest)
-        there = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-        clipped += int(((abs(boxes - own.boxes) > BORDER).any(axis=1) & there).sum())
-        empty += int((~there).sum())
-        crowds += int(own.crowd[there].sum())
-        without += len(own.sizes) - len(np.unique(own.image[there]))
-        scale = form.size / own.sizes.max(axis=1)
-        image, boxes = own.image[there], boxes[there] * scale[own.image[there], None]
-        facts = (column[there] for column in (own.classes, own.crowd, own.area))
-        labels = objects.in_rows(image, boxes, *facts, own.sizes * scale[:, None], scale)
-        splits[split] = BoxedSplit(name, own.source, labels, form, any_size=False)
+        splits[split] = BoxedSplit(name, own.source, _objects(own, form, counts), form, any_size=False)
         digests.append(own.fingerprint(check_files))
     if skip_damaged:
         damaged = []
@@ -184,12 +174,6 @@ def dataset(
             if not present.any():
                 raise DamagedFileError(f"{name}: all pictures of the {split} split are damaged. Replace them.")
         notes += counted("Left out, damaged (--skip_damaged)", damaged)
-    said = {
-        "Boxes beyond their picture, clipped": clipped,
-        "Left out, boxes without an area": empty,
-        "Crowds, neither targets nor counted as wrong": crowds,
-        "Images without objects, which are kept": without,
-    }
     return Dataset(
         name=name,
         **splits,
@@ -202,11 +186,25 @@ def dataset(
         notes=(
             f"Pictures keep their aspect; the rest of each square has the colour {form.fill}.",
             *notes,
-            *(f"{what}: {count:,}." for what, count in said.items() if count),
+            *(f"{what}: {count:,}." for what, count in counts.items() if count),
         ),
         streamed=streamed,
         task="detection",
     )
+
+
+def _objects(own: Annotated, form: Letterbox, counts: collections.Counter) -> objects.Objects:
+    """The objects in pixels of the squares; adds to the counts of the report."""
+    boxes = np.clip(own.boxes, 0, own.sizes[own.image][:, [1, 0, 1, 0]])
+    solid = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+    clipped = (abs(boxes - own.boxes) > BORDER).any(axis=1)
+    counts["Boxes beyond their picture, clipped"] += int((clipped & solid).sum())
+    counts["Left out, boxes without an area"] += int((~solid).sum())
+    counts["Crowds, neither targets nor counted as wrong"] += int(own.crowd[solid].sum())
+    counts["Images without objects, which are kept"] += len(own.sizes) - len(np.unique(own.image[solid]))
+    scale = form.size / own.sizes.max(axis=1)
+    image, facts = own.image[solid], [column[solid] for column in (own.classes, own.crowd, own.area)]
+    return objects.in_rows(image, boxes[solid] * scale[image, None], *facts, own.sizes * scale[:, None], scale)
 
 
 def counted(what: str, names: list[str]) -> list[str]:

@@ -1,6 +1,7 @@
 """COCO: photographs with boxes of 80 classes, and any data in the same layout."""
 
 import functools
+import hashlib
 import json
 import math
 import pathlib
@@ -82,7 +83,8 @@ def _of_files(above: pathlib.Path | None, skip_damaged: bool) -> tuple[dict, tup
     annotated, first, notes = {}, None, []
     for split, path in files.items():
         read = functools.partial(_index, path)
-        index = read() if path.stat().st_size < LARGE else decoded.kept(f"COCO-{path.stem}", [path], read)
+        place = hashlib.sha256(str(path.resolve()).encode(errors="surrogateescape")).hexdigest()[:8]
+        index = read() if path.stat().st_size < LARGE else decoded.kept(f"COCO-annotations-{place}", [path], read)
         first = first or index
         if [x.tolist() for x in index[:2]] != [x.tolist() for x in first[:2]]:
             raise UserError(f"COCO: {path} and {files['train']} have other categories.\nGive both the same list.")
@@ -172,13 +174,13 @@ def _picture(row: dict) -> tuple[int, str, int, int]:
 def _object(row: dict, place: dict[int, int], number: dict[int, int]) -> tuple:
     """(picture, (x1, y1, x2, y2), class, whether a crowd, area)."""
     x, y, width, height = map(float, row["bbox"])
-    area = float(row.get("area", width * height))
+    area = float(width * height if row.get("area") is None else row["area"])
     if not all(map(math.isfinite, (x, y, width, height, area))):
         raise ValueError(f"bbox {row['bbox']} and area {area}")
     own, label = int(row["image_id"]), int(row["category_id"])
     if own not in place or label not in number:
         raise ValueError(f"image_id {own} or category_id {label} is not in the file")
-    return place[own], (x, y, x + width, y + height), number[label], bool(row.get("iscrowd", 0)), area
+    return place[own], (x, y, x + width, y + height), number[label], bool(int(row.get("iscrowd", 0))), area
 
 
 def _present(root: pathlib.Path, path: pathlib.Path, index: list, skip_damaged: bool, notes: list) -> boxed.Annotated:

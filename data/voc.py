@@ -56,7 +56,7 @@ def load(
     above = pathlib.Path(data_dir).expanduser()
     there = data_dir and above.is_dir()
     places = [above, *sorted(above.glob("*")), *sorted(above.glob("VOCdevkit/*"))] if there else []
-    roots = [place for place in places if (place / "Annotations").is_dir() and (place / LISTS).is_dir()]
+    roots = [place for place in places if all((place / own).is_dir() for own in ("Annotations", LISTS, "JPEGImages"))]
     if len(roots) != 1:
         found = f"; it has {' and '.join(root.name for root in roots)}, give one of them" if roots else ""
         raise UserError(
@@ -85,7 +85,7 @@ def _lists(root: pathlib.Path) -> dict[str, list[str]]:
             )
     if chosen == {"train": "train", "test": "test"} and "val" in files:
         chosen["val"] = "val"
-    lists = {split: files[own].read_text().split("\n") for split, own in chosen.items()}
+    lists = {split: files[own].read_text("utf-8", "surrogateescape").split("\n") for split, own in chosen.items()}
     lists = {split: list(filter(None, map(str.strip, lines))) for split, lines in lists.items()}
     for split, names in lists.items():
         path = files[chosen[split]]
@@ -112,7 +112,7 @@ def _parsed(
         try:
             if own:
                 found.append((file, *_read(path, root / file)))
-        except (OSError, ValueError, expat.ExpatError, picture.Unreadable) as error:
+        except (OSError, ValueError, OverflowError, expat.ExpatError, picture.Unreadable) as error:
             reason = getattr(error, "strerror", None) or str(error)
             problems.append(f"{path} ({reason[:150]})")
     if (problems and not skip_damaged) or not found:
@@ -160,7 +160,8 @@ def _tree(content: bytes) -> ET.Element:
 def _columns(root: pathlib.Path, rows: list[tuple], classes: list[str]) -> boxed.Annotated:
     number, found = {name: label for label, name in enumerate(classes)}, [own for *_, own in rows]
     everything = [own for objects in found for own in objects]
-    boxes = np.array([corners for _, corners, _ in everything], np.float64).reshape(-1, 4) - [1, 1, 0, 0]
+    boxes = np.array([corners for _, corners, _ in everything], np.float64).reshape(-1, 4)
+    boxes[:, :2] -= (boxes[:, 2:] > boxes[:, :2]).all(axis=1, keepdims=True)  # a box that ends where it begins is empty
     sides = boxes[:, 2:] - boxes[:, :2]
     return boxed.Annotated(
         source=Files(root, [file for file, *_ in rows]),

@@ -32,6 +32,13 @@ def test_pixels_count_from_1_and_difficult_objects_are_crowds(root):
     np.testing.assert_array_equal(load(root, loading="stream").test.rows([0]), found.test.images)
 
 
+def test_a_box_that_ends_where_it_begins_is_left_out(root):
+    annotation(root, "one", (30, 20), [("wolf", (5, 1, 5, 20), 0), ("ant", (16, 5, 17, 6), 0)])
+    found = load(root)
+    assert found.train.labels.boxes[0].tolist() == [[30, 8, 34, 12]]
+    assert found.notes[1] == "Left out, boxes without an area: 1."
+
+
 @pytest.mark.parametrize(
     ("lists", "exams"),
     [
@@ -48,6 +55,7 @@ def test_lists_are_splits(lists, exams, tmp_path):
 
 
 BROKEN = {
+    "a size without end": ("<annotation><size><width>inf</width></size></annotation>", "cannot convert float infinity"),
     "no XML": ("<annotation>", "no element found"),
     "a box without a side": (
         "<annotation><object><name>a</name><bndbox><xmin>1</xmin></bndbox></object></annotation>",
