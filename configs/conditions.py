@@ -6,7 +6,8 @@ from typing import Any
 
 TORCH_LIBRARIES = ("timm", "torchvision")  # in front of the name of a teacher that one of them builds
 FOLDERS = ("ImageFolder", "Images")  # datasets that are folders of your own pictures
-SIZED = (*FOLDERS, "ImageNet", "TinyImageNet")  # datasets whose pictures may have any size
+BOXED = ("COCO", "VOC")  # datasets that are folders of pictures with boxes
+SIZED = (*FOLDERS, *BOXED, "ImageNet", "TinyImageNet")  # datasets whose pictures may have any size
 SOURCES = ("tfds", "hf")  # libraries whose datasets have a name of two parts, such as tfds:oxford_iiit_pet
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from ml_collections import ConfigDict
 
 from configs.conditions import (
+    BOXED,
     DISTILLER,
     FOLDERS,
     FROZEN,
@@ -187,7 +188,7 @@ class Keys:
         group="data",
     )
     skip_damaged: bool = key(
-        False, "leave out and count damaged pictures of ImageFolder", only("dataset", *FOLDERS), group="data"
+        False, "leave out and count damaged pictures of folders", only("dataset", *FOLDERS, *BOXED), group="data"
     )
     loading: str = key(
         one_of("auto", "memory", "stream"),

@@ -82,26 +82,39 @@ class Found(NamedTuple):
 
 
 def gathered(images: Sequence[Sequence[Found]], size: np.ndarray, scale: np.ndarray) -> Objects:
-    """The objects of some images as arrays of NumPy, with as many rows as the image with the most objects has.
+    """The objects of some images as arrays of NumPy.
 
     Args:
-        images: the objects of each image; at least one row is made.
+        images: the objects of each image.
         size, scale: [N, 2] and [N], as in `Objects`.
     """
-    counts = np.array([len(found) for found in images], np.int64)
-    filled = np.arange(max(1, counts.max(initial=0))) < counts[:, None]
+    found = [found for own in images for found in own]
+    image = np.repeat(np.arange(len(images)), [len(own) for own in images])
+    columns = zip(*found, strict=True) if found else ([],) * len(Found._fields)
+    return in_rows(image, *map(np.array, columns), size, scale)
 
-    def rows(values, empty, kind, *shape) -> np.ndarray:
-        array = np.full((*filled.shape, *shape), empty, kind)
-        array[filled] = np.array(values, kind).reshape(-1, *shape)
+
+def in_rows(image, boxes, classes, crowd, area, size, scale) -> Objects:
+    """Objects that lie one after the other, as arrays with as many rows as the image with the most objects has.
+
+    Args:
+        image: [M] int, ascending: the image of each object.
+        boxes, classes, crowd, area: [M, 4] and [M], as in `Objects`.
+        size, scale: [N, 2] and [N], as in `Objects`.
+    """
+    place = image, np.arange(len(image)) - np.searchsorted(image, image)
+    shape = len(scale), 1 + place[1].max(initial=0)  # a row at least, where no image has an object
+
+    def rows(values, empty, kind, *more) -> np.ndarray:
+        array = np.full((*shape, *more), empty, kind)
+        array[place] = values.reshape(-1, *more)
         return array
 
-    everything = [found for own in images for found in own]
     return Objects(
-        boxes=rows([found.box for found in everything], 0, np.float32, 4),
-        classes=rows([found.label for found in everything], EMPTY, np.int32),
-        crowd=rows([found.crowd for found in everything], False, bool),
-        area=rows([found.area for found in everything], 0, np.float32),
+        boxes=rows(boxes, 0, np.float32, 4),
+        classes=rows(classes, EMPTY, np.int32),
+        crowd=rows(crowd, False, bool),
+        area=rows(area, 0, np.float32),
         size=np.asarray(size, np.float32),
         scale=np.asarray(scale, np.float32),
     )

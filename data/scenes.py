@@ -1,5 +1,6 @@
 """Scenes: several of Shapes' objects a picture, with boxes and masks, to train detectors without a download."""
 
+import functools
 import hashlib
 
 import numpy as np
@@ -27,7 +28,7 @@ def load(data_dir: str = "") -> Dataset:
     each other, with one box. A box is the smallest around the visible pixels of its object, and an area is their
     number. Both splits have `masks`, the pixels of all objects.
     """
-    train, test = _draw(TRAIN, np.random.RandomState(2)), _draw(TEST, np.random.RandomState(3))
+    train, test = _draw(TRAIN, 2), _draw(TEST, 3)
     mean, std = channel_statistics(train[0])
     digest = hashlib.sha256()
     for images, objects, masks in (train, test):
@@ -46,8 +47,10 @@ def load(data_dir: str = "") -> Dataset:
     )
 
 
-def _draw(count: int, random: np.random.RandomState) -> tuple:
-    """Images [N, 64, 64, 3] uint8, their objects, masks [N, 64, 64] bool."""
+@functools.cache
+def _draw(count: int, seed: int) -> tuple:
+    """Images [N, 64, 64, 3] uint8, their objects, masks [N, 64, 64] bool. NumPy keeps the streams of RandomState."""
+    random = np.random.RandomState(seed)
     images, masks = np.empty((count, SIDE, SIDE, 3), np.uint8), np.empty((count, SIDE, SIDE), bool)
     rows, columns = np.mgrid[:SIDE, :SIDE]
     found = []

@@ -47,7 +47,8 @@ def test_boxes_lie_around_the_moved_pixels(how, scene):
 def test_what_leaves_the_view_is_no_object(scene):
     _, objects = scene
     far = objects.moved(jnp.ones((COUNT, 2)), jnp.full((COUNT, 2), 100.0), (SIDE, SIDE))
-    assert (np.asarray(far.classes) == EMPTY).all() and not np.asarray(far.targets).any()
+    assert (np.asarray(far.classes) == EMPTY).all()
+    assert not np.asarray(far.targets).any()
 
 
 def test_a_batch_has_the_objects_of_its_views(scene):
@@ -65,4 +66,5 @@ def test_crowds_are_no_targets():
     own = [[Found((0, 0, 4, 4), 0, True, 16), Found((4, 4, 8, 8), 2, False, 16)], []]
     objects = gathered(own, np.full((2, 2), 8), np.ones(2))
     assert objects.targets.tolist() == [[False, True], [False, False]]
-    assert len(objects) == 2 and objects[:1].shape == (1,)
+    assert len(objects) == 2
+    assert objects[:1].shape == (1,)
