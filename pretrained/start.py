@@ -38,6 +38,7 @@ class Start:
         self._waiting, self._freeze, self._head_rate, self._dataset = list(params), freeze, head_rate, dataset
         self.lines: list[str] = []
         self.digests: list[str] = []
+        self._constants = False
 
     def begin(self, player: Player) -> Player:
         """The player that starts from the next weights; the player itself where none are left.
@@ -45,7 +46,11 @@ class Start:
         Raises:
             UserError: weights that do not fit, or a network that cannot be quantised (`models.quantization.check`).
         """
+        shape = player.view.shape(self._dataset.image_shape)
         self.lines += quantization.report(player, self._dataset.image_shape)
+        if still := constants(player.model, shape):
+            player, self._constants = dataclasses.replace(player, still=player.still | still), True
+            self.lines.append(f"Constant in the {player.name}: its batch norms ({len(still)} arrays).")
         if not self._waiting:
             return player
         weights = pretrained.load(self._waiting.pop(0))
@@ -76,7 +81,7 @@ class Start:
     @property
     def holds(self) -> bool:
         """Whether the optimizer has to know the parts (`held`)."""
-        return bool(self._waiting or self.digests or self._freeze) or self._head_rate != 1
+        return bool(self._waiting or self.digests or self._freeze or self._constants) or self._head_rate != 1
 
     def _held(self, player: Player) -> Player:
         player, lines = hold(player, self._freeze, self._head_rate, player.view.shape(self._dataset.image_shape))
@@ -104,6 +109,15 @@ class Start:
                 "start from one. Name fewer."
             )
         return optax.chain(optimizer, optax.stateless(lambda updates, _: scaled_updates(players, updates)))
+
+
+def constants(model, image_shape: Sequence[int]) -> frozenset[tuple[str, ...]]:
+    """The paths of a network's batch norms, if it has a field `frozen_norm` that is set: what weight decay leaves."""
+    if not getattr(model, "frozen_norm", False):
+        return frozenset()
+    paths = shapes(model, tuple(image_shape))
+    norms = {path[1:-1] for path in paths if path[0] == "batch_stats"}
+    return frozenset(path for path in paths if path[1:-1] in norms)
 
 
 def begin(player: Player, weights: pretrained.Pretrained, dataset: data.Dataset) -> tuple[Player, list[str]]:
@@ -215,7 +229,8 @@ def hold(
         UserError: a part that the network does not have, or nothing is left that learns.
     """
     shape = tuple(image_shape)
-    still = members(player.model, shape, tuple(freeze))
+    frozen = members(player.model, shape, tuple(freeze))
+    still = frozen | player.still
     head = members(player.model, shape, (CLASSIFIER,))
     learns = [path for path in parts(player.model, shape) if path[0] == "params" and path not in still]
     if not learns:
@@ -226,7 +241,7 @@ def hold(
             "Leave the option out, or let the network return `Outputs` with features (docs/models.md)."
         )
     rates = dict.fromkeys(head, head_rate) if head_rate != 1 else {}
-    lines = [f"Frozen in the {player.name}: {', '.join(freeze)} ({len(still)} arrays)."] if still else []
+    lines = [f"Frozen in the {player.name}: {', '.join(freeze)} ({len(frozen)} arrays)."] if frozen else []
     return dataclasses.replace(player, still=still, rates=rates), lines
 
 

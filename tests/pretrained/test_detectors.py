@@ -129,6 +129,21 @@ def test_the_first_learner_starts_from_a_backbone():
     assert lines[2].startswith("Drawn anew in the student: box_head/")
 
 
+def test_frozen_batch_norms_are_left_by_the_optimizer_with_or_without_weights_to_start_from():
+    network = models.create("RetinaNet_ResNet18", 2, **TINY, frozen_norm=True)
+    player = Player("student", network, (0.1,) * 3, (0.3,) * 3)
+    fresh = start.Start((), (), 1.0, dataset("ab"))
+    begun = fresh.begin(player)
+    assert fresh.holds
+    assert fresh.lines == ["Constant in the student: its batch norms (80 arrays)."]
+    assert begun.factor(("params", "body", "stem_bn", "scale")) == 0
+    assert begun.factor(("params", "body", "stem_conv", "kernel")) == 1
+    held, _ = start.hold(begun, ("stem",), 1.0, SHAPE)
+    assert held.factor(("params", "body", "stem_conv", "kernel")) == 0
+    assert held.factor(("params", "body", "stage1_block0", "bn1", "bias")) == 0
+    assert not start.constants(network.clone(frozen_norm=False), SHAPE)
+
+
 @both
 def test_a_learner_of_other_classes_takes_all_but_their_outputs(arch):
     weights, model = weights_of(arch, ("a", "b"))
