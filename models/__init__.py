@@ -107,6 +107,11 @@ registry = Networks(
         "RetinaNet_ResNet50": "models.detectors.retinanet:retinanet_resnet50",
         "RetinaNet_ResNet101": "models.detectors.retinanet:retinanet_resnet101",
         "RetinaNet_MobileNetV2": "models.detectors.retinanet:retinanet_mobilenetv2",
+        "FasterRCNN_ResNet18": "models.detectors.faster_rcnn:faster_rcnn_resnet18",
+        "FasterRCNN_ResNet34": "models.detectors.faster_rcnn:faster_rcnn_resnet34",
+        "FasterRCNN_ResNet50": "models.detectors.faster_rcnn:faster_rcnn_resnet50",
+        "FasterRCNN_ResNet101": "models.detectors.faster_rcnn:faster_rcnn_resnet101",
+        "FasterRCNN_MobileNetV2": "models.detectors.faster_rcnn:faster_rcnn_mobilenetv2",
     },
 )
 names = registry.names

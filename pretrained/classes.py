@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 import data
+import models
 import pretrained
 from pretrained import orders
 from registry import UserError
@@ -56,16 +57,11 @@ def matched(weights: pretrained.Pretrained, dataset: data.Dataset, role: str) ->
         match come back as they are (`mismatch`).
 
     Raises:
-        UserError: the outputs cannot be changed, because no layer is named `classifier`.
+        UserError: the outputs cannot be changed, because no layer is named `classifier` and the network is no detector.
     """
     order, info = columns(weights.info, dataset), weights.info
     if not order:
         return weights, ""
-    if dataset.task != "classification":
-        raise UserError(
-            f"The {role} in {weights.folder} has the classes of {dataset.name} in another order or among others, and a "
-            "detector's outputs are not put in another order.\nTrain or convert one with the data's classes."
-        )
     known = {"num_classes": len(order), "class_names": list(dataset.class_names)}
     note = f"the {role} has the classes of {dataset.name} in another order. They are matched by name."
     if len(order) < info["num_classes"]:
@@ -85,11 +81,15 @@ def only_numbered(names: Sequence[str]) -> bool:
 
 def in_order(variables: dict, order: list[int], weights: pretrained.Pretrained) -> dict:
     """The variables with the outputs `order` of the classifier. Every reader of the network gets this order."""
+    info = weights.info
+    if models.is_detector(info["arch"]):
+        model = models.create(info["arch"], info["num_classes"], **info.get("options", {}))
+        return {**variables, "params": model.in_order(variables["params"], order)}
     last = [name for name in variables["params"] if name.startswith("classifier")]
     if not last:
         raise UserError(
             f"The weights in {weights.folder} have the data's classes in another order or among others, and "
-            f"{weights.info['arch']} has no layer named `classifier` whose outputs could be put in order.\n"
+            f"{info['arch']} has no layer named `classifier` whose outputs could be put in order.\n"
             "Name the network's last layer `classifier`, or rename the images' folders so that they sort in its order."
         )
     params = variables["params"]

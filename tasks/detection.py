@@ -10,11 +10,11 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+
 from models.detectors import boxes as box
 from models.detectors.detections import ROI_WEIGHTS
 from models.detectors.losses import focal, smooth_l1
 from models.detectors.matching import BETWEEN, match
-
 from options import between, not_negative, positive
 from tasks import coco_metrics
 

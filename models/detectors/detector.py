@@ -1,11 +1,14 @@
 """What the detectors share: the backbone with its pyramid, anchors, and torchvision's names of the weights."""
 
 import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
 
 from models.detectors.anchors import RATIOS, anchors
 from models.detectors.fpn import FPN
@@ -23,7 +26,6 @@ BACKBONES = {
     "ResNet101": resnet101,
     "MobileNetV2": MobileNetV2,
 }
-BODY = "body"  # the backbone's name among the variables
 PYRAMID_NAMES = {
     r"^fpn\.lateral(\d+)$": r"backbone.fpn.inner_blocks.\1.0",
     r"^fpn\.output(\d+)$": r"backbone.fpn.layer_blocks.\1.0",
@@ -55,8 +57,10 @@ class Detector(nn.Module):
     epsilon: float = 1e-5
     dtype: Any = jnp.float32
 
+    backbone_name = "body"  # among the variables
     # of the kind of detector: the pyramid's first level, its further levels (`FPN.extra`), how many levels
     first_level, extra, levels = 3, "convolutions", 5
+    background = 0  # columns of the class scores before those of the classes
     torch_names = {}
 
     def setup(self):
@@ -111,13 +115,28 @@ class Detector(nn.Module):
         """Anchors at each position."""
         return len(RATIOS) * len(self.sizes(self.anchor_size))
 
+    def class_layers(self) -> dict[tuple[str, ...], tuple[int, int]]:
+        """The layers with outputs for each class: path -> (n, m) where the outputs are [n, columns, m]."""
+        raise NotImplementedError
+
+    def in_order(self, params: Mapping, order: Sequence[int]) -> dict:
+        """The parameters with the outputs of the classes `order`, numbers below K, and of the background."""
+        kept = [*range(self.background), *(number + self.background for number in order)]
+        flat = traverse_util.flatten_dict(dict(params))
+        for layer, (before, after) in self.class_layers().items():
+            for path in [(*layer, "kernel"), (*layer, "bias")]:
+                x = np.asarray(flat[path])
+                x = x.reshape(*x.shape[:-1], before, self.num_classes + self.background, after)[..., kept, :]
+                flat[path] = x.reshape(*x.shape[:-3], before * len(kept) * after)
+        return traverse_util.unflatten_dict(flat)
+
     def free_widths(self) -> tuple[int, ...]:
         """Empty: `deploy.prune` cannot prune a detector."""
         return ()
 
     def torch_name(self, path: tuple[str, ...]) -> str:
         """("params", "body", "stem_conv", "kernel") -> "backbone.body.conv1.weight"."""
-        if path[1] == BODY:
+        if path[1] == self.backbone_name:
             own = self._body(parent=None).torch_name((path[0], *path[2:]))
             return f"backbone.body.{own.removeprefix('features.')}"
         return rename(path, PYRAMID_NAMES | self.torch_names)

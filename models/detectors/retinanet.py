@@ -66,6 +66,9 @@ class RetinaNet(Detector):
         self.class_head = Head(*shape, self.per_cell * self.num_classes, bias, self.dtype)
         self.box_head = Head(*shape, self.per_cell * 4, dtype=self.dtype)
 
+    def class_layers(self) -> dict[tuple[str, ...], tuple[int, int]]:
+        return {("class_head", "last"): (self.per_cell, 1)}
+
     def sizes(self, side: int) -> tuple[float, ...]:
         return (side, int(side * 2 ** (1 / 3)), int(side * 2 ** (2 / 3)))
 
@@ -94,10 +97,8 @@ class RetinaNet(Detector):
 
 
 def _network(backbone: str):
-    what = f"RetinaNet with a feature pyramid on {backbone}."
-    return variant(
-        RetinaNet, f"retinanet_{backbone.lower()}", what, "Lin et al., ICCV 2017, arXiv:1708.02002", backbone=backbone
-    )
+    name, what = f"retinanet_{backbone.lower()}", f"RetinaNet with a feature pyramid on {backbone}."
+    return variant(RetinaNet, name, what, "Lin et al., ICCV 2017, arXiv:1708.02002", backbone=backbone)
 
 
 retinanet_resnet18 = _network("ResNet18")

@@ -257,8 +257,7 @@ def test_what_is_known_of_the_datasets_is_what_they_say(monkeypatch):
     assert convert.DATASETS["Digits"] == known
     assert convert.DATASETS["TinyImageNet"][2:] == (tiny_imagenet.MEAN, tiny_imagenet.STD)
     nobodys = {"Shapes", "Scenes", "Images"}  # drawn by this library; without classes: nobody has weights for them
-    detection = {"COCO", "VOC"}  # no classifier has weights for them
-    assert set(convert.DATASETS) == {*data.names(), "ImageNet"} - nobodys - detection
+    assert set(convert.DATASETS) == {*data.names(), "ImageNet"} - nobodys
 
 
 def torchvision_vit(state):

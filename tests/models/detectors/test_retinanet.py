@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torchvisions
 from drawn import drawn
 
 import models
-import pretrained
 from models.detectors import detections
 from models.detectors.anchors import anchors
 from models.detectors.fpn import upsampled
@@ -18,62 +18,29 @@ from registry import UserError
 TINY = {"width": 0.125, "fpn_channels": 16, "head_convs": 1, "anchor_size": 8}
 
 
-def close_statistics(actual, expected: dict, tolerance: float = 1e-4):
-    """Shape, norm, mean and the first four entries, to `tolerance` of the norm or of the largest entry."""
-    actual = np.asarray(actual, np.float64)
-    assert list(actual.shape) == expected["shape"]
-    np.testing.assert_allclose(np.linalg.norm(actual), expected["l2"], rtol=tolerance)
-    largest = np.abs(actual).max()
-    np.testing.assert_allclose(actual.mean(), expected["mean"], atol=tolerance * largest)
-    np.testing.assert_allclose(actual.reshape(-1)[:4], expected["first"], atol=tolerance * largest)
-
-
-def of_recipe(entry: dict, name: str, draw_tensor, **options):
-    """(network, its variables with the goldens' weights) at 91 classes."""
-    model = models.create(name, 91, **options)
-    state = {name: draw_tensor(name, shape) for name, shape in entry["state_dict"]}
-    return model, pretrained.from_torch(model, state, (128, 160, 3))
-
-
 @pytest.mark.slow  # two networks of 20 and 34 million parameters
 @pytest.mark.parametrize("name", ["ResNet18", "ResNet50"])
 def test_the_network_is_torchvisions(name, golden, draw_tensor):
     entry = golden("detection")[f"retinanet_{name.lower()}_fpn"]
-    model, variables = of_recipe(entry, f"RetinaNet_{name}", draw_tensor)
+    model, variables = torchvisions.of_recipe(entry, f"RetinaNet_{name}", 91, draw_tensor)
     count = sum(x.size for x in jax.tree.leaves(variables))
     assert count == entry["state_dict_elements"]
-    images = np.random.RandomState(7).standard_normal((2, 3, 128, 160)).astype(np.float32).transpose(0, 2, 3, 1)
-    outputs = jax.jit(model.apply)(variables, images)
+    outputs = jax.jit(model.apply)(variables, torchvisions.images())
     for level, expected in entry["fpn"].items():
         tap = level if level.startswith("p") else f"p{int(level) + 3}"
-        close_statistics(outputs.features[tap], expected)
-    close_statistics(outputs.logits, entry["cls_logits"])
-    close_statistics(outputs.features["boxes"], entry["bbox_regression"])
+        torchvisions.close_statistics(outputs.features[tap], expected)
+    torchvisions.close_statistics(outputs.logits, entry["cls_logits"])
+    torchvisions.close_statistics(outputs.features["boxes"], entry["bbox_regression"])
     counts = model.counts(outputs.features)
     assert sum(counts) == entry["anchors"]["total"] == len(outputs.features["anchors"])
     starts = np.cumsum([0, *counts])
     for start, end, expected in zip(starts, starts[1:], entry["heads_per_level"].values(), strict=False):
-        close_statistics(outputs.logits[:, start:end], expected["cls_logits"])
-        close_statistics(outputs.features["boxes"][:, start:end], expected["bbox_regression"])
+        torchvisions.close_statistics(outputs.logits[:, start:end], expected["cls_logits"])
+        torchvisions.close_statistics(outputs.features["boxes"][:, start:end], expected["bbox_regression"])
     if "eps0" in entry:  # the two differ by 7e-6
-        exact = jax.jit(model.clone(epsilon=0.0).apply)(variables, images)
+        exact = jax.jit(model.clone(epsilon=0.0).apply)(variables, torchvisions.images())
         for logits, numbers in ((outputs.logits, entry), (exact.logits, entry["eps0"])):
             np.testing.assert_allclose(np.linalg.norm(np.float64(logits)), numbers["cls_logits"]["l2"], rtol=1e-6)
-
-
-def close_detections(rows, expected: dict):
-    """The rows [most, 6] of an image against the goldens' of it."""
-    rows = np.asarray(rows)
-    count = expected["count"]
-    np.testing.assert_array_equal(rows[count:], np.tile(detections.NOTHING, (len(rows) - count, 1)))
-    rows = rows[:count].astype(np.float64)
-    first = len(expected["first_boxes"])
-    np.testing.assert_allclose(rows[:first, :4], expected["first_boxes"], atol=1e-3)
-    np.testing.assert_allclose(rows[:first, 4], expected["first_scores"], atol=1e-5)
-    np.testing.assert_allclose(rows[:, 4].sum(), expected["scores_sum"], rtol=1e-5)
-    np.testing.assert_allclose(np.linalg.norm(rows[:, :4]), expected["boxes_l2"], rtol=1e-5)
-    assert (np.diff(rows[:, 4]) <= 0).all()
-    return rows[:first, 5]
 
 
 def test_detections_are_torchvisions(golden):
@@ -86,7 +53,7 @@ def test_detections_are_torchvisions(golden):
     rows = find(logits, codes, jnp.asarray(own), size=size)
     assert rows.shape == (2, 300, 6)
     for image, expected in zip(rows, golden("detection")["postprocess"]["retinanet"], strict=True):
-        np.testing.assert_array_equal(close_detections(image, expected), expected["first_labels"])
+        np.testing.assert_array_equal(torchvisions.close_detections(image, expected), expected["first_labels"])
     few = find(logits[:1] - 20, codes[:1], jnp.asarray(own), size=size[:1])
     np.testing.assert_array_equal(few[0], np.tile(detections.NOTHING, (300, 1)))
 
@@ -126,7 +93,8 @@ def test_outputs_have_the_shapes_that_the_image_gives(tiny):
     assert outputs.logits.shape == (2, count, 3)
     assert features["boxes"].shape == (2, count, 4)
     assert features["anchors"].shape == (count, 4)
-    rows = model.detections(outputs, jnp.asarray([[48, 72]] * 2, jnp.float32), most=7)
+    find = functools.partial(model.detections, most=7)
+    rows = jax.eval_shape(find, outputs, jax.ShapeDtypeStruct((2, 2), jnp.float32))
     assert rows.shape == (2, 7, 6)
 
 
