@@ -19,8 +19,8 @@ from models.vit import token_map
 from options import limited
 
 NAME = r"([1-9]\d*|[a-z]\w*)"  # a stage's number, "last", or a tap
-PAIR = rf"({NAME}:{NAME}|[a-z]\w*)"
-RANGE = r"([a-z_]+)(\d+)-\1(\d+)"
+PAIR = rf"({NAME}:{NAME}|(?!last)[a-z]\w*)"
+RANGE = r"(?P<word>[a-z_]+)(?P<first>\d+)-(?P=word)(?P<last>\d+)"
 LAST = "last:last"
 
 
@@ -95,7 +95,8 @@ def _named(choice: str) -> list[tuple[str, str]]:
     pairs = []
     for part in choice.split(","):
         if levels := re.fullmatch(RANGE, part):
-            names = [f"{levels[1]}{number}" for number in range(int(levels[2]), int(levels[3]) + 1)]
+            numbers = range(int(levels["first"]), int(levels["last"]) + 1)
+            names = [f"{levels['word']}{number}" for number in numbers]
             pairs += zip(names, names, strict=True)
         else:
             one, _, other = part.partition(":")
