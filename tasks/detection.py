@@ -97,7 +97,7 @@ class Detection:
             wanted = jax.nn.one_hot(jnp.where(found, objects.classes[matches], -1), classes)
             rows = jnp.sum(focal(logits, wanted), axis=1)
             codes = box.encode(objects.boxes[matches], anchors)
-            count = jnp.maximum(jnp.sum(found), 1)
+            count = _at_least_one(jnp.sum(found))
             scores = jnp.sum(jnp.where(matches == BETWEEN, 0.0, rows)) / count
             return scores, jnp.sum(jnp.where(found[:, None], jnp.abs(deltas - codes), 0.0)) / count
 
@@ -120,7 +120,7 @@ class Detection:
 
         keys = _keys(batch, RPN)
         scores, boxes, count = jax.vmap(one)(features["rpn_logits"][..., 0], features["rpn_boxes"], batch.label, keys)
-        count = jnp.maximum(jnp.sum(count), 1)
+        count = _at_least_one(jnp.sum(count))
         return {"rpn_class_loss": jnp.sum(scores) / count, "rpn_box_loss": jnp.sum(boxes) / count}
 
     def _second_stage(self, outputs, batch) -> dict:
@@ -148,7 +148,7 @@ class Detection:
         rows = -jnp.take_along_axis(jax.nn.log_softmax(logits), label[..., None], axis=-1)[..., 0]
         own = jnp.take_along_axis(deltas, label[..., None, None], axis=2)[..., 0, :]
         errors = jnp.sum(smooth_l1(own, codes, HUBER), axis=-1)
-        count = jnp.maximum(jnp.sum(kept), 1)
+        count = _at_least_one(jnp.sum(kept))
         scores = jnp.sum(jnp.where(kept, rows, 0.0)) / count
         return {"class_loss": scores, "box_loss": jnp.sum(jnp.where(found, errors, 0.0)) / count}
 
@@ -224,6 +224,11 @@ class Detection:
         """The detections with boxes cut at the edges of the images, which may end before the padding."""
         edge = np.tile(np.asarray(objects.size)[:, None, ::-1], 2)
         return np.concatenate([np.clip(detections[..., :4], 0, edge), detections[..., 4:]], axis=-1)
+
+
+def _at_least_one(count: jax.Array) -> jax.Array:
+    """A count as a divisor, float32."""
+    return jnp.maximum(count, 1).astype(jnp.float32)
 
 
 def _keys(batch, number: int) -> jax.Array:

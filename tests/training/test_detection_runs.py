@@ -1,4 +1,4 @@
-"""Detection through the engine: a tiny RetinaNet on Scenes learns, is taught, resumes to the bit; what is refused."""
+"""Detection through the engine: tiny detectors on Scenes learn, are taught, resume to the bit; what is refused."""
 
 import json
 
@@ -13,10 +13,10 @@ from studies import evaluation
 from training.replica import Replica
 from training.train import train
 
-NETWORK = {"width": 0.125, "fpn_channels": 16, "head_convs": 1, "anchor_size": 8}
-RECIPE = {"dataset": "Scenes", "student_arch": "RetinaNet_ResNet18", "student_options": NETWORK}
-RECIPE |= {"batch_size": 60, "train_epoch": 2, "learning_rate": 0.01, "log_every": 5, "checkpoint_seconds": 1e9}
+RECIPE = {"dataset": "Scenes", "student_arch": "tests.training.tiny_detectors:TinyRetinaNet"}
+RECIPE |= {"batch_size": 60, "train_epoch": 2, "learning_rate": 0.05, "log_every": 5, "checkpoint_seconds": 1e9}
 STEPS = 20  # 600 images in batches of 60, 2 epochs
+ARCH = RECIPE["student_arch"]
 METHOD = {"distiller": "SoftLogits+FGD", "distiller_options": {"FGD": {"stages": "p3-p7"}, "ce_weight": 1.0}}
 
 slow = pytest.mark.slow
@@ -37,7 +37,7 @@ def teacher(tmp_path_factory):
 def taught(teacher, tmp_path_factory):
     """An uninterrupted run of two seeds."""
     folder = tmp_path_factory.mktemp("runs") / "taught"
-    recipe = {**RECIPE, **METHOD, "teacher_param": str(teacher), "seeds": 2}
+    recipe = {**RECIPE, **METHOD, "teacher_param": str(teacher), "teacher_arch": ARCH, "seeds": 2}
     return folder, train({**recipe, "train_path": str(folder)}, quiet=True)
 
 
@@ -66,7 +66,14 @@ def test_two_seeds_are_taught_by_scores_and_levels(taught):
 
 @slow
 def test_a_stopped_run_continues_to_the_same_bits(teacher, taught, tmp_path, monkeypatch):
-    recipe = {**RECIPE, **METHOD, "teacher_param": str(teacher), "seeds": 2, "train_path": str(tmp_path / "run")}
+    recipe = {
+        **RECIPE,
+        **METHOD,
+        "teacher_param": str(teacher),
+        "teacher_arch": ARCH,
+        "seeds": 2,
+        "train_path": str(tmp_path / "run"),
+    }
     whole, write = taught[0], Replica.write_log
 
     def stopping(self, step):
@@ -92,9 +99,24 @@ def test_evaluate_measures_what_the_run_recorded(teacher):
     import data
 
     dataset = data.load("Scenes")
-    found = evaluation.measure(str(teacher), dataset)
+    found = evaluation.measure(str(teacher), dataset, arch=ARCH)
     recorded = json.loads((teacher / "summary.json").read_text())["best"]
     assert found["AP"] == pytest.approx(recorded["AP"], abs=1e-6)
+
+
+TWO_STAGES = {**RECIPE, "student_arch": "tests.training.tiny_detectors:TinyFasterRCNN", "train_epoch": 1}
+
+
+@slow
+@pytest.mark.parametrize("transfer", ["Online", "EMA"])
+def test_two_stages_and_teachers_that_learn(transfer, tmp_path):
+    recipe = {**TWO_STAGES, "distiller": "DKD+PKD", "distiller_options": {"PKD": {"stages": "p2-p6"}}}
+    summary = train({**recipe, "transfer": transfer, "train_path": str(tmp_path / "run")}, quiet=True)
+    assert summary["last"].keys() >= {"AP", "AP50", "teacher/AP"}
+    lines = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    found = next(row for row in lines if row["kind"] == "train")
+    assert found.keys() >= {"DKD_target", "DKD_others", "PKD", "detection", "rpn_class_loss", "rpn_box_loss"}
+    assert all(np.isfinite(value) for value in found.values() if isinstance(value, float))
 
 
 REFUSED = {
@@ -114,7 +136,7 @@ def test_what_needs_a_class_for_each_image_is_refused(recipe):
         resolve({**RECIPE, **recipe})
 
 
-@pytest.mark.parametrize("mistake", [{"student_arch": "ResNet8", "student_options": {}}, {"dataset": "Digits"}])
+@pytest.mark.parametrize("mistake", [{"student_arch": "ResNet8"}, {"dataset": "Digits"}])
 def test_networks_and_labels_of_two_tasks_are_refused(mistake, tmp_path):
     recipe = {**RECIPE, **mistake, "transfer": "Labels", "train_path": str(tmp_path / "run")}
     with pytest.raises(UserError, match="cannot train"):
