@@ -62,6 +62,18 @@ def test_a_streamed_run_that_is_killed_ends_with_the_bits_of_a_run_in_memory(who
     assert contents(folder) == expected
 
 
+def test_a_detector_that_is_killed_ends_with_the_same_bits(whole, tmp_path):
+    flags = ["--transfer", "Labels", "--student_arch", "tests.training.tiny_detectors:TinyRetinaNet"]
+    flags += ["--dataset", "Scenes", "--batch_size", "100", "--train_epoch", "2", "--config.checkpoint_seconds=0"]
+    process = real_process.start(tmp_path / "killed", whole[0], flags)
+    wait_for(process, lambda: reached(tmp_path / "killed") >= 7)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert "Continuing at step" in real_process.finish(tmp_path / "killed", whole[0], flags)
+    real_process.finish(tmp_path / "whole", whole[0], flags)
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+
+
 def test_asked_to_stop_saves_and_exits_with_75(whole, tmp_path):
     """SIGINT, then SIGTERM after going on, then two at once: saved, saved, and ended on the spot; then to the end."""
     cache, expected = whole
