@@ -89,11 +89,12 @@ def build(
     def function(images):
         with ops.plain() if plain else contextlib.nullcontext():
             if with_preprocessing:
-                outputs, _ = player.forward(variables, images.astype(jnp.float32) / 255.0)
-                first = jax.nn.softmax(outputs.logits, axis=-1)
-            else:
-                outputs, _ = forward(player.model, variables, images)
-                first = outputs.logits
+                mean, std = (jnp.asarray(x, jnp.float32) for x in (player.mean, player.std))
+                images = (images.astype(jnp.float32) / 255.0 - mean) / std
+                if stored:  # LiteRT's converter would multiply the first kernel by 1 / std
+                    images = jax.lax.optimization_barrier(images)
+            outputs, _ = forward(player.model, variables, images)
+            first = jax.nn.softmax(outputs.logits, axis=-1) if with_preprocessing else outputs.logits
         return (first, *(outputs.features[tap].astype(jnp.float32) for tap in taps))
 
     kind = ("uint8", "probabilities") if with_preprocessing else ("float32", "logits")

@@ -59,7 +59,7 @@ def test_the_command_exports_weights_whose_images_have_their_own_ranges(tmp_path
     assert info["options"]["quantize"] == "int8"
     derived.write(tmp_path / "weights", weights.variables, info)
     file = tmp_path / "network.tflite"
-    flags = ["--param", str(tmp_path / "weights"), "--to", "litert", "--out", str(file)]
+    flags = ["--param", str(tmp_path / "weights"), "--to", "litert", "--out", str(file), "--with_preprocessing"]
     facts = export.export(export.parser().parse_args(flags))
     assert facts["arithmetic"].startswith("integer: weights of 8 bits")
     assert facts["bytes"] < 40_000
