@@ -60,7 +60,7 @@ def real_images(classify, dataset: str | None, data_dir: str | None, folder: str
     from pretrained.players import dataset_of
 
     if folder:
-        paths = pictures(folder)
+        paths = pictures(folder, "--images")
         _, images, _ = next(classify.read([paths[i] for i in _spread(len(paths))]))
         if not len(images):
             raise UserError(f"--images {folder}: none of its pictures can be read.")
