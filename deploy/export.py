@@ -5,9 +5,11 @@
     python -m deploy.export --param runs/soft --to litert --out soft.tflite --taps embedding
 
 The file takes normalised images [B, H, W, C] float32 and returns logits. With --with_preprocessing it takes pixels
-[B, H, W, C] uint8 and returns probabilities. Before the file is written, its own runtime answers 64 images of the data
-set. If an answer differs from the library's by more than 0.1 %, nothing is written. Beside the file, FILE.json has the
-names of the classes, the form of the input, and the report.
+[B, H, W, C] uint8 and returns probabilities. A detector's file returns detections where the format can hold the
+non-maximum suppression (stablehlo), else the class scores and boxes of all anchors. Before the file is written, its own
+runtime answers 64 images of the data set, or 8 of a detector's. If an answer differs from the library's by more than
+0.1 %, nothing is written. Beside the file, FILE.json has the names of the classes, the form of the input, and the
+report.
 
 Quantised weights become integers in an ONNX file, if they have fixed ranges (`deploy.quantize`), and in a LiteRT file,
 if each image has its own range (`--student_quantize`, `deploy.quantize --calibrate 0`). A number at the border of two
@@ -22,12 +24,18 @@ import numpy as np
 
 from configs import command
 from configs.command import names_in
+from data.boxed import FILL
 from deploy.arguments import Parser, file_to_write
+from deploy.detector import apart
 from deploy.targets import Measured, Target, registry
 from models import quantization
 from registry import UserError
 
-IMAGES = 64
+MEANING = {  # of a detector's outputs, by the first one's name
+    "detections": "rows x1, y1, x2, y2, score, class, by falling score, in pixels of the input; class -1: no object",
+    "logits": "class scores before the sigmoid, and boxes x1, y1, x2, y2 in pixels of the input, of all anchors: "
+    "this format has no non-maximum suppression, so the caller suppresses",
+}
 
 
 def parser() -> Parser:
@@ -45,13 +53,16 @@ def parser() -> Parser:
     return p
 
 
-def real_images(classify, dataset: str | None, data_dir: str | None, folder: str) -> np.ndarray:
-    """At most `IMAGES` pictures of a folder or of a test split, evenly spread: [N, H, W, C] uint8.
+def real_images(network, dataset: str | None, data_dir: str | None, folder: str) -> np.ndarray:
+    """Pictures of a folder or of a test split, evenly spread, at most as many as the network sees in one call.
 
     Args:
-        classify: a `deploy.Classifier`; it says which form the images have.
+        network: what `deploy.load` returned; it says which form the images have.
         dataset, data_dir: as the flags; None where they are not given.
         folder: of pictures; empty: the data set's test split.
+
+    Returns:
+        [N, H, W, C] uint8.
 
     Raises:
         UserError: no such data, data of other channels, or no picture that can be read.
@@ -61,26 +72,33 @@ def real_images(classify, dataset: str | None, data_dir: str | None, folder: str
 
     if folder:
         paths = pictures(folder, "--images")
-        _, images, _ = next(classify.read([paths[i] for i in _spread(len(paths))]))
+        _, images, _ = next(network.read([paths[i] for i in _spread(len(paths), network.batch)]))
         if not len(images):
             raise UserError(f"--images {folder}: none of its pictures can be read.")
         return images
     given = {"dataset": dataset, "data_dir": data_dir}
-    data = dataset_of(classify.weights.info, {key: value for key, value in given.items() if value is not None})
-    images = data.test.part(_spread(len(data.test))).images
-    return classify.fit(images)
+    data = dataset_of(network.weights.info, {key: value for key, value in given.items() if value is not None})
+    images = data.test.part(_spread(len(data.test), network.batch)).images
+    return network.fit(images)
 
 
-def _spread(count: int) -> np.ndarray:
-    return np.unique(np.linspace(0, count - 1, min(IMAGES, count)).round().astype(int))
+def _spread(count: int, most: int) -> np.ndarray:
+    return np.unique(np.linspace(0, count - 1, min(most, count)).round().astype(int))
 
 
 def compare(expected: dict[str, np.ndarray], found: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
-    """For each output its largest difference, and this difference relative to the largest absolute value."""
+    """For each output its largest difference, and this difference relative to the largest absolute value.
+
+    "detections" are compared object by object (`deploy.detector.apart`).
+    """
     result = {}
     for name, own in expected.items():
-        difference = float(np.max(np.abs(own - found[name]))) if own.shape == found[name].shape else float("inf")
-        result[name] = {"difference": difference, "relative": difference / max(float(np.abs(own).max()), 1e-30)}
+        largest = max(float(np.abs(own).max()), 1e-30)
+        if name == "detections":
+            difference = apart(own, found[name]) * largest
+        else:
+            difference = float(np.max(np.abs(own - found[name]))) if own.shape == found[name].shape else float("inf")
+        result[name] = {"difference": difference, "relative": difference / largest}
     return result
 
 
@@ -88,6 +106,7 @@ def description(name, weights, graph, measured: Measured, size: int, parity: dic
     """What FILE.json says: how to call the file of the format `name`, and the report."""
     info, target = weights.info, registry.get(name)
     pixels = graph.dtype == "uint8"
+    detector = {"detections", "boxes"} & set(graph.outputs[:2])
     return {
         "input": {
             "name": graph.input,
@@ -97,8 +116,10 @@ def description(name, weights, graph, measured: Measured, size: int, parity: dic
             **({} if pixels else {"mean": list(info["mean"]), "std": list(info["std"])}),
             "resize": info.get("resize", 0),
             "interpolation": info.get("interpolation") or "bilinear",
+            **({"letterbox": {"long_side": graph.shape[0], "fill": list(FILL)}} if detector else {}),
         },
         "outputs": {name: [target.batch or "batch", *measured.outputs[name].shape[1:]] for name in graph.outputs},
+        **({"meaning": MEANING[graph.outputs[0]]} if detector else {}),
         "class_names": list(info["class_names"]),
         "arithmetic": quantization.arithmetic(info.get("options", {}), target.arithmetic),
         "format": name,
@@ -122,6 +143,7 @@ def report(out: pathlib.Path, facts: dict) -> str:
 
     lines = [f"{facts['weights']['arch']} written to {out} ({size_text(facts['bytes'])}), described in {out}.json"]
     lines += [f"takes      {facts['input']['name']} {facts['input']['shape']} {facts['input']['type']}"]
+    lines += [f"meaning    {facts['meaning']}"] if "meaning" in facts else []
     lines += [f"computes   {facts['arithmetic']}"] if "quantize" in facts["weights"]["options"] else []
     for name, shape in facts["outputs"].items():
         parity = facts["parity"][name]
@@ -149,18 +171,29 @@ def export(args) -> dict:
     if out.exists() and not args.force:
         raise UserError(f"--out {out} exists already; choose another, or replace it with --force.")
     target: Target = registry.get(args.to)()
-    classify = deploy.load(args.param, args.arch)
-    weights, player, variables = classify.weights, classify.player, classify.variables
-    how = {"plain": target.plain, "integers": target.integers}
+    network = deploy.load(args.param, args.arch)
+    weights, player, variables = network.weights, network.player, network.variables
+    how = {"plain": target.plain, "integers": target.integers, "suppression": target.suppression}
     graph = graphs.build(weights, args.arch, args.with_preprocessing, names_in(args.taps), **how)
-    images = real_images(classify, args.dataset, args.data_dir, args.images)
+    images = real_images(network, args.dataset, args.data_dir, args.images)
     pixels = images / np.float32(255)
     given = images if args.with_preprocessing else (pixels - np.float32(player.mean)) / np.float32(player.std)
     content = target.write(graph)
     measured = target.measure(content, graph, given)
-    outputs = jax.device_get(jax.jit(lambda v, x: player.forward(v, x)[0])(variables, pixels))
-    answers = {"logits": outputs.logits, "probabilities": np.asarray(jax.nn.softmax(outputs.logits))}
-    expected = {name: np.asarray(answers.get(name, outputs.features.get(name))) for name in graph.outputs}
+    names, answers = graphs.answers_of(player.model, args.with_preprocessing, target.suppression)
+
+    @jax.jit
+    def own(variables, pixels):
+        outputs, _ = player.forward(variables, pixels)
+        named = {**outputs.features, **dict(zip(names, answers(outputs, pixels.shape[1:3]), strict=True))}
+        return {name: named[name] for name in graph.outputs}
+
+    expected = jax.device_get(own(variables, pixels))
+    if "detections" in expected and (expected["detections"][..., 5] < 0).all():
+        raise UserError(
+            f"Nothing is written: the network finds nothing in {len(images)} images, so nothing can be compared.\n"
+            "Compare on pictures of its objects: --images DIR"
+        )
     parity = compare(expected, measured.outputs)
     worst = max(parity, key=lambda name: parity[name]["relative"])
     tolerance = target.tolerance["quantize" in weights.info.get("options", {})]

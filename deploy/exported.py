@@ -1,4 +1,4 @@
-"""Files that `deploy.export` wrote, measured: the format's own runtime computes the logits."""
+"""Files that `deploy.export` wrote, measured: the format's own runtime computes logits or detections."""
 
 import dataclasses
 import json
@@ -46,22 +46,33 @@ class Exported:
     def answers(self, dataset: data.Dataset) -> np.ndarray:
         """The logits [N, K] float32 of the test images, for the classes of the data in their order.
 
-        Of a file that returns probabilities: their logarithms.
+        Of a file that returns probabilities: their logarithms. Of a detector's file: the detections [N, D, 6] float32.
 
         Raises:
-            UserError: other classes or channels, or no runtime.
+            UserError: other classes or channels, another kind of data or, for boxes, another size; or no runtime.
         """
+        names = tuple(self.facts["outputs"])
+        if "boxes" in names[:2] and names[0] == "logits":
+            raise UserError(f"{self.path} returns boxes that nothing has suppressed yet.\nMeasure the weights instead.")
+        if (names[0] == "detections") != (dataset.task == "detection"):
+            raise UserError(f"{self.path} returns {names[0]}; {dataset.name} is data for {dataset.task}.")
         weights = pretrained.Pretrained(self.path, {}, self.info, self.facts["weights"]["sha256"])
         if problem := classes.mismatch(weights, dataset, "network"):
             raise UserError(problem)
         if (theirs := self.info["image_shape"][-1]) != (ours := dataset.seen_shape[-1]):
             raise UserError(f"{self.path} takes images of {theirs} channels; {dataset.name} has {ours}.")
+        order = classes.columns(self.info, dataset)
+        if names[0] == "detections" and (order or self.info["image_shape"] != list(dataset.seen_shape)):
+            raise UserError(
+                f"{self.path} has other classes than {dataset.name}, another order of them, or another image size.\n"
+                "Measure it on the data of its training, at the size of its training."
+            )
         view = View(**dataset.view(self.info["image_shape"][0], self.info["interpolation"]))
         parts = list(self._logits(dataset.test.blocks(), view))
-        return np.concatenate(parts)[:, classes.columns(self.info, dataset) or slice(None)]
+        return np.concatenate(parts)[:, order or slice(None)]
 
     def _logits(self, blocks: Iterable[np.ndarray], view: View) -> Iterable[np.ndarray]:
-        """Yields logits for blocks [M, H, W, C] uint8 of images."""
+        """Yields logits, or detections, for blocks [M, H, W, C] uint8 of images."""
         given, names = self.facts["input"], tuple(self.facts["outputs"])
         graph = Graph(None, tuple(given["shape"][1:]), given["type"], names)
         target = registry.get(self.facts["format"])()
@@ -75,7 +86,9 @@ class Exported:
                 else:
                     images = (images - np.float32(given["mean"])) / np.float32(given["std"])
                 answer = run(images)[0]
-                yield answer if names[0] == "logits" else np.log(np.maximum(answer, np.finfo(np.float32).tiny))
+                if names[0] == "probabilities":
+                    answer = np.log(np.maximum(answer, np.finfo(np.float32).tiny))
+                yield answer
 
 
 def is_file(param: str) -> bool:

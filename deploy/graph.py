@@ -1,14 +1,16 @@
-"""The function that is exported: a trained network with its batch norms folded."""
+"""The function that is exported: a trained network with its batch norms folded; a detector's finds its objects."""
 
 import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 import pretrained
-from models import forward, ops, quantization
+from deploy.detector import decoded, detections
+from models import Outputs, forward, ops, quantization
 from pretrained.players import player_of
 from registry import UserError, unknown
 
@@ -21,7 +23,7 @@ class Graph:
         function: images [B, *shape] -> a tuple of float32 arrays, one for each of `outputs`.
         shape: (H, W, C) of the images.
         dtype: of the images: "float32", normalised; or "uint8", pixels from 0 to 255.
-        outputs: "logits" [B, K], or "probabilities" of uint8 images; then the taps.
+        outputs: what `answers_of` names; then the taps.
         bits: of the kernels, if the format shall store integers; 0: the function is all.
         layers: (name, kernel, low, high) of every layer, in the order of the forward pass; low and high are the range
             of its input, and are missing if each image has its own. Empty if `bits` is 0.
@@ -48,6 +50,7 @@ def build(
     taps: Sequence[str] = (),
     plain: bool = True,
     integers: str = "",
+    suppression: bool = True,
 ) -> Graph:
     """Makes the function of some weights.
 
@@ -59,6 +62,7 @@ def build(
         plain: the function has JAX's own operations alone, without the CPU's forms (`models.ops.plain`).
         integers: `Target.integers`. If it is not empty, of quantised weights the function is the float network's, and
             `Graph.layers` has what rounds it.
+        suppression: as in `answers_of`.
 
     Raises:
         UserError: weights that do not fit, a tap that the network does not have, or ranges of the other kind.
@@ -83,6 +87,9 @@ def build(
     for tap in taps:
         if tap not in features:
             raise unknown("tap", tap, features)
+    names, answers = answers_of(player.model, with_preprocessing, suppression)
+    if same := set(names) & set(taps):
+        raise UserError(f"--taps {same.pop()}: the file returns something else under this name. Leave it out.")
     if len(set(taps)) < len(taps):
         raise UserError(f"--taps {','.join(taps)} names a tap twice.")
 
@@ -94,8 +101,39 @@ def build(
                 if stored:  # LiteRT's converter would multiply the first kernel by 1 / std
                     images = jax.lax.optimization_barrier(images)
             outputs, _ = forward(player.model, variables, images)
-            first = jax.nn.softmax(outputs.logits, axis=-1) if with_preprocessing else outputs.logits
-        return (first, *(outputs.features[tap].astype(jnp.float32) for tap in taps))
+            first = answers(outputs, shape[:2])
+        return (*first, *(outputs.features[tap].astype(jnp.float32) for tap in taps))
 
-    kind = ("uint8", "probabilities") if with_preprocessing else ("float32", "logits")
-    return Graph(function, shape, kind[0], (kind[1], *taps), **stored)
+    return Graph(function, shape, "uint8" if with_preprocessing else "float32", (*names, *taps), **stored)
+
+
+def answers_of(
+    model: nn.Module, with_preprocessing: bool, suppression: bool
+) -> tuple[tuple[str, ...], Callable[[Outputs, tuple[int, int]], tuple[jax.Array, ...]]]:
+    """What a file returns besides taps.
+
+    Args:
+        model: the network.
+        with_preprocessing: a classifier's file returns probabilities.
+        suppression: the format can hold the loop of the non-maximum suppression.
+
+    Returns:
+        (names, a function: outputs, (height, width) of the images -> an array for each name). The names are "logits"
+        [B, K] or "probabilities" [B, K]; of a detector "detections" [B, D, 6], as `deploy.Detector` has them, in pixels
+        of the input. Without suppression "logits" [B, A, K] and "boxes" [B, A, 4], neither clipped nor suppressed.
+
+    Raises:
+        UserError: a network that needs the suppression before its last layer.
+    """
+    if not hasattr(model, "detections"):
+        if with_preprocessing:
+            return ("probabilities",), lambda outputs, size: (jax.nn.softmax(outputs.logits, axis=-1),)
+        return ("logits",), lambda outputs, size: (outputs.logits,)
+    if suppression:
+        return ("detections",), lambda outputs, size: (detections(model, outputs, size),)
+    if hasattr(model, "proposals"):
+        raise UserError(
+            "This format cannot hold non-maximum suppression, and Faster R-CNN's proposals need it.\n"
+            "Take another format: --to stablehlo."
+        )
+    return ("logits", "boxes"), lambda outputs, size: (outputs.logits, decoded(outputs))

@@ -21,6 +21,7 @@ class StableHLO(Target):
     """StableHLO, checked with jax."""
 
     plain = False
+    suppression = True
 
     def write(self, graph: Graph) -> bytes:
         _check()

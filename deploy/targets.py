@@ -47,6 +47,8 @@ class Target(abc.ABC):
         plain: whether the format has JAX's own operations alone (`deploy.graph.build`).
         batch: how many images one call of the network takes; 0: any number.
         images: how many images the function of `open` gets at once, if a whole split is measured.
+        suppression: whether the format holds the loop of a detector's non-maximum suppression. If not, a file returns
+            the class scores and boxes of all anchors.
         integers: which ranges of inputs quantised weights must have so that the file stores integers: "fixed" or
             "image" (a range for each image); empty: the format has float32 alone.
         arithmetic: how the runtime computes with the file of quantised weights, for `quantization.arithmetic`.
@@ -57,6 +59,7 @@ class Target(abc.ABC):
     plain = True
     batch = 0
     images = 64
+    suppression = False
     integers = ""
     arithmetic = quantization.FAKE
     tolerance = (1e-3, 2e-2)

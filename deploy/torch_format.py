@@ -164,6 +164,7 @@ OPERATIONS = {
     "Conv": _conv,
     "Div": operator.truediv,
     "Einsum": lambda *arrays, equation: torch.einsum(equation, *arrays),
+    "Exp": torch.exp,
     "Expand": _expand,
     "Gather": _gather,
     "Gelu": lambda x, approximate="none": F.gelu(x, approximate=approximate),
