@@ -45,8 +45,9 @@ class Boxes:
     header = ("file", "class", "score", "x1", "y1", "x2", "y2")
 
     def _best(self, detections: np.ndarray) -> list[tuple[str, float, list[float]]]:
-        """(class, score, box) of each object of the rows [D, 6]."""
-        shown = detections[(detections[:, 5] >= 0) & (detections[:, 4] >= self.least)][: self.most]
+        """(class, score, box) of each object of the rows [D, 6], without boxes that lay in the padding alone."""
+        there = (detections[:, 5] >= 0) & (detections[:, 2:4] > detections[:, :2]).all(axis=1)
+        shown = detections[there & (detections[:, 4] >= self.least)][: self.most]
         return [(self.names[int(row[5])], float(row[4]), row[:4].tolist()) for row in shown]
 
     def rows(self, detections: np.ndarray) -> list[list[str]]:
