@@ -56,7 +56,7 @@ def roi_align(maps: Sequence[jax.Array], boxes: jax.Array, first: int, bins: int
         _samples(corners[..., 1 - axis], corners[..., 3 - axis], jnp.asarray(own, jnp.int32)[level], bins)
         for axis, own in enumerate((rows, columns))
     )
-    image = jnp.arange(len(flat), dtype=jnp.int32)[:, None, None, None]
+    image = jnp.arange(flat.shape[0], dtype=jnp.int32)[:, None, None, None]
     total = 0.0
     for y, weight_y in down:
         for x, weight_x in right:

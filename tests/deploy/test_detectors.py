@@ -6,6 +6,7 @@ import json
 import re
 
 import jax
+import jax.export
 import numpy as np
 import pages
 import pytest
@@ -14,11 +15,12 @@ from PIL import Image
 
 import data
 import deploy
+import models
 import pretrained
 from deploy import detector, export, exported, predict, targets
 from registry import UserError
 from studies import evaluation
-from tests.training.tiny_detectors import TinyRetinaNet
+from tests.training.tiny_detectors import TinyFasterRCNN, TinyRetinaNet
 
 ARCH = "tests.training.tiny_detectors:TinyRetinaNet"
 COUNT = 8  # images
@@ -187,3 +189,14 @@ def test_onnx_returns_all_anchors(weights, tmp_path, quick):
     assert "no non-maximum suppression" in facts["meaning"]
     with pytest.raises(UserError, match="--taps boxes: the file returns something else"):
         exports(weights, tmp_path / "b", "--to", "onnx", "--taps", "boxes")
+
+
+def test_faster_rcnn_takes_any_number_of_images():
+    model = TinyFasterRCNN(6)
+    images = jax.ShapeDtypeStruct(jax.export.symbolic_shape("batch, 64, 64, 3"), np.float32)
+    variables = drawn(model, np.zeros((1, 64, 64, 3), np.float32), seed=1)
+
+    def detections(images):
+        return detector.detections(model, models.forward(model, variables, images)[0], images.shape[1:3])
+
+    assert str(jax.eval_shape(detections, images).shape) == "(batch, 100, 6)"
