@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 import data
+import hosts
 from data import crops, picture, streamed
 from data.pictures import Files, PictureSplit
 from registry import DamagedFileError
@@ -167,6 +168,23 @@ def test_a_damaged_file_ends_the_run_and_is_named(folder):
     bad.write_bytes(b"no picture")
     with pytest.raises(DamagedFileError, match=rf"ImageFolder: 1 of 8 pictures cannot be read:\n  {bad} \(no picture"):
         fed(stream(found.train, views=("weak",)), range(TOTAL), jax.numpy.zeros(()))
+
+
+def test_one_of_several_processes_waits_with_its_error_until_all_agree(folder, monkeypatch):
+    found, asked = data.load("ImageFolder", str(folder), 16, loading="stream"), []
+    bad = folder / "test/a/0.jpg"
+    bad.write_bytes(b"no picture")
+    monkeypatch.setattr(hosts, "several", lambda: True)
+    monkeypatch.setattr(hosts, "_gather", lambda mine: asked.append(mine) or [None, mine])
+    whole = data.StreamedImages(found.train, HERE, 2).batches(np.arange(20).reshape(2, 10))
+    assert [len(batch) for batch in whole] == [10, 10]
+    assert asked == [None]
+    batches = data.StreamedImages(found.test, HERE, 2).batches(np.arange(4).reshape(2, 2))
+    shown = np.concatenate([np.asarray(next(batches)) for _ in range(2)])
+    assert shown.any(axis=(1, 2, 3)).tolist() == [False, False, True, True]  # one is damaged
+    with pytest.raises(DamagedFileError, match=str(bad)):
+        next(batches)
+    assert (asked[1]["code"], str(bad) in asked[1]["text"]) == (3, True)
 
 
 def test_damaged_pictures_cannot_be_left_out_of_a_stream(folder):
