@@ -2,6 +2,7 @@
 
 import collections
 import time
+import tracemalloc
 
 import cv2
 import jax
@@ -202,6 +203,27 @@ def test_a_jpeg_is_decoded_as_pillow_decodes_it(folder):
     with picture.reading():
         one = picture.Form(16, 1)
         np.testing.assert_array_equal(crops.whole(grey.read_bytes(), one), picture.read(str(grey), one).pixels)
+
+
+def test_a_stream_holds_a_few_batches_and_never_all_images():
+    class Drawn(data.Split):  # images that exist while they are shown
+        def rows(self, index):
+            return np.zeros((len(index), *self.image_shape), np.uint8)
+
+    split, batch = Drawn(3200, (64, 64, 3), lambda: ()), 64 * 64 * 64 * 3
+    plan = data.Plans(0, np.arange(len(split), dtype=np.int32), 50, 50, 64, previous=False)
+    how = {"views": ("weak",), "least": 0.0, "sharding": HERE, "threads": 2}
+    own, state = data.Stream(split, np.zeros(len(split), np.int32), plan, **how), jax.numpy.zeros(())
+    empty = data.DeviceSplit(None, *[np.zeros(1)] * 4)
+    own.feed(empty, 0, state)
+    tracemalloc.start()  # NumPy reports its arrays
+    try:
+        for step in range(1, plan.total):
+            own.feed(empty, step, state)
+        largest = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert batch < largest < 16 * batch
 
 
 @pytest.mark.slow
