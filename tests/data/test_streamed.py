@@ -116,6 +116,8 @@ def folder(tmp_path):
 def test_a_streamed_folder_has_the_images_of_one_in_memory(folder):
     held, found = (data.load("ImageFolder", str(folder), 16, loading=how) for how in ("memory", "stream"))
     assert (held.streamed, found.streamed) == (False, True)
+    assert found.test.masks is None
+    assert found.test._coming is None  # no picture has been read for this answer
     for name in ("train", "test"):
         np.testing.assert_array_equal(getattr(found, name).images, getattr(held, name).images)
         np.testing.assert_array_equal(getattr(found, name).labels, getattr(held, name).labels)
