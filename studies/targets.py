@@ -100,6 +100,12 @@ class Target:
             raise unknown("target", name, KINDS)
         return KINDS[name]
 
+    def check_compiler(self) -> None:
+        """Raises `UserError` if the compiler is not installed."""
+        platform = self.kind.platform
+        if not compiler_is_here(platform):
+            raise UserError(f"{self.name} has a compiler of its own, which is not installed: {INSTALL[platform]}.")
+
     def devices(self) -> Devices:
         """The chips as devices of a run, which exist for the compiler alone.
 
@@ -107,8 +113,7 @@ class Target:
             UserError: the compiler is not installed, or the topology does not exist.
         """
         kind, (name, _, topology) = self.kind, self.name.partition(":")
-        if not compiler_is_here(kind.platform):
-            raise UserError(f"{self.name} has a compiler of its own, which is not installed: {INSTALL[kind.platform]}.")
+        self.check_compiler()
         form = f"{name}:{kind.topology}" if kind.topology else name
         if bool(topology) != bool(kind.topology):
             raise UserError(f"'{self.name}' is no target. A target that exists is {form}.")
