@@ -20,7 +20,7 @@ FLAGS = {
 }
 APART = 10.0  # points between the best and the worst class; above this, the classes are printed
 SHOWN = 100  # the largest number of classes to print; if there are more, the worst are printed
-UNITS = {"top1": "%", "top5": "%", "ece": "%", "agreement": "%", "nll": "nats", "kl": "nats"}
+UNITS = {"nll": "nats", "kl": "nats"}  # of metrics that are not percent
 
 
 def parse(argv: list[str]) -> command.Command:
@@ -53,10 +53,10 @@ def main(argv: list[str]) -> None:
     params, maps, baselines = (names_in(flags[name]) for name in ("param", "explain", "baseline"))
     command.prepare(given)
     import pretrained
+    import tasks
     from models import quantization
     from pretrained import foreign, players
     from studies import evaluation, explaining, probing
-    from tasks.classification import per_class
 
     probing.check(names_in(flags["probe"]))
     explaining.check_maps(maps)
@@ -70,6 +70,8 @@ def main(argv: list[str]) -> None:
             write({**options, "dataset": name, **result}, weights.folder / f"probe-{name}.json")
         return
     teacher, archs = options.get("teacher_param", ""), (flags["arch"], options.get("teacher_arch", ""))
+    if teacher and dataset.task != "classification":
+        raise UserError(f"--teacher_param compares class scores; {name} has boxes.\nMeasure the teacher as --param.")
     if not teacher:
         dataset.check_labelled("evaluate.py without --teacher_param")
     size = options.get("teacher_image_size", 0)
@@ -79,18 +81,18 @@ def main(argv: list[str]) -> None:
     facts = {**options, "dataset": name}
     all_logits = evaluation.answers(params, dataset, [flags["arch"]] * len(params), "network")
     teacher_logits = evaluation.teacher_answers(teacher, dataset, archs[1], size, **torch) if teacher else None
-    task, labels = evaluation.task_of(dataset), dataset.test.labels
+    task, labels = tasks.of(dataset), dataset.test.labels
     explained = {}
     if maps:
         images = int(flags["explain_images"] or 1000)
         explained = explaining.measure(params, dataset, maps, teacher, baselines, images, *archs, size, **torch)
     for i, (weights, logits) in enumerate(zip(all_weights, all_logits, strict=True)):
         result = task.metrics(logits, labels, teacher_logits)
-        classes = per_class(logits, labels, dataset.class_names) if dataset.labelled else {}
+        classes = task.by_class(logits, labels)
         how = quantization.arithmetic(weights.info.get("options", {}))
         print(f"{weights.info['arch']} from {weights.folder} on {name} test ({len(dataset.test):,} images), {how}")
         for key, value in result.items():
-            print(f"{key:<10} {value:8.3f} {UNITS[key]}")
+            print(f"{key:<10} {value:8.3f} {UNITS.get(key, '%')}")
         if classes and max(classes.values()) - min(classes.values()) > APART:
             shown = sorted(classes, key=classes.get)[:SHOWN] if len(classes) > SHOWN else classes
             title = "per class  " if len(shown) == len(classes) else "worst classes  "
@@ -124,7 +126,7 @@ def print_probes(weights, result: dict, name: str) -> None:
     )
     for probe in (key for key in result if isinstance(result[key], dict)):
         late = "" if result[probe].get("converged", True) else "   not converged: the regression needs more steps"
-        print(f"{probe:<10} {result[probe]['top1']:8.3f} {UNITS['top1']}{late}")
+        print(f"{probe:<10} {result[probe]['top1']:8.3f} %{late}")
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def rows() -> dict[str, list[str]]:
     for name in transfer.names():
         found[f"--transfer {name}"] = ["--transfer", name]
     for name in models.names():
-        if name != "Projected":
+        if name != "Projected" and not models.is_detector(name):
             found[f"student {name}"] = ["--student_arch", name]
             found[f"teacher {name}"] = ["--teacher_arch", name]
     return found

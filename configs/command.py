@@ -342,6 +342,8 @@ def print_summary(summary: dict) -> None:
     if "top1" in last:
         agreement = f", agreement with the teacher {percent(last, 'agreement')}" if "agreement" in last else ""
         text = f"Test top-1{tested('top1')}{agreement}"
+    elif "AP" in last:
+        text = f"Test AP{tested('AP')}, AP50 {percent(last, 'AP50')}"
     elif "agreement" in last:
         text = f"Agreement with the teacher on held-out images{tested('agreement')}"
     else:

@@ -6,7 +6,8 @@ from typing import Any
 
 TORCH_LIBRARIES = ("timm", "torchvision")  # in front of the name of a teacher that one of them builds
 FOLDERS = ("ImageFolder", "Images")  # datasets that are folders of your own pictures
-SIZED = (*FOLDERS, "ImageNet", "TinyImageNet")  # datasets whose pictures may have any size
+BOXED = ("COCO", "VOC")  # datasets that are folders of pictures with boxes
+SIZED = (*FOLDERS, *BOXED, "ImageNet", "TinyImageNet")  # datasets whose pictures may have any size
 SOURCES = ("tfds", "hf")  # libraries whose datasets have a name of two parts, such as tfds:oxford_iiit_pet
 
 
@@ -77,9 +78,12 @@ def strong_views(config: dict, facts: Facts) -> str:
     return f"--distiller {config['distiller']} --transfer {config['transfer']} ask for no strong view; MLKD does"
 
 
-def labelled(config: dict, facts: Facts) -> str:
-    """A condition: the dataset has labels."""
-    return "" if facts.dataset().labelled else f"{config['dataset']} has no labels"
+def classified(config: dict, facts: Facts) -> str:
+    """A condition: the label of each image is a class."""
+    dataset = facts.dataset()
+    if not dataset.labelled:
+        return f"{config['dataset']} has no labels"
+    return f"images of {config['dataset']} have objects, not one class each" if dataset.task == "detection" else ""
 
 
 def one_training(config: dict, facts: Facts) -> str:

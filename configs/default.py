@@ -11,16 +11,17 @@ from collections.abc import Callable
 from ml_collections import ConfigDict
 
 from configs.conditions import (
+    BOXED,
     DISTILLER,
     FOLDERS,
     FROZEN,
     TEACHER,
     TRAINED,
+    classified,
     given_start,
     has_bank,
     has_files,
     in_memory,
-    labelled,
     network_teaches,
     one_training,
     only,
@@ -161,7 +162,8 @@ class Keys:
     transfer_options: dict = key(dict, "the strategy's options")
 
     # The data.
-    task: str = key("classification", "what labels mean", group="data")
+    task: str = key("auto", "what labels mean; auto: the dataset's own task", group="data")
+    task_options: dict = key(dict, "the task's options (the fields of its class in tasks/)")
     dataset: str = key("Digits", "the dataset; Images: a folder of images without labels", group="data")
     data_dir: str = key("", "the folder of the dataset; empty: the default of its source", free=True, group="data")
     image_size: int = key(
@@ -186,7 +188,7 @@ class Keys:
         group="data",
     )
     skip_damaged: bool = key(
-        False, "leave out and count damaged pictures of ImageFolder", only("dataset", *FOLDERS), group="data"
+        False, "leave out and count damaged pictures of folders", only("dataset", *FOLDERS, *BOXED), group="data"
     )
     loading: str = key(
         one_of("auto", "memory", "stream"),
@@ -201,7 +203,7 @@ class Keys:
         False, "the fingerprint of the data reads every file, not only names and sizes", has_files, group="data"
     )
     num_labels: int = key(
-        not_negative(0), "number of images with a label, class-balanced; 0: all images", labelled, group="data"
+        not_negative(0), "number of images with a label, class-balanced; 0: all images", classified, group="data"
     )
     val_split: float = key(
         between(0, 1, 0.0, with_high=False),
@@ -211,13 +213,13 @@ class Keys:
     sampling: str = key(
         one_of("uniform", "balanced"),
         "uniform: an epoch is one pass; balanced: all classes equally often, for long tails",
-        labelled,
+        classified,
         only("num_labels", 0),
     )
     class_weights: str = key(
         one_of("none", "balanced"),
         "weights of the label loss; balanced: inversely proportional to the counts of the classes, mean 1",
-        labelled,
+        classified,
         only("num_labels", 0),
     )
     label_smoothing: float = key(

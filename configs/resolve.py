@@ -14,7 +14,7 @@ import options
 import pretrained
 import tasks
 import transfer
-from configs import digits, unlabelled
+from configs import boxes, digits, unlabelled
 from configs.command import names_in
 from configs.conditions import Facts
 from configs.default import KEYS, Keys, get_config
@@ -59,7 +59,7 @@ def resolve(recipe: Mapping, typed: tuple[str, ...] = ()) -> tuple[FrozenConfigD
             f"{frozen} is a network of PyTorch, which teaches and does not learn.\n"
             "It can be the --teacher_arch of --transfer Offline, with --teacher_param FILE or hub."
         )
-    for kind, names in ((data, config["dataset"]), (models, config["student_arch"]), (tasks, config["task"])):
+    for kind, names in ((data, config["dataset"]), (models, config["student_arch"])):
         kind.registry.check(names)
     for arch in names_in(config["teacher_arch"]):
         models.registry.check(arch)
@@ -67,6 +67,9 @@ def resolve(recipe: Mapping, typed: tuple[str, ...] = ()) -> tuple[FrozenConfigD
     dataset = facts.dataset()
     if not dataset.labelled:
         notes += unlabelled.settle(config, strategy, method, typed)
+    _add_task(config, dataset)
+    if config["task"] == "detection":
+        boxes.check(config, plain(get_config()), method if "distiller" in strategy.reads else None)
     _add_dataset(config, dataset)
     _check_head(config, method)
     notes += _check_batch(config, method if "distiller" in strategy.reads else None, facts.views)
@@ -261,6 +264,17 @@ def _add_start(config: dict, recipe: Mapping) -> None:
                 f"The student starts from quantised weights ({kind}), which --dtype {dtype} cannot hold.\n"
                 "Leave --dtype out, or make the student float: --student_quantize none"
             )
+
+
+def _add_task(config: dict, dataset: data.Dataset) -> None:
+    """Fills in the dataset's task; raises `UserError` for another task, or for options that the task does not have."""
+    if config["task"] not in ("auto", dataset.task):
+        tasks.registry.check(config["task"])
+        raise UserError(f"--task {config['task']}: the labels of {dataset.name} are for {dataset.task}.")
+    config["task"] = dataset.task
+    options.check(
+        f"option of the task {dataset.task}", tasks.registry.get(dataset.task), config["task_options"], tasks.ENGINE
+    )
 
 
 def _add_dataset(config: dict, dataset: data.Dataset) -> None:

@@ -85,6 +85,9 @@ registry = Datasets(
         "ImageNet": "data.imagenet:load",
         "TinyImageNet": "data.tiny_imagenet:load",
         "Shapes": "data.shapes:load",
+        "Scenes": "data.scenes:load",
+        "COCO": "data.coco:load",
+        "VOC": "data.voc:load",
     },
 )
 names = registry.names
@@ -123,12 +126,12 @@ def load(
     Args:
         name: one of `names()`.
         data_dir: the dataset's folder; empty means the source's default folder.
-        image_size: side in pixels at which ImageFolder (0 means 32), ImageNet (0 means 224), TinyImageNet (0 means 64)
-            and the datasets of other libraries read their pictures. The images of the other datasets stay as they are;
-            the networks' programs resize them (`models.View`).
+        image_size: side in pixels at which ImageFolder (0 means 32), ImageNet (0 means 224), TinyImageNet (0 means 64),
+            COCO and VOC (0 means 640) and the datasets of other libraries read their pictures. The images of the other
+            datasets stay as they are; the networks' programs resize them (`models.View`).
         channels: of ImageFolder's images, 1 (grey) or 3 (RGB); 0 means 3.
-        skip_damaged: ImageFolder leaves out the images that cannot be read, and counts them. Without this option such
-            images are an error.
+        skip_damaged: ImageFolder, COCO and VOC leave out the images that cannot be read, and count them. Without this
+            option such images are an error.
         resize: length of the resized short side in pixels; the centre is cropped from it. 0: the aspect is not kept,
             and ImageNet takes `image_size` / 0.875 (256 for 224).
         interpolation: "bilinear" or "bicubic"; empty means bicubic for ImageNet and bilinear for the others.
@@ -163,6 +166,9 @@ def _seen_at(dataset: Dataset, image_size: int, resize: int, interpolation: str)
     """A dataset in memory whose images the networks' programs resize."""
     from data import picture
 
+    if dataset.task == "detection":
+        flag = f"--image_size {image_size}" if image_size else f"--resize {resize}" if resize else "--interpolation"
+        raise UserError(f"{flag}: boxes of {dataset.name} belong to images of their own size.\nLeave {flag} out.")
     if not image_size:
         flag = f"--resize {resize}" if resize else f"--interpolation {interpolation}"
         raise UserError(f"{flag}: images of {dataset.name} keep their size. Add --image_size, or leave it out.")

@@ -32,9 +32,7 @@ def augment(images: jax.Array, keys: jax.Array, how: Augmentation, strong: bool 
         [B, H, W, C] float32 in [0, 1].
     """
     if how.pad or how.flip:
-        draws = jax.vmap(lambda k: jax.random.randint(k, (3,), 0, jnp.array([2 * how.pad + 1, 2 * how.pad + 1, 2])))(
-            keys
-        )
+        draws = _places(keys, how)
     if how.resized_crop:
         boxes = crop_boxes(_folded(keys, RESIZE), how.resized_crop, *images.shape[1:3])
         images = resized_crop(images, boxes)
@@ -56,6 +54,37 @@ def augment(images: jax.Array, keys: jax.Array, how: Augmentation, strong: bool 
         colour = jnp.asarray(how.erase_with or (0.0,) * images.shape[-1], jnp.float32)
         images = jnp.where(pixels_inside(boxes, *images.shape[1:3])[..., None], colour, images)
     return images
+
+
+def placement(keys: jax.Array, how: Augmentation, height: int, width: int) -> tuple[jax.Array, jax.Array]:
+    """Where `augment` moves the pixels of its images: a place (x, y) of an image goes to scale * (x, y) + shift.
+
+    Args:
+        keys, how: as in `augment`.
+        height, width: of the images.
+
+    Returns:
+        (scale [B, 2], shift [B, 2]) float32; x first. A mirrored image has a negative scale of x.
+    """
+    scale, shift = jnp.ones((len(keys), 2)), jnp.zeros((len(keys), 2))
+    size = jnp.array([width, height], jnp.float32)
+    draws = _places(keys, how)
+    if how.resized_crop:
+        boxes = crop_boxes(_folded(keys, RESIZE), how.resized_crop, height, width).astype(jnp.float32)
+        scale = size / boxes[:, [3, 2]]
+        shift = -boxes[:, [1, 0]] * scale
+    elif how.pad:
+        shift = how.pad - draws[:, [1, 0]].astype(jnp.float32)
+    if how.flip:
+        mirrored = draws[:, 2:] * jnp.array([1, 0]) == 1
+        scale, shift = jnp.where(mirrored, -scale, scale), jnp.where(mirrored, size - shift, shift)
+    return scale, shift
+
+
+def _places(keys: jax.Array, how: Augmentation) -> jax.Array:
+    """For each image: row and column of the crop's corner in the padded image, and 1 where it is mirrored."""
+    high = jnp.array([2 * how.pad + 1, 2 * how.pad + 1, 2])
+    return jax.vmap(lambda key: jax.random.randint(key, (3,), 0, high))(keys)
 
 
 def flip(images: jax.Array, flips: jax.Array) -> jax.Array:

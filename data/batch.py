@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from data.augment import augment
+from data.augment import augment, placement
 from data.dataset import Augmentation
 from data.mixing import mix, mixing_weights, other
+from data.objects import Objects
 from data.pairs import ClassTable, class_partners
 
 UNLABELLED = -1
@@ -31,7 +32,8 @@ class Batch:
 
     Attributes:
         image: [B, H, W, C] float32 in [0, 1], the augmented (and mixed) view, not normalised.
-        label: [B] int32; -1 where the label is withheld (`--num_labels`).
+        label: [B] int32; -1 where the label is withheld (`--num_labels`). In data for detection `data.Objects` of [B],
+            in pixels of `image`.
         index: [B] int32, position in the split.
         epoch: float32 scalar, progress in epochs at the start of the step, for warm-ups.
         views: further views, each like `image`, in the order in which they were declared (`make_batch`).
@@ -42,6 +44,7 @@ class Batch:
         examples: N, the number of examples in the split, for memories with a row for each `index`; static. 0: unknown.
         previous: the rows of the previous step, in their order, as a batch. Its `image` is the view "previous". None:
             no such view was asked for.
+        objects: what `label` was before the task made rows of class labels of it for a method (`tasks.detection`).
         key: the update's key for what networks draw in training (dropout, stochastic depth); None outside training.
     """
 
@@ -55,6 +58,7 @@ class Batch:
     teacher_logits: jax.Array | None = None
     examples: int = struct.field(pytree_node=False, default=0)
     previous: "Batch | None" = None
+    objects: Objects | None = None
     key: jax.Array | None = None
 
 
@@ -177,7 +181,7 @@ def make_batch(
 
     Args:
         images: N images uint8, the whole split: `FlatImages`, or [N, H, W, C]; not read if `pictures` are given.
-        labels: [N] int32.
+        labels: [N] int32, or `data.Objects`.
         seed: int32 scalar.
         index: [B] int32, the examples.
         view: [B] int32, the number of the random view of each example.
@@ -214,6 +218,9 @@ def make_batch(
     def rows(number, index, view, epoch):
         image, share = show(number, index, view)
         label = labels[index]
+        if isinstance(label, Objects):
+            keys = _keys(jax.random.fold_in(key, VIEW), view, index)
+            label = label.moved(*placement(keys, augmentation, *image.shape[1:3]), image.shape[1:3])
         second = None if share is None else second_label(label)
         return Batch(
             image=image,

@@ -22,8 +22,8 @@ class Split:
     Args:
         count: N.
         image_shape: (H, W, C).
-        read: () -> (images [N, H, W, C] uint8, labels [N] int32). Data with masks return a third array,
-            masks [N, H, W] bool: the pixels that the label is about.
+        read: () -> (images [N, H, W, C] uint8, labels [N] int32, or `Objects` in data for detection). Data with masks
+            return a third array, masks [N, H, W] bool: the pixels that the labels are about.
     """
 
     any_size = False
@@ -159,6 +159,8 @@ class Dataset:
         interpolation: the filter of the resizing; "" where images keep their size.
         notes: lines on what was left out or changed when the data were read, and why.
         streamed: training and tests read the images batch by batch (`data.streamed`), and never hold all of them.
+        task: what a label is: "classification": a class's number; "detection": the objects of the image, and the
+            splits' labels are `data.objects.Objects`.
     """
 
     name: str
@@ -176,6 +178,7 @@ class Dataset:
     interpolation: str = ""
     notes: tuple[str, ...] = ()
     streamed: bool = False
+    task: str = "classification"
 
     @property
     def report(self) -> tuple[str, ...]:
@@ -196,6 +199,15 @@ class Dataset:
         """Raises `UserError` for data without labels; `what` is the user's word for what reads them."""
         if not self.labelled:
             raise UserError(f"{what} reads labels, and {self.name} has none.\nTake labelled data, such as ImageFolder.")
+
+    def check_classified(self, what: str) -> None:
+        """Raises `UserError` for data whose images have no class each; `what` is as in `check_labelled`."""
+        self.check_labelled(what)
+        if self.task != "classification":
+            raise UserError(
+                f"{what} reads the class of each image, and {self.name} is data for {self.task}.\n"
+                "Take data for classification, such as ImageFolder."
+            )
 
     def view(self, image_size: int = 0, interpolation: str = "") -> dict:
         """The fields of a `models.Player` for how it looks at the images.
@@ -242,6 +254,7 @@ class Dataset:
     def info(self) -> dict:
         """The facts about the data that `model.json` holds beside trained weights."""
         resized = {"resize": self.resize, "interpolation": self.interpolation} if self.interpolation else {}
+        task = {"task": self.task} if self.task != "classification" else {}
         return {
             "num_classes": self.num_classes,
             "class_names": list(self.class_names),
@@ -250,14 +263,16 @@ class Dataset:
             "mean": list(self.mean),
             "std": list(self.std),
             **resized,
+            **task,
         }
 
 
 def hold_out(dataset: Dataset, share: float) -> Dataset:
     """The dataset with a share of its training images as the validation split, and without them in the training split.
 
-    Each class gives the share of its images, rounded, and at least one image where the class has two. The choice
-    depends on the labels and the share alone. `mean` and `std` stay those of the dataset.
+    Each class gives the share of its images, rounded, and at least one image where the class has two. In data for
+    detection the share is of all images. The choice depends on the labels and the share alone. `mean` and `std` stay
+    those of the dataset.
 
     Args:
         dataset: without a validation split.
@@ -274,6 +289,8 @@ def hold_out(dataset: Dataset, share: float) -> Dataset:
             "validation images of its own.\nLeave --val_split out."
         )
     labels, random = dataset.train.labels, np.random.RandomState(HELD_OUT)
+    if dataset.task == "detection":
+        labels = np.zeros(len(labels), np.int32)
     queues = [random.permutation(np.flatnonzero(labels == number)) for number in range(dataset.num_classes)]
     counts = [min(max(1, round(share * len(own))), len(own) - 1) for own in queues]
     held = np.sort(np.concatenate([own[: max(0, count)] for own, count in zip(queues, counts, strict=True)]))

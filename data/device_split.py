@@ -69,12 +69,12 @@ class Exam:
     Attributes:
         name: "val" or "test".
         images: N images uint8, on the devices; or `data.streamed.StreamedImages`.
-        labels: [N] int32.
+        labels: [N] int32, or `data.Objects`.
     """
 
     name: str
     images: Any
-    labels: np.ndarray
+    labels: Any
 
 
 @struct.dataclass
@@ -83,7 +83,7 @@ class DeviceSplit:
 
     Attributes:
         images: N images uint8; None: the split is streamed.
-        labels: [N] int32, -1 where withheld.
+        labels: [N] int32, -1 where withheld; or `data.Objects`.
         seed: int32 scalar.
         index, view: [1 + steps, B] int32, the epoch's plan (`data.epoch_plan`), a row for each step; row 0 is the last
             step of the previous epoch.
@@ -107,6 +107,8 @@ class DeviceSplit:
         shape, dtype, count = jax.ShapeDtypeStruct, jnp.int32, len(dataset.train)
         labels, order, number = shape((count,), dtype), shape((1 + steps, size), dtype), shape((), dtype)
         classes = ClassTable(*[labels] * 4) if "partner" in views else None
+        if dataset.task == "detection":
+            labels = jax.tree.map(lambda leaf: shape(leaf.shape, leaf.dtype), dataset.train.labels)
         if dataset.streamed:
             pictures = (shape((size, *dataset.image_shape), jnp.uint8),) * len(views)
             return cls(None, labels, number, order, order, classes, None, pictures)

@@ -1,6 +1,11 @@
 """The objects in each image: what labels are in data for detection."""
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 EMPTY = -1
@@ -35,6 +40,29 @@ class Objects:
     def __getitem__(self, index) -> "Objects":
         return jax.tree.map(lambda leaf: leaf[index], self)
 
+    def moved(self, scale: jax.Array, shift: jax.Array, size: tuple[int, int]) -> "Objects":
+        """The objects in views of their images, in which a place (x, y) has become scale * (x, y) + shift.
+
+        An object whose centre is outside the view is no object of the view; the others are cut at its edges.
+
+        Args:
+            scale, shift: [B, 2] float32 (`data.augment.placement`).
+            size: height and width of the views.
+        """
+        corners = self.boxes.reshape(*self.boxes.shape[:-1], 2, 2) * scale[:, None, None] + shift[:, None, None]
+        low, high = corners.min(axis=-2), corners.max(axis=-2)
+        edge = jnp.array([size[1], size[0]], jnp.float32)
+        centre = (low + high) / 2
+        inside = jnp.all((centre >= 0) & (centre <= edge), axis=-1)
+        boxes = jnp.concatenate([jnp.clip(low, 0, edge), jnp.clip(high, 0, edge)], axis=-1)
+        sizes = jnp.broadcast_to(edge[::-1], self.size.shape)
+        return self.replace(boxes=boxes, classes=jnp.where(inside, self.classes, EMPTY), size=sizes)
+
+    @property
+    def targets(self) -> jax.Array:
+        """[..., G] bool: which rows are objects that a network shall find."""
+        return (self.classes >= 0) & ~self.crowd
+
     @property
     def shape(self) -> tuple[int, ...]:
         """The leading axes, as an array of class labels has them."""
@@ -42,3 +70,51 @@ class Objects:
 
     def __len__(self) -> int:
         return self.shape[0]
+
+
+class Found(NamedTuple):
+    """One object of an image, in the units of `Objects`: a box, its class, whether it is a crowd, its area."""
+
+    box: Sequence[float]
+    label: int
+    crowd: bool
+    area: float
+
+
+def gathered(images: Sequence[Sequence[Found]], size: np.ndarray, scale: np.ndarray) -> Objects:
+    """The objects of some images as arrays of NumPy.
+
+    Args:
+        images: the objects of each image.
+        size, scale: [N, 2] and [N], as in `Objects`.
+    """
+    found = [found for own in images for found in own]
+    image = np.repeat(np.arange(len(images)), [len(own) for own in images])
+    columns = zip(*found, strict=True) if found else ([],) * len(Found._fields)
+    return in_rows(image, *map(np.array, columns), size, scale)
+
+
+def in_rows(image, boxes, classes, crowd, area, size, scale) -> Objects:
+    """Objects that lie one after the other, as arrays with as many rows as the image with the most objects has.
+
+    Args:
+        image: [M] int, ascending: the image of each object.
+        boxes, classes, crowd, area: [M, 4] and [M], as in `Objects`.
+        size, scale: [N, 2] and [N], as in `Objects`.
+    """
+    place = image, np.arange(len(image)) - np.searchsorted(image, image)
+    shape = len(scale), 1 + place[1].max(initial=0)  # a row at least, where no image has an object
+
+    def rows(values, empty, kind, *more) -> np.ndarray:
+        array = np.full((*shape, *more), empty, kind)
+        array[place] = values.reshape(-1, *more)
+        return array
+
+    return Objects(
+        boxes=rows(boxes, 0, np.float32, 4),
+        classes=rows(classes, EMPTY, np.int32),
+        crowd=rows(crowd, False, bool),
+        area=rows(area, 0, np.float32),
+        size=np.asarray(size, np.float32),
+        scale=np.asarray(scale, np.float32),
+    )

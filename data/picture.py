@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from registry import UserError, unknown
 
@@ -128,6 +128,16 @@ class Form(NamedTuple):
             )
         return self
 
+    def fitted(self, image: Image.Image) -> Image.Image:
+        """The square: the whole picture, or the centre of the picture with the short side `resize`."""
+        filters, size = Image.Resampling[self.interpolation.upper()], (self.size, self.size)
+        if not self.resize:
+            return image.resize(size, filters)
+        short = min(image.size)
+        width, height = (side * self.resize // short for side in image.size)
+        left, upper = round((width - self.size) / 2), round((height - self.size) / 2)
+        return image.resize((width, height), filters).crop((left, upper, left + self.size, upper + self.size))
+
 
 def read(path: str | bytes, form: Form, top: int | None = None) -> Picture:
     """Reads a picture and brings it into a form. Call it within `reading`.
@@ -145,6 +155,20 @@ def read(path: str | bytes, form: Form, top: int | None = None) -> Picture:
         Unreadable: the file cannot be read.
     """
     return _opened(path, lambda image: _read(image, path, form, top))
+
+
+def size(path: str | bytes) -> tuple[int, int]:
+    """(height, width) of a picture that is turned as its EXIF says. `path` is as in `read`; nothing is decoded.
+
+    Raises:
+        Unreadable: the file is no picture.
+    """
+
+    def upright(image: Image.Image) -> tuple[int, int]:
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+        return image.size if turned else image.size[::-1]
+
+    return _opened(path, upright)
 
 
 def whole(content: bytes) -> np.ndarray:
@@ -177,7 +201,7 @@ def _bytes(path: str | bytes) -> BinaryIO:
 
 def _read(image: Image.Image, path: str | bytes, form: Form, top: int | None) -> Picture:
     facts: set[str] = set()
-    image = _fitted(_colours(image, path, 2 * max(form.size, form.resize), top, facts), form)
+    image = form.fitted(_colours(image, path, 2 * max(form.size, form.resize), top, facts))
     pixels = np.asarray(image, np.uint8)
     if (pixels == pixels[..., :1]).all():
         facts.add("grey")
@@ -188,7 +212,7 @@ def _read(image: Image.Image, path: str | bytes, form: Form, top: int | None) ->
 
 def square(image: Image.Image, form: Form) -> np.ndarray:
     """An RGB picture in a form: [size, size, channels] uint8."""
-    image = _fitted(image, form)
+    image = form.fitted(image)
     return np.asarray(image) if form.channels == 3 else np.asarray(image.convert("L"))[..., None]
 
 
@@ -213,17 +237,6 @@ def _colours(image: Image.Image, path: str | bytes, side: int, top: int | None, 
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
-
-
-def _fitted(image: Image.Image, form: Form) -> Image.Image:
-    """The square: the whole picture, or the centre of the picture with the short side `form.resize`."""
-    filters, size = Image.Resampling[form.interpolation.upper()], (form.size, form.size)
-    if not form.resize:
-        return image.resize(size, filters)
-    short = min(image.size)
-    width, height = (side * form.resize // short for side in image.size)
-    left, upper = round((width - form.size) / 2), round((height - form.size) / 2)
-    return image.resize((width, height), filters).crop((left, upper, left + form.size, upper + form.size))
 
 
 def _eight_bits(image: Image.Image, path: str | bytes, top: int | None) -> Image.Image:

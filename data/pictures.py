@@ -94,6 +94,8 @@ class PictureSplit(Split):
         any_size: False where all pictures have one size.
     """
 
+    advice = "Replace or remove them."  # on pictures that cannot be read
+
     def __init__(
         self,
         name: str,
@@ -117,10 +119,10 @@ class PictureSplit(Split):
 
     def part(self, rows: np.ndarray) -> "PictureSplit":
         chosen = rows if self._chosen is None else self._chosen[rows]
-        return PictureSplit(self.name, self.source, self._labels[rows], self.form, chosen, self.any_size)
+        return type(self)(self.name, self.source, self._labels[rows], self.form, chosen, self.any_size)
 
     def rows(self, index: Sequence[int]) -> np.ndarray:
-        return self._whole(*self._pixels(index, self._square), len(index))
+        return self._whole(*self._squares(index), len(index))
 
     def crops(self, index: Sequence[int], drawn: Sequence[crops.Draws], least: float) -> np.ndarray:
         """Random resized crops [M, H, W, C] uint8 of the pictures `index` [M], with the random numbers `drawn` [M]."""
@@ -149,22 +151,31 @@ class PictureSplit(Split):
 
     def _in_threads(self, index: range) -> np.ndarray:
         """The images of many examples. An error has all pictures that cannot be read."""
-        parts = [index[first : first + PART] for first in range(0, len(index), PART)]
-        images, problems = np.empty((len(index), *self.image_shape), np.uint8), []
-        with concurrent.futures.ThreadPoolExecutor() as pool:
-            for part, found in zip(parts, pool.map(lambda part: self._pixels(part, self._square), parts), strict=True):
-                images[part.start - index.start : part.stop - index.start] = found[0]
-                problems += found[1]
-        return self._whole(images, problems, len(index))
+        return self._whole(*self._parts(index), len(index))
 
-    def _square(self, content: bytes, row: int) -> np.ndarray:
-        del row
+    def _parts(self, index: range) -> tuple[np.ndarray, dict[int, str]]:
+        """What `_pixels` returns of many examples, read by threads."""
+        parts = [index[first : first + PART] for first in range(0, len(index), PART)]
+        images, problems = np.empty((len(index), *self.image_shape), np.uint8), {}
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            for part, found in zip(parts, pool.map(self._squares, parts), strict=True):
+                first = part.start - index.start
+                images[first : first + len(part)] = found[0]
+                problems |= {first + row: line for row, line in found[1].items()}
+        return images, problems
+
+    def _squares(self, index: Sequence[int]) -> tuple[np.ndarray, dict[int, str]]:
+        return self._pixels(index, lambda content, row: self._square(content, int(index[row])))
+
+    def _square(self, content: bytes, example: int) -> np.ndarray:
+        """The image of an example, from the content of its file."""
+        del example
         return crops.whole(content, self.form)
 
-    def _pixels(self, index: Sequence[int], form: Callable[[bytes, int], np.ndarray]) -> tuple[np.ndarray, list[str]]:
-        """(the images of the examples, a line for each one that cannot be read)."""
+    def _pixels(self, index: Sequence[int], form: Callable[[bytes, int], np.ndarray]) -> tuple[np.ndarray, dict]:
+        """(the images of the examples, row of `index` -> a line on the picture, for each one that cannot be read)."""
         picture.always_reading()
-        images, problems = np.empty((len(index), *self.image_shape), np.uint8), []
+        images, problems = np.empty((len(index), *self.image_shape), np.uint8), {}
         for row, i in enumerate(map(int, index)):
             i = i if self._chosen is None else int(self._chosen[i])
             try:
@@ -175,13 +186,13 @@ class PictureSplit(Split):
                     with TRUNCATED, picture.reading(truncated=True):
                         images[row] = form(content, row)
             except picture.Unscaled:
-                problems.append(f"  {self.source.where(i)} (grey of 16 bits that does not say its depth)")
+                problems[row] = f"  {self.source.where(i)} (grey of 16 bits that does not say its depth)"
             except (picture.Unreadable, OSError) as error:
-                problems.append(f"  {self.source.where(i)} ({getattr(error, 'strerror', None) or error})")
+                problems[row] = f"  {self.source.where(i)} ({getattr(error, 'strerror', None) or error})"
         return images, problems
 
-    def _whole(self, images: np.ndarray, problems: list[str], count: int) -> np.ndarray:
+    def _whole(self, images: np.ndarray, problems: dict[int, str], count: int) -> np.ndarray:
         if problems:
             head = f"{self.name}: {len(problems):,} of {count:,} pictures cannot be read:"
-            raise DamagedFileError("\n".join([head, *problems, "Replace or remove them."]))
+            raise DamagedFileError("\n".join([head, *problems.values(), self.advice]))
         return images

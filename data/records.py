@@ -59,18 +59,13 @@ def features(record: bytes):
     return tf_example_pb2.Example.FromString(record).features.feature
 
 
-def integers(source, name: str, what: str) -> np.ndarray:
-    """[N] int32, the feature `name` of all records; prints the progress of `what`."""
-    found, said = np.empty(len(source), np.int32), time.monotonic()
-
-    def take(i: int, record) -> None:
-        found[i] = record[name].int64_list.value[0]
-
+def every(source, take: Callable, what: str) -> None:
+    """Calls `take(i, features)` for each record, in several threads; prints the progress of `what`."""
+    said = time.monotonic()
     for done in _each(source, take, FEW):
         if time.monotonic() - said >= EVERY:
             said = time.monotonic()
-            print(f"Reading {what}: {done:,} of {len(found):,}", file=sys.stderr, flush=True)
-    return found
+            print(f"Reading {what}: {done:,} of {len(source):,}", file=sys.stderr, flush=True)
 
 
 def _each(source, take: Callable, size: int) -> Iterator[int]:

@@ -45,7 +45,7 @@ def _draw(count: int, random: np.random.RandomState) -> tuple[np.ndarray, np.nda
     for i, label in enumerate(labels):
         radius = random.uniform(5.0, 9.0)
         row, column = random.uniform(radius, SIDE - 1 - radius, 2)
-        image = _texture(rows, columns, random)
+        image = texture(rows, columns, random)
         masks[i] = covers[label]((columns - column) / radius, (rows - row) / radius)
         behind = image[masks[i]].mean(axis=0)
         colour = random.uniform(0, 255, 3)
@@ -57,7 +57,7 @@ def _draw(count: int, random: np.random.RandomState) -> tuple[np.ndarray, np.nda
     return images, labels, masks
 
 
-def _texture(rows: np.ndarray, columns: np.ndarray, random: np.random.RandomState) -> np.ndarray:
+def texture(rows: np.ndarray, columns: np.ndarray, random: np.random.RandomState) -> np.ndarray:
     """A background [H, W, 3] float: three gratings of random direction, wavelength and colour around a random mean."""
     image = np.full((*rows.shape, 3), random.uniform(60, 195, 3))
     for _ in range(3):

@@ -5,7 +5,7 @@ The records are read without TensorFlow, one picture at a time, wherever they li
 
 import hashlib
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -159,8 +159,22 @@ class Records:
 
     def labels(self, name: str) -> np.ndarray:
         """[N] int32, the feature `name` of all records: one pass over the split."""
+        found = np.empty(len(self), np.int32)
+
+        def take(i: int, record) -> None:
+            found[i] = record[name].int64_list.value[0]
+
+        self.every(take, "labels")
+        return found
+
+    def every(self, take: Callable, what: str) -> None:
+        """Calls `take(i, features)` for each record, in several threads; prints the progress of `what`.
+
+        Raises:
+            DamagedFileError: the records cannot be read.
+        """
         try:
-            return records.integers(self._source, name, f"the labels of the {self.split} split")
+            records.every(self._source, take, f"the {what} of the {self.split} split")
         except Exception as error:
             reason = f"{type(error).__name__}: {error}".splitlines()[0][:150]
             raise DamagedFileError(

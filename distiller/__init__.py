@@ -65,6 +65,7 @@ registry = Registry(
         "CWD": "distiller.cwd:CWD",
         "NORM": "distiller.norm:NORM",
         "PKD": "distiller.pkd:PKD",
+        "FGD": "distiller.fgd:FGD",
         "SemCKD": "distiller.semckd:SemCKD",
         "ViTKD": "distiller.vitkd:ViTKD",
         "MiniLM": "distiller.minilm:MiniLM",
@@ -141,18 +142,26 @@ def ignored(name: str, options: dict) -> dict[str, str]:
     """
     parts, found = [part.strip() for part in name.split("+")], {}
     for part in parts:
-        own = options.get(part, {})
+        own = _renamed(registry.get(part), options.get(part, {}))
         found |= {f"{part}.{key}": reason for key, reason in without_effect(registry.get(part), own).items()}
     if len(parts) == 1:
-        own = {key: value for key, value in options.items() if key != name}
+        own = _renamed(registry.get(name), {key: value for key, value in options.items() if key != name})
         found |= without_effect(registry.get(name), own)
     return found
 
 
 def _build(name: str, options: dict) -> Distiller:
     method = registry.get(name)
+    options = _renamed(method, options)
     check(f"option of {name}", method, options)
     return method(**options)
+
+
+def _renamed(method: type, options: dict) -> dict:
+    """The options with `taps`, another word for `stages`, under the name of the field."""
+    if "taps" not in options or "stages" not in method.__dataclass_fields__ or "stages" in options:
+        return options
+    return {"stages" if key == "taps" else key: value for key, value in options.items()}
 
 
 def _mapping(name: str, value) -> dict:

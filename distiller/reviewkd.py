@@ -12,7 +12,8 @@ student's stages after it. The 1x1 and the 3x3 convolutions have a batch norm. M
 x, y and z have min(512, width of the student's embedding) channels. The ramp counts whole epochs from 1. The authors'
 weights differ by pair: 5 (ResNet32x4 to ResNet8x4; WRN; ShuffleNetV1), 8 (ShuffleNetV2), 0.6 (ResNet56 to ResNet20), 1
 (ResNet110; ImageNet). Here all shapes follow from the networks, and `stage_pairs` pairs unequal numbers of stages. A
-pooling level that is not smaller than the shorter side of the map is left out.
+pooling level that is not smaller than the shorter side of the map is left out. Detectors have no embedding: with
+`stages="p3-p7"` the fusion begins at the coarsest level.
 """
 
 import flax.linen as nn
@@ -95,7 +96,8 @@ class ReviewKD(Distiller):
     def __call__(self, student, teacher, batch):
         before = {k: teacher.features.get(f"{k}_preact", v) for k, v in teacher.features.items() if "_" not in k}
         pairs = [(as_map(s), as_map(t)) for s, t in stage_pairs(student.features, before, self.stages)]
-        pairs += [(embedding(student, "student")[:, None, None], embedding(teacher, "teacher")[:, None, None])]
+        if "embedding" in student.features or "embedding" in teacher.features:  # a detector has none
+            pairs += [(embedding(student, "student")[:, None, None], embedding(teacher, "teacher")[:, None, None])]
         middle, deeper, loss = min(512, pairs[-1][0].shape[-1]), None, 0.0
         for depth, (s, t) in reversed(list(enumerate(pairs, start=1))):
             rebuilt, deeper = Fusion(middle, name=f"fusion{depth}")(wide(s), deeper, t.shape[1:])

@@ -1,9 +1,10 @@
 """Comparing two networks' feature maps: pairs of stages, and maps of one resolution.
 
 A method that reads stages has an option `stages`, which names the pairs: "1:1,2:3" pairs the student's stage 1 with the
-teacher's stage 1, and the student's stage 2 with the teacher's stage 3. "last" is a network's last stage. A method
-declares the option by `paired_stages`, or by `one_pair` if it compares only one pair, and passes the option to
-`stage_pairs`.
+teacher's stage 1, and the student's stage 2 with the teacher's stage 3. "last" is a network's last stage. Other taps
+have their names: "p3:p4" pairs two levels of detectors, "p3" is short for "p3:p3", and "p3-p7" stands for all levels
+from p3 to p7. A method declares the option by `paired_stages`, or by `one_pair` if it compares only one pair, and
+passes the option to `stage_pairs`.
 """
 
 import math
@@ -17,7 +18,9 @@ from models import stages
 from models.vit import token_map
 from options import limited
 
-PAIR = r"([1-9]\d*|last):([1-9]\d*|last)"
+NAME = r"([1-9]\d*|[a-z]\w*)"  # a stage's number, "last", or a tap
+PAIR = rf"({NAME}:{NAME}|(?!last)[a-z]\w*)"
+RANGE = r"(?P<word>[a-z_]+)(?P<first>\d+)-(?P=word)(?P<last>\d+)"
 LAST = "last:last"
 
 
@@ -36,14 +39,15 @@ def paired_stages(default: str = ""):
     """Makes a field for pairs of stages, "STUDENT:TEACHER,..."; the default "" names no pairs."""
 
     def holds(value):
-        return value == default or re.fullmatch(f"{PAIR}(,{PAIR})*", value) is not None
+        return value == default or all(re.fullmatch(f"{PAIR}|{RANGE}", part) for part in value.split(","))
 
-    return limited(default, "name pairs STUDENT:TEACHER of stages, such as '1:1,2:3' or 'last:last'", holds)
+    words = "name pairs STUDENT:TEACHER of stages or taps, such as '1:1,2:3', 'last:last' or 'p3-p7'"
+    return limited(default, words, holds)
 
 
 def one_pair(default: str = LAST):
     """Makes a field for one pair of stages, "STUDENT:TEACHER"."""
-    words = "name one pair STUDENT:TEACHER of stages, such as '2:3' or 'last:last'"
+    words = "name one pair STUDENT:TEACHER of stages or taps, such as '2:3', 'last:last' or 'p3'"
     return limited(default, words, lambda value: re.fullmatch(PAIR, value) is not None)
 
 
@@ -57,7 +61,7 @@ def stage_pairs(student: dict, teacher: dict, choice: str = "", suffix: str = ""
     Args:
         student, teacher: `Outputs.features`.
         choice: the method's option `stages`; "" for no choice.
-        suffix: "" for the stages' outputs, "_preact" for the taps before their last ReLU.
+        suffix: "" for the stages' outputs, "_preact" for the taps before their last ReLU. Taps with a name have none.
 
     Returns:
         (student's stage, teacher's stage) of every pair, in the order of the choice. Without a choice, in depth order.
@@ -66,15 +70,18 @@ def stage_pairs(student: dict, teacher: dict, choice: str = "", suffix: str = ""
         ValueError: a network has no such taps, or does not have a stage that the choice names.
     """
     s, t = stages(student, suffix), stages(teacher, suffix)
+    named = _named(choice) if choice else []
+    numbered = not named or any(name == "last" or name.isdecimal() for pair in named for name in pair)
     for who, found, features in (("student", s, student), ("teacher", t, teacher)):
-        if not found:
+        if not found and numbered:
             raise ValueError(
                 f"The {who} has no taps stage1{suffix} ...; it has {sorted(features) or 'logits only'}. "
                 "Take a network that has them (docs/models.md) or a method that reads other taps."
             )
-    if choice:
-        named = (pair.split(":") for pair in choice.split(","))
-        return [(_stage(s, i, "student", choice), _stage(t, j, "teacher", choice)) for i, j in named]
+    if named:
+        return [
+            (_feature(student, s, i, "student", choice), _feature(teacher, t, j, "teacher", choice)) for i, j in named
+        ]
     n = min(len(s), len(t))
 
     def spread(found):
@@ -83,7 +90,26 @@ def stage_pairs(student: dict, teacher: dict, choice: str = "", suffix: str = ""
     return list(zip(spread(s), spread(t), strict=True))
 
 
-def _stage(found: list, name: str, who: str, choice: str):
+def _named(choice: str) -> list[tuple[str, str]]:
+    """The pairs of names in a choice, with ranges written out."""
+    pairs = []
+    for part in choice.split(","):
+        if levels := re.fullmatch(RANGE, part):
+            numbers = range(int(levels["first"]), int(levels["last"]) + 1)
+            names = [f"{levels['word']}{number}" for number in numbers]
+            pairs += zip(names, names, strict=True)
+        else:
+            one, _, other = part.partition(":")
+            pairs.append((one, other or one))
+    return pairs
+
+
+def _feature(features: dict, found: list, name: str, who: str, choice: str):
+    """A network's stage or other tap; `found` are its stages."""
+    if name != "last" and not name.isdecimal():
+        if name not in features:
+            raise ValueError(f"stages='{choice}' names the {who}'s tap {name}; the {who} has {sorted(features)}.")
+        return features[name]
     number = len(found) if name == "last" else int(name)
     if number > len(found):
         raise ValueError(f"stages='{choice}' names the {who}'s stage {number}; the {who} has stages 1 to {len(found)}.")

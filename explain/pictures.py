@@ -116,7 +116,7 @@ def panel(
     axes = figure.subplots(len(images), columns, squeeze=False)
     for row, label in enumerate(labels):
         cells = iter(axes[row])
-        _image(next(cells), images[row], f"true: {shortened(class_names[label])}")
+        show(next(cells), images[row], f"true: {shortened(class_names[label])}")
         for name in maps:
             cell = next(cells)
             _overlay(cell, images[row], shown[name][row])
@@ -129,7 +129,7 @@ def panel(
     heads = ["image", *maps, *(f"{name} − teacher" for name in students)]
     for cell, head in zip(axes[0], heads, strict=True):
         cell.set_title(wrapped(head), fontsize=10)
-    _bare(axes)
+    bare(axes)
     if students:  # the bar that is made last is next to the images
         _bar(figure, axes, Normalize(-1, 1), DIFFERENCE, 1.0, "← more important to the teacher | to the student →")
     _bar(figure, axes, Normalize(0, 1), MAP, OPACITY, "importance, each map scaled to 0 ... 1")
@@ -143,7 +143,7 @@ def _bar(figure: Figure, axes: np.ndarray, norm: Normalize, colours: str, opacit
     bar.set_label(wrapped(text, int(9 * (figure.get_figheight() - 1))), fontsize=9, labelpad=-4)
 
 
-def _image(cell, image: np.ndarray, below: str) -> None:
+def show(cell, image: np.ndarray, below: str) -> None:
     """Draw the image with every pixel visible: no smoothing."""
     if image.shape[-1] == 1:
         cell.imshow(image[..., 0], cmap="gray", vmin=0, vmax=255, interpolation="nearest")
@@ -158,7 +158,8 @@ def _overlay(cell, image: np.ndarray, shown: np.ndarray) -> None:
     cell.imshow(shown, cmap=MAP, vmin=0, vmax=1, alpha=OPACITY, interpolation="nearest")
 
 
-def _bare(axes: np.ndarray) -> None:
+def bare(axes: np.ndarray) -> None:
+    """Remove the ticks and frames of all cells."""
     for cell in axes.flat:
         cell.set(xticks=[], yticks=[])
         for spine in cell.spines.values():

@@ -21,6 +21,7 @@ __all__ = [
     "View",
     "create",
     "forward",
+    "is_detector",
     "is_torch",
     "names",
     "ops",
@@ -35,6 +36,11 @@ TORCH_LIBRARIES = ("timm", "torchvision")  # "timm:NAME" is a network that the l
 def is_torch(name: str) -> bool:
     """Whether `name` is a network of one of PyTorch's libraries."""
     return name.partition(":")[0] in TORCH_LIBRARIES
+
+
+def is_detector(name: str) -> bool:
+    """Whether `name` is a registered network that returns boxes (`models.detectors`)."""
+    return registry.entries.get(name, "").startswith("models.detectors.")
 
 
 class Networks(Registry):
@@ -96,6 +102,16 @@ registry = Networks(
         "EfficientNet_Lite4": "models.efficientnet:efficientnet_lite4",
         "CNN": "models.cnn:CNN",
         "Projected": "models.projected:projected",
+        "RetinaNet_ResNet18": "models.detectors.retinanet:retinanet_resnet18",
+        "RetinaNet_ResNet34": "models.detectors.retinanet:retinanet_resnet34",
+        "RetinaNet_ResNet50": "models.detectors.retinanet:retinanet_resnet50",
+        "RetinaNet_ResNet101": "models.detectors.retinanet:retinanet_resnet101",
+        "RetinaNet_MobileNetV2": "models.detectors.retinanet:retinanet_mobilenetv2",
+        "FasterRCNN_ResNet18": "models.detectors.faster_rcnn:faster_rcnn_resnet18",
+        "FasterRCNN_ResNet34": "models.detectors.faster_rcnn:faster_rcnn_resnet34",
+        "FasterRCNN_ResNet50": "models.detectors.faster_rcnn:faster_rcnn_resnet50",
+        "FasterRCNN_ResNet101": "models.detectors.faster_rcnn:faster_rcnn_resnet101",
+        "FasterRCNN_MobileNetV2": "models.detectors.faster_rcnn:faster_rcnn_mobilenetv2",
     },
 )
 names = registry.names

@@ -71,8 +71,8 @@ class Conv(nn.Module):
 
     With padding="SAME" a convolution of stride 2 has XLA's SAME padding, as networks of TensorFlow and Flax have. The
     two differ if the input has an even side.
-    Parameters `kernel` [size, size, C_in / groups, features] float32 and, with `use_bias`, `bias` [features],
-    initially zero. `groups` = C_in makes the convolution depthwise.
+    Parameters `kernel` [size, size, C_in / groups, features] float32 and, with `use_bias`, `bias` [features].
+    `groups` = C_in makes the convolution depthwise.
     """
 
     features: int
@@ -83,6 +83,7 @@ class Conv(nn.Module):
     kernel_init: Any = fan_out_normal
     dtype: Any = jnp.float32
     padding: str = "TORCH"
+    bias_init: Any = nn.initializers.zeros
 
     @nn.compact
     def __call__(self, x):
@@ -98,7 +99,7 @@ class Conv(nn.Module):
         same = self.padding == "SAME" and self.stride == 2
         y = convolve_same(convolve, x) if same else convolve(x)
         if self.use_bias:
-            y = y + parameter(self, "bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+            y = y + parameter(self, "bias", self.bias_init, (self.features,)).astype(self.dtype)
         return y
 
 
@@ -128,11 +129,14 @@ class BatchNorm(nn.Module):
     averages the batch's variance (divided by n), as in Flax; PyTorch's is n / (n - 1) times as large. After
     `models.folding` only the bias is left, and only the bias is added, in the type of the input: a GPU's compiler puts
     that sum and the ReLU behind it into the convolution's own kernel.
+
+    With `frozen`, training normalises by the running statistics, and parameters and statistics are constants.
     """
 
     momentum: float = 0.9
     epsilon: float = 1e-5
     dtype: Any = jnp.float32
+    frozen: bool = False
 
     @nn.compact
     def __call__(self, x, train: bool, deltas: dict | None = None):
@@ -144,7 +148,9 @@ class BatchNorm(nn.Module):
         mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
         var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
         x = x.astype(np.promote_types(x.dtype, np.float32))
-        if train:
+        if train and self.frozen:
+            scale, bias = jax.lax.stop_gradient((scale, bias))
+        if train and not self.frozen:
             batch_mean = ops.mean(x)
             batch_var = jnp.maximum(ops.mean(jnp.square(x)) - jnp.square(batch_mean), 0.0)
             if not self.is_initializing():
@@ -199,19 +205,21 @@ def branch_dropped(branch: jax.Array, rate: float, train: bool) -> jax.Array:
 
 
 class Dense(nn.Module):
-    """The classifier: [B, D] -> [B, features], in float32. Parameters `kernel` [D, features], `bias` [features].
+    """A linear layer: [..., D] -> [..., features]. Parameters `kernel` [D, features], `bias` [features].
 
-    An initialiser None means PyTorch's default.
+    A classifier computes in float32, whatever the compute type of the network. An initialiser None means PyTorch's
+    default.
     """
 
     features: int
     kernel_init: Any = None
     bias_init: Any = None
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x):
         init = uniform_fan_in(x.shape[-1])
         kernel = parameter(self, "kernel", self.kernel_init or init, (x.shape[-1], self.features))
         bias = parameter(self, "bias", self.bias_init or init, (self.features,))
-        x, kernel = quantization.operands(self, x.astype(jnp.float32), kernel)
-        return x @ kernel + bias
+        x, kernel = quantization.operands(self, x.astype(self.dtype), kernel)
+        return x @ kernel.astype(self.dtype) + bias.astype(self.dtype)

@@ -82,7 +82,7 @@ V1_STAGES = {3: 1, 5: 2, 11: 3, 13: 4}  # number of a block, from 1 -> the stage
 def conv_bn(module: nn.Module, name: str, x, train: bool, *shape, groups: int = 1, init=fan_out_normal):
     """The convolution `name`_conv of (features, size, stride) and the batch norm `name`_bn, inside `module`."""
     x = Conv(*shape, groups=groups, kernel_init=init, dtype=module.dtype, name=f"{name}_conv")(x)
-    return BatchNorm(dtype=module.dtype, name=f"{name}_bn")(x, train)
+    return module.norm(dtype=module.dtype, name=f"{name}_bn")(x, train)
 
 
 class InvertedResidual(nn.Module):
@@ -93,6 +93,7 @@ class InvertedResidual(nn.Module):
     expand: int | None  # channels inside; None: those of the input, without an expansion
     relu: Any = nn.relu
     dtype: Any = jnp.float32
+    norm: Any = BatchNorm
 
     @nn.compact
     def __call__(self, x, train: bool):
@@ -108,11 +109,12 @@ class MobileNetV2(Network):
     """MobileNet V2: inverted residual blocks with linear bottlenecks.
 
     Attributes:
-        num_classes: K.
+        num_classes: K; 0: the backbone of another network, up to the last block (`Network.pooled`).
         width: factor of all widths; by default 0.5 in the benchmarks' network for CIFAR, 1 in the others.
         stem: "cifar", the benchmarks' network, "imagenet", the standard one, or "tiny", the benchmarks' for 64x64.
         dtype: compute type; parameters, statistics and logits are float32.
         widths: of a pruned network, channels inside each block that expands, then those of the last convolution.
+        norm: the batch norm's class, or a function like it.
 
     Paper: Sandler et al., CVPR 2018, arXiv:1801.04381
     """
@@ -122,6 +124,7 @@ class MobileNetV2(Network):
     stem: str = "cifar"
     dtype: Any = jnp.float32
     widths: tuple[int, ...] = ()
+    norm: Any = BatchNorm
 
     classifier_init = (small_normal, nn.initializers.zeros)
 
@@ -163,10 +166,12 @@ class MobileNetV2(Network):
                 stride = strides[STEMS.index(self.stem)] if block == 0 else 1
                 expand = None if standard and expansion == 1 else next(free)
                 name = f"group{number}_block{block}"
-                x = InvertedResidual(width, stride, expand, relu, self.dtype, name=name)(x, train)
+                x = InvertedResidual(width, stride, expand, relu, self.dtype, self.norm, name=name)(x, train)
             if stage is not None:
                 x = tap(f"stage{stage}", tap(f"stage{stage}_preact", x))
-        return self.pooled(tap, relu(conv_bn(self, "last", x, train, next(free), 1)))
+        if self.num_classes:
+            x = relu(conv_bn(self, "last", x, train, next(free), 1))
+        return self.pooled(tap, x)
 
     def torch_name(self, path: tuple[str, ...]) -> str:
         """("params", "group1_block0", "expand_conv", "kernel") -> "blocks.1.0.conv.0.weight"."""
@@ -179,6 +184,8 @@ class SeparableBlock(nn.Module):
     width: int
     stride: int
     dtype: Any = jnp.float32
+
+    norm = BatchNorm
 
     @nn.compact
     def __call__(self, x, train: bool, tap=unnamed):
@@ -201,6 +208,7 @@ class MobileNetV1(Network):
     num_classes: int
     dtype: Any = jnp.float32
 
+    norm = BatchNorm
     torch_names = V1_NAMES
 
     @nn.compact

@@ -52,7 +52,8 @@ def completed(given: Sequence[int], own: Sequence[int], short: int = 0) -> tuple
 class Network(nn.Module):
     """The end of a convolutional network: the mean of the last map over its positions, and a linear classifier.
 
-    A family has the fields `num_classes` (K) and `dtype` (compute type), and may set three class attributes.
+    A family has the fields `num_classes` (K) and `dtype` (compute type), and may set three class attributes. With K = 0
+    the network is the backbone of another one: it ends before `final`, and its logits are [B, 0].
 
     `classifier_init`: the initialisers of the classifier's kernel and bias; PyTorch's by default.
     `torch_names`: the rules of `rename`.
@@ -77,6 +78,8 @@ class Network(nn.Module):
         Returns:
             The network's `Outputs`.
         """
+        if not self.num_classes:
+            return Outputs(logits=jnp.zeros((len(x), 0)), features=tap.features)
         x = tap("final", x)
         embedding = tap("embedding", jnp.mean(x.astype(jnp.float32), axis=(1, 2)))
         if drop:

@@ -138,27 +138,28 @@ def measure(model: nn.Module, image_shape: tuple[int, int, int], repeats: int = 
 
 def table(names: list[str], image_size: int, num_classes: int, repeats: int = 20):
     """Yields the table's lines, one network at a time."""
-    yield f"{'':<14}{'parameters':>12}{'mult-adds':>12}{'FLOPs':>12}{'memory MiB':>12}{'latency ms':>12}"
+    width = max(14, *(len(name) + 1 for name in names))
+    yield f"{'':<{width}}{'parameters':>12}{'mult-adds':>12}{'FLOPs':>12}{'memory MiB':>12}{'latency ms':>12}"
     for name in names:
         try:
             row = measure(models.create(name, num_classes), (image_size, image_size, 3), repeats)
         except ValueError as error:
-            yield f"{name:<14}{str(error).splitlines()[0]}"
+            yield f"{name:<{width}}{str(error).splitlines()[0]}"
             continue
         counts = "".join(f"{short(row[key]):>12}" for key in ("parameters", "multiply_adds", "flops"))
-        yield f"{name:<14}{counts}{row['memory'] / 2**20:>12.2f}{1000 * row['latency']:>12.2f}"
+        yield f"{name:<{width}}{counts}{row['memory'] / 2**20:>12.2f}{1000 * row['latency']:>12.2f}"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Flags to one table; returns the exit code."""
     form = argparse.RawDescriptionHelpFormatter
     p = argparse.ArgumentParser(prog="python -m models.profile", description=__doc__, formatter_class=form)
-    p.add_argument("--arch", action="append", metavar="NAME", help="a network; repeatable; default: all")
+    p.add_argument("--arch", action="append", metavar="NAME", help="a network; repeatable; default: all classifiers")
     p.add_argument("--image_size", type=int, default=32, help="side in pixels")
     p.add_argument("--num_classes", type=int, default=100)
     p.add_argument("--repeats", type=int, default=20, help="runs for the latency")
     args = p.parse_args(arguments)
-    names = args.arch or models.names()
+    names = args.arch or [name for name in models.names() if not models.is_detector(name)]
     try:
         for name in names:
             models.registry.check(name)

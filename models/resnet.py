@@ -35,16 +35,17 @@ class BasicBlock(nn.Module):
     padding: str = "TORCH"
     drop: float = 0.0
     inside: int = 0  # channels between the convolutions; 0: `width`
+    norm: Any = BatchNorm
 
     @nn.compact
     def __call__(self, x, train: bool, tap=unnamed):
         y = Conv(self.inside or self.width, 3, self.stride, dtype=self.dtype, padding=self.padding, name="conv1")(x)
-        y = nn.relu(BatchNorm(dtype=self.dtype, name="bn1")(y, train))
+        y = nn.relu(self.norm(dtype=self.dtype, name="bn1")(y, train))
         y = Conv(self.width, 3, dtype=self.dtype, name="conv2")(y)
-        y = BatchNorm(dtype=self.dtype, name="bn2")(y, train)
+        y = self.norm(dtype=self.dtype, name="bn2")(y, train)
         if self.stride != 1 or x.shape[-1] != self.width:
             x = Conv(self.width, 1, self.stride, dtype=self.dtype, name="shortcut_conv")(x)
-            x = BatchNorm(dtype=self.dtype, name="shortcut_bn")(x, train)
+            x = self.norm(dtype=self.dtype, name="shortcut_bn")(x, train)
         return ops.kept(nn.relu(tap(branch_dropped(y, self.drop, train) + x)))
 
 

@@ -36,19 +36,20 @@ class Bottleneck(nn.Module):
     dtype: Any = jnp.float32
     drop: float = 0.0
     inside: tuple[int, int] | None = None  # channels after conv1 and after conv2; None: `width`
+    norm: Any = BatchNorm
 
     @nn.compact
     def __call__(self, x, train: bool, tap=unnamed):
         first, second = self.inside or (self.width, self.width)
         y = Conv(first, 1, dtype=self.dtype, name="conv1")(x)
-        y = nn.relu(BatchNorm(dtype=self.dtype, name="bn1")(y, train))
+        y = nn.relu(self.norm(dtype=self.dtype, name="bn1")(y, train))
         y = Conv(second, 3, self.stride, dtype=self.dtype, name="conv2")(y)
-        y = nn.relu(BatchNorm(dtype=self.dtype, name="bn2")(y, train))
+        y = nn.relu(self.norm(dtype=self.dtype, name="bn2")(y, train))
         y = Conv(4 * self.width, 1, dtype=self.dtype, name="conv3")(y)
-        y = BatchNorm(dtype=self.dtype, name="bn3")(y, train)
+        y = self.norm(dtype=self.dtype, name="bn3")(y, train)
         if self.stride != 1 or x.shape[-1] != 4 * self.width:
             x = Conv(4 * self.width, 1, self.stride, dtype=self.dtype, name="shortcut_conv")(x)
-            x = BatchNorm(dtype=self.dtype, name="shortcut_bn")(x, train)
+            x = self.norm(dtype=self.dtype, name="shortcut_bn")(x, train)
         return ops.kept(nn.relu(tap(branch_dropped(y, self.drop, train) + x)))
 
 
@@ -58,13 +59,15 @@ class ImageNetResNet(Network):
     Attributes:
         blocks: in each of the four stages.
         bottleneck: bottleneck blocks instead of basic ones.
-        num_classes: K.
+        num_classes: K; 0: the backbone of another network, without a classifier (`Network.pooled`).
         stem: "cifar" or "imagenet"; None takes "cifar" for images less than 64 pixels high.
         stochastic_depth: in training, an image takes only the shortcut of the last block with this probability, which
             grows linearly from 0 in the first block. In [0, 1). Needs random numbers: `rngs={"dropout": key}`.
         dtype: compute type; parameters, statistics and logits are float32.
         widths: of a pruned network, channels inside each block: after the first convolution, and in a bottleneck block
             after the second, too; (): those of the paper.
+        width: factor of all widths of the paper.
+        norm: the batch norm's class, or a function like it.
     """
 
     blocks: tuple[int, int, int, int]
@@ -74,6 +77,8 @@ class ImageNetResNet(Network):
     stochastic_depth: float = 0.0
     dtype: Any = jnp.float32
     widths: tuple[int, ...] = ()
+    width: float = 1.0
+    norm: Any = BatchNorm
 
     def setup(self):
         if self.stem not in (None, "cifar", "imagenet"):
@@ -81,7 +86,7 @@ class ImageNetResNet(Network):
         super().setup()
 
     def free_widths(self) -> tuple[int, ...]:
-        inside = [2 ** (stage + 6) for stage, count in enumerate(self.blocks) for _ in range(count)]
+        inside = [int(2 ** (stage + 6) * self.width) for stage, count in enumerate(self.blocks) for _ in range(count)]
         return completed(self.widths, np.repeat(inside, 1 + self.bottleneck).tolist())
 
     @nn.compact
@@ -90,8 +95,8 @@ class ImageNetResNet(Network):
         tap = Taps(deltas)
         large = images.shape[1] >= 64 if self.stem is None else self.stem == "imagenet"
         x = tap.shift("input", images).astype(self.dtype)
-        x = Conv(64, 7 if large else 3, 2 if large else 1, dtype=self.dtype, name="stem_conv")(x)
-        x = tap("stem", nn.relu(BatchNorm(dtype=self.dtype, name="stem_bn")(x, train)))
+        x = Conv(int(64 * self.width), 7 if large else 3, 2 if large else 1, dtype=self.dtype, name="stem_conv")(x)
+        x = tap("stem", nn.relu(self.norm(dtype=self.dtype, name="stem_bn")(x, train)))
         if large:
             x = ops.max_pool(x, 3, 2, pad=1)
         kind = Bottleneck if self.bottleneck else BasicBlock
@@ -102,8 +107,8 @@ class ImageNetResNet(Network):
                 stride = 2 if stage > 1 and block == 0 else 1
                 record = tap.named(f"stage{stage}_preact") if block == count - 1 else unnamed
                 own = (next(inside), next(inside)) if self.bottleneck else next(inside)
-                fields = {"drop": next(rates), "inside": own, "name": f"stage{stage}_block{block}"}
-                x = kind(2 ** (stage + 5), stride, self.dtype, **fields)(x, train, record)
+                fields = {"drop": next(rates), "inside": own, "norm": self.norm, "name": f"stage{stage}_block{block}"}
+                x = kind(int(2 ** (stage + 5) * self.width), stride, self.dtype, **fields)(x, train, record)
             x = tap(f"stage{stage}", x)
         return self.pooled(tap, x)
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 import data
+import models
 import pretrained
 from pretrained import orders
 from registry import UserError
@@ -56,7 +57,7 @@ def matched(weights: pretrained.Pretrained, dataset: data.Dataset, role: str) ->
         match come back as they are (`mismatch`).
 
     Raises:
-        UserError: the outputs cannot be changed, because no layer is named `classifier`.
+        UserError: the outputs cannot be changed, because no layer is named `classifier` and the network is no detector.
     """
     order, info = columns(weights.info, dataset), weights.info
     if not order:
@@ -80,11 +81,15 @@ def only_numbered(names: Sequence[str]) -> bool:
 
 def in_order(variables: dict, order: list[int], weights: pretrained.Pretrained) -> dict:
     """The variables with the outputs `order` of the classifier. Every reader of the network gets this order."""
+    info = weights.info
+    if models.is_detector(info["arch"]):
+        model = models.create(info["arch"], info["num_classes"], **info.get("options", {}))
+        return {**variables, "params": model.in_order(variables["params"], order)}
     last = [name for name in variables["params"] if name.startswith("classifier")]
     if not last:
         raise UserError(
             f"The weights in {weights.folder} have the data's classes in another order or among others, and "
-            f"{weights.info['arch']} has no layer named `classifier` whose outputs could be put in order.\n"
+            f"{info['arch']} has no layer named `classifier` whose outputs could be put in order.\n"
             "Name the network's last layer `classifier`, or rename the images' folders so that they sort in its order."
         )
     params = variables["params"]
@@ -160,7 +165,8 @@ def class_note(
         note = f"{len(pairs)} of the {role}'s {len(ours)} class names are not those of {dataset.name}: {shown}"
         note += f"{', ...' * (len(pairs) > 2)}. The classes are matched by their numbers."
     found = None
-    if logits is not None and dataset.labelled and (other or only_numbered(theirs)):
+    asked = logits is not None and dataset.labelled and dataset.task == "classification"
+    if asked and (other or only_numbered(theirs)):
         found = orders.better(logits.argmax(axis=1), labels, list(ours))
     if found:
         how, order, accuracy = found
@@ -195,6 +201,10 @@ def tell_accuracy(
         return
     rows = np.arange(len(logits)) if rows is None else rows
     count, named = len(dataset.test), f"Teacher {weights.info['arch']} from {weights.folder}"
+    if dataset.task != "classification":
+        found = task.metrics(logits, dataset.test.labels[rows]).get(task.main)
+        shown = "not defined" if found is None else f"{found:.2f} %"
+        return say(f"{named}: test {task.main} {shown} on {len(rows):,} of {count:,} images")
     found = in_common(weights.info, dataset, logits, dataset.test.labels[rows])
     if found is None:
         return say(f"{named}: none of its classes are in {dataset.name}; its accuracy is not measured")

@@ -26,7 +26,7 @@ import pretrained
 from configs import command
 from data.picture import INTERPOLATIONS
 from pretrained import card as cards
-from pretrained import naming, orders, reading
+from pretrained import coco, naming, orders, reading
 from pretrained.players import dataset_of, player_of
 from registry import UserError, unknown
 
@@ -42,6 +42,8 @@ DATASETS = {
     "TinyImageNet": (200, (64, 64, 3), (0.4802, 0.4481, 0.3975), (0.2302, 0.2265, 0.2262)),
     "ImageNet": (1000, (224, 224, 3), *IMAGENET),
     "ImageFolder": (0, (224, 224, 3), *IMAGENET),
+    "COCO": (80, (640, 640, 3), *IMAGENET),
+    "VOC": (20, (640, 640, 3), *IMAGENET),
 }
 PICTURES = ("ImageNet", "ImageFolder")  # datasets whose pictures have any size
 SHORT_SIDE, INTERPOLATION = 1 / 0.875, "bicubic"  # ImageNet's; the short side is in units of the image's side
@@ -139,13 +141,14 @@ def describe(args: argparse.Namespace, chosen: naming.Selection, card: cards.Car
         mean, std = LITE_MEAN, LITE_STD
     mean, std = args.mean or card.mean or mean, args.std or card.std or std
     names = class_names(args.class_names) if args.class_names else []
-    classes = args.num_classes or len(names) or classes
+    classes = args.num_classes or len(names) or naming.guess_classes(args.arch, chosen.tensors) or classes
     if classes < 1:
         raise UserError("--num_classes is needed: how many classes the last layer tells apart.")
     classes = max(classes, 2)  # a network with one output has two classes (naming.variables_of)
     if names and len(names) != classes:
         raise UserError(f"--class_names {args.class_names} has {len(names)} names for {classes} classes.")
     known = card.class_names if len(set(card.class_names)) == classes else map(str, range(classes))
+    known = (args.dataset == "COCO" and coco.names(classes)) or known
     options = {**naming.guess_options(args.arch, chosen.tensors, card.architectures), **args.option}
     size = args.image_size or options.get("image_size") or card.image_size
     size = size or (args.dataset == "ImageNet" and SIZES.get(args.arch)) or shape[0]
@@ -189,6 +192,11 @@ def convert(args: argparse.Namespace) -> pretrained.Pretrained:
         UserError: the message says what is wrong, and the fix.
     """
     models.registry.check(args.arch)
+    if args.data_dir is not None and models.is_detector(args.arch):
+        raise UserError(
+            f"--data_dir measures classifiers, and {args.arch} is a detector.\n"
+            f"Convert without it; then python evaluate.py --param {args.out} --data_dir {args.data_dir}"
+        )
     out = pathlib.Path(args.out).expanduser()
     check_out(out, args.force)
     path, shard = pathlib.Path(args.source or "").expanduser(), None
@@ -212,7 +220,8 @@ def convert(args: argparse.Namespace) -> pretrained.Pretrained:
         chosen.notes.append(f"Input: mean {info['mean']} and std {info['std']}, by {card.path}.")
     print("\n".join([f"Read: {path}", *chosen.notes]))
     if args.data_dir is None:
-        print("Note: names and shapes agree. Only --data_dir shows whether the network computes the same.")
+        measure = "evaluate.py" if models.is_detector(args.arch) else "--data_dir"
+        print(f"Note: names and shapes agree. Only {measure} shows whether the network computes the same.")
     else:
         named = bool(args.class_names) or tuple(info["class_names"]) == card.class_names
         _measure(player, variables, info, args, named)

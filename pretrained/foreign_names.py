@@ -51,6 +51,16 @@ def _efficient_blocks(state: dict[str, np.ndarray]) -> Rules:
     ]
 
 
+# torchvision's detectors before its version 0.13, where a convolution was not yet inside a block
+OLD_DETECTOR: Rules = [
+    (r"^(backbone\.fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)$", r"\1.0.\2"),
+    (
+        r"^(head\.(?:classification|regression)_head\.conv)\.(\d+)\.(weight|bias)$",
+        lambda m: f"{m[1]}.{int(m[2]) // 2}.0.{m[3]}",
+    ),
+    (r"^rpn\.head\.conv\.(weight|bias)$", r"rpn.head.conv.0.0.\1"),
+]
+
 # network's class -> dialects: (a name that only this dialect has, [(pattern, replacement)], applied in order; or a
 # function of the state_dict that returns them)
 DIALECTS: dict[str, list[tuple[str, Rules | Callable[[dict], Rules]]]] = {
@@ -174,6 +184,9 @@ DIALECTS: dict[str, list[tuple[str, Rules | Callable[[dict], Rules]]]] = {
         ),
     ],
 }
+
+OLD_NAMES = ("backbone.fpn.inner_blocks.0.weight", "head.classification_head.conv.2.weight", "rpn.head.conv.weight")
+DIALECTS |= {network: [(old, OLD_DETECTOR) for old in OLD_NAMES] for network in ("RetinaNet", "FasterRCNN")}
 
 COOKBOOK: Rules = [  # the older Flax cookbook's CIFAR ResNets
     (r"^(params|batch_stats)/conv_init/", r"\1/stem_conv/"),

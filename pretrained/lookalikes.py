@@ -31,6 +31,11 @@ LOOKS = (  # (patterns that all occur, the phrase); the first that fits
         "transformers' names of a ViT; take the prefix before 'vit.' off with --prefix",
     ),
     ((r"^params/",), "Flax's names"),
+    ((r"^backbone\.fpn\.", r"^roi_heads\.mask_"), "torchvision's Mask R-CNN"),
+    ((r"^backbone\.fpn\.", r"^roi_heads\.keypoint_"), "torchvision's Keypoint R-CNN"),
+    ((r"^backbone\.fpn\.", r"^roi_heads\.box_head\.fc6\."), "torchvision's Faster R-CNN"),
+    ((r"^backbone\.fpn\.", r"bbox_ctrness\."), "torchvision's FCOS"),
+    ((r"^backbone\.fpn\.", r"^head\.classification_head\."), "torchvision's RetinaNet"),
     (
         (r"^features\.0\.weight$", r"^classifier\.6\.weight$"),
         f"torchvision's VGG with its three-layer classifier; {OURS}, with one linear layer",

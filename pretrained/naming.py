@@ -159,7 +159,9 @@ def _groups(names: list[str], prefix: str = "") -> dict[str, dict[str, str]]:
     if rest and wrappers:
         groups |= _groups(rest, prefix)
     elif rest:
-        groups[prefix] = {name: name.removeprefix(prefix).removeprefix(f"{BACKBONE}.") for name in rest}
+        detector = any(name.startswith(f"{prefix}{BACKBONE}.fpn.") for name in rest)  # its names keep this word
+        dropped = "" if detector else f"{BACKBONE}."
+        groups[prefix] = {name: name.removeprefix(prefix).removeprefix(dropped) for name in rest}
     return groups
 
 
@@ -197,6 +199,24 @@ def guess_options(arch: str, tensors: dict[str, np.ndarray], architectures: tupl
         elif "features.0.0.weight" in tensors or "conv_stem.weight" in tensors:
             options["stem"] = "imagenet"
     return options
+
+
+def guess_classes(arch: str, tensors: dict[str, np.ndarray]) -> int:
+    """The number of classes of a detector, by its tensors' shapes; 0 for other networks.
+
+    Args:
+        arch: the network's name.
+        tensors: name without the prefix -> array.
+    """
+    anchors = (
+        tensors.get("head.classification_head.cls_logits.weight"),
+        tensors.get("head.regression_head.bbox_reg.weight"),
+    )
+    if arch.startswith("RetinaNet_") and all(x is not None for x in anchors):
+        return 4 * anchors[0].shape[0] // anchors[1].shape[0]
+    if arch.startswith("FasterRCNN_") and "roi_heads.box_predictor.cls_score.bias" in tensors:
+        return len(tensors["roi_heads.box_predictor.cls_score.bias"]) - 1
+    return 0
 
 
 def _fields(network) -> set[str]:

@@ -38,6 +38,7 @@ class Start:
         self._waiting, self._freeze, self._head_rate, self._dataset = list(params), freeze, head_rate, dataset
         self.lines: list[str] = []
         self.digests: list[str] = []
+        self._constants = False
 
     def begin(self, player: Player) -> Player:
         """The player that starts from the next weights; the player itself where none are left.
@@ -45,7 +46,11 @@ class Start:
         Raises:
             UserError: weights that do not fit, or a network that cannot be quantised (`models.quantization.check`).
         """
+        shape = player.view.shape(self._dataset.image_shape)
         self.lines += quantization.report(player, self._dataset.image_shape)
+        if still := constants(player.model, shape):
+            player, self._constants = dataclasses.replace(player, still=player.still | still), True
+            self.lines.append(f"Constant in the {player.name}: its batch norms ({len(still)} arrays).")
         if not self._waiting:
             return player
         weights = pretrained.load(self._waiting.pop(0))
@@ -76,7 +81,7 @@ class Start:
     @property
     def holds(self) -> bool:
         """Whether the optimizer has to know the parts (`held`)."""
-        return bool(self._waiting or self.digests or self._freeze) or self._head_rate != 1
+        return bool(self._waiting or self.digests or self._freeze or self._constants) or self._head_rate != 1
 
     def _held(self, player: Player) -> Player:
         player, lines = hold(player, self._freeze, self._head_rate, player.view.shape(self._dataset.image_shape))
@@ -106,11 +111,21 @@ class Start:
         return optax.chain(optimizer, optax.stateless(lambda updates, _: scaled_updates(players, updates)))
 
 
+def constants(model, image_shape: Sequence[int]) -> frozenset[tuple[str, ...]]:
+    """The paths of a network's batch norms, if it has a field `frozen_norm` that is set: what weight decay leaves."""
+    if not getattr(model, "frozen_norm", False):
+        return frozenset()
+    paths = shapes(model, tuple(image_shape))
+    norms = {path[1:-1] for path in paths if path[0] == "batch_stats"}
+    return frozenset(path for path in paths if path[1:-1] in norms)
+
+
 def begin(player: Player, weights: pretrained.Pretrained, dataset: data.Dataset) -> tuple[Player, list[str]]:
     """The player that starts from weights.
 
     A variable is taken from the weights if it has the same name and shape there; a network with a method
-    `refit(path, array, shape)` may bring arrays of other shapes into its own. The classifier is drawn anew where the
+    `refit(path, array, shape)` may bring arrays of other shapes into its own. A detector may start from the weights of
+    its backbone: they lie in the detector's variables under `backbone_name`. The classifier is drawn anew where the
     weights are of other classes than the dataset; classes in another order are permuted. The player normalises images
     as the weights' network does.
 
@@ -132,16 +147,18 @@ def begin(player: Player, weights: pretrained.Pretrained, dataset: data.Dataset)
             f"{dataset.name} has {shape[-1]}.{' Give --channels 1.' * (dataset.name == 'ImageFolder')}"
         )
     want, have = shapes(player.model, shape), traverse_util.flatten_dict(weights.variables)
-    head = members(player.model, shape, (CLASSIFIER,))
-    last = {path for path in head & have.keys() if have[path].shape[-1:] == (info["num_classes"],)}
+    last = _of_classes(player.model, have, shape, info["num_classes"])
     offered = _offered(weights, dataset.class_names, last)
+    backbone = getattr(player.model, "backbone_name", None)
+    inside = () if backbone is None or any(path[1] == backbone for path in have) else (backbone,)
+    homes = {(path[0], *inside, *path[1:]): path for path in offered}
     refit, taken = getattr(player.model, "refit", lambda path, array, shape: array), {}
-    for path in want.keys() & offered.keys():
-        array = offered[path]
+    for path in want.keys() & homes.keys():
+        array = offered[homes[path]]
         array = array if array.shape == want[path] else refit(path, array, want[path])
         if array.shape == want[path]:
             taken[path] = array
-    left = sorted(have.keys() - taken.keys())
+    left = sorted(have.keys() - {homes[path] for path in taken})
     drawn = sorted(want.keys() - taken.keys())
     if not taken.keys() - last:
         raise UserError(
@@ -212,7 +229,8 @@ def hold(
         UserError: a part that the network does not have, or nothing is left that learns.
     """
     shape = tuple(image_shape)
-    still = members(player.model, shape, tuple(freeze))
+    frozen = members(player.model, shape, tuple(freeze))
+    still = frozen | player.still
     head = members(player.model, shape, (CLASSIFIER,))
     learns = [path for path in parts(player.model, shape) if path[0] == "params" and path not in still]
     if not learns:
@@ -223,8 +241,16 @@ def hold(
             "Leave the option out, or let the network return `Outputs` with features (docs/models.md)."
         )
     rates = dict.fromkeys(head, head_rate) if head_rate != 1 else {}
-    lines = [f"Frozen in the {player.name}: {', '.join(freeze)} ({len(still)} arrays)."] if still else []
+    lines = [f"Frozen in the {player.name}: {', '.join(freeze)} ({len(frozen)} arrays)."] if frozen else []
     return dataclasses.replace(player, still=still, rates=rates), lines
+
+
+def _of_classes(model, have: dict, shape: tuple[int, ...], num_classes: int) -> set[tuple[str, ...]]:
+    """The paths in `have` of the arrays with an output for each class."""
+    if hasattr(model, "class_layers"):
+        return {path for path in have if path[1:-1] in model.class_layers()}
+    head = members(model, shape, (CLASSIFIER,))
+    return {path for path in head & have.keys() if have[path].shape[-1:] == (num_classes,)}
 
 
 def _offered(weights: pretrained.Pretrained, ours: Sequence[str], last: set) -> dict:

@@ -12,6 +12,7 @@ from pretrained import foreign
 from pretrained.classes import class_note
 from pretrained.players import fitted, player_of
 from registry import UserError
+from tasks.classification import Classification
 from training.answers import Answers
 from training.devices import here
 from training.run_folder import warn
@@ -43,12 +44,7 @@ def measure(
     logits, teacher = answers([param], dataset, [arch], "network")[0], None
     if teacher_param:
         teacher = teacher_answers(teacher_param, dataset, teacher_arch, teacher_image_size, **torch)
-    return task_of(dataset).metrics(logits, dataset.test.labels, teacher)
-
-
-def task_of(dataset: data.Dataset):
-    """What the labels of a dataset mean."""
-    return tasks.create("classification", labelled=dataset.labelled)
+    return tasks.of(dataset).metrics(logits, dataset.test.labels, teacher)
 
 
 def teacher_answers(
@@ -64,7 +60,7 @@ def teacher_answers(
 def answers(
     params: list[str], dataset: data.Dataset, archs: list[str], role: str, image_size: int = 0, **torch: str
 ) -> list[np.ndarray]:
-    """Returns logits [N, K] float32 on the test split for each folder of weights.
+    """Returns the answers on the test split for each folder of weights: logits [N, K] float32, or a task's own.
 
     The classes are the dataset's, in its order. A warning says where classes or sizes of images are not those of the
     weights, and which layers no loss has trained. Teachers' batch norms are folded as in training.
@@ -78,7 +74,7 @@ def answers(
     for weights, arch in zip(loaded, archs, strict=True):
         frozen = role == "teacher"
         players.append(player_of(weights, role, arch=arch, frozen=frozen, dataset=dataset, image_size=image_size))
-    found = _logits(players, dataset.test)
+    found = answers_to(players, dataset.test.blocks(), tasks.of(dataset))
     for weights, logits in zip(loaded, found, strict=True):
         if note := class_note(role, weights.info, dataset, logits, dataset.test.labels):
             warn(note)
@@ -86,21 +82,20 @@ def answers(
 
 
 def logits_of(player: Player, variables: dict, dataset: data.Dataset) -> np.ndarray:
-    """Returns logits [N, K] float32 of a network on the test split."""
-    return _logits([(player, variables)], dataset.test)[0]
+    """Returns the answers [N, ...] of a network on the test split: logits [N, K] float32, or a task's own."""
+    return answers_to([(player, variables)], dataset.test.blocks(), tasks.of(dataset))[0]
 
 
-def _logits(players: list[tuple[Player, dict]], split: data.Split) -> list[np.ndarray]:
-    """Returns logits [N, K] float32 of each (network, variables) on a split. The images are read once."""
-    return answers_to(players, split.blocks())
-
-
-def answers_to(players: list[tuple[Player, dict]], blocks: Iterable[np.ndarray]) -> list[np.ndarray]:
-    """Returns logits [N, K] float32 of each (network, variables) on blocks of images [M, H, W, C] uint8, joined."""
+def answers_to(
+    players: list[tuple[Player, dict]],
+    blocks: Iterable[np.ndarray],
+    task=Classification(),  # noqa: B008  # immutable
+) -> list[np.ndarray]:
+    """Returns the answers [N, ...] of each (network, variables) on blocks of images [M, H, W, C] uint8, joined."""
     asked, found = [], [[] for _ in players]
     for block in blocks:
         images = here().place(block)
-        asked = asked or [Answers(player, here()) for player, _ in players]
+        asked = asked or [Answers(player, here(), task) for player, _ in players]
         for answers, (_, variables), parts in zip(asked, players, found, strict=True):
             parts.append(answers(variables, images))
     return [np.concatenate(parts) for parts in found]

@@ -136,7 +136,7 @@ def draw(
     if kind not in KINDS:
         raise unknown("kind of picture", kind, KINDS)
     (rule,) = check_maps([map_name])
-    dataset.check_labelled("explain.py")
+    dataset.check_classified("explain.py")
     if kind == "correlation" and not teacher_param:
         raise UserError("--kind correlation compares with a teacher: add --teacher_param.")
     if kind == "training":
@@ -257,7 +257,7 @@ def measure(
             Everything is checked before the first measurement, except for taps that a map reads and a network lacks.
     """
     rules = dict(zip(maps, check_maps(maps), strict=True))
-    dataset.check_labelled("--explain")
+    dataset.check_classified("--explain")
     if baselines and not teacher_param:
         raise UserError("--baseline compares the similarity to a teacher: add --teacher_param.")
     if baselines and len(baselines) != len(params):

@@ -255,7 +255,7 @@ def examine(recipe: dict, typed: tuple[str, ...] = ()) -> list[Finding]:
         shared = builder.shared(pathlib.Path(folder))
         (replica,) = builder.replicas(shared)
         rows, images = spaced(len(shared.dataset.test), BATCH), shared.exams[-1].images
-        answers = [Answers(player, builder.devices) for _, player, _ in builder.teachers]
+        answers = [Answers(player, builder.devices, builder.task) for _, player, _ in builder.teachers]
         asked = [(ask, ask(own, images, rows)) for ask, (*_, own) in zip(answers, builder.teachers, strict=True)]
         baselines = baselines_of(resolve.plain(config))
         parts = Parts(config, builder, shared, replica, asked, rows, baselines)

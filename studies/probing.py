@@ -55,7 +55,7 @@ def measure(params: Sequence[str], dataset: data.Dataset, names: Sequence[str], 
             tap `embedding`; before any network runs.
     """
     check(names)
-    dataset.check_labelled("--probe")
+    dataset.check_classified("--probe")
     if not len(dataset.train):
         raise UserError(f"--probe needs training images as its memory, and {dataset.name} has none here.")
     loaded = [pretrained.load(param) for param in params]

@@ -1,6 +1,7 @@
 """Classification: a label is the index of a class."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,7 @@ class Classification:
 
     Attributes:
         class_weights: K factors for the rows of each class in the label loss; empty: all rows count alike.
+        class_names: K names, for `by_class`.
         labelled: False where the data have no labels: no loss on labels, and no metric that reads one.
         untrained: layers of the student that no loss reaches. With any of them, the student's logits mean nothing, and
             no metric compares them with a teacher's.
@@ -32,9 +34,12 @@ class Classification:
     """
 
     class_weights: tuple[float, ...] = ()
+    class_names: tuple[str, ...] = ()
     labelled: bool = True
     untrained: tuple[str, ...] = ()
     label_smoothing: float = 0.0
+
+    compares: ClassVar[bool] = True  # tests compare the answers of student and teacher
 
     @property
     def term(self) -> str:
@@ -50,6 +55,14 @@ class Classification:
     def info(self) -> dict:
         """What `model.json` says in addition of a student that learned under this task."""
         return {"untrained": list(self.untrained)} if self.untrained else {}
+
+    def answer(self, outputs) -> jax.Array:
+        """Returns what a test keeps of a network's outputs: the logits [B, K]."""
+        return outputs.logits
+
+    def aligned(self, student, teacher, batch) -> tuple:
+        """Returns (student, teacher, batch) as a method compares them: as they are."""
+        return student, teacher, batch
 
     def loss(self, outputs, batch) -> tuple[jax.Array, dict]:
         """The loss on labels.
@@ -67,6 +80,8 @@ class Classification:
         `class_weights` multiply the rows' losses and are not in the divisor.
         """
         logits, label = outputs.logits, batch.label
+        if logits.ndim != 2:
+            raise ValueError(f"its class scores are {logits.shape}, those of a detector, and each image has one class")
         rows, weights = self.loss_rows(logits, batch), self.known(batch, logits.dtype)
         labelled = (label >= 0).astype(logits.dtype)
         correct = labelled * (jnp.argmax(logits, axis=-1) == label).astype(logits.dtype)
@@ -139,6 +154,10 @@ class Classification:
             result["agreement"] = 100 * (log_t.argmax(axis=1) == prediction).mean()
             result["kl"] = (np.exp(log_t) * (log_t - log_p)).sum(axis=1).mean()
         return {name: float(value) for name, value in result.items()}
+
+    def by_class(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+        """Returns class name -> correctly predicted share of its images, percent; empty without labels."""
+        return per_class(logits, labels, self.class_names) if self.labelled else {}
 
     def _against_labels(self, log_p: np.ndarray, labels: np.ndarray) -> dict:
         """Top1, top5, nll and ece, as `metrics` returns them, of log-probabilities [N, K] float64."""

@@ -40,7 +40,7 @@ settings.register_profile("suite", derandomize=True)
 settings.load_profile("suite")
 jax.config.update("jax_default_matmul_precision", "float32")  # goldens are float32; accelerators' default is less
 gc.set_threshold(100_000)  # tracing makes many objects that stay, so frequent collections free little
-ROOMS = {"models", "data", "distiller", "explain", "tasks", "transfer", "pretrained"}
+ROOMS = {"models", "detectors", "data", "distiller", "explain", "tasks", "transfer", "pretrained"}
 
 
 @pytest.hookimpl(wrapper=True)

@@ -158,7 +158,7 @@ def test_a_command_with_a_mistake_is_found():
     assert pages.problems(words.split()) == ["nowhere.py", "--bach_size", "--config.momentun=1", "ATT"]
     assert pages.problems(["-m", "benchmarks.nothing"]) == ["benchmarks.nothing"]
     assert pages.problems(["-m", "benchmarks.turns", "--nothing"]) == ["--nothing"]
-    assert len(pages.commands("models.md")) == 8
+    assert len(pages.commands("models.md")) == 9
     assert len(pages.commands("scale.md")) == 6
 
 

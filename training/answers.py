@@ -1,4 +1,4 @@
-"""The logits of a network on a whole split."""
+"""The answers of a network on a whole split: logits, or what another task keeps of the outputs."""
 
 from collections.abc import Callable
 
@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from data.streamed import batches
+from tasks.classification import Classification
 from training.devices import Devices
 from transfer import Player
 
@@ -19,20 +20,21 @@ def spaced(count: int, most: int) -> np.ndarray:
 
 
 class Answers:
-    """Logits of a network on the images of a split; compiled once for each size of a split.
+    """Answers of a network on the images of a split; compiled once for each size of a split.
 
     Args:
         player: the network.
         devices: where the program runs.
+        task: says what a test keeps of the outputs; classification: the logits.
     """
 
-    def __init__(self, player: Player, devices: Devices):
+    def __init__(self, player: Player, devices: Devices, task=Classification()):  # noqa: B008  # immutable
         self.devices = devices
 
         def answer(variables, images, rows):
             images = images if rows is None else images[rows]
             image = devices.split_rows(images.astype(jnp.float32) / 255.0)
-            return devices.constrain(player.forward(variables, image)[0].logits)  # each process reads all
+            return devices.constrain(task.answer(player.forward(variables, image)[0]))  # each process reads all
 
         self._answer = jax.jit(answer)
 
@@ -49,7 +51,7 @@ class Answers:
             stop: called between batches; True ends this call.
 
         Returns:
-            Logits [M, K] float32 in host memory; None if `stop` returned True.
+            [M, ...] float32 in host memory, logits [M, K] in classification; None if `stop` returned True.
         """
         rows = np.arange(len(images)) if rows is None else np.asarray(rows)
         size = min(BATCH, -(-len(images) // self.devices.count)) * self.devices.count

@@ -69,10 +69,10 @@ class Builder:
         self.dataset = dataset_of(config)
         for line in self.dataset.report:
             say(line)
-        weights = {"labelled": self.dataset.labelled, "label_smoothing": config.label_smoothing}
+        weights = {"label_smoothing": config.label_smoothing} if config.label_smoothing else {}
         if config.class_weights == "balanced":
             weights["class_weights"] = balanced_weights(self.dataset.train.labels, self.dataset.num_classes)
-        self.task = tasks.create(config.task, **weights)
+        self.task = tasks.of(self.dataset, **weights, **plain(config.task_options))
         self.teachers: list = []
         self.given: list = []
         self.strangers: list[str] = []  # of each teacher with other classes, what is wrong

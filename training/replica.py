@@ -274,7 +274,7 @@ class Replica:
             tested["best"] = tested["student"][0], self.best
         for name, (player, variables) in tested.items():
             if name not in shared.asked:
-                shared.asked[name] = Answers(player, shared.devices)
+                shared.asked[name] = Answers(player, shared.devices, shared.task)
             logits[name] = shared.asked[name](variables, exam.images, stop=stop)
             if logits[name] is None:
                 return None
@@ -287,7 +287,7 @@ class Replica:
         for name, theirs in {**logits, **shared.strategy.ensembles(logits)}.items():
             if name != "student":
                 measured = self._metrics(theirs, labels)
-                values |= {f"{name}/{key}": measured[key] for key in (shared.task.main, "nll")}
+                values |= {f"{name}/{key}": measured[key] for key in (shared.task.main, "nll") if key in measured}
         if best is not None:  # on images that have chosen nothing
             self.best_test["test"] = self._metrics(best, labels, teacher_logits)
             self.tests[-1]["test"] = values
@@ -345,7 +345,7 @@ class Replica:
             self._write(name, weights, test_top1=row.get("top1"), test=row)
         for name, (player, variables) in learners.items():
             test = {key.partition("/")[2]: last[key] for key in last if key.startswith(f"{name}/")}
-            facts = {"mean": list(player.mean), "std": list(player.std), "test_top1": test["top1"], "test": test}
+            facts = {"mean": list(player.mean), "std": list(player.std), "test_top1": test.get("top1"), "test": test}
             self._write(name, variables, **self.shared.others.get(name, {}), **facts)
         parameters = int(sum(x.size for x in jax.tree.leaves(student["params"])))
         summary = {"last": last, "best": best, "best_on": self.shared.exams[0].name, "parameters": parameters, **speed}

@@ -35,9 +35,10 @@ class Teachers:
         say: Callable[[str], None],
     ):
         self.loaded, self.dataset, self.test, self.task, self.say = loaded, dataset, test, task, say
-        self._answers = [Answers(player, devices) for _, player, _ in loaded]
+        self._answers = [Answers(player, devices, task) for _, player, _ in loaded]
         self._logits: dict[str, np.ndarray] = {}
-        self.compared = bool(loaded) and all(columns(own.info, dataset) is not None for own, *_ in loaded)
+        same = all(columns(own.info, dataset) is not None for own, *_ in loaded)
+        self.compared = bool(loaded) and same and task.compares
 
     def check(self) -> None:
         """Prints the teachers' accuracy on some of the test images.

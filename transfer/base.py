@@ -308,13 +308,14 @@ class Strategy(abc.ABC):
     def _method_init(self, key: jax.Array, student: Outputs, teacher: Outputs, batch: Batch) -> tuple[Any, dict]:
         """Returns (parameters, other variables) of the method."""
         keys = {"params": jax.random.fold_in(key, METHOD), "method": jax.random.fold_in(key, MEMORY)}
-        variables = dict(self.method.init(keys, student, teacher, batch))
+        variables = dict(self.method.init(keys, *self.task.aligned(student, teacher, batch)))
         return variables.pop("params", {}), variables
 
     def _method(self, params, memory: dict, student: Outputs, teacher: Outputs, batch: Batch, key: jax.Array):
         """Returns (the method's terms, its other variables after the call)."""
+        seen = self.task.aligned(student, teacher, batch)
         (_, terms), memory = self.method.apply(
-            {"params": params, **memory}, student, teacher, batch, rngs={"method": key}, mutable=list(memory)
+            {"params": params, **memory}, *seen, rngs={"method": key}, mutable=list(memory)
         )
         return terms, dict(memory)
 

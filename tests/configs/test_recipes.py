@@ -17,7 +17,7 @@ FILES = sorted(path.stem for path in pathlib.Path(cifar100.__file__).parent.glob
 OTHERS = [
     name
     for name in FILES
-    if name not in ("__init__", "command", "conditions", "environment", "published", "unlabelled")
+    if name not in ("__init__", "command", "conditions", "environment", "published", "unlabelled", "boxes")
 ]
 
 

@@ -76,14 +76,14 @@ def test_channel_statistics_are_numpys_and_a_constant_channel_divides_by_one():
 
 
 @pytest.mark.parametrize(
-    ("option", "flag"),
+    ("option", "flag", "others"),
     [
-        ({"channels": 1}, "--channels 1"),
-        ({"skip_damaged": True}, "--skip_damaged"),
+        ({"channels": 1}, "--channels 1", ""),
+        ({"skip_damaged": True}, "--skip_damaged", " or COCO or VOC"),
     ],
 )
-def test_an_option_that_a_dataset_has_no_use_for_is_refused(option, flag):
-    message = f"^{flag} is for --dataset ImageFolder or Images; Digits has no use for it"
+def test_an_option_that_a_dataset_has_no_use_for_is_refused(option, flag, others):
+    message = f"^{flag} is for --dataset ImageFolder or Images{others}; Digits has no use for it"
     with pytest.raises(UserError, match=message):
         data.load("Digits", **option)
 

@@ -11,6 +11,8 @@ from test_goldens import normal, outputs, tensors
 
 import data
 import distiller
+import models
+from data.objects import Objects
 from distiller.abkd import alpha_beta_rows
 from distiller.connectors import ConvNorm
 from distiller.crld import view_losses
@@ -259,6 +261,30 @@ def dist_plus_as_coded(x):
     return sum(logit_losses(*logits(x), 1.0)) + channel_correlation(*both) + 1 - spatial_correlation(*both)
 
 
+def fgd(**only):
+    """FGD with the terms whose weights are given; all terms with the published weights without."""
+
+    def loss(x):
+        r, none = np.random.RandomState(x.seed + 9), {"bias": jnp.zeros(32)}
+        corner, size = r.uniform(0, 20, (8, 2, 2)), r.uniform(4, 11, (8, 2, 2))
+        boxes = np.concatenate([corner, corner + size], axis=2).astype(np.float32)
+        yes, zeros = np.ones((8, 2), bool), np.zeros((8, 2), np.int32)
+        objects = Objects(boxes, zeros, ~yes, np.ones((8, 2)), np.full((8, 2), 32.0), np.ones(8))
+        params = {}
+        for who in ("student", "teacher"):
+            shapes = {"mask": (1, 64, 1, 1), "down": (32, 64, 1, 1), "up": (64, 32, 1, 1)}
+            own = {name: convolution(f"FGD.{who}.{name}.weight", *shape) for name, shape in shapes.items()}
+            own |= {name: {**kernel, "bias": jnp.zeros(shapes[name][0])} for name, kernel in own.items()}
+            params[f"{who}1"] = own | {"norm": {"scale": jnp.ones(32), **none}}
+        both = maps(x, raw=True, cut=True)
+        nets = [models.Outputs(jnp.zeros((8, 2)), {"stage3": f}) for f in both]
+        batch = data.Batch(jnp.zeros((8, 32, 32, 3)), x.label, jnp.arange(8), jnp.float32(0), objects=objects)
+        none = dict.fromkeys(("alpha", "beta", "gamma", "lamda"), 0.0) if only else {}
+        return distiller.create("FGD", **none | only).apply({"params": params}, *nets, batch)[0]
+
+    return loss
+
+
 def split(x):
     s, t = maps(x)
     return many_to_one_loss(s, t[..., :16])
@@ -311,6 +337,11 @@ GOLDENS = {
     ("NORM", "N2_teacher_stage2_maxpool"): lambda x: many_to_one_loss(
         *max_pooled(*embedded("NORM.expand.weight", 256, x, teacher_stage=2))
     ),
+    ("FGD", "a1e-3b5e-4g5e-4l5e-6_temp.5"): fgd(),
+    ("FGD_foreground", "temp.5"): fgd(alpha=1.0),
+    ("FGD_background", "temp.5"): fgd(beta=1.0),
+    ("FGD_attention", "temp.5"): fgd(gamma=1.0),
+    ("FGD_relation", "recipe"): fgd(lamda=1.0),
     ("PKD", "stage3_equal_channels"): lambda x: correlation_loss(*maps(x, cut=True)),
     ("PKD", "stage3_raw"): lambda x: correlation_loss(*maps(x, cut=True, raw=True)),
     ("PKD", "stage3_resize_student"): resize("student"),

@@ -104,7 +104,7 @@ def test_a_stage_that_a_network_does_not_have_is_named():
 @pytest.mark.parametrize("choice", ["1", "0:1", "1:1,", "1-1", "last", "1:2 ,2:3"])
 @pytest.mark.parametrize("name", ["AT", "SP", "FT"])
 def test_a_choice_of_another_form_raises(name, choice):
-    with pytest.raises(UserError, match=r"'stages' must name .* STUDENT:TEACHER of stages, such as"):
+    with pytest.raises(UserError, match=r"'stages' must name .* STUDENT:TEACHER of stages or taps, such as"):
         distiller.create(name, stages=choice)
 
 
@@ -124,6 +124,33 @@ def test_a_method_reads_the_stages_that_it_is_given(name, shapes):
     found = methods_table.facts(distiller.create(name, stages=choice), *shapes)
     numbers = [{int(tap[5]) for tap in taps if tap.startswith("stage")} for taps in (found.student, found.teacher)]
     assert numbers == ([{1, 2}, {2, 3}] if "," in choice else [{1}, {2}])
+
+
+def levels(*names):
+    return {name: jnp.full((1, 2, 2, 1), float(number)) for number, name in enumerate(names)}
+
+
+def test_taps_are_named_singly_in_pairs_and_as_a_range():
+    student, teacher = levels("p3", "p4", "p5"), levels("p3", "p4", "p5")
+
+    def chosen(choice):
+        return [(float(s[0, 0, 0, 0]), float(t[0, 0, 0, 0])) for s, t in stage_pairs(student, teacher, choice)]
+
+    assert chosen("p3-p5") == [(0, 0), (1, 1), (2, 2)]
+    assert chosen("p4") == [(1, 1)]
+    assert chosen("p3:p4,p5") == [(0, 1), (2, 2)]
+    with pytest.raises(ValueError, match=r"stages='p3-p6' names the student's tap p6; the student has"):
+        chosen("p3-p6")
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_taps_is_another_word_for_stages(name):
+    choice = (
+        "p3-p7"
+        if distiller.registry.get(name).__dataclass_fields__["stages"].metadata["limit"].holds("p3-p7")
+        else "p3"
+    )
+    assert distiller.create(name, taps=choice) == distiller.create(name, stages=choice)
 
 
 def test_a_network_without_stages_is_named():

@@ -24,8 +24,9 @@ FAMILIES = (
     *("ResNet8", "ResNet8x4", "ResNet18", "ResNet50", "WRN_16_1", "VGG8", "MobileNetV1", "MobileNetV2"),
     *("ShuffleNetV1", "ShuffleNetV2", "CNN", "ViT_Ti", "ConvNeXt_T"),
 )
+CLASSIFIERS = [name for name in models.names() if not models.is_detector(name)]
 every = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in FAMILIES)) for name in models.names()]
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in FAMILIES)) for name in CLASSIFIERS]
 )
 
 

@@ -15,7 +15,7 @@ IMAGE = np.random.RandomState(0).randint(70, 186, (2, 24, 24, 3)).astype(np.uint
 
 def pillow(size, resize, interpolation):
     form = picture.Form(size, 3, resize, interpolation)
-    return np.stack([np.asarray(picture._fitted(Image.fromarray(x), form)) for x in IMAGE])
+    return np.stack([np.asarray(form.fitted(Image.fromarray(x))) for x in IMAGE])
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])

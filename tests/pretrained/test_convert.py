@@ -256,7 +256,7 @@ def test_what_is_known_of_the_datasets_is_what_they_say(monkeypatch):
     known = (digits.num_classes, digits.image_shape, digits.mean, digits.std)
     assert convert.DATASETS["Digits"] == known
     assert convert.DATASETS["TinyImageNet"][2:] == (tiny_imagenet.MEAN, tiny_imagenet.STD)
-    nobodys = {"Shapes", "Images"}  # drawn by this library; without classes: nobody has weights for them
+    nobodys = {"Shapes", "Scenes", "Images"}  # drawn by this library; without classes: nobody has weights for them
     assert set(convert.DATASETS) == {*data.names(), "ImageNet"} - nobodys
 
 

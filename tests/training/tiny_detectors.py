@@ -1,0 +1,47 @@
+"""Detectors of five convolutions, which compile in seconds."""
+
+import flax.linen as nn
+
+from models.detectors.faster_rcnn import FasterRCNN
+from models.detectors.retinanet import RetinaNet
+from models.layers import BatchNorm, Conv
+from models.outputs import Outputs, Taps
+
+
+class Body(nn.Module):
+    """Four stages of one convolution each, with strides 4, 8, 16 and 32."""
+
+    @nn.compact
+    def __call__(self, images, train=False, deltas=None):
+        tap = Taps(deltas)
+        x = tap("stem", nn.relu(BatchNorm()(Conv(8, 3, 2)(images), train)))
+        for number in range(1, 5):
+            x = tap(f"stage{number}", nn.relu(BatchNorm()(Conv(8, 3, 2)(x), train)))
+        return Outputs(x, tap.features)
+
+
+class _Tiny:
+    fpn_channels: int = 8
+    anchor_size: int = 8
+
+    def _body(self, **options):
+        del options
+        return Body()
+
+
+class TinyRetinaNet(_Tiny, RetinaNet):
+    """RetinaNet with one convolution in each head."""
+
+    fpn_channels: int = 8
+    anchor_size: int = 8
+    head_convs: int = 1
+
+
+class TinyFasterRCNN(_Tiny, FasterRCNN):
+    """Faster R-CNN with 16 proposals."""
+
+    fpn_channels: int = 8
+    anchor_size: int = 8
+    proposals: int = 16
+    candidates: int = 16
+    head_channels: int = 16
