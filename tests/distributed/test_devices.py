@@ -14,6 +14,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_order_and_views_are_those_of_one_device(runs):
+    """Eight devices are also fed as four (`many_devices.streamed`)."""
     orders = {count: made.order for count, made in runs.items()}
     assert sorted(orders) == [1, 2, 8]
     assert len(orders[1]) > 6 * 5
