@@ -59,6 +59,10 @@ def test_what_networks_drop_and_what_strong_recipes_add_is_that_of_one_device(ru
     assert_same_curve(runs[2].strong, runs[1].strong)
 
 
+def test_a_detector_learns_as_on_one_device(runs):
+    assert_same_curve(runs[2].detector, runs[1].detector)
+
+
 def test_replicas_in_one_program_and_many_steps_a_call(runs):
     """As on a GPU: `vmap` over seeds, loops in the program; with a memory."""
     assert_same_curve(runs[2].replicas, runs[1].replicas, ("s0", "s1"))
