@@ -1,4 +1,4 @@
-"""Measures trained weights on a dataset's test split."""
+"""Measures trained weights, or a file that deploy.export wrote, on a dataset's test split."""
 
 import pathlib
 
@@ -10,7 +10,8 @@ from registry import UserError
 KEYS = ("teacher_arch", "teacher_param", "dataset", "data_dir", "image_size", "channels", "skip_damaged")
 KEYS += ("loading", "resize", "interpolation", "teacher_image_size", "teacher_taps", "teacher_input")
 FLAGS = {
-    "param": "the weights to measure: a run folder, a folder with weights.safetensors + model.json, or hf:OWNER/NAME",
+    "param": "what to measure: a run folder, a folder with weights.safetensors + model.json, hf:OWNER/NAME, or a file "
+    "of deploy.export, which its own runtime computes",
     "arch": "the network, if its code is your own: module:attribute",
     "explain": "explanation maps to measure too, such as GradCAM,CAM; --param may then name several runs",
     "baseline": "with --explain: runs on labels alone to compare with, one for each of --param",
@@ -54,13 +55,19 @@ def main(argv: list[str]) -> None:
     command.prepare(given)
     import pretrained
     import tasks
+    from deploy import exported
     from models import quantization
     from pretrained import foreign, players
     from studies import evaluation, explaining, probing
 
     probing.check(names_in(flags["probe"]))
     explaining.check_maps(maps)
-    all_weights = [pretrained.load(param) for param in params]
+    files = [param for param in params if exported.is_file(param)]
+    if files and (maps or flags["probe"] or flags["arch"]):
+        needs = "--explain" if maps else "--probe" if flags["probe"] else "--arch"
+        raise UserError(f"{needs} has no effect on {files[0]}: an exported file returns class scores alone.")
+    file = exported.load(files[0]) if files else None
+    all_weights = [file or pretrained.load(param) for param in params]
     dataset = players.dataset_of(all_weights[0].info, options)
     name = dataset.name
     if flags["probe"]:
@@ -79,7 +86,10 @@ def main(argv: list[str]) -> None:
     others = foreign.load_all(names_in(teacher), names_in(archs[1]), dataset, **torch)
     against = "".join(f"-against-{other.info['arch']}-{other.sha256[:8]}" for other in others)  # a file for each
     facts = {**options, "dataset": name}
-    all_logits = evaluation.answers(params, dataset, [flags["arch"]] * len(params), "network")
+    if file:
+        all_logits = [file.answers(dataset)]
+    else:
+        all_logits = evaluation.answers(params, dataset, [flags["arch"]] * len(params), "network")
     teacher_logits = evaluation.teacher_answers(teacher, dataset, archs[1], size, **torch) if teacher else None
     task, labels = tasks.of(dataset), dataset.test.labels
     explained = {}
@@ -89,8 +99,9 @@ def main(argv: list[str]) -> None:
     for i, (weights, logits) in enumerate(zip(all_weights, all_logits, strict=True)):
         result = task.metrics(logits, labels, teacher_logits)
         classes = task.by_class(logits, labels)
-        how = quantization.arithmetic(weights.info.get("options", {}))
-        print(f"{weights.info['arch']} from {weights.folder} on {name} test ({len(dataset.test):,} images), {how}")
+        how = file.facts["arithmetic"] if file else quantization.arithmetic(weights.info.get("options", {}))
+        source = file.path if file else weights.folder
+        print(f"{weights.info['arch']} from {source} on {name} test ({len(dataset.test):,} images), {how}")
         for key, value in result.items():
             print(f"{key:<10} {value:8.3f} {UNITS.get(key, '%')}")
         if classes and max(classes.values()) - min(classes.values()) > APART:
@@ -98,15 +109,15 @@ def main(argv: list[str]) -> None:
             title = "per class  " if len(shown) == len(classes) else "worst classes  "
             print(title + ", ".join(f"{label} {classes[label]:.1f}" for label in shown) + " %")
         facts_of_run = {**facts, "arithmetic": how, "images": len(dataset.test), **result, "per_class": classes}
-        files = {f"evaluation-{name}{against}.json": facts_of_run}
+        outs = {f"evaluation-{name}{against}.json": facts_of_run}
         if maps:
             mine = {"images": explained["images"], "maps": explained["networks"][i]}
             if baselines:
                 mine |= {"params": params, "baselines": baselines, "comparison": explained["comparison"]}
             print("\n".join(explaining.lines(mine)))
-            files[f"evaluation-{name}{against}-explained.json"] = {**facts, **mine}
-        for file, content in files.items():
-            write(content, weights.folder / file)
+            outs[f"evaluation-{name}{against}-explained.json"] = {**facts, **mine}
+        for out, content in outs.items():
+            write(content, source.with_name(f"{source.name}-{out}") if file else source / out)
 
 
 def write(content: dict, path: pathlib.Path) -> None:

@@ -9,8 +9,8 @@ KEYS += ("loading", "resize", "interpolation", "teacher_image_size", "teacher_ta
 FLAGS = {
     "param": "the students: run folders or folders of weights, joined by commas",
     "out": "the file to write, .png or .svg",
-    "kind": "panel (default), training, tsne, correlation, confusion or reliability",
-    "map": "the explanation map for panel and training; default: GradCAM",
+    "kind": "panel (default), training, tsne, correlation, confusion or reliability; of boxes: detections",
+    "map": "the explanation map for panel and training, default: GradCAM; for detections GradCAM or none",
     "images": "a number of test images, or their indices: 3,17,25",
     "arch": "the students' network, if its code is your own: module:attribute",
     **command.MACHINE,
@@ -30,7 +30,7 @@ def main(argv: list[str]) -> None:
     """Draws one figure and writes it to one file."""
     given = parse(argv)
     options, flags = given.recipe, given.flags
-    kind, params = flags["kind"] or "panel", names_in(flags["param"])
+    kind, params = flags["kind"], names_in(flags["param"])
     from explain import pictures
 
     pictures.check_path(flags["out"])
@@ -41,15 +41,16 @@ def main(argv: list[str]) -> None:
     from studies import explaining
 
     explaining.check_maps([flags["map"] or "GradCAM"])
-    if flags["map"] and kind not in explaining.MAP_KINDS:
+    if flags["map"] and kind not in ("", "detections", *explaining.MAP_KINDS):
         raise UserError(f"--map has no meaning here: --kind {kind} draws no maps. Leave it out.")
     first = explaining.epochs_of(params)[0] if kind == "training" else params[0]
+    dataset = dataset_of(pretrained.load(first).info, options)
     figure = explaining.draw(
-        kind,
+        kind or ("detections" if dataset.task == "detection" else "panel"),
         params,
-        dataset_of(pretrained.load(first).info, options),
+        dataset,
         options.get("teacher_param", ""),
-        flags["map"] or "GradCAM",
+        flags["map"],
         flags["images"],
         flags["arch"],
         options.get("teacher_arch", ""),

@@ -167,6 +167,8 @@ def _seen_at(dataset: Dataset, image_size: int, resize: int, interpolation: str)
     from data import picture
 
     if dataset.task == "detection":
+        if dataset.image_shape[:2] == (image_size, image_size) and not resize:
+            return dataset
         flag = f"--image_size {image_size}" if image_size else f"--resize {resize}" if resize else "--interpolation"
         raise UserError(f"{flag}: boxes of {dataset.name} belong to images of their own size.\nLeave {flag} out.")
     if not image_size:

@@ -9,7 +9,8 @@ The file takes normalised images [B, H, W, C] float32 and returns logits. With -
 set. If an answer differs from the library's by more than 0.1 %, nothing is written. Beside the file, FILE.json has the
 names of the classes, the form of the input, and the report.
 
-Quantised weights with fixed ranges (`deploy.quantize`) become integers in an ONNX file. A number at the border of two
+Quantised weights become integers in an ONNX file, if they have fixed ranges (`deploy.quantize`), and in a LiteRT file,
+if each image has its own range (`--student_quantize`, `deploy.quantize --calibrate 0`). A number at the border of two
 integers may go either way, so their answers may differ by 2 %.
 """
 
@@ -59,7 +60,7 @@ def real_images(classify, dataset: str | None, data_dir: str | None, folder: str
     from pretrained.players import dataset_of
 
     if folder:
-        paths = pictures(folder)
+        paths = pictures(folder, "--images")
         _, images, _ = next(classify.read([paths[i] for i in _spread(len(paths))]))
         if not len(images):
             raise UserError(f"--images {folder}: none of its pictures can be read.")
@@ -83,9 +84,9 @@ def compare(expected: dict[str, np.ndarray], found: dict[str, np.ndarray]) -> di
     return result
 
 
-def description(weights, graph, target: Target, measured: Measured, size: int, parity: dict, count: int) -> dict:
-    """What FILE.json says: how to call the file, and the report."""
-    info = weights.info
+def description(name, weights, graph, measured: Measured, size: int, parity: dict, count: int) -> dict:
+    """What FILE.json says: how to call the file of the format `name`, and the report."""
+    info, target = weights.info, registry.get(name)
     pixels = graph.dtype == "uint8"
     return {
         "input": {
@@ -99,13 +100,19 @@ def description(weights, graph, target: Target, measured: Measured, size: int, p
         },
         "outputs": {name: [target.batch or "batch", *measured.outputs[name].shape[1:]] for name in graph.outputs},
         "class_names": list(info["class_names"]),
-        "arithmetic": quantization.arithmetic(info.get("options", {})),
+        "arithmetic": quantization.arithmetic(info.get("options", {}), target.arithmetic),
+        "format": name,
         "bytes": size,
         "runtime": measured.runtime,
         "milliseconds": {str(batch): round(time, 3) for batch, time in measured.milliseconds.items()},
         "images": count,
         "parity": parity,
-        "weights": {"arch": info["arch"], "options": info.get("options", {}), "sha256": weights.sha256},
+        "weights": {
+            "arch": info["arch"],
+            "options": info.get("options", {}),
+            "dataset": info["dataset"],
+            "sha256": weights.sha256,
+        },
     }
 
 
@@ -115,6 +122,7 @@ def report(out: pathlib.Path, facts: dict) -> str:
 
     lines = [f"{facts['weights']['arch']} written to {out} ({size_text(facts['bytes'])}), described in {out}.json"]
     lines += [f"takes      {facts['input']['name']} {facts['input']['shape']} {facts['input']['type']}"]
+    lines += [f"computes   {facts['arithmetic']}"] if "quantize" in facts["weights"]["options"] else []
     for name, shape in facts["outputs"].items():
         parity = facts["parity"][name]
         lines.append(
@@ -162,7 +170,7 @@ def export(args) -> dict:
             f"{parity[worst]['relative']:.1e} of the largest value on {len(images)} images; {tolerance:g} is allowed.\n"
             "Take another format: --to " + " or ".join(name for name in registry.names() if name != args.to)
         )
-    facts = description(weights, graph, target, measured, len(content), parity, len(images))
+    facts = description(args.to, weights, graph, measured, len(content), parity, len(images))
     out.parent.mkdir(parents=True, exist_ok=True)
     files.write_json(out.with_name(out.name + ".json"), facts)
     files.write_whole(out, content)

@@ -22,9 +22,9 @@ class Graph:
         shape: (H, W, C) of the images.
         dtype: of the images: "float32", normalised; or "uint8", pixels from 0 to 255.
         outputs: "logits" [B, K], or "probabilities" of uint8 images; then the taps.
-        bits: of the kernels, if the format shall store integers (`deploy.qdq`); 0: the function is all.
+        bits: of the kernels, if the format shall store integers; 0: the function is all.
         layers: (name, kernel, low, high) of every layer, in the order of the forward pass; low and high are the range
-            of its input. Empty if `bits` is 0.
+            of its input, and are missing if each image has its own. Empty if `bits` is 0.
     """
 
     function: Callable
@@ -47,7 +47,7 @@ def build(
     with_preprocessing: bool = False,
     taps: Sequence[str] = (),
     plain: bool = True,
-    integers: bool = False,
+    integers: str = "",
 ) -> Graph:
     """Makes the function of some weights.
 
@@ -57,22 +57,26 @@ def build(
         with_preprocessing: the function takes pixels, normalises them and returns probabilities.
         taps: names of features (`models.Outputs.features`) that the function returns, too.
         plain: the function has JAX's own operations alone, without the CPU's forms (`models.ops.plain`).
-        integers: of quantised weights the function is the float network's, and `Graph.layers` has what rounds it.
+        integers: `Target.integers`. If it is not empty, of quantised weights the function is the float network's, and
+            `Graph.layers` has what rounds it.
 
     Raises:
-        UserError: weights that do not fit, a tap that the network does not have, or ranges that are not fixed.
+        UserError: weights that do not fit, a tap that the network does not have, or ranges of the other kind.
     """
     player, variables = player_of(weights, "network", arch=arch, frozen=True)
     shape, stored = tuple(weights.info["image_shape"]), {}
     if integers and (rule := getattr(player.model, "rule", None)):
-        if not rule.ranges:
+        if bool(rule.ranges) != (integers == "fixed"):
+            has, needs = "a range for each image", "fixed ranges"
+            has, needs, count = (needs, has, " --calibrate 0") if rule.ranges else (has, needs, "")
             raise UserError(
-                f"The inputs of layers in {weights.folder} have a range for each image; integers need fixed ranges.\n"
-                f"Measure them: python -m deploy.quantize --param {weights.folder} --out fixed"
+                f"The inputs of layers in {weights.folder} have {has}; integers in this format need {needs}.\n"
+                f"Make them: python -m deploy.quantize --param {weights.folder}{count} --out other"
             )
         player = dataclasses.replace(player, model=quantization.plain_of(player.model))
         found = quantization.layers(player.model, variables, shape)
-        layers = tuple((name, kernel, *rule.range_of(name)) for name, kernel in found)
+        ends = rule.range_of if rule.ranges else lambda name: ()
+        layers = tuple((name, kernel, *ends(name)) for name, kernel in found)
         stored = {"bits": rule.bits, "layers": layers}
     image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     features = jax.eval_shape(lambda x: forward(player.model, variables, x)[0].features, image)
@@ -85,11 +89,12 @@ def build(
     def function(images):
         with ops.plain() if plain else contextlib.nullcontext():
             if with_preprocessing:
-                outputs, _ = player.forward(variables, images.astype(jnp.float32) / 255.0)
-                first = jax.nn.softmax(outputs.logits, axis=-1)
-            else:
-                outputs, _ = forward(player.model, variables, images)
-                first = outputs.logits
+                mean, std = (jnp.asarray(x, jnp.float32) for x in (player.mean, player.std))
+                images = (images.astype(jnp.float32) / 255.0 - mean) / std
+                if stored:  # LiteRT's converter would multiply the first kernel by 1 / std
+                    images = jax.lax.optimization_barrier(images)
+            outputs, _ = forward(player.model, variables, images)
+            first = jax.nn.softmax(outputs.logits, axis=-1) if with_preprocessing else outputs.logits
         return (first, *(outputs.features[tap].astype(jnp.float32) for tap in taps))
 
     kind = ("uint8", "probabilities") if with_preprocessing else ("float32", "logits")

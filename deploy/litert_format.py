@@ -3,6 +3,9 @@
 The converter and the runtime need other versions of packages than this library. So the first export makes an
 environment for them in the user's cache folder. A file takes one image a call: files for any number of images are 4 to
 75 times as slow, and some networks cannot be converted so.
+
+Quantised weights with a range for each image become integers (`litert_integers.py`). Kernels with fixed ranges exist,
+too; these also round what a layer returns, which the training does not.
 """
 
 import os
@@ -11,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -18,6 +22,7 @@ import numpy as np
 from data.decoded import cache_folder
 from deploy.graph import Graph
 from deploy.targets import BATCHES, Measured, Runner, Target
+from models import quantization
 from registry import UserError
 
 PACKAGES = ("litert-converter==0.5.0", "ai-edge-litert==2.3.0")
@@ -29,6 +34,9 @@ class LiteRT(Target):
     """LiteRT, checked with ai-edge-litert on the CPU, one thread."""
 
     batch = 1
+    images = 4096  # a call starts a process
+    integers = "image"
+    arithmetic = "integer"
 
     def write(self, graph: Graph) -> bytes:
         images = jax.ShapeDtypeStruct((self.batch, *graph.shape), graph.dtype)
@@ -37,11 +45,15 @@ class LiteRT(Target):
             source, target = pathlib.Path(folder, "network.mlir"), pathlib.Path(folder, "network.tflite")
             source.write_text(text)
             _tool("convert", source, target, graph.input, ",".join(graph.outputs))
+            if graph.bits:
+                layers = pathlib.Path(folder, "layers.npz")
+                np.savez(layers, **_stored(graph))
+                _tool("quantise", target, target, layers)
             return target.read_bytes()
 
     def open(self, content: bytes, graph: Graph) -> Runner:
         def run(images):
-            outputs = self.measure(content, graph, images).outputs
+            outputs = self._run(content, graph, images, ()).outputs
             return [outputs[name] for name in graph.outputs]
 
         return run
@@ -50,15 +62,28 @@ class LiteRT(Target):
         return f"{PACKAGES[1].replace('==', ' ')}, CPU, one thread, one image a call"
 
     def measure(self, content: bytes, graph: Graph, images: np.ndarray) -> Measured:
+        return self._run(content, graph, images, BATCHES)
+
+    def _run(self, content: bytes, graph: Graph, images: np.ndarray, timed: Sequence[int]) -> Measured:
+        """Runs the file on images, and measures the time of calls with so many images."""
         with tempfile.TemporaryDirectory() as folder:
             file, given, found = (pathlib.Path(folder, name) for name in ("network.tflite", "in.npz", "out.npz"))
             file.write_bytes(content)
             np.savez(given, images=images)
-            _tool("measure", file, given, found, graph.input, ",".join(map(str, BATCHES)))
+            _tool("measure", file, given, found, graph.input, ",".join(map(str, timed)))
             with np.load(found) as arrays:
                 outputs = {name: arrays[name] for name in graph.outputs}
-                times = dict(zip(BATCHES, arrays["milliseconds"].tolist(), strict=True))
+                times = dict(zip(timed, arrays["milliseconds"].tolist(), strict=True))
         return Measured(outputs, times, self.runtime())
+
+
+def _stored(graph: Graph) -> dict[str, np.ndarray]:
+    """The kernels of a graph as `litert_integers.with_integers` takes them."""
+    found = {"bits": np.asarray(graph.bits)}
+    for number, (_, kernel, *_) in enumerate(graph.layers):
+        integers, scales = quantization.integer_weights(kernel, graph.bits)
+        found |= {f"kernel{number}": kernel, f"integers{number}": integers.astype(np.int8), f"scales{number}": scales}
+    return found
 
 
 def folder() -> pathlib.Path:

@@ -1,6 +1,7 @@
 """Runs in the environment of LiteRT, which has none of this library's packages: converts and measures.
 
 python litert_tool.py convert IN.mlir OUT.tflite INPUT OUTPUT,OUTPUT
+python litert_tool.py quantise IN.tflite OUT.tflite LAYERS.npz
 python litert_tool.py measure IN.tflite IN.npz OUT.npz INPUT 1,32
 """
 
@@ -25,6 +26,14 @@ def convert(source: str, target: str, name: str, outputs: str) -> None:
         pathlib.Path(target).write_bytes(api.export_flatbuffer_to_bytes(module.operation))
 
 
+def quantise(source: str, target: str, layers: str) -> None:
+    """Writes a .tflite file again, with the kernels of `layers` (see `litert_integers`) as integers."""
+    from litert_integers import with_integers  # beside this file
+
+    with np.load(layers) as arrays:
+        pathlib.Path(target).write_bytes(with_integers(pathlib.Path(source).read_bytes(), dict(arrays)))
+
+
 def measure(source: str, images: str, target: str, name: str, batches: str) -> None:
     """Runs a .tflite file of batch 1 on images, one by one. Writes the outputs and the times in milliseconds."""
     from ai_edge_litert.interpreter import Interpreter
@@ -36,10 +45,10 @@ def measure(source: str, images: str, target: str, name: str, batches: str) -> N
         found = [runner(**{name: image[None]}) for image in images]
         return {output: np.concatenate([one[output] for one in found]) for output in found[0]}
 
-    sizes = [int(size) for size in batches.split(",")]
+    sizes = [int(size) for size in batches.split(",") if size]
     times = [latency(run, np.resize(images, (size, *images.shape[1:]))) for size in sizes]
     np.savez(target, **run(images), milliseconds=np.asarray(times))
 
 
 if __name__ == "__main__":
-    {"convert": convert, "measure": measure}[sys.argv[1]](*sys.argv[2:])
+    {"convert": convert, "quantise": quantise, "measure": measure}[sys.argv[1]](*sys.argv[2:])

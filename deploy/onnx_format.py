@@ -19,7 +19,8 @@ OPSET = 21  # older opsets give invalid files; few browsers know newer ones
 class Onnx(Target):
     """ONNX, checked with onnxruntime on the CPU."""
 
-    integers = True
+    integers = "fixed"
+    arithmetic = "stored as integers, multiplied as float32"
 
     def write(self, graph: Graph) -> bytes:
         with _quiet():

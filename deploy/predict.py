@@ -34,19 +34,23 @@ def parser() -> Parser:
     return p
 
 
-def pictures(folder: str) -> list[str]:
+def pictures(folder: str, flag: str = "--folder") -> list[str]:
     """The paths of all pictures in a folder and its sub-folders, sorted. Hidden files are left out.
+
+    Args:
+        folder: its path.
+        flag: for messages, the flag that named the folder.
 
     Raises:
         UserError: no folder, or no picture in it.
     """
     if not os.path.isdir(folder):
-        raise UserError(f"--folder '{folder}' is no folder.")
+        raise UserError(f"{flag} '{folder}' is no folder.")
     with picture.reading():
         files = (os.path.join(folder, file) for file in walk(folder, "", collections.defaultdict(list)))
         found = sorted(file for file in files if picture.is_picture(file))
     if not found:
-        raise UserError(f"--folder {folder} has no pictures.")
+        raise UserError(f"{flag} {folder} has no pictures.")
     return found
 
 

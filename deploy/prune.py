@@ -8,8 +8,8 @@
 its multiply-adds. A score is divided by the mean of its layer, all layers share one threshold, and a bisection finds
 the lowest threshold that is enough. Every layer keeps one channel or more.
 
-Pruned are the layers whose width is free: inside residual blocks, inverted bottlenecks and in front of the classifier
-(MobileNetV2, EfficientNet), all layers of a VGG. model.json of the result has the widths, in the option `widths`.
+Pruned are the layers whose width is free: inside residual blocks and inverted bottlenecks, in front of the classifier,
+all layers of networks without shortcuts (VGG, MobileNetV1). The option `widths` in model.json has the widths that stay.
 
 --by, the score of a channel; the lowest go:
   l1               sum of the filter's absolute weights (Li et al., ICLR 2017, arXiv:1608.08710)
@@ -30,7 +30,7 @@ from configs import command
 from deploy import derived
 from deploy.arguments import Parser
 from models import profile, quantization
-from models.layers import BatchNorm, Conv
+from models.layers import BatchNorm, Conv, Dense
 from pretrained.players import player_of
 from pretrained.torch_format import shapes
 from registry import UserError
@@ -88,11 +88,11 @@ def layers(model: nn.Module, image_shape: tuple[int, int, int]) -> list[Layer]:
 
 
 def _calls(model: nn.Module, image_shape: tuple[int, int, int]) -> list[tuple[str, ...]]:
-    """The paths ("params", module, ...) of convolutions and batch norms, in the order of the forward pass."""
+    """The paths ("params", module, ...) of layers with kernels and batch norms, in the order of the forward pass."""
     paths = []
 
     def watch(call, args, kwargs, context):
-        if context.method_name == "__call__" and isinstance(context.module, (Conv, BatchNorm)):
+        if context.method_name == "__call__" and isinstance(context.module, (Conv, BatchNorm, Dense, nn.Dense)):
             paths.append(("params", *context.module.path))
         return call(*args, **kwargs)
 
@@ -219,8 +219,8 @@ def prune(weights: pretrained.Pretrained, by: str, ratio: float = 0.0, target: f
     found = layers(model, shape)
     if not found:
         raise UserError(
-            f"{weights.info['arch']} cannot be pruned: it has no option `widths`.\n"
-            "Families that can: ResNet, WRN, VGG, MobileNetV2, EfficientNet."
+            f"{weights.info['arch']} cannot be pruned: no width of its layers is free.\n"
+            "Families that can: ResNet, WRN, VGG, MobileNet, EfficientNet, ShuffleNetV2, ConvNeXt, CNN."
         )
 
     def cost(kept):

@@ -6,7 +6,8 @@
 The result is a folder of the same weights. Its model.json says, in the option `quantize`, how many bits the weights
 have, and the range of every layer's input. The network rounds as models/quantization.py says, wherever the folder is
 used. --bits 4 means weights of 4 bits and inputs of 8. Weights that were trained with --student_quantize keep their
-bits and get fixed ranges, which runtimes for integers need.
+bits and get fixed ranges, which an ONNX file needs. --calibrate 0 measures nothing: each image has its own range, as in
+the training, and as LiteRT's kernels have it.
 """
 
 import dataclasses
@@ -80,7 +81,7 @@ def quantize(weights: pretrained.Pretrained, images: np.ndarray, bits: int = 0, 
 
     Args:
         weights: what `pretrained.load` returned.
-        images: [N, H, W, C] uint8.
+        images: [N, H, W, C] uint8. With N = 0 nothing is measured, and each image has its own range.
         bits: of the weights, 8 or 4; 0: those of the training, else 8.
         arch: as in `pretrained.players.player_of`.
         dataset: the data, which may say at which size networks see the images.
@@ -100,8 +101,9 @@ def quantize(weights: pretrained.Pretrained, images: np.ndarray, bits: int = 0, 
     player, variables = player_of(weights, "network", arch=arch, dataset=dataset)
     player = dataclasses.replace(player, model=quantization.plain_of(player.model))
     quantization.check(player, shape)
-    ranges = measured_ranges(player, variables, images)
-    options |= {"quantize": {"bits": bits, "ranges": ranges}}
+    name = quantization.Rule(bits).name
+    ranges = {"bits": bits, "ranges": measured_ranges(player, variables, images)} if len(images) else name
+    options |= {"quantize": ranges}
     info = derived.info_of(weights, options, calibrated={"from": weights.sha256, "images": len(images)})
     return info, float_bytes(player, variables, shape), integer_bytes(player, variables, shape, bits)
 
@@ -109,7 +111,8 @@ def quantize(weights: pretrained.Pretrained, images: np.ndarray, bits: int = 0, 
 def parser() -> Parser:
     """Defines the flags."""
     p = Parser("deploy.quantize", __doc__)
-    p.add_argument("--calibrate", type=int, default=512, metavar="N", help="training images; default: 512")
+    more = "training images; default: 512; 0: a range for each image"
+    p.add_argument("--calibrate", type=int, default=512, metavar="N", help=more)
     p.add_argument("--bits", type=int, default=0, choices=(8, 4), help="of the weights; default: the training's, or 8")
     p.add_argument("--data_dir", default="", help="the folder of the dataset")
     p.add_argument("--out", required=True, help="the folder to write")
@@ -119,16 +122,22 @@ def parser() -> Parser:
 def main(argv: list[str]) -> None:
     """Measures the ranges, prints the sizes and writes the weights."""
     args = parser().parse_args(argv)
-    if args.calibrate < 1:
-        raise UserError(f"--calibrate must be at least 1; got {args.calibrate}.")
+    if args.calibrate < 0:
+        raise UserError(f"--calibrate is a number of images, 0 or more; got {args.calibrate}.")
+    if args.data_dir and not args.calibrate:
+        raise UserError("--data_dir has no effect with --calibrate 0, which reads no images.\nLeave one of them out.")
     out = derived.new_folder(args.out)
     command.tune()
     weights = pretrained.load(args.param)
-    dataset = dataset_of(weights.info, {"data_dir": args.data_dir} if args.data_dir else {})
-    info, before, after = quantize(weights, some(dataset.train, args.calibrate), args.bits, args.arch, dataset)
+    dataset, images, measured = None, (), ""
+    if args.calibrate:
+        dataset = dataset_of(weights.info, {"data_dir": args.data_dir} if args.data_dir else {})
+        images = some(dataset.train, args.calibrate)
+        measured = f", measured on {len(images)} training images of {dataset.name}"
+    info, before, after = quantize(weights, images, args.bits, args.arch, dataset)
     derived.write(out, weights.variables, info)
     rule = quantization.rule_of(info["options"]["quantize"])
-    print(f"{info['arch']}: {rule}, measured on {info['calibrated']['images']} training images of {dataset.name}.")
+    print(f"{info['arch']}: {rule}{measured}.")
     print(f"Weights: {short(before)}B as float32, {short(after)}B as integers. Written to {out}")
     print(f"To measure it: python evaluate.py --param {out}")
 

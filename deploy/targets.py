@@ -8,6 +8,7 @@ import numpy as np
 
 from deploy.clock import latency
 from deploy.graph import Graph
+from models import quantization
 from registry import Registry
 
 BATCHES = (1, 32)  # images of a call whose time is measured
@@ -45,14 +46,19 @@ class Target(abc.ABC):
     Attributes:
         plain: whether the format has JAX's own operations alone (`deploy.graph.build`).
         batch: how many images one call of the network takes; 0: any number.
-        integers: whether the file of quantised weights stores integers.
+        images: how many images the function of `open` gets at once, if a whole split is measured.
+        integers: which ranges of inputs quantised weights must have so that the file stores integers: "fixed" or
+            "image" (a range for each image); empty: the format has float32 alone.
+        arithmetic: how the runtime computes with the file of quantised weights, for `quantization.arithmetic`.
         tolerance: the largest difference of an output from the library's, in units of the output's largest absolute
             value; then, of quantised weights, in which a number at the border of two integers may go either way.
     """
 
     plain = True
     batch = 0
-    integers = False
+    images = 64
+    integers = ""
+    arithmetic = quantization.FAKE
     tolerance = (1e-3, 2e-2)
 
     @abc.abstractmethod

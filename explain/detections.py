@@ -1,5 +1,8 @@
 """Pictures of detections: the true objects beside those that networks find, image by image."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import matplotlib.colors
 import matplotlib.patches
 import numpy as np
@@ -7,7 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from explain.charts import CLASSES
-from explain.pictures import bare, headed, shortened, show, wrapped
+from explain.pictures import bare, headed, overlay, shortened, show, wrapped
+from explain.similarity import stretched
 
 CELL = 2.6  # side of a square image, inches
 LEAST = 0.3  # score of a box that is drawn
@@ -20,6 +24,7 @@ def draw(
     class_names: tuple[str, ...],
     title: str = "",
     least: float = LEAST,
+    maps: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> Figure:
     """Draw a grid with one row for each image: the true objects, then the boxes that each network finds.
 
@@ -33,6 +38,7 @@ def draw(
         class_names: K names.
         title: the picture's title; empty: "Boxes with a score of 0.3 or more".
         least: the smallest score of a box that is drawn, above 0.
+        maps: network's name -> [N, S, S] float, an explanation map that is drawn under the boxes.
 
     Raises:
         ValueError: the numbers of images and objects or detections differ.
@@ -53,9 +59,11 @@ def draw(
         show(axes[row, 0], shown, count)
         for box, label, crowd in zip(own.boxes[there], own.classes[there], own.crowd[there], strict=True):
             _box(axes[row, 0], box, int(label), shortened(class_names[label]), crowd)
-        for cell, detections in zip(axes[row, 1:], found.values(), strict=True):
+        for cell, (name, detections) in zip(axes[row, 1:], found.items(), strict=True):
             own_boxes = detections[row][detections[row][:, 4] >= max(least, np.finfo(np.float32).tiny)]
             show(cell, shown, f"{len(own_boxes)} found")
+            if name in maps:
+                overlay(cell, shown, stretched(maps[name][row : row + 1, :height, :width])[0])
             for *box, score, label in own_boxes[np.argsort(own_boxes[:, 4], kind="stable")]:  # the surest on top
                 _box(cell, box, int(label), f"{shortened(class_names[int(label)])} {score:.2f}", False)
     for cell, head in zip(axes[0], ["truth", *found], strict=True):

@@ -119,7 +119,7 @@ def panel(
         show(next(cells), images[row], f"true: {shortened(class_names[label])}")
         for name in maps:
             cell = next(cells)
-            _overlay(cell, images[row], shown[name][row])
+            overlay(cell, images[row], shown[name][row])
             cell.set_xlabel(answer(logits[name][row], class_names, label), fontsize=9)
         for name in students:
             difference = shown[name][row] - shown[reference][row]
@@ -152,7 +152,7 @@ def show(cell, image: np.ndarray, below: str) -> None:
     cell.set_xlabel(below, fontsize=9)
 
 
-def _overlay(cell, image: np.ndarray, shown: np.ndarray) -> None:
+def overlay(cell, image: np.ndarray, shown: np.ndarray) -> None:
     """Draw a map in [0, 1] over the image. The image is light grey, so the colours stay close to the colour bar's."""
     cell.imshow(image.mean(axis=-1), cmap="gray", vmin=-255, vmax=255, interpolation="nearest")
     cell.imshow(shown, cmap=MAP, vmin=0, vmax=1, alpha=OPACITY, interpolation="nearest")

@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from models.layers import Conv, branch_dropped, depth_rates, parameter
-from models.network import Network, variant
+from models.network import Network, completed, variant
 from models.outputs import Outputs, Taps
 from models.vit import LayerNorm, PatchConv, normal
 from registry import UserError
@@ -27,6 +27,7 @@ def default_patch(side: int) -> int:
 class Block(nn.Module):
     """x + gamma * fc2(GELU(fc1(norm(depthwise(x))))), [B, H, W, C]; `drop` is the rate of stochastic depth."""
 
+    inside: int  # channels between fc1 and fc2
     dtype: Any = jnp.float32
     drop: float = 0.0
 
@@ -40,7 +41,7 @@ class Block(nn.Module):
         gamma = parameter(self, "gamma", nn.initializers.constant(1e-6), (width,))
         y = Conv(width, 7, groups=width, use_bias=True, kernel_init=normal, dtype=self.dtype, name="conv_dw")(x)
         y = LayerNorm(self.dtype, name="norm")(y)
-        y = dense(width, "fc2")(nn.gelu(dense(4 * width, "fc1")(y), approximate=False))
+        y = dense(width, "fc2")(nn.gelu(dense(self.inside, "fc1")(y), approximate=False))
         return x + branch_dropped(gamma.astype(self.dtype) * y, self.drop, train)
 
 
@@ -49,7 +50,7 @@ class ConvNeXt(Network):
 
     Attributes:
         blocks: blocks in each stage.
-        widths: channels of each stage; the stem has the first's.
+        widths: channels of each stage; the stem has the first's. Of a pruned network, then those inside each block.
         num_classes: K.
         patch_size: size and stride of the stem's convolution: 4 in the paper; None: `default_patch` of the image.
         stochastic_depth: in training, an image takes only the shortcut of the last block with this probability, which
@@ -66,6 +67,15 @@ class ConvNeXt(Network):
 
     classifier_init = (normal, nn.initializers.zeros)
 
+    @property
+    def fixed_widths(self) -> int:
+        return len(self.blocks)
+
+    def free_widths(self) -> tuple[int, ...]:
+        own = self.widths[: len(self.blocks)]
+        inside = [4 * width for width, count in zip(own, self.blocks, strict=True) for _ in range(count)]
+        return completed(self.widths, (*own, *inside), short=len(own))
+
     def setup(self):
         self.head_norm = LayerNorm()
         super().setup()
@@ -77,7 +87,7 @@ class ConvNeXt(Network):
         Taps: `stem`; `stage1..N`, the residual stream at the end of each stage, without an activation;
         `stage1..N_preact`, the same arrays; `embedding` [B, D], the mean over positions, normalised by the head's norm.
         """
-        tap = Taps(deltas)
+        tap, inside = Taps(deltas), iter(self.free_widths()[len(self.blocks) :])
         patch = self.patch_size or default_patch(min(images.shape[1:3]))
         least = patch * 2 ** (len(self.blocks) - 1)
         if min(images.shape[1:3]) < least:
@@ -89,12 +99,12 @@ class ConvNeXt(Network):
         x = PatchConv(self.widths[0], patch, normal, dtype=self.dtype, name="stem_conv")(x)
         x = tap("stem", LayerNorm(self.dtype, name="stem_norm")(x))
         rates = iter(depth_rates(self.stochastic_depth, sum(self.blocks)))
-        for stage, (count, width) in enumerate(zip(self.blocks, self.widths, strict=True), start=1):
+        for stage, (count, width) in enumerate(zip(self.blocks, self.widths, strict=False), start=1):
             if stage > 1:
                 x = LayerNorm(self.dtype, name=f"stage{stage}_norm")(x)
                 x = PatchConv(width, 2, normal, dtype=self.dtype, name=f"stage{stage}_downsample")(x)
             for block in range(count):
-                x = Block(self.dtype, next(rates), name=f"stage{stage}_block{block}")(x, train)
+                x = Block(next(inside), self.dtype, next(rates), name=f"stage{stage}_block{block}")(x, train)
             x = tap(f"stage{stage}", tap(f"stage{stage}_preact", x))
         embedding = tap("embedding", self.head_norm(jnp.mean(x.astype(jnp.float32), axis=(1, 2))))
         return Outputs(logits=self.classify(embedding), features=tap.features)

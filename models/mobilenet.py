@@ -75,7 +75,7 @@ V1_NAMES = {
     r"pointwise_bn$": "4",
     r"^classifier$": "fc",
 }
-V1_WIDTHS = (64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024)
+V1_WIDTHS = (32, 64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024)  # the stem's, then the blocks'
 V1_STAGES = {3: 1, 5: 2, 11: 3, 13: 4}  # number of a block, from 1 -> the stage that it ends
 
 
@@ -201,27 +201,32 @@ class MobileNetV1(Network):
     Attributes:
         num_classes: K.
         dtype: compute type; parameters, statistics and logits are float32.
+        widths: of a pruned network, channels of the stem, then those of each block.
 
     Paper: Howard et al., 2017, arXiv:1704.04861
     """
 
     num_classes: int
     dtype: Any = jnp.float32
+    widths: tuple[int, ...] = ()
 
     norm = BatchNorm
     torch_names = V1_NAMES
 
+    def free_widths(self) -> tuple[int, ...]:
+        return completed(self.widths, V1_WIDTHS)
+
     @nn.compact
     def __call__(self, images, train: bool = False, deltas: dict | None = None) -> Outputs:
         """images [B, H, W, C] float32 -> `Outputs`; taps `stage1..4` (and `_preact`), `final`, `embedding`."""
-        tap = Taps(deltas)
+        tap, (stem, *widths) = Taps(deltas), self.free_widths()
         x = tap.shift("input", images).astype(self.dtype)
-        x = nn.relu(conv_bn(self, "stem", x, train, 32, 3, 2, init=default_uniform))
-        for number, width in enumerate(V1_WIDTHS, start=1):
+        x = nn.relu(conv_bn(self, "stem", x, train, stem, 3, 2, init=default_uniform))
+        for number, width in enumerate(widths, start=1):
             stage = V1_STAGES.get(number)
             record = tap.named(f"stage{stage}_preact") if stage else unnamed
-            # a block that doubles the width halves the resolution, except block 1
-            stride = 2 if width > x.shape[-1] and number > 1 else 1
+            # a block that doubles the width (before pruning) halves the resolution, except block 1
+            stride = 2 if V1_WIDTHS[number] > V1_WIDTHS[number - 1] and number > 1 else 1
             x = SeparableBlock(width, stride, self.dtype, name=f"block{number}")(x, train, record)
             if stage:
                 x = tap(f"stage{stage}", x)

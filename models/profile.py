@@ -159,6 +159,7 @@ def main(arguments: list[str] | None = None) -> int:
     p.add_argument("--num_classes", type=int, default=100)
     p.add_argument("--repeats", type=int, default=20, help="runs for the latency")
     args = p.parse_args(arguments)
+    models.xla_cpu.prepare()
     names = args.arch or [name for name in models.names() if not models.is_detector(name)]
     try:
         for name in names:

@@ -34,6 +34,8 @@ from registry import UserError, unknown
 
 NAMES = {"int8": 8, "int4": 4}  # the option `quantize` of a network -> bits of the weights; inputs have 8
 
+FAKE = "fake-quantised"  # how this library computes with quantised weights
+
 
 @jax.custom_jvp
 def straight_through(x: jax.Array, rounded: jax.Array) -> jax.Array:
@@ -262,9 +264,9 @@ def report(player, image_shape: tuple[int, int, int]) -> list[str]:
     return [f"Quantised in the {player.name}: {count} layers, {player.model.rule}. Float: {floats}."]
 
 
-def arithmetic(options: Mapping) -> str:
-    """How a network with these options computes in evaluate.py: "float32", or "fake-quantised: ..."."""
-    return f"fake-quantised: {rule_of(options['quantize'])}" if "quantize" in options else "float32"
+def arithmetic(options: Mapping, how: str = FAKE) -> str:
+    """How a network with these options computes: "float32", or, of a quantised one, "HOW: weights of ..."."""
+    return f"{how}: {rule_of(options['quantize'])}" if "quantize" in options else "float32"
 
 
 def plain_of(model: nn.Module) -> nn.Module:

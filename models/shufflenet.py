@@ -17,9 +17,10 @@ import numpy as np
 
 from models import ops
 from models.layers import BatchNorm, Conv, default_uniform
-from models.network import Network, variant
+from models.network import Network, completed, variant
 from models.outputs import Outputs, Taps, unnamed
 
+LAST = 1024  # channels of V2's last convolution
 TORCH_NAMES = {
     r"^stem_(conv|bn)$": r"\g<1>1",
     r"^last_(conv|bn)$": r"\g<1>2",
@@ -77,17 +78,20 @@ class BlockV2(_Block):
     `tap` is called with [passed half, other half before its ReLU], not shuffled, as in the reference.
     """
 
+    inside: int = 0  # channels of the depthwise convolution in the transformed half; 0: half of `width`
+
     @nn.compact
     def __call__(self, x, train: bool, tap=unnamed):
         half, inputs = self.width // 2, x.shape[-1]
+        inside = self.inside or half
         if self.stride == 2:
             left = self.conv_bn(1, x, train, inputs, 3, 2, groups=inputs)
             left = nn.relu(self.conv_bn(2, left, train, half))
             right, n = x, 3
         else:
             left, right, n = x[..., :half], x[..., half:], 1
-        right = nn.relu(self.conv_bn(n, right, train, half))
-        right = self.conv_bn(n + 1, right, train, half, 3, self.stride, groups=half)
+        right = nn.relu(self.conv_bn(n, right, train, inside))
+        right = self.conv_bn(n + 1, right, train, inside, 3, self.stride, groups=inside)
         right = self.conv_bn(n + 2, right, train, half)
         if tap is not unnamed:
             both = tap(jnp.concatenate([left, right], axis=-1))
@@ -101,33 +105,44 @@ class ShuffleNet(Network):
     Attributes:
         version: 1 or 2.
         blocks: in each of the three stages.
-        widths: channels of the three stages.
+        widths: channels of the three stages; of a pruned V2, then those inside each block, and of the last convolution.
         num_classes: K.
         dtype: compute type; parameters, statistics and logits are float32.
     """
 
     version: int
     blocks: tuple[int, int, int]
-    widths: tuple[int, int, int]
+    widths: tuple[int, ...]
     num_classes: int
     dtype: Any = jnp.float32
 
     torch_names = TORCH_NAMES
+    fixed_widths = 3
+
+    def free_widths(self) -> tuple[int, ...]:
+        """V1 has none: a grouped convolution reads the same places of all groups of a shuffled array."""
+        if self.version == 1:
+            return ()
+        own = self.widths[:3]
+        inside = [width // 2 for width, count in zip(own, self.blocks, strict=True) for _ in range(count)]
+        return completed(self.widths, (*own, *inside, LAST), short=3)
 
     @nn.compact
     def __call__(self, images, train: bool = False, deltas: dict | None = None) -> Outputs:
         """images [B, H, W, C] float32 -> `Outputs`; taps `stem`, `stage1..3` (and `_preact`), `final`, `embedding`."""
-        tap, kind = Taps(deltas), {1: BlockV1, 2: BlockV2}[self.version]
+        tap, free = Taps(deltas), iter(self.free_widths()[3:])
         x = tap.shift("input", images).astype(self.dtype)
         x = tap("stem", self._conv_bn_relu("stem", 24, x, train))
-        for stage, (width, count) in enumerate(zip(self.widths, self.blocks, strict=True), start=1):
+        for stage, (width, count) in enumerate(zip(self.widths[:3], self.blocks, strict=True), start=1):
             for block in range(count):
                 record = tap.named(f"stage{stage}_preact") if block == count - 1 else unnamed
                 name = f"stage{stage}_block{block}"
-                x = kind(width, 1 if block else 2, self.dtype, name=name)(x, train, record)
+                shared = {"width": width, "stride": 1 if block else 2, "dtype": self.dtype, "name": name}
+                kind = BlockV1(**shared) if self.version == 1 else BlockV2(**shared, inside=next(free))
+                x = kind(x, train, record)
             x = tap(f"stage{stage}", x)
         if self.version == 2:
-            x = self._conv_bn_relu("last", 1024, x, train)
+            x = self._conv_bn_relu("last", next(free), x, train)
         return self.pooled(tap, x)
 
     def _conv_bn_relu(self, name: str, width: int, x, train: bool):

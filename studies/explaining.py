@@ -20,10 +20,11 @@ from pretrained import foreign
 from pretrained.classes import class_note
 from pretrained.players import fitted, player_of
 from registry import UserError, unknown
+from studies import detecting
 from training.run_folder import EPOCHS, warn
 
-KINDS = ("panel", "training", "tsne", "correlation", "confusion", "reliability")
-IMAGES = {"panel": 6, "training": 4, "tsne": 1000}  # default number of images; the other kinds use all
+KINDS = ("panel", "training", "tsne", "correlation", "confusion", "reliability", "detections")
+IMAGES = {"panel": 6, "training": 4, "tsne": 1000, "detections": 4}  # default number of images; the other kinds use all
 MAP_KINDS = ("panel", "training")
 LEAST = {"tsne": 10, "correlation": 2}  # smallest number of different images
 COLUMNS = 8  # largest number of epochs in a picture of the training
@@ -109,7 +110,7 @@ def draw(
     params: Sequence[str],
     dataset: data.Dataset,
     teacher_param: str = "",
-    map_name: str = "GradCAM",
+    map_name: str = "",
     images: str = "",
     arch: str = "",
     teacher_arch: str = "",
@@ -124,7 +125,8 @@ def draw(
         dataset: the data.
         teacher_param: the teacher's folder, or several folders joined by commas; the first teacher is the reference.
             The kind "correlation" needs a teacher.
-        map_name: one of `explain.names()`, for the kinds in `MAP_KINDS`.
+        map_name: one of `explain.names()`, for the kinds in `MAP_KINDS`; empty: GradCAM. With the kind "detections"
+            empty means no map.
         images: as in `chosen`.
         arch, teacher_arch: as in `pretrained.players.player_of`.
         teacher_image_size: side in pixels at which the teachers see the images; 0: the dataset's.
@@ -135,8 +137,13 @@ def draw(
     """
     if kind not in KINDS:
         raise unknown("kind of picture", kind, KINDS)
-    (rule,) = check_maps([map_name])
-    dataset.check_classified("explain.py")
+    (rule,) = check_maps([map_name or "GradCAM"])
+    if kind != "detections":
+        dataset.check_classified(f"explain.py --kind {kind}")
+    elif dataset.task != "detection":
+        raise UserError(f"--kind detections draws boxes, and {dataset.name} has none.\nTake --kind panel.")
+    elif map_name not in ("", "GradCAM"):
+        raise UserError(f"--map {map_name}: under detections only GradCAM can be drawn.")
     if kind == "correlation" and not teacher_param:
         raise UserError("--kind correlation compares with a teacher: add --teacher_param.")
     if kind == "training":
@@ -145,11 +152,15 @@ def draw(
     students = [subject_of(path, dataset, "network", arch) for path in params]
     everyone = _apart([*teachers, *students])
     teachers, students = everyone[: len(teachers)], everyone[len(teachers) :]
+    subjects = [*teachers, *students]
     index = chosen(images, len(dataset.test), IMAGES.get(kind, 0))
     if len(set(index)) < LEAST.get(kind, 1):
         raise UserError(f"--kind {kind} needs {LEAST[kind]} images or more; --images chose {len(set(index))}.")
+    if kind == "detections":
+        return detecting.draw(subjects, dataset, index, maps=bool(map_name))
+    map_name = map_name or "GradCAM"
     pixels, labels, names = dataset.test.rows(index), dataset.test.labels[index], dataset.class_names
-    subjects = [*students, *teachers] if kind == "training" else [*teachers, *students]
+    subjects = [*students, *teachers] if kind == "training" else subjects
     answers = {s.name: s.answers(pixels) for s in subjects}
     logits = {name: pair[0] for name, pair in answers.items()}
     where = f"{dataset.name} test, {len(index):,} images"

@@ -41,11 +41,8 @@ def of_anchors(
     Returns:
         [B, most, 6] float32; rows without an object are `NOTHING`. Boxes that the clipping left empty stay.
     """
-    classes = logits.shape[-1]
-    chosen = [
-        _best(part, min(candidates, count * classes), classes, anchors[start : start + count], codes_of_level)
-        for count, start, part, codes_of_level in _levels(counts, jax.nn.sigmoid(logits.astype(jnp.float32)), codes)
-    ]
+    levels = _levels(counts, logits.astype(jnp.float32), codes, anchors)
+    chosen = [_best(*level, candidates, jax.nn.sigmoid) for level in levels]
     scores, labels, boxes = (jnp.concatenate(parts, axis=1) for parts in zip(*chosen, strict=True))
     return _rows(clip(boxes, size), scores, labels, scores > score, threshold, most)
 
@@ -106,10 +103,7 @@ def proposals(
     Returns:
         (boxes [B, most, 4] in the order of falling scores, then empty boxes; scores [B, most], 0 for empty boxes).
     """
-    chosen = [
-        _best(part, min(candidates, count), 1, anchors[start : start + count], codes_of_level)
-        for count, start, part, codes_of_level in _levels(counts, logits.astype(jnp.float32), codes)
-    ]
+    chosen = [_best(*level, candidates) for level in _levels(counts, logits.astype(jnp.float32), codes, anchors)]
     levels = jnp.concatenate([jnp.full_like(parts[1], level) for level, parts in enumerate(chosen)], axis=1)
     scores, _, boxes = (jnp.concatenate(parts, axis=1) for parts in zip(*chosen, strict=True))
     scores, boxes = jax.nn.sigmoid(scores), clip(boxes, size)
@@ -117,19 +111,29 @@ def proposals(
     return rows[..., :4], rows[..., 4]
 
 
-def _levels(counts, scores, codes):
+def _levels(counts, logits, codes, anchors):
+    """(logits, codes, anchors) of each level."""
     start = 0
     for count in counts:
-        yield count, start, scores[:, start : start + count], codes[:, start : start + count]
+        own = slice(start, start + count)
+        yield logits[:, own], codes[:, own], anchors[own]
         start += count
 
 
-def _best(scores, number, classes, anchors, codes):
-    """The best `number` pairs of anchor and class of a level: (scores, classes, boxes)."""
-    scores, pairs = jax.lax.top_k(scores.reshape(scores.shape[0], -1), number)
-    anchor = pairs // classes
-    codes = jnp.take_along_axis(codes, anchor[..., None], axis=1)
-    return scores, pairs % classes, decode(codes, jnp.take(anchors, anchor, axis=0))
+def _best(logits, codes, anchors, number, score=lambda x: x):
+    """The best `number` pairs of anchor and class of a level: (scores, classes, boxes); of equal ones the first."""
+    images, places, classes = logits.shape
+    place = jnp.broadcast_to(jnp.arange(places, dtype=jnp.int32), (images, places))
+    if classes > 1 and places > number:
+        # The best pairs belong to the anchors whose best classes are the best: two short searches, not a long one.
+        # The anchors keep their order, so that pairs of equal scores do.
+        place = jnp.sort(jax.lax.top_k(score(jnp.max(logits, axis=-1)), number)[1], axis=-1)
+        logits = jnp.take_along_axis(logits, place[..., None], axis=1)
+    pairs = logits.shape[1] * classes
+    scores, pair = jax.lax.top_k(score(logits).reshape(images, pairs), min(number, pairs))
+    place = jnp.take_along_axis(place, pair // classes, axis=1)
+    codes = jnp.take_along_axis(codes, place[..., None], axis=1)
+    return scores, pair % classes, decode(codes, jnp.take(anchors, place, axis=0))
 
 
 def _large(boxes, smallest):

@@ -11,6 +11,8 @@ import pytest
 from PIL import Image
 
 import data
+import evaluate
+from configs import command
 from deploy import litert_format, targets
 
 PAGE = pages.PAGES["deploy.md"]
@@ -25,6 +27,7 @@ def folder(tmp_path, monkeypatch):
         Image.fromarray(image[..., 0]).save(tmp_path / "photos" / f"{name}.png")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(targets, "latency", lambda *_: 1.0)
+    monkeypatch.setattr(command, "prepare", lambda given: None)
     return tmp_path
 
 
@@ -37,6 +40,7 @@ def test_the_page_runs_from_the_top_to_the_end(folder, capsys):
             continue
         importlib.import_module(words[1]).main(words[2:])
         ran.append(words[1])
+    evaluate.main(next(words[1:] for words in pages.commands("deploy.md") if "soft.onnx" in words[1:3]))
     assert ran.count("deploy.predict") == 3
     assert ran.count("deploy.export") >= 3
     assert ran.count("deploy.push") == 1
@@ -48,6 +52,7 @@ def test_the_page_runs_from_the_top_to_the_end(folder, capsys):
             subprocess.run([litert_format.environment(), "-c", block], check=True, cwd=folder, capture_output=True)
     out = capsys.readouterr().out
     assert "photos/cat.png" in out
+    assert "CNN from soft.onnx on Digits test (597 images), float32" in out
     assert {path.name for path in folder.iterdir()} >= {"photos.csv", "soft.onnx", "soft.stablehlo", "soft.onnx.json"}
 
 

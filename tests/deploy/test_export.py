@@ -173,7 +173,7 @@ MISTAKES = {
     "no torch": (["--to", "torch", "--out", "a"], r"needs PyTorch: .*\nInstall it"),
     "no format": (["--out", "a"], "required: --to"),
     "both": (["--to", "onnx", "--out", "a", "--images", ".", "--data_dir", "."], "leave --dataset and --data_dir out"),
-    "no pictures": (["--to", "onnx", "--out", "a", "--images", "empty"], "has no pictures"),
+    "no pictures": (["--to", "onnx", "--out", "a", "--images", "empty"], "--images empty has no pictures"),
     "other channels": (["--to", "onnx", "--out", "a", "--dataset", "Shapes"], "Images must be uint8"),
 }
 

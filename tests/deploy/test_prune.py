@@ -25,11 +25,15 @@ FAMILIES = {
     "ResNet50": ({"blocks": (1, 1, 1, 1)}, 8),
     "WRN_16_1": ({}, 6),
     "VGG8": ({"widths": (8, 8, 12, 16, 16)}, 5),
+    "CNN": ({}, 4),
+    "MobileNetV1": ({"widths": (8,) * 14}, 14),
     "MobileNetV2": ({"width": 0.25}, 18),
+    "ShuffleNetV2": ({"blocks": (1, 2, 1), "widths": (16, 24, 32)}, 5),
+    "ConvNeXt_T": ({"blocks": (1, 1, 1, 1), "widths": (8, 8, 12, 12), "patch_size": 1}, 4),
     "EfficientNet_Lite0": ({"width": 0.5, "depth": 0.1}, 7),
     "EfficientNet_B0": ({"width": 0.5, "depth": 0.1}, 7),
 }
-SLOW = ("ResNet8", "WRN_16_1", "ResNet18", "ResNet50", "MobileNetV2", "EfficientNet_Lite0", "EfficientNet_B0")
+FAST = ("CNN", "VGG8")
 
 
 def network(name):
@@ -38,7 +42,9 @@ def network(name):
     return model, drawn(model, jnp.zeros((1, *SHAPE)), seed=1, biases=True), count
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in FAMILIES])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in FAST)) for name in FAMILIES]
+)
 def test_pruning_channels_that_are_zero_changes_no_logit(name):
     jax.config.update("jax_disable_most_optimizations", True)  # conftest.py sets it back
     model, variables, count = network(name)
@@ -124,9 +130,10 @@ def test_mistakes_have_two_lines(tmp_path, flags, message):
 
 
 def test_other_families_are_refused_by_name_and_wrong_widths_by_number():
-    facts = {"arch": "MobileNetV1", "num_classes": 4, "image_shape": SHAPE, "mean": [0.5], "std": [0.5]}
-    variables = drawn(models.create("MobileNetV1", 4), jnp.zeros((1, *SHAPE)), seed=1)
-    with pytest.raises(UserError, match=r"MobileNetV1 cannot be pruned.*\nFamilies that can: ResNet, WRN, VGG"):
+    facts = {"arch": "ShuffleNetV1", "num_classes": 4, "image_shape": SHAPE, "mean": [0.5], "std": [0.5]}
+    facts["options"] = {"blocks": [1, 1, 1], "widths": [48, 96, 192]}
+    variables = drawn(models.create("ShuffleNetV1", 4, **facts["options"]), jnp.zeros((1, *SHAPE)), seed=1)
+    with pytest.raises(UserError, match=r"ShuffleNetV1 cannot be pruned.*\nFamilies that can: ResNet, WRN, VGG"):
         prune.prune(pretrained.Pretrained("x", variables, facts, ""), "l1", 0.5)
     with pytest.raises(UserError, match=r"are 4 or 7 whole numbers above 0; got \[16, 16, 32, 0\]"):
         models.create("ResNet8", 4, widths=(16, 16, 32, 0)).free_widths()

@@ -31,7 +31,7 @@ def test_the_file_has_integers_alone_and_answers_as_the_network(folder, tmp_path
     args = export.parser().parse_args(["--param", str(folder), "--to", "onnx", "--out", str(file)])
     facts = export.export(args)
     assert facts["parity"]["logits"]["relative"] < 2e-2
-    assert facts["arithmetic"].startswith("fake-quantised")
+    assert facts["arithmetic"].startswith("stored as integers, multiplied as float32: weights of")
     bits = pretrained.load(folder).info["options"]["quantize"]["bits"]
     kind = onnx.TensorProto.INT8 if bits == 8 else onnx.TensorProto.INT4
     model = onnx.load(file)
@@ -46,9 +46,11 @@ def test_the_file_has_integers_alone_and_answers_as_the_network(folder, tmp_path
 def test_ranges_of_images_and_kernels_in_another_order_are_refused(folder, tmp_path):
     weights = pretrained.load("tests/teacher")
     derived.write(tmp_path / "trained", weights.variables, derived.info_of(weights, {"quantize": "int8"}))
-    with pytest.raises(UserError, match=r"integers need fixed ranges\.\nMeasure them: python -m deploy.quantize"):
-        graph.build(pretrained.load(tmp_path / "trained"), integers=True)
-    turned = graph.build(pretrained.load(folder), integers=True)
+    with pytest.raises(UserError, match=r"need fixed ranges\.\nMake them: python -m deploy.quantize"):
+        graph.build(pretrained.load(tmp_path / "trained"), integers="fixed")
+    with pytest.raises(UserError, match=r"need a range for each image\.\nMake them: .* --calibrate 0 --out other"):
+        graph.build(pretrained.load(folder), integers="image")
+    turned = graph.build(pretrained.load(folder), integers="fixed")
     turned = dataclasses.replace(turned, layers=(turned.layers[0], *turned.layers[:0:-1]))
     with pytest.raises(UserError, match="Conv number 1 does not have the kernel of classifier"):
         Onnx().write(turned)

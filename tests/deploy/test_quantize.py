@@ -71,8 +71,10 @@ def test_the_command_writes_weights_that_round_wherever_they_are_used(tmp_path, 
     again = ["--param", str(out), "--bits", "8", "--out", str(tmp_path / "other")]
     with pytest.raises(UserError, match=r"--bits 8: the weights in .* were trained with 4"):
         quantize.main(again)
-    with pytest.raises(UserError, match="--calibrate must be at least 1"):
-        quantize.main([*again, "--calibrate", "0"])
+    with pytest.raises(UserError, match="--calibrate is a number of images, 0 or more; got -1"):
+        quantize.main([*again, "--calibrate", "-1"])
+    with pytest.raises(UserError, match="--data_dir has no effect with --calibrate 0"):
+        quantize.main([*again, "--calibrate", "0", "--data_dir", "x"])
 
 
 @pytest.mark.slow

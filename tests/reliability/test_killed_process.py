@@ -62,6 +62,36 @@ def test_a_streamed_run_that_is_killed_ends_with_the_bits_of_a_run_in_memory(who
     assert contents(folder) == expected
 
 
+def killed_and_whole(folder, cache, flags, step):
+    """The folders of two runs of the same command: one killed at `step` and continued, one left alone."""
+    process = real_process.start(folder / "killed", cache, flags)
+    wait_for(process, lambda: reached(folder / "killed") >= step)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert "Continuing at step" in real_process.finish(folder / "killed", cache, flags)
+    real_process.finish(folder / "whole", cache, flags)
+    return folder / "killed", folder / "whole"
+
+
+def test_quantised_students_of_two_seeds_end_with_the_same_bits_after_a_kill(whole, tmp_path):
+    flags = [*FLAGS, "--student_quantize", "int8", "--seeds", "2"]
+    flags[flags.index("--train_epoch") + 1] = "1"
+    runs = killed_and_whole(tmp_path, whole[0], flags, step=5)
+    for name in real_process.RESULTS:
+        ended, expected = ([(run / seed / name).read_bytes() for seed in ("s0", "s1")] for run in runs)
+        assert ended == expected
+        assert ended[0] != ended[1]
+    described = json.loads((runs[0] / "s1" / "last" / "model.json").read_text())
+    assert described["options"] == {"quantize": "int8"}
+
+
+def test_a_detector_that_is_killed_ends_with_the_same_bits(whole, tmp_path):
+    flags = ["--transfer", "Labels", "--student_arch", "tests.training.tiny_detectors:TinyRetinaNet"]
+    flags += ["--dataset", "Scenes", "--batch_size", "100", "--train_epoch", "2", "--config.checkpoint_seconds=0"]
+    killed, expected = killed_and_whole(tmp_path, whole[0], flags, step=7)
+    assert contents(killed) == contents(expected)
+
+
 def test_asked_to_stop_saves_and_exits_with_75(whole, tmp_path):
     """SIGINT, then SIGTERM after going on, then two at once: saved, saved, and ended on the spot; then to the end."""
     cache, expected = whole

@@ -56,7 +56,7 @@ def test_images_that_are_not_there_are_told(images):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", explaining.KINDS)
+@pytest.mark.parametrize("kind", [kind for kind in explaining.KINDS if kind != "detections"])
 def test_every_kind_is_drawn_of_digits(kind, students):
     params = (
         [str(students / "soft-s0")] if kind == "training" else [str(students / n) for n in ("soft-s0", "labels-s0")]

@@ -108,10 +108,9 @@ TWO_STAGES = {**RECIPE, "student_arch": "tests.training.tiny_detectors:TinyFaste
 
 
 @slow
-@pytest.mark.parametrize("transfer", ["Online", "EMA"])
-def test_two_stages_and_teachers_that_learn(transfer, tmp_path):
+def test_two_stages_and_a_teacher_that_learns(tmp_path):
     recipe = {**TWO_STAGES, "distiller": "DKD+PKD", "distiller_options": {"PKD": {"stages": "p2-p6"}}}
-    summary = train({**recipe, "transfer": transfer, "train_path": str(tmp_path / "run")}, quiet=True)
+    summary = train({**recipe, "transfer": "Online", "train_path": str(tmp_path / "run")}, quiet=True)
     assert summary["last"].keys() >= {"AP", "AP50", "teacher/AP"}
     lines = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
     found = next(row for row in lines if row["kind"] == "train")

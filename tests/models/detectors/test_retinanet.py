@@ -58,6 +58,21 @@ def test_detections_are_torchvisions(golden):
     np.testing.assert_array_equal(few[0], np.tile(detections.NOTHING, (300, 1)))
 
 
+def test_the_candidates_are_the_best_pairs_and_of_equal_scores_the_first():
+    random = np.random.RandomState(4)
+    logits = random.choice(np.float32([3, 2, 1, 0]), (2, 40, 4), p=[0.05, 0.15, 0.3, 0.5])  # many are equal
+    own = random.uniform(0, 30, (40, 2, 2)).cumsum(axis=1).reshape(40, 4).astype(np.float32)
+    settings = {"counts": (30, 10), "score": 0.0, "threshold": 1.0, "candidates": 20, "most": 40}
+    find = jax.jit(functools.partial(detections.of_anchors, **settings))
+    rows = find(logits, np.zeros((2, 40, 4), np.float32), own, size=np.full((2, 2), 100, np.float32))
+    for image, scores in zip(rows, logits.reshape(2, -1), strict=True):
+        levels = [np.arange(120), np.arange(120, 160)]
+        best = np.concatenate([level[np.argsort(-scores[level], kind="stable")[:20]] for level in levels])
+        best = best[np.argsort(-scores[best], kind="stable")]
+        np.testing.assert_array_equal(image[:, 5], best % 4)
+        np.testing.assert_allclose(image[:, :4], own[best // 4], rtol=1e-5)
+
+
 def test_the_pyramid_repeats_pixels_up_to_the_size_of_the_finer_map():
     x = jnp.arange(6.0).reshape(1, 2, 3, 1)
     expected = [[0, 0, 1, 1, 2], [0, 0, 1, 1, 2], [3, 3, 4, 4, 5]]

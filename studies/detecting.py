@@ -1,0 +1,55 @@
+"""Pictures of what detectors find, and of where they look: `--kind detections` of `explain.py`."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+
+import data
+import tasks
+from explain import detections
+from explain.subject import Subject
+from models import forward
+
+IMAGES = 4  # default number of images
+
+
+def draw(subjects: list[Subject], dataset: data.Dataset, index: np.ndarray, maps: bool) -> Figure:
+    """Draw the objects of some test images and what networks find there, side by side.
+
+    Args:
+        subjects: the networks, in the order of the columns.
+        dataset: data for detection.
+        index: [M] int, positions in the test split.
+        maps: GradCAM of each network's surest box is drawn under its boxes.
+    """
+    task, pixels = tasks.of(dataset), dataset.test.rows(index)
+    found, heat = {}, {}
+    for subject in subjects:
+        rows, own = subject.collect(functools.partial(_look, task, maps), pixels)
+        found[subject.name], heat[subject.name] = rows, own
+    title = f"{dataset.name} test; boxes with a score of {detections.LEAST:g} or more"
+    title += "; GradCAM of the surest box's class" if maps else ""
+    heat = heat if maps else {}
+    return detections.draw(pixels, dataset.test.labels[index], found, dataset.class_names, title, maps=heat)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _look(task, maps: bool, model, variables, images) -> tuple[jax.Array, jax.Array]:
+    """(detections [B, D, 6], GradCAM [B, H, W] of the surest box's class; zeros without `maps`)."""
+    if not maps:
+        outputs, _ = forward(model, variables, images)
+        return task.answer(outputs), jnp.zeros(images.shape[:3])
+    taps = tuple(f"p{model.first_level + number}" for number in range(model.levels))
+    outputs, _ = forward(model, variables, images, gradient_taps=taps)
+    scores = outputs.logits.at[..., 0].set(-jnp.inf) if "proposals" in outputs.features else outputs.logits
+    flat = scores.reshape(len(scores), -1)
+    surest = jax.nn.one_hot(jnp.argmax(flat, axis=1), flat.shape[1], dtype=flat.dtype).reshape(scores.shape)
+    gradients, heat = outputs.gradients(surest), 0.0
+    for tap in taps:
+        level, gradient = outputs.features[tap], gradients[tap]
+        own = jax.nn.relu(jnp.sum(jnp.mean(gradient, axis=(1, 2), keepdims=True) * level, axis=-1))
+        heat = heat + jax.image.resize(own, images.shape[:3], "linear")
+    return task.answer(outputs), heat
