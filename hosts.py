@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 
 from registry import UserError
 
-MESSAGE = 2000  # bytes in which a process sends its error to the others
+MESSAGE = 8000  # bytes in which a process sends its error to the others
 CHUNK = 2**26  # bytes of an array in one broadcast
 
 

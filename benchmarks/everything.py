@@ -13,7 +13,10 @@ import sys
 import distiller
 import models
 import transfer
+from files import write_whole
+from registry import unknown
 from studies.methods_table import NETWORKS
+from studies.targets import Target
 
 FILE = pathlib.Path(__file__).with_name("compiled.json")
 PAGE = pathlib.Path(__file__).parent.parent / "docs" / "accelerators.md"
@@ -53,16 +56,23 @@ def run(target: str, only: list[str]) -> int:
     Args:
         target: one of `TARGETS`.
         only: names of rows; empty: all.
+
+    Raises:
+        UserError: an unknown target or row, or the target's compiler is not installed.
     """
-    failed = 0
-    for name, flags in rows().items():
+    failed, wanted = 0, rows()
+    for kind, name, known in (("target", target, TARGETS), *(("row", name, wanted) for name in only)):
+        if name not in known:
+            raise unknown(kind, name, known)
+    Target(target).check_compiler()
+    for name, flags in wanted.items():
         found = made()
         if name in found.get(target, {}) or (only and name not in only):
             continue
         facts = _ask(["--target", target, "--student_arch", "ResNet8", "--teacher_arch", "ResNet20", *flags])
         failed += "error" in facts
         found.setdefault(target, {})[name] = facts
-        FILE.write_text(json.dumps(found, indent=0, sort_keys=True) + "\n")
+        write_whole(FILE, json.dumps(found, indent=0, sort_keys=True) + "\n")
         print(f"{target} {name}: {facts.get('error') or 'compiles'}", flush=True)
     write()
     return failed

@@ -7,13 +7,17 @@
 `speed`: images/s of the same files, in turns in one run, and CPU time, that of all threads and processes. Both sides
 deliver random resized crops, flipped and normalised, in batches: this library's threads crop and a compiled function
 does the rest; PyTorch's worker processes do everything. Without torch and torchvision only this library is measured.
-`memory`: the largest memory of a process that streams the first fifth of the training images, and of one that streams
-all, the same number of batches. `wait`: how long a step that takes twice the loading's time waits for its rows.
+`memory`: the largest memory of a whole run (CNN, labels, tests included) that streams a fifth of the training images,
+and of one that streams all, for as many updates. `wait`: how long a step that takes twice the loading's time waits for
+its rows.
 """
 
+import dataclasses
+import os
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 
 import jax
@@ -29,6 +33,7 @@ from studies.compare import markdown
 LEAST = 0.08  # smallest area of a crop
 REPEATED = 1000  # passes over the files in an epoch of PyTorch's
 PARTS = ("speed", "memory", "wait")
+FIFTH = 5  # the runs whose memory is compared have N / 5 and N images
 
 
 class Ours:
@@ -125,17 +130,39 @@ def speed(split, dataset, batch: int, workers: int, rounds: int) -> None:
         print(f"rounds' ratios is {np.median(ratios):.2f}.")
 
 
-def memory(arguments: list[str]) -> None:
-    """Prints the largest memory of two processes of this program."""
-    found = {}
-    for share in ("5", "1"):
-        call = [sys.executable, "-m", "benchmarks.loading", "stream", *arguments, "--share", share]
-        count, size = subprocess.run(call, capture_output=True, text=True, check=True).stdout.split()[-2:]
-        found[int(count)] = int(size) / 1024
-    few, many = found.values()
-    rows = [[f"{count:,}", f"{size:.0f}"] for count, size in found.items()]
-    print(markdown(["images", "largest memory in MB"], rows))
-    print(f"{100 * (many / few - 1):+.1f} %.")
+def memory(arguments: list[str], rounds: int) -> None:
+    """Prints the largest memory of two runs, each in a process of its own that compiles its programs.
+
+    The smallest of the rounds counts: now and then the memory of two updates on the device overlaps.
+    """
+    found, alone = {FIFTH: [], 1: []}, {**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false"}
+    for share in [*found] * rounds:
+        call = [sys.executable, "-m", "benchmarks.loading", "run", *arguments, "--share", str(share)]
+        done = subprocess.run(call, stdout=subprocess.PIPE, text=True, check=True, env=alone)
+        found[share].append([int(number) for number in done.stdout.splitlines()[-1].split()])
+    few, many = map(min, found.values())
+    head = ["images", "updates", "largest memory in MB"]
+    print(markdown(head, [[f"{number:,}" for number in row] for row in (few, many)]))
+    print(f"{100 * (many[-1] / few[-1] - 1):+.1f} %.")
+
+
+def run(dataset: str, data_dir: str, size: int, batch: int, workers: int, share: int) -> None:
+    """Trains on a share of the images, and prints their number, the updates and the largest memory in MB."""
+    from training.train import train
+
+    found = data.load(dataset, data_dir, size, loading="stream")
+    count = len(found.train) // (FIFTH * batch) * FIFTH * batch  # so that both runs make the same updates
+    if not count:
+        raise UserError(
+            f"--batch {batch}: a fifth of {len(found.train):,} training images is less. Give a smaller one."
+        )
+    own = dataclasses.replace(found, train=found.train.part(np.arange(0, count, share)))
+    globals()["own"] = lambda data_dir: own  # `--dataset MODULE:NAME` is a loader of one's own
+    recipe = {"dataset": f"{__name__}:own", "loading": "stream", "loading_threads": workers, "batch_size": batch}
+    recipe |= {"transfer": "Labels", "student_arch": "CNN", "train_epoch": share, "eval_every": share}
+    with tempfile.TemporaryDirectory() as folder:
+        steps = train({**recipe, "train_path": f"{folder}/run"}, quiet=True)["steps"]
+    print(len(own.train), steps, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 
 
 def wait(split, dataset, batch: int, workers: int, rounds: int) -> None:
@@ -160,28 +187,25 @@ def main(part: str, dataset: str, data_dir: str, size: int, batch: int, workers:
     models.xla_cpu.prepare()
     options = ["--dataset", dataset, "--data_dir", data_dir, "--size", str(size), "--batch", str(batch)]
     if part == "memory":
-        return memory([*options, "--workers", str(workers)])
+        return memory([*options, "--workers", str(workers)], rounds)
+    if part == "run":
+        return run(dataset, data_dir, size, batch, workers, share)
     found = data.load(dataset, data_dir, size, loading="stream")
     split = found.train if len(found.train) else found.test
     if not hasattr(split, "source"):
         raise UserError(f"{dataset} does not lie in files of pictures. Take ImageNet, TinyImageNet or ImageFolder.")
-    split = split.part(np.arange(len(split) // share))
     batch = min(batch, len(split))
-    if part == "stream":
-        Ours(split, found, batch, workers)(30)
-        print(len(split), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-        return None
     return (speed if part == "speed" else wait)(split, found, batch, workers, rounds)
 
 
 if __name__ == "__main__":
     parser = command.parser(__doc__)
-    parser.add_argument("part", choices=(*PARTS, "stream"))
+    parser.add_argument("part", choices=(*PARTS, "run"))
     parser.add_argument("--dataset", default="TinyImageNet")
     parser.add_argument("--data_dir", required=True)
     parser.add_argument("--size", type=int, default=0, help="side of the images in pixels; 0: the dataset's")
     parser.add_argument("--batch", type=command.positive, default=64)
     parser.add_argument("--workers", type=command.positive, default=2, help="threads, and PyTorch's processes")
     parser.add_argument("--rounds", type=command.positive, default=5)
-    parser.add_argument("--share", type=command.positive, default=1, help="of the images: 5 means a fifth")
+    parser.add_argument("--share", type=command.positive, default=1, help="of `run`'s images: 5 means a fifth")
     command.call(parser, main)

@@ -157,6 +157,8 @@ def grows(old: dict, new: dict) -> bool:
 
 def advice(old: dict, new: dict) -> str:
     """Returns the fix for a user whose run of `old` cannot continue with `new` (`differences`)."""
+    if old["data"] != new["data"] and len(differences(old, new)) == 1:
+        return "The images changed, or --loading did: change it back, or use another --train_path."
     if old["train_epoch"] == new["train_epoch"] or grows(old, new):
         return "Use the same config to resume that run, or another --train_path."
     if new["schedule"] != "constant":

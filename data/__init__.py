@@ -21,7 +21,7 @@ from data.dataset import Augmentation, Dataset, Split, hold_out
 from data.device_split import DeviceSplit, Exam, FlatImages
 from data.pairs import ClassTable, class_partners, class_table
 from data.plans import Plans, Sweep
-from data.streamed import InMemory, Stream, StreamedImages, divided, feeds, streams
+from data.streamed import InMemory, Reader, Stream, StreamedImages, divided, feeds, streams
 from registry import Registry, UserError
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "FlatImages",
     "InMemory",
     "Plans",
+    "Reader",
     "Split",
     "Stream",
     "StreamedImages",

@@ -113,6 +113,10 @@ class PictureSplit(Split):
     def labels(self) -> np.ndarray:
         return self._labels
 
+    @property
+    def masks(self) -> None:
+        return None
+
     def part(self, rows: np.ndarray) -> "PictureSplit":
         chosen = rows if self._chosen is None else self._chosen[rows]
         return type(self)(self.name, self.source, self._labels[rows], self.form, chosen, self.any_size)

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import hosts
 from data import crops
 from data.dataset import Augmentation, Dataset, Split
 from data.device_split import DeviceSplit, FlatImages
@@ -109,6 +110,44 @@ def ahead(read: Callable, rows: Rows, first: int, count: int, threads: int) -> I
             yield pieces[0] if len(pieces) == 1 else tuple(map(np.concatenate, zip(*pieces, strict=True)))
 
 
+class Reader:
+    """The pictures of a split, for one process of several.
+
+    The other processes wait for this one's rows in every update, so a process that ended at the first picture that it
+    cannot read would leave them waiting for ever. Zeros take the place of such pictures until all processes call
+    `check`, which ends them together. A run of one process raises at once.
+
+    Args:
+        split: the split.
+    """
+
+    def __init__(self, split: Split):
+        self.split, self._error = split, None
+
+    def rows(self, index: np.ndarray) -> np.ndarray:
+        """`Split.rows`."""
+        return self._tried(self.split.rows, index)
+
+    def crops(self, index: np.ndarray, *drawn) -> np.ndarray:
+        """`crops` of a split of pictures of any size."""
+        return self._tried(self.split.crops, index, *drawn)
+
+    def _tried(self, read: Callable, index: np.ndarray, *drawn) -> np.ndarray:
+        try:
+            return read(index, *drawn)
+        except Exception as error:
+            if not hosts.several():
+                raise
+            self._error = self._error or error
+            return np.zeros((len(index), *self.split.image_shape), np.uint8)
+
+    def check(self) -> None:
+        """Raises in all processes if one of them could not read a picture; they call this at the same place."""
+        with hosts.agreed():
+            if self._error:
+                raise self._error
+
+
 class Stream:
     """The pictures of every update of one seed.
 
@@ -135,7 +174,7 @@ class Stream:
         sharding: jax.sharding.Sharding,
         threads: int,
     ):
-        self.split, self.plan, self.bank = split, plan, bank
+        self.reader, self.plan, self.bank = Reader(split), plan, bank
         self.views, self.least, self.threads = views, least, threads_of(threads)
         self.placing = Rows(sharding, plan.size)
         self._classes = jax.tree.map(np.asarray, class_table(labels)) if "partner" in views else None
@@ -152,9 +191,9 @@ class Stream:
             if self.least:
                 pairs = zip(view.tolist(), index.tolist(), strict=True)
                 drawn = [crops.draws(self.plan.seed, number, *pair) for pair in pairs]
-                found.append(self.split.crops(shown, drawn, self.least))
+                found.append(self.reader.crops(shown, drawn, self.least))
             else:
-                found.append(self.split.rows(shown))
+                found.append(self.reader.rows(shown))
         index, view = (x[position + 1][rows] for x in self.plan(epoch))
         return *found, *jax.tree.leaves(self.bank and self.bank.rows(view, index))
 
@@ -185,6 +224,7 @@ class Stream:
         if self._last[0] != step:
             if state is None:
                 found = self.read(step, self.placing.mine)
+                self.check()
             else:
                 if self._next != step:
                     self._coming = ahead(self.read, self.placing, step, self.plan.total, self.threads)
@@ -197,6 +237,10 @@ class Stream:
             bank = jax.tree.unflatten(jax.tree.structure(self.bank), rest)
             self._last = step, {"pictures": pictures, "bank": bank}
         return split.replace(**self._last[1])
+
+    def check(self) -> None:
+        """`Reader.check`. The results of updates count for nothing before it."""
+        self.reader.check()
 
 
 class InMemory:
@@ -213,6 +257,9 @@ class InMemory:
         """The split as it is."""
         del step, state
         return split
+
+    def check(self) -> None:
+        """Every picture was read before the first update."""
 
 
 class StreamedImages:
@@ -231,10 +278,14 @@ class StreamedImages:
         return len(self.split)
 
     def batches(self, index: np.ndarray) -> Iterator[jax.Array]:
-        """Yields the images of each row of `index` [batches, B] on the devices, [B, H, W, C] uint8."""
-        rows = Rows(self.sharding, index.shape[1])
-        for (found,) in ahead(lambda n, own: (self.split.rows(index[n][own]),), rows, 0, len(index), self.threads):
+        """Yields the images of each row of `index` [batches, B] on the devices, [B, H, W, C] uint8.
+
+        Several processes must read to the end: they agree there that all pictures could be read.
+        """
+        rows, reader = Rows(self.sharding, index.shape[1]), Reader(self.split)
+        for (found,) in ahead(lambda n, own: (reader.rows(index[n][own]),), rows, 0, len(index), self.threads):
             yield rows.place(found)
+        reader.check()
 
 
 def batches(images: FlatImages | StreamedImages, index: np.ndarray) -> Iterator[tuple[jax.Array, np.ndarray | None]]:

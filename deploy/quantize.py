@@ -145,7 +145,7 @@ def main(argv: list[str]) -> None:
 def some(split: data.Split, count: int) -> np.ndarray:
     """`count` images [count, H, W, C] uint8, evenly spaced in a split; all if it has fewer."""
     rows = np.unique(np.linspace(0, len(split) - 1, min(count, len(split))).astype(int))
-    return np.asarray(split.images[rows])
+    return np.asarray(split.rows(rows))
 
 
 if __name__ == "__main__":

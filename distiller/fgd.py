@@ -12,9 +12,9 @@ arXiv:2111.11837.
 The weights are the authors' for detectors with anchors and one stage: alpha 1e-3, beta 5e-4, gamma 5e-4, lamda 5e-6.
 With two stages each is a twentieth (lamda a tenth) of that. The paper distils the levels of the pyramid:
 `stages="p3-p7"`. The sums are over positions and channels. Rows and columns of a box end at the first place past it, as
-in the code. r_t learns, too, and W_2 starts at 0 in both. The code gives r no box and no mask. In data without boxes
-the object is the whole image, so there is no background. If the channels differ, a learned 1x1 convolution brings the
-student's to the teacher's number. The larger of two maps is average-pooled to the smaller.
+in the code. r_t learns, too, and W_2 starts at 0 in both. w has no bias: the softmax would not see it. In data without
+boxes the object is the whole image, so there is no background. If the channels differ, a learned 1x1 convolution brings
+the student's to the teacher's number. The larger of two maps is average-pooled to the smaller.
 """
 
 import flax.linen as nn
@@ -68,7 +68,7 @@ class Relation(nn.Module):
     def __call__(self, x):
         count, channels = x.shape[0], x.shape[3]
         first = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
-        scores = Conv(1, 1, use_bias=True, kernel_init=first, dtype=x.dtype, name="mask")(x)
+        scores = Conv(1, 1, kernel_init=first, dtype=x.dtype, name="mask")(x)  # a bias would not change the softmax
         shares = jax.nn.softmax(scores.reshape(count, -1))
         context = jnp.einsum("bn,bnc->bc", shares, x.reshape(count, -1, channels))[:, None, None]
         half = max(channels // 2, 1)

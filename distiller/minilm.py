@@ -88,7 +88,7 @@ class MiniLM(Distiller):
     weight: float = not_negative(1.0)
     relations: str = limited("qq,kk,vv", "name different pairs of q, k and v, such as 'qk,vv'", _pairs)
     relation_heads: int = positive(48)
-    blocks: str = one_pair(LAST)
+    blocks: str = one_pair(LAST, taps=False)
 
     @nn.compact
     def __call__(self, student, teacher, batch):

@@ -20,6 +20,7 @@ from options import limited
 
 NAME = r"([1-9]\d*|[a-z]\w*)"  # a stage's number, "last", or a tap
 PAIR = rf"({NAME}:{NAME}|(?!last)[a-z]\w*)"
+NUMBERS = r"([1-9]\d*|last):([1-9]\d*|last)"
 RANGE = r"(?P<word>[a-z_]+)(?P<first>\d+)-(?P=word)(?P<last>\d+)"
 LAST = "last:last"
 
@@ -35,20 +36,27 @@ def as_map(feature: jax.Array) -> jax.Array:
     return token_map(feature, extra_tokens=feature.shape[1] - math.isqrt(feature.shape[1]) ** 2)
 
 
-def paired_stages(default: str = ""):
-    """Makes a field for pairs of stages, "STUDENT:TEACHER,..."; the default "" names no pairs."""
+def paired_stages(default: str = "", taps: bool = True):
+    """Makes a field for pairs of stages, "STUDENT:TEACHER,..."; the default "" names no pairs.
+
+    Args:
+        default: of the field.
+        taps: whether the pairs may have other taps by their names.
+    """
+    part = f"{PAIR}|{RANGE}" if taps else NUMBERS
 
     def holds(value):
-        return value == default or all(re.fullmatch(f"{PAIR}|{RANGE}", part) for part in value.split(","))
+        return value == default or all(re.fullmatch(part, one) for one in value.split(","))
 
-    words = "name pairs STUDENT:TEACHER of stages or taps, such as '1:1,2:3', 'last:last' or 'p3-p7'"
-    return limited(default, words, holds)
+    words = " of stages or taps, such as '1:1,2:3', 'last:last' or 'p3-p7'" if taps else ", such as '1:1,2:3'"
+    return limited(default, f"name pairs STUDENT:TEACHER{words}", holds)
 
 
-def one_pair(default: str = LAST):
-    """Makes a field for one pair of stages, "STUDENT:TEACHER"."""
-    words = "name one pair STUDENT:TEACHER of stages or taps, such as '2:3', 'last:last' or 'p3'"
-    return limited(default, words, lambda value: re.fullmatch(PAIR, value) is not None)
+def one_pair(default: str = LAST, taps: bool = True):
+    """Makes a field for one pair of stages, "STUDENT:TEACHER"; `taps` as in `paired_stages`."""
+    part = PAIR if taps else NUMBERS
+    words = " of stages or taps, such as '2:3', 'last:last' or 'p3'" if taps else ", such as '2:3' or 'last:last'"
+    return limited(default, f"name one pair STUDENT:TEACHER{words}", lambda value: bool(re.fullmatch(part, value)))
 
 
 def stage_pairs(student: dict, teacher: dict, choice: str = "", suffix: str = "") -> list[tuple[jax.Array, jax.Array]]:

@@ -99,8 +99,8 @@ class ViTKD(Distiller):
     shallow_weight: float = not_negative(3e-5)
     deep_weight: float = not_negative(3e-6)
     masked: float = between(0.0, 1.0, 0.5, with_low=False, with_high=False)
-    blocks: str = paired_stages("1:1,2:2")
-    generated: str = one_pair(LAST)
+    blocks: str = paired_stages("1:1,2:2", taps=False)
+    generated: str = one_pair(LAST, taps=False)
 
     @nn.compact
     def __call__(self, student, teacher, batch):

@@ -77,9 +77,17 @@ class Parts:
         """[M] int."""
         return self.shared.dataset.test.labels[self.rows]
 
-    def accuracy(self, logits: np.ndarray) -> float:
-        """Top-1 in percent on `rows`."""
-        return 100 * float((logits.argmax(axis=1) == self.labels).mean())
+    def accuracy(self, answers: np.ndarray) -> float:
+        """The task's main metric on `rows` in percent, top-1 in classification; 0 where it is not defined."""
+        task = self.shared.task
+        return task.metrics(answers, self.labels).get("top1" if task.compares else task.main, 0.0)
+
+    def chance(self, answers: np.ndarray) -> float:
+        """A metric below this is not better than chance: three standard errors above guessing; of boxes 0.1 %."""
+        classes, count = answers.shape[1], len(self.rows)
+        if not self.shared.task.compares:
+            return 0.1
+        return 100 / classes + 300 * np.sqrt((classes - 1) / classes**2 / count)
 
 
 def evaluation_mode(parts: Parts) -> list[Finding]:
@@ -108,17 +116,16 @@ def normalisation_and_classes(parts: Parts) -> list[Finding]:
 
 def teachers_accuracy(parts: Parts) -> list[Finding]:
     """Whether a teacher is better than chance and than labels alone."""
-    found, count = [], len(parts.rows)
+    found, metric = [], "top1" if parts.shared.task.compares else parts.shared.task.main
     for (weights, *_), logits in zip(parts.builder.teachers, parts.logits, strict=True):
         if columns(weights.info, parts.shared.dataset) is None:
             continue
-        accuracy, classes, name = parts.accuracy(logits), logits.shape[1], f"teacher {weights.info['arch']}"
-        if accuracy < 100 / classes + 300 * np.sqrt((classes - 1) / classes**2 / count):
-            found.append(
-                Finding(WRONG, f"The {name} is not better than chance: {accuracy:.2f} % of {classes} classes.")
-            )
+        accuracy, name = parts.accuracy(logits), f"teacher {weights.info['arch']}"
+        if accuracy < parts.chance(logits):
+            classes = f"{accuracy:.2f} % of {parts.shared.dataset.num_classes} classes"
+            found.append(Finding(WRONG, f"The {name} is not better than chance: {classes}."))
         for path in parts.baselines:
-            alone = top1_of(path)
+            alone = last_of(path, metric)
             if accuracy <= alone:
                 text = f"The {name} ({accuracy:.2f} %) is not better than the student on labels alone ({alone:.2f} %, "
                 found.append(Finding(LOOK, f"{text}{path})."))
@@ -223,9 +230,9 @@ def sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def top1_of(run: pathlib.Path) -> float:
-    """Returns the last test top-1 of a finished run, the mean over its seeds."""
-    return mean_of(read_json(run / SUMMARY)["last"]["top1"])
+def last_of(run: pathlib.Path, metric: str) -> float:
+    """Returns the last test's metric of a finished run, the mean over its seeds."""
+    return mean_of(read_json(run / SUMMARY)["last"][metric])
 
 
 def baselines_of(config: dict) -> list[pathlib.Path]:

@@ -135,7 +135,7 @@ def missed(dataset: data.Dataset, teacher: np.ndarray, student: np.ndarray, most
     for cell in axes.flat:
         cell.set_axis_off()
     for cell, index in zip(axes.flat, chosen, strict=False):
-        image = dataset.test.images[index]
+        (image,) = dataset.test.rows([index])
         cell.imshow(image.squeeze(-1) if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=255)
         right = f"true: {pictures.shortened(names[labels[index]])} ({100 * sure[index].max():.0f} %)"
         cell.set_title(f"{right}\n{pictures.answer(student[index], names, labels[index])}", fontsize=8)

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 
 import data
 from configs import command
@@ -100,6 +101,12 @@ class Target:
             raise unknown("target", name, KINDS)
         return KINDS[name]
 
+    def check_compiler(self) -> None:
+        """Raises `UserError` if the compiler is not installed."""
+        platform = self.kind.platform
+        if not compiler_is_here(platform):
+            raise UserError(f"{self.name} has a compiler of its own, which is not installed: {INSTALL[platform]}.")
+
     def devices(self) -> Devices:
         """The chips as devices of a run, which exist for the compiler alone.
 
@@ -107,8 +114,7 @@ class Target:
             UserError: the compiler is not installed, or the topology does not exist.
         """
         kind, (name, _, topology) = self.kind, self.name.partition(":")
-        if not compiler_is_here(kind.platform):
-            raise UserError(f"{self.name} has a compiler of its own, which is not installed: {INSTALL[kind.platform]}.")
+        self.check_compiler()
         form = f"{name}:{kind.topology}" if kind.topology else name
         if bool(topology) != bool(kind.topology):
             raise UserError(f"'{self.name}' is no target. A target that exists is {form}.")
@@ -205,7 +211,7 @@ def compile_update(
     start = time.monotonic()
     lowered = lower(update, arguments(builder, update), config.seeds)
     try:
-        with _compiled_anew():
+        with compiled_anew():
             compiled = lowered.compile()
     except Exception as error:  # the compilers raise their own kinds
         raise UserError(f"The update does not compile for {target.name}: {_reason(error)}") from None
@@ -256,14 +262,16 @@ def lower(update: Update, shapes: tuple[State, Totals, data.DeviceSplit], seeds:
 
 
 @contextlib.contextmanager
-def _compiled_anew():
-    """Leaves JAX's cache of compiled programs alone: it holds programs for devices that exist."""
+def compiled_anew():
+    """Leaves JAX's cache of compiled programs alone: a program for devices that do not exist cannot be read back."""
     before = jax.config.jax_enable_compilation_cache
     jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()  # otherwise JAX reads the setting once in a process
     try:
         yield
     finally:
         jax.config.update("jax_enable_compilation_cache", before)
+        compilation_cache.reset_cache()
 
 
 def _first_line(error: Exception) -> str:

@@ -123,8 +123,8 @@ def _views(settings: Settings, arrays: dict, shared, weights, player, variables)
     Training makes its batches in the same way (`Update.batch`), but of other examples. Given logits
     (`pretrained.given`) are asked for outside of the programs.
     """
-    devices, train, given = shared.devices, shared.dataset.train, isinstance(weights, Given)
-    count = len(train)
+    devices, train, given = shared.devices, data.Reader(shared.dataset.train), isinstance(weights, Given)
+    count = len(shared.dataset.train)
     size = min(BATCH, -(-count // devices.count)) * devices.count
     index = np.minimum(np.arange(-(-count // size) * size, dtype=np.int32), count - 1).reshape(-1, size)
     unlabelled = np.zeros(count, np.int32)
@@ -151,3 +151,5 @@ def _views(settings: Settings, arrays: dict, shared, weights, player, variables)
                 block = compute(variables, *at)
             block = {name: np.asarray(x)[: count - step * size] for name, x in block.items()}
             yield {name: stored.rounded(x, arrays[name][1]) for name, x in block.items()}
+        for read in (stream, train):
+            read.check()

@@ -175,8 +175,7 @@ class Replica:
 
     def check_finite(self, step: int) -> None:
         """Raises `NonFiniteError` if an array that a checkpoint would hold is not finite."""
-        state = self.state
-        leaves = jax.tree_util.tree_leaves_with_path((state.params, state.extra, state.opt_state))
+        leaves = jax.tree_util.tree_leaves_with_path((self.state.params, self.state.extra, self.state.opt_state))
         bad = [jax.tree_util.keystr(path) for path, leaf in leaves if not hosts.finite_here(leaf)]
         if bad:
             raise NonFiniteError(
@@ -187,7 +186,8 @@ class Replica:
     # The log line.
 
     def check_terms(self, step: int) -> None:
-        """Raises `NonFiniteError` if a metric was not finite. The message has the metric, the step and the cause."""
+        """Raises if a picture could not be read or a metric was not finite; then with metric, step and cause."""
+        self.stream.check()
         bad = jax.device_get(self.totals.bad)
         first = min(bad.values())
         if self.shared.update.skip or first > step:

@@ -9,6 +9,8 @@ import models
 import transfer
 from benchmarks import compiled, everything
 from configs.resolve import resolve
+from registry import UserError
+from studies import targets
 
 
 def test_every_method_strategy_and_network_has_a_row():
@@ -42,7 +44,24 @@ def test_a_rows_failure_is_kept_and_the_page_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr(everything, "FILE", tmp_path / "compiled.json")
     monkeypatch.setattr(everything, "PAGE", page)
     monkeypatch.setattr(everything, "_ask", lambda flags: {"error": "it ends"})
+    monkeypatch.setattr(targets, "compiler_is_here", lambda platform: platform == "gpu")
     assert everything.run("h200", ["AT"]) == 1
     assert json.loads(everything.FILE.read_text()) == {"h200": {"AT": {"error": "it ends"}}}
     assert "| AT |  |  |  | it ends |  |  |" in page.read_text()
     assert everything.run("h200", ["AT"]) == 0  # made already
+
+
+@pytest.mark.parametrize(
+    ("target", "row", "message"),
+    [
+        ("v5e", "AT", "Unknown target 'v5e'. Did you mean 'v5e:2x4'"),
+        ("h200", "At", "Unknown row 'At'. Did you mean 'AT'"),
+        ("v5e:2x4", "AT", "v5e:2x4 has a compiler of its own, which is not installed"),
+    ],
+)
+def test_a_mistake_is_no_rows_failure(target, row, message, monkeypatch, tmp_path):
+    monkeypatch.setattr(everything, "FILE", tmp_path / "compiled.json")
+    monkeypatch.setattr(targets, "compiler_is_here", lambda platform: platform == "gpu")
+    with pytest.raises(UserError, match=message):
+        everything.run(target, [row])
+    assert not everything.FILE.exists()

@@ -2,6 +2,7 @@
 
 import collections
 import time
+import tracemalloc
 
 import cv2
 import jax
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 import data
+import hosts
 from data import crops, picture, streamed
 from data.pictures import Files, PictureSplit
 from registry import DamagedFileError
@@ -114,6 +116,8 @@ def folder(tmp_path):
 def test_a_streamed_folder_has_the_images_of_one_in_memory(folder):
     held, found = (data.load("ImageFolder", str(folder), 16, loading=how) for how in ("memory", "stream"))
     assert (held.streamed, found.streamed) == (False, True)
+    assert found.test.masks is None
+    assert found.test._coming is None  # no picture has been read for this answer
     for name in ("train", "test"):
         np.testing.assert_array_equal(getattr(found, name).images, getattr(held, name).images)
         np.testing.assert_array_equal(getattr(found, name).labels, getattr(held, name).labels)
@@ -169,6 +173,23 @@ def test_a_damaged_file_ends_the_run_and_is_named(folder):
         fed(stream(found.train, views=("weak",)), range(TOTAL), jax.numpy.zeros(()))
 
 
+def test_one_of_several_processes_waits_with_its_error_until_all_agree(folder, monkeypatch):
+    found, asked = data.load("ImageFolder", str(folder), 16, loading="stream"), []
+    bad = folder / "test/a/0.jpg"
+    bad.write_bytes(b"no picture")
+    monkeypatch.setattr(hosts, "several", lambda: True)
+    monkeypatch.setattr(hosts, "_gather", lambda mine: asked.append(mine) or [None, mine])
+    whole = data.StreamedImages(found.train, HERE, 2).batches(np.arange(20).reshape(2, 10))
+    assert [len(batch) for batch in whole] == [10, 10]
+    assert asked == [None]
+    batches = data.StreamedImages(found.test, HERE, 2).batches(np.arange(4).reshape(2, 2))
+    shown = np.concatenate([np.asarray(next(batches)) for _ in range(2)])
+    assert shown.any(axis=(1, 2, 3)).tolist() == [False, False, True, True]  # one is damaged
+    with pytest.raises(DamagedFileError, match=str(bad)):
+        next(batches)
+    assert (asked[1]["code"], str(bad) in asked[1]["text"]) == (3, True)
+
+
 def test_damaged_pictures_cannot_be_left_out_of_a_stream(folder):
     with pytest.raises(ValueError, match="--skip_damaged reads every picture"):
         data.load("ImageFolder", str(folder), 16, loading="stream", skip_damaged=True)
@@ -184,6 +205,27 @@ def test_a_jpeg_is_decoded_as_pillow_decodes_it(folder):
     with picture.reading():
         one = picture.Form(16, 1)
         np.testing.assert_array_equal(crops.whole(grey.read_bytes(), one), picture.read(str(grey), one).pixels)
+
+
+def test_a_stream_holds_a_few_batches_and_never_all_images():
+    class Drawn(data.Split):  # images that exist while they are shown
+        def rows(self, index):
+            return np.zeros((len(index), *self.image_shape), np.uint8)
+
+    split, batch = Drawn(3200, (64, 64, 3), lambda: ()), 64 * 64 * 64 * 3
+    plan = data.Plans(0, np.arange(len(split), dtype=np.int32), 50, 50, 64, previous=False)
+    how = {"views": ("weak",), "least": 0.0, "sharding": HERE, "threads": 2}
+    own, state = data.Stream(split, np.zeros(len(split), np.int32), plan, **how), jax.numpy.zeros(())
+    empty = data.DeviceSplit(None, *[np.zeros(1)] * 4)
+    own.feed(empty, 0, state)
+    tracemalloc.start()  # NumPy reports its arrays
+    try:
+        for step in range(1, plan.total):
+            own.feed(empty, step, state)
+        largest = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert batch < largest < 16 * batch
 
 
 @pytest.mark.slow

@@ -274,7 +274,7 @@ def fgd(**only):
         for who in ("student", "teacher"):
             shapes = {"mask": (1, 64, 1, 1), "down": (32, 64, 1, 1), "up": (64, 32, 1, 1)}
             own = {name: convolution(f"FGD.{who}.{name}.weight", *shape) for name, shape in shapes.items()}
-            own |= {name: {**kernel, "bias": jnp.zeros(shapes[name][0])} for name, kernel in own.items()}
+            own |= {name: {**own[name], "bias": jnp.zeros(shapes[name][0])} for name in ("down", "up")}
             params[f"{who}1"] = own | {"norm": {"scale": jnp.ones(32), **none}}
         both = maps(x, raw=True, cut=True)
         nets = [models.Outputs(jnp.zeros((8, 2)), {"stage3": f}) for f in both]

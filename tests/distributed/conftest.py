@@ -8,7 +8,7 @@ import sys
 import types
 
 import pytest
-from same_curve import PATIENCE, RECIPE, STOPPED, STRONG, environment
+from same_curve import DETECTOR, PATIENCE, RECIPE, STOPPED, STRONG, environment
 
 HERE = pathlib.Path(__file__).parent
 
@@ -37,6 +37,7 @@ def runs(tmp_path_factory, on_devices):
     - `notes`: what `many_devices.Watched` noted of the run; on 2 devices, of the replicas.
     - `replicas`: two seeds; on 2 devices in one program with loops, as on a GPU.
     - `strong`, on 1 and 2 devices: a run with dropout and what strong recipes add.
+    - `detector`, on 1 and 2 devices: a detector on labels.
     - `alone`, on 2 devices: what each device does by itself.
     """
     root, found = tmp_path_factory.mktemp("devices"), {}
@@ -54,13 +55,14 @@ def runs(tmp_path_factory, on_devices):
     for count in (1, 2, 8):
         shutil.copytree(root / "on8", root / f"again{count}")
     jobs = {"order": {}}, job("on1"), job("again1"), job("seeds1", seeds), job("strong1", STRONG)
+    jobs += (job("detector1", DETECTOR),)
     order, notes, *_ = on_devices(1, *jobs)
     note(1, order=order, notes=notes, folder=root / "on1", again=root / "again1", replicas=root / "seeds1")
     each = {**RECIPE, "distiller": "SoftLogits", "distiller_options": {}, "train_path": str(root / "alone")}
-    jobs = {"order": {}}, {"alone": each}, job("again2"), job("strong2", STRONG), job("seeds2", {**seeds, **fast})
-    order, alone, _, _, notes = on_devices(2, *jobs)
+    jobs = {"order": {}}, {"alone": each}, job("again2"), job("strong2", STRONG), job("detector2", DETECTOR)
+    order, alone, *_, notes = on_devices(2, *jobs, job("seeds2", {**seeds, **fast}))
     for count in (1, 2):
-        note(count, strong=root / f"strong{count}")
+        note(count, strong=root / f"strong{count}", detector=root / f"detector{count}")
     note(2, order=order, alone=alone, again=root / "again2", replicas=root / "seeds2", notes=notes)
     on_devices(8, job("again8"))
     return found

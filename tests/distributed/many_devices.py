@@ -59,12 +59,17 @@ def order(config: dict) -> dict:
 
 
 def streamed(split, update, expected) -> bool:
-    """Whether the first batch has the same bits if each device is fed its own rows."""
-    pool, place = np.arange(len(split), dtype=np.int32), here().place
-    plan = data.Plans(3, pool, 3 * STEPS, STEPS, 40)
-    stream = data.Stream(split, split.labels, plan, views=VIEWS, least=0.0, sharding=here().rows, threads=2)
-    rows = place((split.labels, np.asarray(3, np.int32), *plan(0), data.class_table(split.labels)))
-    batch = jax.jit(update.batch)(stream.feed(data.DeviceSplit(None, *rows), 0), np.asarray(0, np.int32))
+    """Whether the first batch has the same bits if each device is fed its own rows, of all devices or half of them."""
+    plan = data.Plans(3, np.arange(len(split), dtype=np.int32), 3 * STEPS, STEPS, 40)
+    parts = split.labels, np.asarray(3, np.int32), *plan(0), data.class_table(split.labels)
+    rows, fed = data.DeviceSplit(None, *here().place(parts)), []
+    for devices in (here().devices, here().devices[::2]):
+        sharding = Devices(devices).rows
+        stream = data.Stream(split, split.labels, plan, views=VIEWS, least=0.0, sharding=sharding, threads=2)
+        fed.append(stream.feed(rows, 0))
+        assert {len(x.sharding.device_set) for x in fed[-1].pictures} == {len(devices)}
+    jax.tree.map(np.testing.assert_array_equal, *(one.pictures for one in fed))
+    batch = jax.jit(update.batch)(fed[0], np.asarray(0, np.int32))
     pairs = zip(jax.tree.leaves(batch.replace(key=None)), jax.tree.leaves(expected.replace(key=None)), strict=True)
     return all(np.asarray(x).tobytes() == np.asarray(y).tobytes() for x, y in pairs)
 

@@ -14,6 +14,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_order_and_views_are_those_of_one_device(runs):
+    """Eight devices are also fed as four (`many_devices.streamed`)."""
     orders = {count: made.order for count, made in runs.items()}
     assert sorted(orders) == [1, 2, 8]
     assert len(orders[1]) > 6 * 5
@@ -56,6 +57,10 @@ def test_memories_are_spread_by_rows_and_nothing_is_compiled_twice_or_copied(run
 
 def test_what_networks_drop_and_what_strong_recipes_add_is_that_of_one_device(runs):
     assert_same_curve(runs[2].strong, runs[1].strong)
+
+
+def test_a_detector_learns_as_on_one_device(runs):
+    assert_same_curve(runs[2].detector, runs[1].detector)
 
 
 def test_replicas_in_one_program_and_many_steps_a_call(runs):

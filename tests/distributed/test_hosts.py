@@ -10,9 +10,12 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
+from PIL import Image
 from same_curve import PATIENCE, RECIPE, STEPS, assert_same_curve, environment, rows
 
+import data
 import files
 from configs import command
 from registry import UserError
@@ -95,6 +98,24 @@ def test_two_processes_learn_as_one_device_does(two, one):
 def test_two_processes_stream_their_own_rows(tmp_path, one):
     finish(start(tmp_path / "run", {**RECIPE, "loading": "stream"}))
     assert_same_curve(tmp_path / "run", one / "run")
+
+
+def test_a_picture_that_one_process_cannot_read_ends_both(tmp_path):
+    root = tmp_path / "tiny"
+    train = [root / f"train/{wnid}/images/{wnid}_{i:02}.JPEG" for wnid in ("n01", "n02") for i in range(12)]
+    for path in (*train, root / "val/images/0.JPEG"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (64, 64)).save(path)
+    (root / "val/val_annotations.txt").write_text("0.JPEG\tn01\n")
+    index, _ = data.Plans(0, np.arange(24, dtype=np.int32), 3, 3, 8)(0)
+    bad = train[index[2][6]]  # the second half of a batch is process 1's
+    bad.write_bytes(b"no picture")
+    recipe = {"dataset": "TinyImageNet", "data_dir": root, "image_size": 8, "loading": "stream", "transfer": "Labels"}
+    recipe |= {"student_arch": "CNN", "batch_size": 8, "train_epoch": 1}
+    outputs = finish(start(tmp_path / "run", recipe), 3)
+    assert f"Error: process 1 of 2: TinyImageNet: 1 of 4 pictures cannot be read:\n  {bad} (no picture" in outputs[0]
+    assert outputs[1] == ""
+    assert not (tmp_path / "run/summary.json").exists()
 
 
 def test_there_is_one_writer(two):

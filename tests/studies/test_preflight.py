@@ -117,4 +117,4 @@ def test_runs_that_do_not_compare_are_no_baseline(tmp_path):
     shutil.copytree(tmp_path / "labels", tmp_path / "damaged")
     (tmp_path / "damaged" / "config.json").write_text("{")
     assert preflight.baselines_of(config) == [tmp_path / "labels"]
-    assert preflight.top1_of(pathlib.Path(tmp_path / "labels")) == 90.0
+    assert preflight.last_of(pathlib.Path(tmp_path / "labels"), "top1") == 90.0

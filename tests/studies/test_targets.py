@@ -4,6 +4,7 @@ import types
 
 import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 import train_teacher
 import train_w_kd
@@ -108,13 +109,36 @@ def lowered(devices, **own):
     return targets.lower(update, targets.arguments(builder, update), config.seeds)
 
 
+def test_a_program_for_a_target_is_not_kept_in_jaxs_cache(tmp_path):
+    own = {"jax_compilation_cache_dir": str(tmp_path), "jax_persistent_cache_min_compile_time_secs": 0.0}
+    before = {name: getattr(jax.config, name) for name in own}
+
+    def kept(number):
+        jax.jit(lambda x: x + number).lower(1.0).compile()
+        return len(list(tmp_path.iterdir()))
+
+    try:
+        for name, value in own.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+        first = kept(1.5)
+        with targets.compiled_anew():
+            assert kept(2.5) == first
+        assert kept(3.5) > first > 0
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+
+
 @needs_libtpu
 @pytest.mark.slow
 def test_an_update_for_eight_chips_copies_no_data_and_has_few_collectives():
     """One all-reduce for the two statistics of each of the four batch norms, one back, and those of the gradients."""
     program = lowered(targets.Target("v5e:2x4").devices())
     assert "optimization_barrier" not in program.as_text()  # a CPU's word
-    found = Program(program.compile().as_text())
+    with targets.compiled_anew():
+        found = Program(program.compile().as_text())
     assert found.loop
     assert found.over(2400 * 32 * 32 * 3) == []
     assert 0 < found.entry_cycles < found.cycles
