@@ -16,6 +16,7 @@ KEPT = {
     "trivialaugment": "rotates and shears images without their boxes",
     "teacher_views": "stores one row of logits for each image",
     "teacher_logits": "has one row of logits for each image",
+    "teacher_image_size": "shows the teacher an image in which the boxes lie elsewhere",
     "resize": "crops the centre of images without their boxes",
     "init_head": "takes over a classifier of images",
 }

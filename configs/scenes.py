@@ -4,8 +4,6 @@
     python train_w_kd.py --config configs/scenes.py:0.25 --teacher_param runs/scenes/teacher --distiller FGD
 
 The argument is the width of the network, as a share of ResNet-18's; the pyramid has 128 channels times the width.
-
-Measured: docs/detection.md.
 """
 
 from ml_collections import ConfigDict
@@ -17,14 +15,14 @@ def get_config(width: str = "0.5") -> ConfigDict:
     """40 epochs of 37 updates of 16 images.
 
     Args:
-        width: above 0, such as "0.25".
+        width: from 1/128 to 4, such as "0.25".
     """
     try:
         share = float(width)
     except ValueError:
         share = 0.0
-    if not 0 < share <= 4:
-        raise UserError(f"configs/scenes.py takes a width above 0, such as 0.25; got '{width}'.")
+    if not 1 / 128 <= share <= 4:
+        raise UserError(f"configs/scenes.py takes a width from 1/128 to 4, such as 0.25; got '{width}'.")
     c = ConfigDict()
     c.dataset = "Scenes"
     c.student_arch = "RetinaNet_ResNet18"

@@ -17,6 +17,7 @@ from registry import DamagedFileError, UserError
 
 KINDS = {"train": "train", "val": "val", "test": "test"}  # split -> how the name of its file begins
 LARGE = 2**25  # bytes; what is read from a larger annotation file is kept in the cache
+LARGEST = 2**31  # above every number of a category and every side of a picture
 TFDS = "coco/2017"
 TFDS_SPLITS = {"train": "train", "test": "validation"}
 
@@ -67,7 +68,10 @@ def load(
 def _of_files(above: pathlib.Path | None, skip_damaged: bool) -> tuple[dict, tuple[str, ...], list[str]]:
     """(split -> its pictures, names of the classes, lines of the report) of files of JSON."""
     places = [above, *sorted(path for path in above.iterdir() if path.is_dir())] if above and above.is_dir() else []
-    root = next((place for place in places if _listed(place)), None)
+    roots = [place for place in places if _listed(place)]
+    if len(roots) > 1 and roots[0] != above:
+        raise UserError(f"COCO: {above} has {' and '.join(own.name for own in roots)}.\nGive one as --data_dir.")
+    root = roots[0] if roots else None
     if root is None:
         raise UserError(
             "COCO needs --data_dir, a folder with train2017/, val2017/ and annotations/instances_*.json; got "
@@ -124,7 +128,7 @@ def _index(path: pathlib.Path) -> list[np.ndarray]:
             f"{path} is no JSON with categories, images and annotations ({reason[:150]}).\nRestore the file."
         ) from None
     each = functools.partial(_each, path)
-    classes = sorted(each("categories", parts[0], lambda row: (int(row["id"]), str(row["name"]))))
+    classes = sorted(each("categories", parts[0], _category))
     pictures = sorted(each("images", parts[1], _picture))
     number = {own: label for label, (own, _) in enumerate(classes)}
     place = {own[0]: row for row, own in enumerate(pictures)}
@@ -163,10 +167,17 @@ def _each(path: pathlib.Path, what: str, rows: Sequence, take: Callable) -> list
     return found
 
 
+def _category(row: dict) -> tuple[int, str]:
+    """(number, name)."""
+    if not 0 <= int(row["id"]) < LARGEST:
+        raise ValueError(f"id {row['id']}")
+    return int(row["id"]), str(row["name"])
+
+
 def _picture(row: dict) -> tuple[int, str, int, int]:
     """(number, path, height, width)."""
     height, width = int(row["height"]), int(row["width"])
-    if min(height, width) < 1:
+    if not 0 < min(height, width) <= max(height, width) < LARGEST:
         raise ValueError(f"a picture of {width} x {height} pixels")
     return int(row["id"]), boxed.inside(row["file_name"]), height, width
 

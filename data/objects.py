@@ -43,7 +43,8 @@ class Objects:
     def moved(self, scale: jax.Array, shift: jax.Array, size: tuple[int, int]) -> "Objects":
         """The objects in views of their images, in which a place (x, y) has become scale * (x, y) + shift.
 
-        An object whose centre is outside the view is no object of the view; the others are cut at its edges.
+        An object whose centre is outside the view is no object of the view; the others are cut at its edges. `area` and
+        `scale` stay those of the stored image: only tests read them, and tests move nothing.
 
         Args:
             scale, shift: [B, 2] float32 (`data.augment.placement`).

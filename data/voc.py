@@ -34,7 +34,8 @@ def load(
     The lists are `train`, `val` and `test`. Without `test`, `val` is the test split; without `train`, `trainval` is the
     training split. All of this may lie in a folder inside DATA_DIR. The classes are the names of the objects, sorted as
     text. Objects that are `difficult` are as COCO's crowds are: never targets, and neither right nor wrong. Pixels are
-    counted from 1, and a box has its last ones inside. The picture of NAME.xml is JPEGImages/NAME with any ending.
+    counted from 1, and a box has its last ones inside; a box that ends where it begins is left out. The picture of
+    NAME.xml is JPEGImages/NAME with any ending.
 
     A picture's long side becomes `image_size` pixels, and padding of the mean colour makes it a square
     (`data.boxed.Letterbox`).
@@ -96,6 +97,9 @@ def _lists(root: pathlib.Path) -> dict[str, list[str]]:
                 boxed.inside(name)
         except ValueError as error:
             raise UserError(f"VOC: {path}: {error}.\nIt has a picture's name a line.") from None
+    if both := set(lists["train"]) & set(lists["test"]):
+        twice = f"{files[chosen['train']].name} and in {files[chosen['test']].name}"
+        raise UserError(f"VOC: {len(both):,} pictures are in {twice}.\nTake them out of one of the two lists.")
     return lists
 
 
@@ -112,7 +116,7 @@ def _parsed(
         try:
             if own:
                 found.append((file, *_read(path, root / file)))
-        except (OSError, ValueError, OverflowError, expat.ExpatError, picture.Unreadable) as error:
+        except (OSError, ValueError, LookupError, OverflowError, expat.ExpatError, picture.Unreadable) as error:
             reason = getattr(error, "strerror", None) or str(error)
             problems.append(f"{path} ({reason[:150]})")
     if (problems and not skip_damaged) or not found:

@@ -106,13 +106,13 @@ class FGD(Distiller):
             s, t = match_resolution(wide(s), wide(t))
             s = to_channels(s, t.shape[-1])
             inside, outside = self._places(batch, *t.shape[1:3])
-            (places, strengths), (its_places, its_strengths) = (attention(f, self.temperature) for f in (s, t))
-            squares = its_places * its_strengths * jnp.square(s - t)
+            (s_places, s_strengths), (t_places, t_strengths) = (attention(f, self.temperature) for f in (s, t))
+            squares = t_places * t_strengths * jnp.square(s - t)
             related = [Relation(name=f"{who}{number}")(f) for who, f in (("student", s), ("teacher", t))]
             found = (
                 self.alpha * jnp.sum(squares * inside),
                 self.beta * jnp.sum(squares * outside),
-                self.gamma * (jnp.sum(jnp.abs(strengths - its_strengths)) + jnp.sum(jnp.abs(places - its_places))),
+                self.gamma * (jnp.sum(jnp.abs(s_strengths - t_strengths)) + jnp.sum(jnp.abs(s_places - t_places))),
                 self.lamda * jnp.sum(jnp.square(related[0] - related[1])),
             )
             for name, value in zip(terms, found, strict=True):

@@ -45,8 +45,12 @@ def paired_stages(default: str = "", taps: bool = True):
     """
     part = f"{PAIR}|{RANGE}" if taps else NUMBERS
 
+    def rises(one):
+        levels = re.fullmatch(RANGE, one)
+        return not levels or int(levels["first"]) <= int(levels["last"])
+
     def holds(value):
-        return value == default or all(re.fullmatch(part, one) for one in value.split(","))
+        return value == default or all(re.fullmatch(part, one) and rises(one) for one in value.split(","))
 
     words = " of stages or taps, such as '1:1,2:3', 'last:last' or 'p3-p7'" if taps else ", such as '1:1,2:3'"
     return limited(default, f"name pairs STUDENT:TEACHER{words}", holds)

@@ -60,7 +60,9 @@ def draw(
         for box, label, crowd in zip(own.boxes[there], own.classes[there], own.crowd[there], strict=True):
             _box(axes[row, 0], box, int(label), shortened(class_names[label]), crowd)
         for cell, (name, detections) in zip(axes[row, 1:], found.items(), strict=True):
-            own_boxes = detections[row][detections[row][:, 4] >= max(least, np.finfo(np.float32).tiny)]
+            rows = detections[row]
+            visible = (np.minimum(rows[:, 2:4], truth.size[row][::-1]) > rows[:, :2]).all(axis=1)  # not in the padding
+            own_boxes = rows[visible & (rows[:, 4] >= max(least, np.finfo(np.float32).tiny))]
             show(cell, shown, f"{len(own_boxes)} found")
             if name in maps:
                 overlay(cell, shown, stretched(maps[name][row : row + 1, :height, :width])[0])

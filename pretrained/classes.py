@@ -109,11 +109,12 @@ def mismatch(weights: pretrained.Pretrained, dataset: data.Dataset, role: str, a
             f"{dataset.name} has {len(ours)}.{advice}"
         )
     common = len({_key(name) for name in theirs} & {_key(name) for name in ours})
+    reads_no_boxes = role == "teacher" and dataset.task == "classification"
     return (
         f"The {role} in {weights.folder} has the classes {_first(theirs)}, {dataset.name} has {_first(ours)}; "
         f"{common} of the data's {len(ours)} are among the {role}'s {len(theirs)}.\n"
         "If they are the same classes, write the data's names into `class_names` of its model.json, in its order."
-        f"{' A method that reads no class scores needs no classes in common.' if role == 'teacher' else ''}"
+        f"{' A method that reads no class scores needs no classes in common.' if reads_no_boxes else ''}"
     )
 
 

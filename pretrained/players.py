@@ -49,6 +49,12 @@ def player_of(
             f"If you trust it, say so: {'--teacher_arch' if name == 'teacher' else '--arch'} {info['arch']}"
         )
     model = models.create(info["arch"], info["num_classes"], dtype=dtype, **info.get("options", {}))
+    if dataset and hasattr(model, "detections") != (dataset.task == "detection"):
+        kind = "a detector" if hasattr(model, "detections") else "no detector"
+        raise UserError(
+            f"The {name} in {weights.folder} is {kind}, and {dataset.name} is data for {dataset.task}.\n"
+            "Take other weights, or other data."
+        )
     variables = pretrained.check(weights, model)
     if frozen:
         variables = fold(model, variables, info["image_shape"])

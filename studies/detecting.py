@@ -44,7 +44,9 @@ def _look(task, maps: bool, model, variables, images) -> tuple[jax.Array, jax.Ar
         return task.answer(outputs), jnp.zeros(images.shape[:3])
     taps = tuple(f"p{model.first_level + number}" for number in range(model.levels))
     outputs, _ = forward(model, variables, images, gradient_taps=taps)
-    scores = outputs.logits.at[..., 0].set(-jnp.inf) if "proposals" in outputs.features else outputs.logits
+    scores = outputs.logits
+    if "proposals" in outputs.features:  # a softmax over the classes; column 0 is the background
+        scores = jax.nn.log_softmax(scores).at[..., 0].set(-jnp.inf)
     flat = scores.reshape(len(scores), -1)
     surest = jax.nn.one_hot(jnp.argmax(flat, axis=1), flat.shape[1], dtype=flat.dtype).reshape(scores.shape)
     gradients, heat = outputs.gradients(surest), 0.0

@@ -43,11 +43,6 @@ class Measured:
         return {name: 100 * float(rows.mean()) for name, rows in found.items() if rows.max() > -1}
 
 
-def coco_metrics(detections: np.ndarray, objects, class_names: tuple[str, ...]) -> dict[str, float]:
-    """COCO's twelve numbers, in percent: `measure(...).metrics`."""
-    return measure(detections, objects, class_names).metrics
-
-
 def measure(detections: np.ndarray, objects, class_names: tuple[str, ...]) -> Measured:
     """Compares detections with objects.
 

@@ -35,7 +35,7 @@ class Detection:
     logits, and 0 for the background. (A softmax of that row is close to RetinaNet's sigmoids where at most one class is
     likely.) For Faster R-CNN the places are the student's best proposals, and the second stage of both networks looks
     at them, as in mdistiller. The row is [K + 1], background first. A row's label is the class of the object that
-    overlaps by half or more, or the background.
+    overlaps by half (`high`) or more, else the background; -1 for an anchor with an overlap from `low` to `high`.
 
     Attributes:
         labelled: always True.
@@ -80,8 +80,7 @@ class Detection:
             - scalar: the sum of the parts.
             - part -> scalar: "class_loss" and "box_loss"; for Faster R-CNN also "rpn_class_loss", "rpn_box_loss".
         """
-        if "anchors" not in outputs.features:
-            raise ValueError("it is no detector, and the labels are boxes. Take one, such as RetinaNet_ResNet18.")
+        _check_detector("the network", outputs)
         if "proposals" in outputs.features:
             parts = self._first_stage(outputs, batch) | self._second_stage(outputs, batch)
         else:
@@ -165,13 +164,16 @@ class Detection:
         """Returns (student, teacher, batch) with class scores as rows [B * rows, K + 1]; features stay maps of [B].
 
         The batch's `label` has the rows' labels [B * rows], -1 where an anchor is neither an object nor background.
+
+        Raises:
+            ValueError: a network is no detector, or the two are of two kinds or have other anchors.
         """
+        _same_kind(student, teacher)
         if "proposals" in student.features:
             boxes = jax.lax.stop_gradient(student.features["proposals"][:, : self.rows])
             logits = [net.classify((net.features, boxes))[0] for net in (student, teacher)]
             levels, background, first = (0.5, 0.5), 0, 1
         else:
-            _same_places(student, teacher)
             count = min(self.rows, teacher.logits.shape[1])
             index = jax.lax.top_k(jnp.max(teacher.logits, axis=-1), count)[1]
             rows = (jnp.take_along_axis(net.logits, index[..., None], axis=1) for net in (student, teacher))
@@ -198,7 +200,11 @@ class Detection:
         """
         source = outputs.asked()
         size = jnp.broadcast_to(jnp.array(source.images.shape[1:3], jnp.float32), (len(source.images), 2))
-        return source.model.detections(outputs, size)
+        found = source.model.detections(outputs, size)
+        finite = jnp.all(
+            jnp.isfinite(outputs.logits), axis=(1, 2)
+        )  # a score that is no number would count as no object
+        return jnp.where(finite[:, None, None], found, jnp.nan)
 
     def metrics(self, detections: np.ndarray, objects, teacher: np.ndarray | None = None) -> dict:
         """Computes COCO's twelve numbers of a split, in percent; without those that are not defined.
@@ -251,10 +257,22 @@ def _sampled(found, absent, count: int, share: float, key) -> tuple[jax.Array, j
     return found, first(absent, count - jnp.sum(found))
 
 
-def _same_places(student, teacher) -> None:
-    if student.features["anchors"].shape != teacher.features["anchors"].shape:
-        raise ValueError(
-            f"The student has {student.features['anchors'].shape[0]:,} anchors and the teacher "
-            f"{teacher.features['anchors'].shape[0]:,}: class scores are compared anchor by anchor. "
-            "Take networks with equal strides and sizes of anchors, or a method that reads features only."
-        )
+def _check_detector(who: str, outputs) -> None:
+    if "anchors" not in outputs.features:
+        raise ValueError(f"{who} is no detector, and the labels are boxes. Take one, such as RetinaNet_ResNet18.")
+
+
+def _same_kind(student, teacher) -> None:
+    for who, outputs in (("the student", student), ("the teacher", teacher)):
+        _check_detector(who, outputs)
+    if ("proposals" in student.features) != ("proposals" in teacher.features):
+        raise ValueError("one network is a RetinaNet, the other a Faster R-CNN. Take two of one kind.")
+    if "proposals" in student.features:
+        return
+    for fact in ("anchor_size", "levels"):
+        own, theirs = (getattr(net.asked().model, fact, None) for net in (student, teacher))
+        if own != theirs:
+            raise ValueError(
+                f"'{fact}' of the student is {own}, of the teacher {theirs}, and class scores are compared anchor by "
+                "anchor. Take networks with equal anchors."
+            )

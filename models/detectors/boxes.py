@@ -1,7 +1,6 @@
 """Boxes [..., 4] float32, (x1, y1, x2, y2) in pixels: areas, overlaps, the coding of boxes, clipping.
 
-Papers: Girshick et al. Rich feature hierarchies for accurate object detection. CVPR 2014. arXiv:1311.2524 (the coding).
-Rezatofighi et al. Generalized Intersection over Union. CVPR 2019. arXiv:1902.09630.
+Paper: Girshick et al. Rich feature hierarchies for accurate object detection. CVPR 2014. arXiv:1311.2524 (the coding).
 """
 
 import math
@@ -31,14 +30,6 @@ def iou(a: jax.Array, b: jax.Array) -> jax.Array:
     """
     intersection, union = _overlap(a[..., :, None, :], b[..., None, :, :])
     return intersection / jnp.where(union > 0, union, 1.0)
-
-
-def giou_loss(a: jax.Array, b: jax.Array) -> jax.Array:
-    """1 - IoU + (hull - union) / hull of pairs of boxes [..., 4] -> [...], in [0, 2]. Finite for empty boxes."""
-    intersection, union = _overlap(a, b)
-    sides = jnp.maximum(a[..., 2:], b[..., 2:]) - jnp.minimum(a[..., :2], b[..., :2])
-    hull, tiny = sides[..., 0] * sides[..., 1], 1e-7
-    return 1 - intersection / (union + tiny) + (hull - union) / (hull + tiny)
 
 
 def _overlap(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:

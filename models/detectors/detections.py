@@ -1,6 +1,7 @@
 """From a detector's answers to objects: rows (x1, y1, x2, y2, score, class) in the order of falling scores.
 
-The steps and the default numbers are torchvision's. Boxes are clipped to the image without its padding.
+The steps and the default numbers are torchvision's. Boxes are clipped to the `size` that the caller gives. The library
+gives the square with its padding, and cuts boxes at the picture's edges afterwards.
 """
 
 import jax

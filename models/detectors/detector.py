@@ -64,8 +64,11 @@ class Detector(nn.Module):
     torch_names = {}
 
     def setup(self):
-        if self.anchor_size < 1:
-            raise UserError(f"'anchor_size' is at least 1 pixel; got {self.anchor_size}.")
+        for name in ("anchor_size", "fpn_channels"):
+            if getattr(self, name) < 1:
+                raise UserError(f"'{name}' is at least 1; got {getattr(self, name)}.")
+        if self.width <= 0:
+            raise UserError(f"'width' is above 0; got {self.width}.")
         self.body = self._body()
         self.fpn = FPN(self.fpn_channels, self.extra, self.dtype)
 

@@ -88,7 +88,7 @@ class FasterRCNN(Detector):
 
     def setup(self):
         super().setup()
-        for name in ("proposals", "candidates"):
+        for name in ("proposals", "candidates", "head_channels"):
             if getattr(self, name) < 1:
                 raise UserError(f"'{name}' is at least 1; got {getattr(self, name)}.")
         self.rpn = ProposalHead(self.fpn_channels, self.per_cell, self.dtype)
@@ -135,7 +135,7 @@ class FasterRCNN(Detector):
 
         Args:
             outputs: of this network.
-            size: [B, 2] float32, height and width of the part of each image that is not padding.
+            size: [B, 2] float32, height and width at which boxes are cut.
             **options: of `models.detectors.detections.of_proposals`.
         """
         features = outputs.features

@@ -16,6 +16,7 @@ from models.detectors.detector import Detector, by_anchor
 from models.layers import Conv
 from models.network import variant
 from models.outputs import Outputs
+from registry import UserError
 
 PRIOR = 0.01  # the probability that a new network gives each class
 normal = nn.initializers.normal(0.01)
@@ -62,6 +63,8 @@ class RetinaNet(Detector):
 
     def setup(self):
         super().setup()
+        if self.head_convs < 0:
+            raise UserError(f"'head_convs' is at least 0; got {self.head_convs}.")
         shape, bias = (self.head_convs, self.fpn_channels), -math.log((1 - PRIOR) / PRIOR)
         self.class_head = Head(*shape, self.per_cell * self.num_classes, bias, self.dtype)
         self.box_head = Head(*shape, self.per_cell * 4, dtype=self.dtype)
@@ -88,7 +91,7 @@ class RetinaNet(Detector):
 
         Args:
             outputs: of this network.
-            size: [B, 2] float32, height and width of the part of each image that is not padding.
+            size: [B, 2] float32, height and width at which boxes are cut.
             **options: of `models.detectors.detections.of_anchors`.
         """
         features = outputs.features

@@ -101,7 +101,7 @@ def test_a_stage_that_a_network_does_not_have_is_named():
         stage_pairs(numbered(3), numbered(4), "1:5")
 
 
-@pytest.mark.parametrize("choice", ["1", "0:1", "1:1,", "1-1", "last", "1:2 ,2:3"])
+@pytest.mark.parametrize("choice", ["1", "0:1", "1:1,", "1-1", "last", "1:2 ,2:3", "p7-p3", "p3-q7"])
 @pytest.mark.parametrize("name", ["AT", "SP", "FT"])
 def test_a_choice_of_another_form_raises(name, choice):
     with pytest.raises(UserError, match=r"'stages' must name .* STUDENT:TEACHER of stages or taps, such as"):

@@ -67,7 +67,7 @@ def test_every_class_has_its_number_by_size_and_a_class_without_objects_none(mea
 
 
 def test_boxes_are_measured_in_pixels_of_the_original_image(measured):
-    assert coco.coco_metrics(*golden(scale=0.25), NAMES) == pytest.approx(measured.metrics, rel=1e-12)
+    assert coco.measure(*golden(scale=0.25), NAMES).metrics == pytest.approx(measured.metrics, rel=1e-12)
 
 
 def objects():
@@ -76,9 +76,9 @@ def objects():
 
 
 def test_no_detection_gives_0_and_what_no_object_decides_is_left_out():
-    metrics = coco.coco_metrics(np.zeros((2, 3, 6), np.float32), objects(), ("a", "b"))
+    metrics = coco.measure(np.zeros((2, 3, 6), np.float32), objects(), ("a", "b")).metrics
     assert metrics == dict.fromkeys(("AP", "AP50", "AP75", "AP_small", "AR_1", "AR_10", "AR_100", "AR_small"), 0.0)
-    assert coco.coco_metrics(np.zeros((1, 3, 6), np.float32), objects()[[1]], ("a", "b")) == {}
+    assert coco.measure(np.zeros((1, 3, 6), np.float32), objects()[[1]], ("a", "b")).metrics == {}
 
 
 def test_a_detection_in_a_crowd_is_neither_right_nor_wrong():
@@ -95,8 +95,8 @@ def test_numbers_that_are_not_finite_and_a_missing_package_are_told(monkeypatch)
     found = np.zeros((2, 3, 6), np.float32)
     found[1, 0, 2] = np.nan
     with pytest.raises(NonFiniteError, match="detections are not finite on 1 of 2 images"):
-        coco.coco_metrics(found, objects(), ("a", "b"))
+        coco.measure(found, objects(), ("a", "b"))
     monkeypatch.setitem(sys.modules, "pycocotools.coco", None)
     monkeypatch.setitem(sys.modules, "pycocotools", types.ModuleType("pycocotools"))
     with pytest.raises(UserError, match=r"^COCO's metrics need pycocotools\.\nTo get it: pip install -e '\.\[detect"):
-        coco.coco_metrics(found, objects(), ("a", "b"))
+        coco.measure(found, objects(), ("a", "b"))

@@ -122,5 +122,20 @@ def test_perfect_detections_have_an_ap_of_100_and_boxes_end_where_the_image_ends
 
 
 def test_a_network_of_another_kind_is_named(batch):
+    other = models.Outputs(jnp.zeros((2, 3)), {})
     with pytest.raises(ValueError, match="no detector"):
-        Detection().loss(models.Outputs(jnp.zeros((2, 3)), {}), batch)
+        Detection().loss(other, batch)
+    retina, faster = (player(kind(CLASSES), 1) for kind in (TinyRetinaNet, TinyFasterRCNN))
+    with pytest.raises(ValueError, match="the teacher is no detector"):
+        Detection().aligned(retina, other, batch)
+    with pytest.raises(ValueError, match="Take two of one kind"):
+        Detection().aligned(retina, faster, batch)
+    with pytest.raises(ValueError, match="'anchor_size' of the student is 8, of the teacher 16"):
+        Detection().aligned(retina, player(TinyRetinaNet(CLASSES, anchor_size=16), 1), batch)
+
+
+def test_scores_that_are_no_numbers_are_no_empty_answer():
+    net = player(TinyRetinaNet(CLASSES), 1)
+    found = Detection().answer(net.replace(logits=net.logits.at[1, 5, 0].set(jnp.nan)))
+    assert np.isfinite(found[0]).all()
+    assert np.isnan(found[1]).all()
