@@ -46,7 +46,7 @@ def test_the_page_runs_from_the_top_to_the_end(folder, capsys):
     assert ran.count("deploy.push") == 1
     for block in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL):
         if "runs/scenes" in block:
-            continue  # tests/deploy/test_detectors.py runs it
+            continue  # tests/deploy/test_deployed_detectors.py runs it
         if "ai_edge_litert" not in block:
             if "torch" not in absent or "import torch" not in block:
                 exec(block, {})
