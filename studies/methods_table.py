@@ -99,7 +99,8 @@ far below labels on ResNet-8: TTM 31.66 ± 26.36 (its weight is for 100 classes)
 
 Methods for transformers ran on a ViT of 4 blocks, 48 channels, 2 heads and patches of 2x2 pixels. The teacher has 96
 channels and 4 heads (96.82). With adamw at rate 0.002, weight decay 0.05 and 12 epochs, 3 seeds, labels alone have
-66.11 ± 4.55, DeiT has 64.49 ± 5.93, MiniLM 76.77 ± 2.98, ViTKD 66.50 ± 2.60 (commit 8d68190). The training is far too short for a ViT.
+66.11 ± 4.55, DeiT has 64.49 ± 5.93, MiniLM 76.77 ± 2.98, ViTKD 66.50 ± 2.60 (commit 8d68190). The training is far too
+short for a ViT.
 
 Other settings were tried with the same teacher (commit e74d62f). There labels alone have 98.55 ± 0.26 on ResNet-8
 and 98.16 ± 0.34 on VGG-8. AT with a sixteenth of its weight has 97.82 ± 0.17 and 98.16 ± 0.73, CATKD with a
