@@ -32,7 +32,10 @@ def batch():
     return data.Batch(image, jax.tree.map(jnp.asarray, objects), index, jnp.float32(0), key=jax.random.key(1))
 
 
-@pytest.fixture(scope="module", params=[TinyRetinaNet, TinyFasterRCNN], ids=["RetinaNet", "FasterRCNN"])
+KINDS = [TinyRetinaNet, pytest.param(TinyFasterRCNN, marks=pytest.mark.slow)]
+
+
+@pytest.fixture(scope="module", params=KINDS, ids=["RetinaNet", "FasterRCNN"])
 def pair(request):
     return [player(request.param(CLASSES), seed) for seed in (1, 2)]
 
