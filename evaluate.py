@@ -97,8 +97,7 @@ def main(argv: list[str]) -> None:
         images = int(flags["explain_images"] or 1000)
         explained = explaining.measure(params, dataset, maps, teacher, baselines, images, *archs, size, **torch)
     for i, (weights, logits) in enumerate(zip(all_weights, all_logits, strict=True)):
-        result = task.metrics(logits, labels, teacher_logits)
-        classes = task.by_class(logits, labels)
+        result, classes = task.in_full(logits, labels, teacher_logits)
         how = file.facts["arithmetic"] if file else quantization.arithmetic(weights.info.get("options", {}))
         source = file.path if file else weights.folder
         print(f"{weights.info['arch']} from {source} on {name} test ({len(dataset.test):,} images), {how}")

@@ -4,11 +4,9 @@ from distiller import Distiller
 from registry import UserError
 
 STRATEGIES = ("Labels", "Offline", "Online", "EMA")  # compare networks by the task and the method alone
-# Keys that have to keep their defaults -> why.
+# Keys that have to keep their defaults -> why. (configs/conditions.py has those that count images by their class, and
+# the data refuse sizes.)
 KEPT = {
-    "num_labels": "withholds labels by class",
-    "sampling": "draws images by class",
-    "class_weights": "weights the images of a class",
     "label_smoothing": "spreads the label of an image over the classes",
     "mixup": "mixes the labels of two images",
     "cutmix": "mixes the labels of two images",
@@ -17,7 +15,6 @@ KEPT = {
     "teacher_views": "stores one row of logits for each image",
     "teacher_logits": "has one row of logits for each image",
     "teacher_image_size": "shows the teacher an image in which the boxes lie elsewhere",
-    "resize": "crops the centre of images without their boxes",
     "init_head": "takes over a classifier of images",
 }
 

@@ -15,7 +15,7 @@ from data.pictures import Files
 from data.tfds_source import prepared
 from registry import DamagedFileError, UserError
 
-KINDS = {"train": "train", "val": "val", "test": "test"}  # split -> how the name of its file begins
+SPLITS = ("train", "val", "test")  # the name of a split's file begins with the split's
 LARGE = 2**25  # bytes; what is read from a larger annotation file is kept in the cache
 LARGEST = 2**31  # above every number of a category and every side of a picture
 TFDS = "coco/2017"
@@ -101,8 +101,8 @@ def _listed(root: pathlib.Path) -> dict[str, pathlib.Path]:
     there = sorted((root / "annotations").glob("*.json"))
     there = [path for path in there if path.name.startswith("instances_")] or there
     found = {}
-    for split, begin in KINDS.items():
-        own = [path for path in there if path.stem.removeprefix("instances_").lower().startswith(begin)]
+    for split in SPLITS:
+        own = [path for path in there if path.stem.removeprefix("instances_").lower().startswith(split)]
         if len(own) > 1:
             names = " and ".join(path.name for path in own)
             raise UserError(f"COCO: {root / 'annotations'} has {names}.\nKeep one of them in this folder.")

@@ -31,7 +31,7 @@ class Detector(Trained):
 
     def _answers(self, variables, images):
         outputs, _ = self.player.forward(variables, images.astype(jnp.float32) / 255.0)
-        return detections(self.player.model, outputs, images.shape[1:3])
+        return self.player.model.found(outputs)
 
     def fit(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """Images [H, W, 3] uint8 of any sizes at the network's size: the long side fills it, the rest is padding."""
@@ -66,11 +66,6 @@ class Detector(Trained):
         sizes = np.asarray(sizes, np.float32).reshape(-1, 1, 2)
         boxes = rows[..., :4] * (sizes.max(axis=-1, keepdims=True) / self.form.size)
         return np.concatenate([np.clip(boxes, 0, np.tile(sizes[..., ::-1], 2)), rows[..., 4:]], axis=-1)
-
-
-def detections(model, outputs: Outputs, size: tuple[int, int]) -> jax.Array:
-    """The objects [B, D, 6] that a detector's outputs show in images of this height and width."""
-    return model.detections(outputs, jnp.broadcast_to(jnp.array(size, jnp.float32), (outputs.logits.shape[0], 2)))
 
 
 def decoded(outputs: Outputs) -> jax.Array:

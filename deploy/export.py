@@ -185,7 +185,7 @@ def export(args) -> dict:
     @jax.jit
     def own(variables, pixels):
         outputs, _ = player.forward(variables, pixels)
-        named = {**outputs.features, **dict(zip(names, answers(outputs, pixels.shape[1:3]), strict=True))}
+        named = {**outputs.features, **dict(zip(names, answers(outputs), strict=True))}
         return {name: named[name] for name in graph.outputs}
 
     expected = jax.device_get(own(variables, pixels))

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 import pretrained
-from deploy.detector import decoded, detections
+from deploy.detector import decoded
 from models import Outputs, forward, ops, quantization
 from pretrained.players import player_of
 from registry import UserError, unknown
@@ -101,7 +101,7 @@ def build(
                 if stored:  # LiteRT's converter would multiply the first kernel by 1 / std
                     images = jax.lax.optimization_barrier(images)
             outputs, _ = forward(player.model, variables, images)
-            first = answers(outputs, shape[:2])
+            first = answers(outputs)
         return (*first, *(outputs.features[tap].astype(jnp.float32) for tap in taps))
 
     return Graph(function, shape, "uint8" if with_preprocessing else "float32", (*names, *taps), **stored)
@@ -109,7 +109,7 @@ def build(
 
 def answers_of(
     model: nn.Module, with_preprocessing: bool, suppression: bool
-) -> tuple[tuple[str, ...], Callable[[Outputs, tuple[int, int]], tuple[jax.Array, ...]]]:
+) -> tuple[tuple[str, ...], Callable[[Outputs], tuple[jax.Array, ...]]]:
     """What a file returns besides taps.
 
     Args:
@@ -118,22 +118,22 @@ def answers_of(
         suppression: the format can hold the loop of the non-maximum suppression.
 
     Returns:
-        (names, a function: outputs, (height, width) of the images -> an array for each name). The names are "logits"
-        [B, K] or "probabilities" [B, K]; of a detector "detections" [B, D, 6], as `deploy.Detector` has them, in pixels
-        of the input. Without suppression "logits" [B, A, K] and "boxes" [B, A, 4], neither clipped nor suppressed.
+        (names, a function: outputs -> an array for each name). The names are "logits" [B, K] or "probabilities" [B, K];
+        of a detector "detections" [B, D, 6], as `deploy.Detector` has them, in pixels of the input. Without suppression
+        "logits" [B, A, K] and "boxes" [B, A, 4], neither clipped nor suppressed.
 
     Raises:
         UserError: a network that needs the suppression before its last layer.
     """
     if not hasattr(model, "detections"):
         if with_preprocessing:
-            return ("probabilities",), lambda outputs, size: (jax.nn.softmax(outputs.logits, axis=-1),)
-        return ("logits",), lambda outputs, size: (outputs.logits,)
+            return ("probabilities",), lambda outputs: (jax.nn.softmax(outputs.logits, axis=-1),)
+        return ("logits",), lambda outputs: (outputs.logits,)
     if suppression:
-        return ("detections",), lambda outputs, size: (detections(model, outputs, size),)
+        return ("detections",), lambda outputs: (model.found(outputs),)
     if hasattr(model, "proposals"):
         raise UserError(
             "This format cannot hold non-maximum suppression, and Faster R-CNN's proposals need it.\n"
             "Take another format: --to stablehlo."
         )
-    return ("logits", "boxes"), lambda outputs, size: (outputs.logits, decoded(outputs))
+    return ("logits", "boxes"), lambda outputs: (outputs.logits, decoded(outputs))

@@ -248,7 +248,7 @@ def hold(
 def _of_classes(model, have: dict, shape: tuple[int, ...], num_classes: int) -> set[tuple[str, ...]]:
     """The paths in `have` of the arrays with an output for each class."""
     if hasattr(model, "class_layers"):
-        return {path for path in have if path[1:-1] in model.class_layers()}
+        return {path for path in have if path[1:-1] in model.class_layers}
     head = members(model, shape, (CLASSIFIER,))
     return {path for path in head & have.keys() if have[path].shape[-1:] == (num_classes,)}
 

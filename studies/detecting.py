@@ -10,10 +10,9 @@ from matplotlib.figure import Figure
 import data
 import tasks
 from explain import detections
+from explain.cam import grad_cam
 from explain.subject import Subject
 from models import forward
-
-IMAGES = 4  # default number of images
 
 
 def draw(subjects: list[Subject], dataset: data.Dataset, index: np.ndarray, maps: bool) -> Figure:
@@ -26,13 +25,11 @@ def draw(subjects: list[Subject], dataset: data.Dataset, index: np.ndarray, maps
         maps: GradCAM of each network's surest box is drawn under its boxes.
     """
     task, pixels = tasks.of(dataset), dataset.test.rows(index)
-    found, heat = {}, {}
-    for subject in subjects:
-        rows, own = subject.collect(functools.partial(_look, task, maps), pixels)
-        found[subject.name], heat[subject.name] = rows, own
+    seen = {subject.name: subject.collect(functools.partial(_look, task, maps), pixels) for subject in subjects}
+    found = {name: rows for name, (rows, _) in seen.items()}
+    heat = {name: own for name, (_, own) in seen.items()} if maps else {}
     title = f"{dataset.name} test; boxes with a score of {detections.LEAST:g} or more"
     title += "; GradCAM of the surest box's class" if maps else ""
-    heat = heat if maps else {}
     return detections.draw(pixels, dataset.test.labels[index], found, dataset.class_names, title, maps=heat)
 
 
@@ -51,7 +48,6 @@ def _look(task, maps: bool, model, variables, images) -> tuple[jax.Array, jax.Ar
     surest = jax.nn.one_hot(jnp.argmax(flat, axis=1), flat.shape[1], dtype=flat.dtype).reshape(scores.shape)
     gradients, heat = outputs.gradients(surest), 0.0
     for tap in taps:
-        level, gradient = outputs.features[tap], gradients[tap]
-        own = jax.nn.relu(jnp.sum(jnp.mean(gradient, axis=(1, 2), keepdims=True) * level, axis=-1))
+        own = jax.nn.relu(grad_cam(outputs.features[tap], gradients[tap]))
         heat = heat + jax.image.resize(own, images.shape[:3], "linear")
     return task.answer(outputs), heat

@@ -77,10 +77,14 @@ class Parts:
         """[M] int."""
         return self.shared.dataset.test.labels[self.rows]
 
+    @property
+    def metric(self) -> str:
+        """The metric that a teacher is judged by."""
+        return "top1" if self.shared.task.compares else self.shared.task.main
+
     def accuracy(self, answers: np.ndarray) -> float:
-        """The task's main metric on `rows` in percent, top-1 in classification; 0 where it is not defined."""
-        task = self.shared.task
-        return task.metrics(answers, self.labels).get("top1" if task.compares else task.main, 0.0)
+        """`metric` on `rows` in percent; 0 where it is not defined."""
+        return self.shared.task.metrics(answers, self.labels).get(self.metric, 0.0)
 
     def chance(self, answers: np.ndarray) -> float:
         """A metric below this is not better than chance: three standard errors above guessing; of boxes 0.1 %."""
@@ -116,7 +120,7 @@ def normalisation_and_classes(parts: Parts) -> list[Finding]:
 
 def teachers_accuracy(parts: Parts) -> list[Finding]:
     """Whether a teacher is better than chance and than labels alone."""
-    found, metric = [], "top1" if parts.shared.task.compares else parts.shared.task.main
+    found = []
     for (weights, *_), logits in zip(parts.builder.teachers, parts.logits, strict=True):
         if columns(weights.info, parts.shared.dataset) is None:
             continue
@@ -125,7 +129,7 @@ def teachers_accuracy(parts: Parts) -> list[Finding]:
             classes = f"{accuracy:.2f} % of {parts.shared.dataset.num_classes} classes"
             found.append(Finding(WRONG, f"The {name} is not better than chance: {classes}."))
         for path in parts.baselines:
-            alone = last_of(path, metric)
+            alone = last_of(path, parts.metric)
             if accuracy <= alone:
                 text = f"The {name} ({accuracy:.2f} %) is not better than the student on labels alone ({alone:.2f} %, "
                 found.append(Finding(LOOK, f"{text}{path})."))

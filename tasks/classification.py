@@ -24,7 +24,7 @@ class Classification:
 
     Attributes:
         class_weights: K factors for the rows of each class in the label loss; empty: all rows count alike.
-        class_names: K names, for `by_class`.
+        class_names: K names, for `in_full`.
         labelled: False where the data have no labels: no loss on labels, and no metric that reads one.
         untrained: layers of the student that no loss reaches. With any of them, the student's logits mean nothing, and
             no metric compares them with a teacher's.
@@ -155,9 +155,10 @@ class Classification:
             result["kl"] = (np.exp(log_t) * (log_t - log_p)).sum(axis=1).mean()
         return {name: float(value) for name, value in result.items()}
 
-    def by_class(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-        """Returns class name -> correctly predicted share of its images, percent; empty without labels."""
-        return per_class(logits, labels, self.class_names) if self.labelled else {}
+    def in_full(self, logits: np.ndarray, labels: np.ndarray, teacher_logits: np.ndarray | None = None) -> tuple:
+        """Returns (`metrics`; class name -> correctly predicted share of its images, percent, empty without labels)."""
+        classes = per_class(logits, labels, self.class_names) if self.labelled else {}
+        return self.metrics(logits, labels, teacher_logits), classes
 
     def _against_labels(self, log_p: np.ndarray, labels: np.ndarray) -> dict:
         """Top1, top5, nll and ece, as `metrics` returns them, of log-probabilities [N, K] float64."""

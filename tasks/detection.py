@@ -196,15 +196,10 @@ class Detection:
     def answer(self, outputs) -> jax.Array:
         """Returns the detections [B, D, 6] float32: rows (x1, y1, x2, y2, score, class), by falling score.
 
-        Boxes are in pixels of the image. Where there is no detection, the score is 0 and the class -1.
+        Boxes are in pixels of the image. Where there is no detection, the score is 0 and the class -1. Of class scores
+        that are not finite the rows are NaN.
         """
-        source = outputs.asked()
-        size = jnp.broadcast_to(jnp.array(source.images.shape[1:3], jnp.float32), (len(source.images), 2))
-        found = source.model.detections(outputs, size)
-        finite = jnp.all(
-            jnp.isfinite(outputs.logits), axis=(1, 2)
-        )  # a score that is no number would count as no object
-        return jnp.where(finite[:, None, None], found, jnp.nan)
+        return outputs.asked().model.found(outputs)
 
     def metrics(self, detections: np.ndarray, objects, teacher: np.ndarray | None = None) -> dict:
         """Computes COCO's twelve numbers of a split, in percent; without those that are not defined.
@@ -218,18 +213,15 @@ class Detection:
             NonFiniteError: detections that are not finite.
             UserError: pycocotools is not installed.
         """
+        return self.in_full(detections, objects, teacher)[0]
+
+    def in_full(self, detections: np.ndarray, objects, teacher: np.ndarray | None = None) -> tuple[dict, dict]:
+        """Returns (`metrics`; class name -> AP in percent, without the classes that have no object)."""
         del teacher
-        return coco_metrics.measure(self._cut(detections, objects), objects, self.class_names).metrics
-
-    def by_class(self, detections: np.ndarray, objects) -> dict[str, float]:
-        """Returns class name -> AP in percent, without the classes that have no object."""
-        return coco_metrics.measure(self._cut(detections, objects), objects, self.class_names).per_class()
-
-    @staticmethod
-    def _cut(detections: np.ndarray, objects) -> np.ndarray:
-        """The detections with boxes cut at the edges of the images, which may end before the padding."""
-        edge = np.tile(np.asarray(objects.size)[:, None, ::-1], 2)
-        return np.concatenate([np.clip(detections[..., :4], 0, edge), detections[..., 4:]], axis=-1)
+        edge = np.tile(np.asarray(objects.size)[:, None, ::-1], 2)  # an image may end before its padding
+        cut = np.concatenate([np.clip(detections[..., :4], 0, edge), detections[..., 4:]], axis=-1)
+        measured = coco_metrics.measure(cut, objects, self.class_names)
+        return measured.metrics, measured.per_class()
 
 
 def _at_least_one(count: jax.Array) -> jax.Array:

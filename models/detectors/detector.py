@@ -15,7 +15,7 @@ from models.detectors.fpn import FPN
 from models.layers import BatchNorm
 from models.mobilenet import MobileNetV2
 from models.network import rename
-from models.outputs import Taps, stages
+from models.outputs import Outputs, Taps, stages
 from models.resnet_imagenet import resnet18, resnet34, resnet50, resnet101
 from registry import UserError, unknown
 
@@ -61,6 +61,7 @@ class Detector(nn.Module):
     # of the kind of detector: the pyramid's first level, its further levels (`FPN.extra`), how many levels
     first_level, extra, levels = 3, "convolutions", 5
     background = 0  # columns of the class scores before those of the classes
+    class_layers = {}  # the layers with outputs [n, columns, m] for the columns of the class scores: path -> m
     torch_names = {}
 
     def setup(self):
@@ -118,19 +119,26 @@ class Detector(nn.Module):
         """Anchors at each position."""
         return len(RATIOS) * len(self.sizes(self.anchor_size))
 
-    def class_layers(self) -> dict[tuple[str, ...], tuple[int, int]]:
-        """The layers with outputs for each class: path -> (n, m) where the outputs are [n, columns, m]."""
-        raise NotImplementedError
+    def found(self, outputs: Outputs) -> jax.Array:
+        """The objects [B, most, 6] in whole images, padding included.
+
+        Args:
+            outputs: of this network, made by `models.forward`. An image whose class scores are not finite has rows of
+                NaN: such scores would count as "no object".
+        """
+        rows = self.detections(outputs, full_size(outputs.asked().images))
+        finite = jnp.all(jnp.isfinite(outputs.logits), axis=(1, 2))
+        return jnp.where(finite[:, None, None], rows, jnp.nan)
 
     def in_order(self, params: Mapping, order: Sequence[int]) -> dict:
         """The parameters with the outputs of the classes `order`, numbers below K, and of the background."""
         kept = [*range(self.background), *(number + self.background for number in order)]
         flat = traverse_util.flatten_dict(dict(params))
-        for layer, (before, after) in self.class_layers().items():
+        for layer, after in self.class_layers.items():
             for path in [(*layer, "kernel"), (*layer, "bias")]:
                 x = np.asarray(flat[path])
-                x = x.reshape(*x.shape[:-1], before, self.num_classes + self.background, after)[..., kept, :]
-                flat[path] = x.reshape(*x.shape[:-3], before * len(kept) * after)
+                x = x.reshape(*x.shape[:-1], -1, self.num_classes + self.background, after)[..., kept, :]
+                flat[path] = x.reshape(*x.shape[:-3], -1)
         return traverse_util.unflatten_dict(flat)
 
     def free_widths(self) -> tuple[int, ...]:
@@ -143,6 +151,11 @@ class Detector(nn.Module):
             own = self._body(parent=None).torch_name((path[0], *path[2:]))
             return f"backbone.body.{own.removeprefix('features.')}"
         return rename(path, PYRAMID_NAMES | self.torch_names)
+
+
+def full_size(images: jax.Array) -> jax.Array:
+    """[B, 2] float32: height and width of images [B, H, W, C], padding included."""
+    return jnp.broadcast_to(jnp.asarray(images.shape[1:3], jnp.float32), (images.shape[0], 2))
 
 
 def by_anchor(answers: list[jax.Array], columns: int) -> jax.Array:

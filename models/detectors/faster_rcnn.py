@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from models.detectors import detections
-from models.detectors.detector import Detector, by_anchor
+from models.detectors.detector import Detector, by_anchor, full_size
 from models.detectors.roi_align import roi_align
 from models.layers import Conv, Dense
 from models.network import variant
@@ -77,6 +77,7 @@ class FasterRCNN(Detector):
 
     first_level, extra = 2, "pool"
     background = 1
+    class_layers = {("roi", "logits"): 1, ("roi", "boxes"): 4}
     torch_names = {
         r"^rpn\.conv$": "rpn.head.conv.0.0",
         r"^rpn\.logits$": "rpn.head.cls_logits",
@@ -94,9 +95,6 @@ class FasterRCNN(Detector):
         self.rpn = ProposalHead(self.fpn_channels, self.per_cell, self.dtype)
         self.roi = BoxHead(self.num_classes + self.background, self.head_channels, self.dtype)
 
-    def class_layers(self) -> dict[tuple[str, ...], tuple[int, int]]:
-        return {("roi", "logits"): (1, 1), ("roi", "boxes"): (1, 4)}
-
     def __call__(self, images: jax.Array, train: bool = False, deltas: dict | None = None) -> Outputs:
         """images [B, H, W, C] float32 -> `Outputs` with the second head's logits [B, P, K + 1] float32.
 
@@ -109,8 +107,7 @@ class FasterRCNN(Detector):
         logits, codes = zip(*map(self.rpn, levels), strict=True)
         logits, codes = tap("rpn_logits", by_anchor(logits, 1)), tap("rpn_boxes", by_anchor(codes, 4))
         anchors = tap.features["anchors"] = self.anchors(images)
-        size = jnp.broadcast_to(jnp.asarray(images.shape[1:3], jnp.float32), (images.shape[0], 2))
-        answers = *jax.lax.stop_gradient((logits, codes)), anchors, self.counts(tap.features), size
+        answers = *jax.lax.stop_gradient((logits, codes)), anchors, self.counts(tap.features), full_size(images)
         proposals, _ = detections.proposals(*answers, candidates=self.candidates, most=self.proposals)
         tap.features["proposals"] = proposals
         logits, codes = self.classify((tap.features, proposals))

@@ -54,6 +54,7 @@ class RetinaNet(Detector):
 
     head_convs: int = 4
 
+    class_layers = {("class_head", "last"): 1}
     torch_names = {
         r"^class_head\.conv_(\d+)$": r"head.classification_head.conv.\1.0",
         r"^class_head\.last$": "head.classification_head.cls_logits",
@@ -68,9 +69,6 @@ class RetinaNet(Detector):
         shape, bias = (self.head_convs, self.fpn_channels), -math.log((1 - PRIOR) / PRIOR)
         self.class_head = Head(*shape, self.per_cell * self.num_classes, bias, self.dtype)
         self.box_head = Head(*shape, self.per_cell * 4, dtype=self.dtype)
-
-    def class_layers(self) -> dict[tuple[str, ...], tuple[int, int]]:
-        return {("class_head", "last"): (self.per_cell, 1)}
 
     def sizes(self, side: int) -> tuple[float, ...]:
         return (side, int(side * 2 ** (1 / 3)), int(side * 2 ** (2 / 3)))

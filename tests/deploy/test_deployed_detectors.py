@@ -197,6 +197,6 @@ def test_faster_rcnn_takes_any_number_of_images():
     variables = drawn(model, np.zeros((1, 64, 64, 3), np.float32), seed=1)
 
     def detections(images):
-        return detector.detections(model, models.forward(model, variables, images)[0], images.shape[1:3])
+        return model.found(models.forward(model, variables, images)[0])
 
     assert str(jax.eval_shape(detections, images).shape) == "(batch, 100, 6)"

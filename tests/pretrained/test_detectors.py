@@ -150,6 +150,6 @@ def test_a_learner_of_other_classes_takes_all_but_their_outputs(arch):
     player = Player("student", model, (0.1,) * 3, (0.3,) * 3)
     begun, _ = start.begin(player, weights, dataset("xy"))
     flat = traverse_util.flatten_dict(weights.variables)
-    left = {path for path in flat if path[1:-1] in model.class_layers()}
+    left = {path for path in flat if path[1:-1] in model.class_layers}
     assert left
     assert begun.start.keys() == flat.keys() - left

@@ -118,7 +118,7 @@ def test_perfect_detections_have_an_ap_of_100_and_boxes_end_where_the_image_ends
     right = np.concatenate([objects.boxes, score, objects.classes[..., None].astype(np.float32)], axis=-1)
     found = task.metrics(right, objects)
     assert found[task.main] == pytest.approx(100.0)
-    assert set(task.by_class(right, objects)) == set(dataset.class_names)
+    assert set(task.in_full(right, objects)[1]) == set(dataset.class_names)
     wide = right.copy()
     wide[..., 2:4] += np.where(wide[..., 2:4] == SIDE, 50.0, 0.0)
     assert task.metrics(wide, objects)[task.main] == pytest.approx(100.0)

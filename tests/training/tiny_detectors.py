@@ -21,9 +21,6 @@ class Body(nn.Module):
 
 
 class _Tiny:
-    fpn_channels: int = 8
-    anchor_size: int = 8
-
     def _body(self, **options):
         del options
         return Body()
