@@ -19,7 +19,7 @@ def parse(argv: list[str]) -> command.Command:
         if key in FIXED:
             raise UserError(f"--config.{key} has no meaning here: this program trains --arch on labels alone.")
     recipe = {key: value for key, value in given.recipe.items() if key not in (*FIXED, "distiller_options")}
-    arch = given.flags["arch"] or given.recipe.get("teacher_arch")
+    arch = given.flags["arch"] or given.recipe.get("teacher_arch") or given.recipe.get("student_arch")
     if not arch and not recipe.get("init_param"):  # weights to start from say what they are of
         arch = "ResNet20"
     named = {"student_arch": arch} if arch else {}

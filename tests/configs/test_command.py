@@ -81,6 +81,7 @@ def test_a_teacher_is_trained_on_labels_alone():
     given = train_teacher.parse(["--arch", "CNN", "--num_labels", "50"])
     assert given.recipe == {"student_arch": "CNN", "transfer": "Labels", "num_labels": 50}
     assert train_teacher.parse(["--config", "configs/digits.py"]).recipe["student_arch"] == "ResNet20"
+    assert train_teacher.parse(["--config", "configs/scenes.py"]).recipe["student_arch"] == "RetinaNet_ResNet18"
     with pytest.raises(UserError, match=r"--config\.distiller has no meaning here"):
         train_teacher.parse(["--config.distiller=AT"])
 
