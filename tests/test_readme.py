@@ -62,3 +62,11 @@ def test_tables_and_counts_are_those_of_the_registries():
     counts = re.findall(r"^- (\d+) (methods|strategies|networks)", TEXT, re.MULTILINE)
     every = {"methods": distiller, "strategies": transfer, "networks": models}
     assert {kind: int(count) for count, kind in counts} == {kind: len(room.names()) for kind, room in every.items()}
+
+
+def test_a_student_is_used_in_the_lines_of_the_readme(capsys):
+    names = {}
+    exec(code("import data, deploy"), names)
+    assert names["probabilities"].shape == (8, 10)
+    truth = names["data"].load("Digits").test.labels[:8]
+    assert capsys.readouterr().out.split("'")[1::2] == [str(label) for label in truth]
