@@ -3,7 +3,8 @@
     python train_teacher.py --config configs/scenes.py --train_path runs/scenes/teacher
     python train_w_kd.py --config configs/scenes.py:0.25 --teacher_param runs/scenes/teacher --distiller FGD
 
-The argument is the width of the network, as a share of ResNet-18's; the pyramid has 128 channels times the width.
+The argument is the width of the network, as a share of ResNet-18's; the pyramid has 128 channels times the width. The
+heads have one convolution before their last one: with four, new heads learn the classes of these drawings far slower.
 """
 
 from ml_collections import ConfigDict
@@ -12,7 +13,7 @@ from registry import UserError
 
 
 def get_config(width: str = "0.5") -> ConfigDict:
-    """40 epochs of 37 updates of 16 images.
+    """30 epochs of 150 updates of 16 images.
 
     Args:
         width: from 1/128 to 4, such as "0.25".
@@ -26,7 +27,7 @@ def get_config(width: str = "0.5") -> ConfigDict:
     c = ConfigDict()
     c.dataset = "Scenes"
     c.student_arch = "RetinaNet_ResNet18"
-    c.student_options = {"width": share, "fpn_channels": round(128 * share), "anchor_size": 8}
+    c.student_options = {"width": share, "fpn_channels": round(128 * share), "anchor_size": 8, "head_convs": 1}
     c.crop_pad = 8
     c.batch_size = 16
     c.optimizer = "adamw"
@@ -34,6 +35,6 @@ def get_config(width: str = "0.5") -> ConfigDict:
     c.weight_decay = 1e-4
     c.schedule = "cosine"
     c.clip_norm = 1.0
-    c.train_epoch = 40
+    c.train_epoch = 30
     c.eval_every = 5
     return c

@@ -9,7 +9,7 @@ from data.dataset import Augmentation, Dataset, Split, channel_statistics
 from data.objects import Found, gathered
 from data.shapes import CONTRAST, SHAPES, texture
 
-SIDE, TRAIN, TEST = 64, 600, 200
+SIDE, TRAIN, TEST = 64, 2400, 200
 MOST = 4  # objects of a picture
 RADII = 5.0, 16.0  # of an object, pixels
 EMPTY, CROWDED = 0.03, 0.04  # shares of the pictures without an object, and with a crowd
@@ -19,7 +19,7 @@ TRIES = 20  # places that are tried for an object
 
 
 def load(data_dir: str = "") -> Dataset:
-    """Data for detection: 800 drawings of 1 to 4 shapes each, 64x64, 3 channels; 600 to train on, 200 to test on.
+    """Data for detection: 2,600 drawings of 1 to 4 shapes each, 64x64, 3 channels; 2,400 to train on.
 
     Source: drawn by this code from a fixed seed
 

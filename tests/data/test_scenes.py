@@ -18,7 +18,7 @@ def found():
 
 
 def test_sizes_types_and_what_is_in_the_pictures(found):
-    assert (len(found.train), len(found.test), found.task, found.num_classes) == (600, 200, "detection", 6)
+    assert (len(found.train), len(found.test), found.task, found.num_classes) == (2400, 200, "detection", 6)
     assert found.info["task"] == "detection"
     assert "task" not in data.load("Digits").info  # older files of weights stay as they are
     for split in (found.train, found.test):
@@ -71,12 +71,12 @@ def test_objects_of_images_are_gathered_in_rows_and_indexed_like_labels():
 
 def test_a_share_of_all_images_is_held_out_with_objects_and_masks(found):
     held = data.load("Scenes", val_split=0.1)
-    assert (len(held.train), len(held.val), len(held.test)) == (540, 60, 200)
+    assert (len(held.train), len(held.val), len(held.test)) == (2160, 240, 200)
     whole = {image.tobytes(): row for row, image in enumerate(found.train.images)}
     rows = [whole[image.tobytes()] for part in (held.train, held.val) for image in part.images]
-    assert sorted(rows) == list(range(600))
-    np.testing.assert_array_equal(held.val.labels.boxes, found.train.labels[rows[540:]].boxes)
-    np.testing.assert_array_equal(held.val.masks, found.train.masks[rows[540:]])
+    assert sorted(rows) == list(range(scenes.TRAIN))
+    np.testing.assert_array_equal(held.val.labels.boxes, found.train.labels[rows[2160:]].boxes)
+    np.testing.assert_array_equal(held.val.masks, found.train.masks[rows[2160:]])
 
 
 @pytest.mark.parametrize("key", ["num_labels", "sampling", "class_weights"])

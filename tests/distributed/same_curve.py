@@ -17,8 +17,14 @@ STRONG = {**RECIPE, "student_arch": "tests.training.dropping_network:Dropping", 
 STRONG |= {"distiller_options": {}, "train_epoch": 1, "ema_weights": 0.9, "label_smoothing": 0.1}
 STRONG |= {"random_erasing": 0.25, "trivialaugment": True}
 # Sums over candidates of the whole batch, and an answer that no logits are.
-DETECTOR = {"dataset": "Scenes", "student_arch": "tests.training.tiny_detectors:TinyRetinaNet", "transfer": "Labels"}
-DETECTOR |= {"train_epoch": 1, "batch_size": 200, "learning_rate": 1e-4, "log_every": 1}
+DETECTOR = {"dataset": "tests.training.tiny_detectors:few", "transfer": "Labels"}
+DETECTOR |= {
+    "student_arch": "tests.training.tiny_detectors:TinyRetinaNet",
+    "train_epoch": 1,
+    "batch_size": 200,
+    "learning_rate": 1e-4,
+    "log_every": 1,
+}
 PATIENCE = 240.0  # seconds until a process counts as stuck
 
 

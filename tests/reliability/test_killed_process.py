@@ -87,7 +87,8 @@ def test_quantised_students_of_two_seeds_end_with_the_same_bits_after_a_kill(who
 
 def test_a_detector_that_is_killed_ends_with_the_same_bits(whole, tmp_path):
     flags = ["--transfer", "Labels", "--student_arch", "tests.training.tiny_detectors:TinyRetinaNet"]
-    flags += ["--dataset", "Scenes", "--batch_size", "100", "--train_epoch", "2", "--config.checkpoint_seconds=0"]
+    flags += ["--dataset", "tests.training.tiny_detectors:few", "--batch_size", "100", "--train_epoch", "2"]
+    flags += ["--config.checkpoint_seconds=0"]
     killed, expected = killed_and_whole(tmp_path, whole[0], flags, step=7)
     assert contents(killed) == contents(expected)
 

@@ -13,7 +13,7 @@ from studies import evaluation
 from training.replica import Replica
 from training.train import train
 
-RECIPE = {"dataset": "Scenes", "student_arch": "tests.training.tiny_detectors:TinyRetinaNet"}
+RECIPE = {"dataset": "tests.training.tiny_detectors:few", "student_arch": "tests.training.tiny_detectors:TinyRetinaNet"}
 RECIPE |= {"batch_size": 60, "train_epoch": 2, "learning_rate": 0.05, "log_every": 5, "checkpoint_seconds": 1e9}
 STEPS = 20  # 600 images in batches of 60, 2 epochs
 ARCH = RECIPE["student_arch"]
@@ -132,7 +132,7 @@ REFUSED = {
 @pytest.mark.parametrize("recipe", REFUSED.values(), ids=REFUSED)
 def test_what_needs_a_class_for_each_image_is_refused(recipe):
     with pytest.raises(UserError, match="Scenes"):
-        resolve({**RECIPE, **recipe})
+        resolve({**RECIPE, "dataset": "Scenes", **recipe})
 
 
 @pytest.mark.parametrize("mistake", [{"student_arch": "ResNet8"}, {"dataset": "Digits"}])
