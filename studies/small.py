@@ -7,9 +7,9 @@ Digits: the demo's setting, 100 labels, 3 seeds (configs/digits.py). CIFAR10: al
 (configs/cifar10_short.py), and the shipped teacher.
 
 Quantised: a ResNet8 that a ResNet20 has distilled. "Measured" has ranges of 512 training images and no training. The
-other rows train on from the first float student, at a tenth of the learning rate, and are measured with such ranges,
-too. Pruned: the ResNet20, to 0.3 of its multiply-adds. --epochs has the epochs of the float student, the quantised ones
-and the pruned ones.
+other rows train on from the first float student and are measured with such ranges, too. Pruned: the ResNet20, to 0.3 of
+its multiply-adds. What starts from trained weights trains at a tenth of the learning rate. --epochs has the epochs of
+the float student, the quantised ones and the pruned ones.
 
 The latencies are medians of calls with one image: of ONNX files with fixed ranges, and of LiteRT files with a range for
 each image, if deploy.export has made LiteRT's environment. Finished runs and files are kept: the same command runs only
@@ -67,6 +67,7 @@ class Study:
 
     def __init__(self, root: pathlib.Path, recipe: dict, epochs: tuple[int, int, int]):
         self.root, self.recipe, self.epochs = root, recipe, epochs
+        self.slow = {"learning_rate": recipe["learning_rate"] / 10}
         own = {"data_dir": recipe["data_dir"]} if "data_dir" in recipe else {}
         self.where = [word for key, value in own.items() for word in (f"--{key}", value)]
         self.dataset = data.load(recipe["dataset"], **own)
@@ -88,7 +89,6 @@ class Study:
         size = quantize.float_bytes(*player_of(pretrained.load(folders[0]), "student"), self.dataset.image_shape)
         times = [self.latency("float", folders[0], to) for to in ("onnx", "litert")]
         rows = [["Float student", compare.spread(student.last()), f"{size / 1000:.1f}", *times]]
-        slow = {"learning_rate": self.recipe["learning_rate"] / 10}
         for bits in (8, 4):
             found = {f"Measured, {bits} bits": folders}
             ways = {"without a teacher": LABELS, f"with the {self.recipe['teacher_arch']}": SOFT}
@@ -97,7 +97,7 @@ class Study:
                 ways["with its float self"] = {**SOFT, **own}
             for way, changes in ways.items():
                 name = f"Trained {way}, {bits} bits"
-                start = {"student_quantize": f"int{bits}", "init_param": str(folders[0]), **slow, **changes}
+                start = {"student_quantize": f"int{bits}", "init_param": str(folders[0]), **self.slow, **changes}
                 found[name] = [x / "last" for x in self.run(name, self.recipe, start, self.epochs[1]).folders]
             stored = {to: self.as_integers(folders[0], bits, to) for to in ("onnx", "litert")}
             times = [self.latency(f"int{bits}", folder, to) for to, folder in stored.items()]
@@ -141,8 +141,8 @@ class Study:
         start, numbers = self.root / "pruned-l1", rows[1][2:]
         student = {**self.recipe, "student_arch": arch, "student_options": pretrained.describe(start)["options"]}
         for name, changes in {
-            "Pruned by l1, then labels": {**LABELS, "init_param": str(start)},
-            "Pruned by l1, then distilled": {**SOFT, "init_param": str(start)},
+            "Pruned by l1, then labels": {**LABELS, **self.slow, "init_param": str(start)},
+            "Pruned by l1, then distilled": {**SOFT, **self.slow, "init_param": str(start)},
             "The same widths from random weights, labels": LABELS,
             "The same widths from random weights, distilled": SOFT,
         }.items():
