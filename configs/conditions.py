@@ -20,12 +20,14 @@ class Facts:
         views: the views of each image that the method and the strategy ask for (`data.make_batch`).
         first_phase: epochs that the method adds before the training proper.
         dataset: returns the dataset; the first call reads its description.
+        devices: returns the number of devices.
     """
 
     reads: tuple[str, ...]
     views: tuple[str, ...]
     first_phase: int
     dataset: Callable[[], Any]
+    devices: Callable[[], int]
 
 
 def only(key: str, *values) -> Callable[[dict, Facts], str]:
@@ -98,6 +100,12 @@ def several_seeds(config: dict, facts: Facts) -> str:
     """A condition: the run has several seeds."""
     del facts
     return "" if config["seeds"] > 1 else "'seeds' is 1"
+
+
+def several_devices(config: dict, facts: Facts) -> str:
+    """A condition: the run has several devices."""
+    del config
+    return "" if facts.devices() > 1 else "the run has one device"
 
 
 def within_training(config: dict, facts: Facts) -> str:

@@ -27,6 +27,7 @@ from configs.conditions import (
     only,
     padded_crop,
     resized,
+    several_devices,
     several_seeds,
     streamed,
     strong_views,
@@ -254,6 +255,11 @@ class Keys:
     batch_size: int = key(positive(64), "images per step, over all devices", group="recipe")
     accumulate: int = key(
         positive(1), "number of parts of a batch that go through the networks one after the other, for less memory"
+    )
+    batch_norm_chips: int = key(
+        not_negative(0),
+        "number of devices whose rows of a batch give one set of statistics to a batch norm; 0: all devices",
+        several_devices,
     )
     optimizer: str = key(
         one_of("sgd", "adamw", "dot", "muon", "lamb"),

@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict, FrozenConfigDict
 
 import data
@@ -30,13 +31,14 @@ SHIPPED = {"Digits": "pretrained/resnet20_digits"}  # dataset -> its teacher if 
 TUNED = {"Digits": digits.tuned}  # dataset -> function: method -> its options, which the recipe's options override
 
 
-def resolve(recipe: Mapping, typed: tuple[str, ...] = ()) -> tuple[FrozenConfigDict, list[str]]:
+def resolve(recipe: Mapping, typed: tuple[str, ...] = (), devices: int = 0) -> tuple[FrozenConfigDict, list[str]]:
     """Makes the complete config of a run. Imports no network, compiles nothing; reads teachers' weights and no images.
 
     Args:
         recipe: keys over the defaults.
         typed: the keys of `recipe` that the user typed. A typed key without effect raises. Another key without effect
             gives a note.
+        devices: the number of devices of the run; 0: all that JAX sees.
 
     Returns:
         (the config, which cannot be written to; one note for each key of the recipe that has no effect).
@@ -51,7 +53,7 @@ def resolve(recipe: Mapping, typed: tuple[str, ...] = ()) -> tuple[FrozenConfigD
     method = None
     if config["distiller"]:  # an unknown method raises even if it has no effect
         method = distiller.create(config["distiller"], **config["distiller_options"])
-    facts = _facts(strategy, method, config)
+    facts = _facts(strategy, method, config, devices)
     notes = _drop_what_has_no_effect(config, recipe, () if strategy.baseline else typed, facts)
     learners = [config["student_arch"], *names_in("" if "teacher_views" in strategy.reads else config["teacher_arch"])]
     if frozen := next(filter(models.is_torch, learners), ""):
@@ -170,7 +172,7 @@ def advice(old: dict, new: dict) -> str:
     return f"{reason}: use another --train_path. Only a run with --schedule constant can be made longer."
 
 
-def _facts(strategy: type, method: distiller.Distiller | None, config: dict) -> Facts:
+def _facts(strategy: type, method: distiller.Distiller | None, config: dict, devices: int) -> Facts:
     """Returns the facts for conditions on keys. `dataset` reads `config` only when it is called."""
     reads_method = method is not None and "distiller" in strategy.reads
     views = strategy.views if isinstance(strategy.views, tuple) else ()  # a property needs the players
@@ -179,6 +181,7 @@ def _facts(strategy: type, method: distiller.Distiller | None, config: dict) -> 
         views=(*views, *(method.views if reads_method else ())),
         first_phase=method.first_phase_epochs if reads_method else 0,
         dataset=lambda: dataset_of(config),
+        devices=lambda: devices or jax.device_count(),
     )
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from distiller.base import wide
 from distiller.normalised import batch_normalised
 from distiller.spatial import adaptive_average_pool, as_map
-from models.layers import Conv
+from models.layers import Conv, each_group
 
 
 class BatchNorm(nn.Module):
@@ -23,7 +23,7 @@ class BatchNorm(nn.Module):
     def __call__(self, x):
         scale = self.param("scale", nn.initializers.ones, x.shape[-1:], jnp.float32).astype(x.dtype)
         bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], jnp.float32).astype(x.dtype)
-        return batch_normalised(x, self.epsilon) * scale + bias
+        return each_group(lambda x: (batch_normalised(x, self.epsilon), ()), x)[0] * scale + bias
 
 
 class ConvNorm(nn.Module):

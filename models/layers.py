@@ -118,6 +118,34 @@ def _held_jvp(primals, tangents):
     return primals[0], jax.tree.map(jnp.zeros_like, primals[0])
 
 
+_groups = jax.make_user_context(1)
+
+
+def batch_norm_groups(count: int):
+    """Context in which a batch norm in training takes the statistics of each of `count` groups, not of the batch.
+
+    A group is `count`-th part of the batch, of consecutive rows. So where as many devices, or sets of devices, share
+    the rows of a batch, each takes the statistics of its own rows.
+    """
+    return _groups(count)
+
+
+def each_group(function: Callable, x: jax.Array) -> tuple:
+    """Calls a function on each group of rows of `x` [B, ...] (`batch_norm_groups`).
+
+    Args:
+        function: rows [b, ...] -> (one result a row [b, ...], a tree of statistics of the rows).
+        x: the number of groups divides B.
+
+    Returns:
+        (the results of all rows [B, ...], the means of the statistics over the groups).
+    """
+    if _groups.value == 1:
+        return function(x)
+    y, statistics = jax.vmap(function)(x.reshape(_groups.value, -1, *x.shape[1:]))
+    return y.reshape(x.shape[0], *y.shape[2:]), jax.tree.map(lambda own: jnp.mean(own, 0), statistics)
+
+
 class BatchNorm(nn.Module):
     """Batch norm over all axes but the last; statistics are float32 whatever the compute type.
 
@@ -129,6 +157,8 @@ class BatchNorm(nn.Module):
     averages the batch's variance (divided by n), as in Flax; PyTorch's is n / (n - 1) times as large. After
     `models.folding` only the bias is left, and only the bias is added, in the type of the input: a GPU's compiler puts
     that sum and the ReLU behind it into the convolution's own kernel.
+
+    Within `batch_norm_groups` each group of rows has statistics of its own, and their means move `mean` and `var`.
 
     With `frozen`, training normalises by the running statistics, and parameters and statistics are constants.
     """
@@ -150,19 +180,25 @@ class BatchNorm(nn.Module):
         x = x.astype(np.promote_types(x.dtype, np.float32))
         if train and self.frozen:
             scale, bias = jax.lax.stop_gradient((scale, bias))
-        if train and not self.frozen:
+
+        def by(statistics, x):
+            factor = scale * jax.lax.rsqrt(statistics[1] + self.epsilon)
+            shift = bias - statistics[0] * factor
+            return (x * ops.spread(factor, x.shape) + ops.spread(shift, x.shape)).astype(self.dtype)
+
+        def by_its_own(x):
             batch_mean = ops.mean(x)
             batch_var = jnp.maximum(ops.mean(jnp.square(x)) - jnp.square(batch_mean), 0.0)
-            if not self.is_initializing():
-                mean.value = self.momentum * mean.value + (1 - self.momentum) * batch_mean
-                var.value = self.momentum * var.value + (1 - self.momentum) * batch_var
-            if deltas:
-                batch_mean, batch_var = held((batch_mean, batch_var), deltas)
-        else:
-            batch_mean, batch_var = mean.value, var.value
-        factor = scale * jax.lax.rsqrt(batch_var + self.epsilon)
-        shift = bias - batch_mean * factor
-        return (x * ops.spread(factor, x.shape) + ops.spread(shift, x.shape)).astype(self.dtype)
+            own = batch_mean, batch_var
+            return by(held(own, deltas) if deltas else own, x), own
+
+        if not train or self.frozen:
+            return by((mean.value, var.value), x)
+        y, (batch_mean, batch_var) = each_group(by_its_own, x)
+        if not self.is_initializing():
+            mean.value = self.momentum * mean.value + (1 - self.momentum) * batch_mean
+            var.value = self.momentum * var.value + (1 - self.momentum) * batch_var
+        return y
 
 
 def checked_rate(name: str, rate: float) -> float:

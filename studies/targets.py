@@ -203,7 +203,7 @@ def compile_update(
         UserError: a mistake in the recipe; the program does not compile, or does not fit into the chip's memory.
     """
     devices = target.devices()
-    config, notes = resolve(recipe, typed)
+    config, notes = resolve(recipe, typed, devices.count)
     for note in notes:
         say(note)
     builder = Builder(config, say, devices)

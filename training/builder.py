@@ -147,7 +147,8 @@ class Builder:
 
     def _cast(self) -> transfer.Strategy:
         """Returns the strategy with its players. A trace finds parts that do not fit, before anything compiles."""
-        config, kind = self.config, transfer.kind(self.config.transfer, self.config.accumulate, self.config.ema_weights)
+        config, groups = self.config, self.devices.groups(self.config.batch_norm_chips)
+        kind = transfer.kind(config.transfer, config.accumulate, config.ema_weights, groups)
         parts = {"student": self._player("student", config.student_arch, student_options(config))}
         parts |= {"task": self.task, "optimizer": optimizer.create(config, self.steps_per_epoch)}
         if config.distiller:

@@ -128,6 +128,19 @@ class Devices:
                 "Choose a multiple, or fewer devices with --gpu_id."
             )
 
+    def groups(self, chips: int) -> int:
+        """Returns how many groups of `chips` devices there are; 1 for 0, which stands for all devices.
+
+        Raises:
+            UserError: the groups would be unequal.
+        """
+        if chips and self.count % chips:
+            raise UserError(
+                f"--batch_norm_chips {chips} does not divide the {self.count} devices.\n"
+                "Choose a divisor, or 0, one group of all devices."
+            )
+        return self.count // chips if chips else 1
+
     def check_repeatable(self) -> None:
         """Raises `UserError` on a GPU without the flag for repeatable kernels, which JAX reads when it starts."""
         if self.platform == "gpu" and REPEATABLE not in os.environ.get("XLA_FLAGS", ""):

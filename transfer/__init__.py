@@ -5,6 +5,7 @@ from registry import Registry
 from transfer.accumulation import accumulated
 from transfer.averaging import averaged
 from transfer.base import PLAYERS, Player, State, Strategy
+from transfer.grouping import grouped
 
 __all__ = ["Player", "State", "Strategy", "check", "create", "kind", "names", "registry"]
 
@@ -57,15 +58,16 @@ def create(name: str, **players_and_rules) -> Strategy:
     return registry.get(name)(**players_and_rules)
 
 
-def kind(name: str, parts: int = 1, decay: float = 0.0) -> type[Strategy]:
+def kind(name: str, parts: int = 1, decay: float = 0.0, groups: int = 1) -> type[Strategy]:
     """Returns the class of a strategy, with what a recipe adds to any strategy.
 
     Args:
         name: one of `names()`.
         parts: in how many parts an update takes its batch (`transfer.accumulation`).
         decay: of the average of the student's weights (`transfer.averaging`); 0: none.
+        groups: of rows of a batch, each of which has its own statistics in batch norms (`transfer.grouping`).
     """
-    return averaged(accumulated(registry.get(name), parts), decay)
+    return averaged(grouped(accumulated(registry.get(name), parts), groups), decay)
 
 
 def check(name: str, given: dict) -> None:

@@ -39,6 +39,7 @@ def runs(tmp_path_factory, on_devices):
     - `strong`, on 1 and 2 devices: a run with dropout and what strong recipes add.
     - `detector`, on 1 and 2 devices: a detector on labels.
     - `alone`, on 2 devices: what each device does by itself.
+    - `groups`, on 2 devices: `many_devices.groups`.
     """
     root, found = tmp_path_factory.mktemp("devices"), {}
     seeds = {**RECIPE, "train_epoch": 1, "batch_size": 400, "log_every": 3, "seeds": 2}
@@ -59,10 +60,17 @@ def runs(tmp_path_factory, on_devices):
     order, notes, *_ = on_devices(1, *jobs)
     note(1, order=order, notes=notes, folder=root / "on1", again=root / "again1", replicas=root / "seeds1")
     each = {**RECIPE, "distiller": "SoftLogits", "distiller_options": {}, "train_path": str(root / "alone")}
-    jobs = {"order": {}}, {"alone": each}, job("again2"), job("strong2", STRONG), job("detector2", DETECTOR)
-    order, alone, *_, notes = on_devices(2, *jobs, job("seeds2", {**seeds, **fast}))
+    jobs = (
+        {"order": {}},
+        {"alone": each},
+        {"groups": each},
+        job("again2"),
+        job("strong2", STRONG),
+        job("detector2", DETECTOR),
+    )
+    order, alone, groups, *_, notes = on_devices(2, *jobs, job("seeds2", {**seeds, **fast}))
     for count in (1, 2):
         note(count, strong=root / f"strong{count}", detector=root / f"detector{count}")
-    note(2, order=order, alone=alone, again=root / "again2", replicas=root / "seeds2", notes=notes)
+    note(2, order=order, alone=alone, groups=groups, again=root / "again2", replicas=root / "seeds2", notes=notes)
     on_devices(8, job("again8"))
     return found

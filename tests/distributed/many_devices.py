@@ -1,6 +1,6 @@
 """Runs jobs on COUNT virtual devices, for tests that compare device counts. Prints the results as JSON.
 
-python many_devices.py COUNT '[{"order": {}}, {"alone": {...}}, {"train": {...}}, {"train": {...}, "stop_at": 5}]'
+python many_devices.py COUNT '[{"order": {}}, {"alone": {...}}, {"groups": {...}}, {"train": {...}, "stop_at": 5}]'
 """
 
 import functools
@@ -22,6 +22,7 @@ import models
 import tasks
 from configs.resolve import resolve
 from signals import Interrupted
+from studies import hlo, targets
 from training import builder, checkpoint
 from training.builder import Builder
 from training.devices import Devices, here
@@ -89,6 +90,30 @@ def alone(recipe: dict) -> list[dict]:
     return found
 
 
+def groups(recipe: dict) -> dict:
+    """Batch norms with the statistics of each device.
+
+    Returns:
+        - "states": the numbers after two updates on all devices, and on one device with as many groups of rows.
+        - "collectives": how many an update has, with these statistics and with those of all devices.
+    """
+    found = {"states": [], "collectives": []}
+    for chips in (1, 0):
+        parts = Builder(resolve({**recipe, "batch_norm_chips": chips})[0], say=lambda text: None)
+        update = parts.update(parts.strategy)
+        text = targets.lower(update, targets.arguments(parts, update), 1).compile().as_text()
+        found["collectives"].append(sum(kind["count"] for kind in hlo.Program(text).collectives.values()))
+    for devices in (here(), Devices(here().devices[:1])):
+        parts = Builder(resolve({**recipe, "batch_norm_chips": 1})[0], say=lambda text: None)
+        parts.devices = devices
+        shared = parts.shared(pathlib.Path(recipe["train_path"]))
+        (replica,) = parts.replicas(shared)
+        (state,), _ = shared.update([replica.state], [replica.totals], [replica.split], 2)
+        leaves = jax.tree.leaves((state.params, state.extra))
+        found["states"].append([np.asarray(leaf, np.float64).ravel().tolist() for leaf in leaves])
+    return found
+
+
 class Compilations(logging.Handler):
     """The lines of JAX's log that say what was compiled."""
 
@@ -142,6 +167,9 @@ def main(jobs: list[dict]) -> list:
             continue
         if "alone" in job:
             results.append(alone(job["alone"]))
+            continue
+        if "groups" in job:
+            results.append(groups(job["groups"]))
             continue
         checkpoint.Checkpoints.save = functools.partialmethod(stopping, job.get("stop_at"))
         try:

@@ -48,6 +48,15 @@ def test_batch_statistics_are_those_of_the_global_batch(runs):
         assert ours[key] == pytest.approx(expected[key], rel=1e-5, abs=1e-6), key
 
 
+def test_each_device_can_have_its_own_batch_statistics(runs):
+    """`batch_norm_chips`: as on one device with groups of rows, and without an exchange in each batch norm."""
+    both, one = runs[2].groups["states"]
+    for ours, expected in zip(both, one, strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6)
+    grouped, whole = runs[2].groups["collectives"]
+    assert 0 < grouped <= whole - 4  # there are four batch norms
+
+
 def test_memories_are_spread_by_rows_and_nothing_is_compiled_twice_or_copied(runs):
     assert runs[8].notes["memory"] == ["label ('data',)", "normaliser ()", "student ('data',)", "teacher ('data',)"]
     for count, steps in ((1, STEPS), (8, STOPPED)):
