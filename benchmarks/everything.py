@@ -69,16 +69,17 @@ def run(target: str, only: list[str]) -> int:
         found = made()
         if name in found.get(target, {}) or (only and name not in only):
             continue
-        facts = _ask(["--target", target, "--student_arch", "ResNet8", "--teacher_arch", "ResNet20", *flags])
+        facts = ask(["--target", target, "--student_arch", "ResNet8", "--teacher_arch", "ResNet20", *flags])
         failed += "error" in facts
         found.setdefault(target, {})[name] = facts
         write_whole(FILE, json.dumps(found, indent=0, sort_keys=True) + "\n")
         print(f"{target} {name}: {facts.get('error') or 'compiles'}", flush=True)
-    write()
+    write(PAGE, BEGIN, END, table(made()))
     return failed
 
 
-def _ask(flags: list[str]) -> dict:
+def ask(flags: list[str]) -> dict:
+    """Calls `benchmarks.compiled` with these flags. Returns the facts, or {"error": a line}."""
     command = [sys.executable, "-m", "benchmarks.compiled", "--json", *flags]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, cwd=PAGE.parent.parent)
@@ -118,8 +119,7 @@ def _cells(rows: dict[str, dict], name: str, key: str) -> list[str]:
     return [shown, f"{mark}{ratio:.2f}{mark}", f"{facts['temporaries_bytes'] / 2**20:,.0f} MiB"]
 
 
-def write() -> None:
-    """Writes the table into the page."""
-    text = PAGE.read_text()
-    pattern = re.compile(rf"{BEGIN}\n.*?{END}", re.DOTALL)
-    PAGE.write_text(pattern.sub(lambda _: f"{BEGIN}\n{table(made())}\n{END}", text))
+def write(page: pathlib.Path, begin: str, end: str, text: str) -> None:
+    """Writes the text between two lines of a page."""
+    pattern = re.compile(rf"{begin}\n.*?{end}", re.DOTALL)
+    page.write_text(pattern.sub(lambda _: f"{begin}\n{text}\n{end}", page.read_text()))

@@ -159,7 +159,7 @@ def test_a_command_with_a_mistake_is_found():
     assert pages.problems(["-m", "benchmarks.nothing"]) == ["benchmarks.nothing"]
     assert pages.problems(["-m", "benchmarks.turns", "--nothing"]) == ["--nothing"]
     assert len(pages.commands("models.md")) == 9
-    assert len(pages.commands("scale.md")) == 6
+    assert len(pages.commands("scale.md")) == 7
 
 
 @pytest.mark.parametrize("page", pages.PAGES)

@@ -43,7 +43,7 @@ def test_a_rows_failure_is_kept_and_the_page_is_written(tmp_path, monkeypatch):
     page.write_text(f"before\n{everything.BEGIN}\n{everything.END}\nafter\n")
     monkeypatch.setattr(everything, "FILE", tmp_path / "compiled.json")
     monkeypatch.setattr(everything, "PAGE", page)
-    monkeypatch.setattr(everything, "_ask", lambda flags: {"error": "it ends"})
+    monkeypatch.setattr(everything, "ask", lambda flags: {"error": "it ends"})
     monkeypatch.setattr(targets, "compiler_is_here", lambda platform: platform == "gpu")
     assert everything.run("h200", ["AT"]) == 1
     assert json.loads(everything.FILE.read_text()) == {"h200": {"AT": {"error": "it ends"}}}

@@ -103,7 +103,8 @@ def test_a_compilers_message_about_memory_becomes_a_line():
 
 
 def lowered(devices, **own):
-    config, _ = resolve({"transfer": "Labels", "dataset": "Shapes", "student_arch": "CNN", "batch_size": 64, **own})
+    recipe = {"transfer": "Labels", "dataset": "Shapes", "student_arch": "CNN", "batch_size": 64}
+    config, _ = resolve({**recipe, **own}, (), devices.count)
     builder = Builder(config, silent, devices)
     update = builder.update(builder.strategy)
     return targets.lower(update, targets.arguments(builder, update), config.seeds)
@@ -144,6 +145,17 @@ def test_an_update_for_eight_chips_copies_no_data_and_has_few_collectives():
     assert 0 < found.entry_cycles < found.cycles
     assert found.collectives.keys() == {"all-reduce"}
     assert found.collectives["all-reduce"]["count"] <= 12
+
+
+@needs_libtpu
+@pytest.mark.slow
+def test_batch_norms_with_the_statistics_of_each_chip_exchange_nothing():
+    """What is left: the number of labels, and the gradients with the statistics that move the running ones."""
+    program = lowered(targets.Target("v5e:2x4").devices(), batch_norm_chips=1)
+    with targets.compiled_anew():
+        found = Program(program.compile().as_text())
+    assert found.collectives.keys() == {"all-reduce"}
+    assert found.collectives["all-reduce"]["count"] <= 3
 
 
 @pytest.mark.slow
