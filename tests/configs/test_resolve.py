@@ -125,6 +125,7 @@ WITHOUT = {
     "magnitude": (3, [{}]),
     "trivialaugment": (True, [{"randaugment": 2}]),
     "strong_view": ("fixmatch", [{}]),
+    "batch_norm_chips": (1, [{}]),
     "momentum": (0.5, [{"optimizer": "adamw"}]),
     "ema_weights": (0.9, [{"transfer": "BornAgain"}]),
     "dot_delta": (0.01, [{}]),
@@ -191,7 +192,7 @@ def test_a_typed_key_with_effect_is_taken(key):
     recipe = {"student_arch": "CNN", "teacher_param": "tests/teacher", **WITH.get(key, {}), key: value}
     if key == "teacher_logits":  # in the place of a network
         del recipe["teacher_param"]
-    config, notes = resolve(recipe, tuple(recipe))
+    config, notes = resolve(recipe, tuple(recipe), devices=2)
     assert plain(config)[key] == value
     assert not notes
 
