@@ -12,6 +12,11 @@ from pretrained import hub
 from registry import UserError
 
 LABELS = ("Labels", "")  # strategies without a teacher
+# Task -> the hub's name of the task, the hub's name of the metric, the metric among the results, its title here
+TASKS = {
+    "classification": ("image-classification", "accuracy", "top1", "top-1"),
+    "detection": ("object-detection", "mean_average_precision", "AP", "AP"),
+}
 
 
 def config_of(folder: pathlib.Path) -> dict:
@@ -41,20 +46,30 @@ def card(weights: pretrained.Pretrained, repository: str) -> str:
         Markdown with the hub's header.
     """
     info, config = weights.info, config_of(weights.folder)
-    data, top1 = info["dataset"], info["test_top1"]
-    tags = ["jax", "flax", "image-classification", *["knowledge-distillation"] * bool(_method(info, config))]
-    header = ["library_name: kd-cookbook", "pipeline_tag: image-classification"]
+    data, score, (task, metric, *_) = info["dataset"], _score(info), TASKS[_task(info)]
+    tags = ["jax", "flax", task, *["knowledge-distillation"] * bool(_method(info, config))]
+    header = ["library_name: kd-cookbook", f"pipeline_tag: {task}"]
     header += ["tags:", *(f"- {tag}" for tag in tags)]
-    if top1 is not None:
+    if score is not None:
         header += [
             *("model-index:", f"- name: {json.dumps(repository)}", "  results:"),
-            *("  - task:", "      type: image-classification", "    dataset:"),
+            *("  - task:", f"      type: {task}", "    dataset:"),
             *(f"      name: {json.dumps(data)}", f"      type: {json.dumps(data)}"),
-            *("    metrics:", "    - type: accuracy", f"      value: {top1:.2f}"),
+            *("    metrics:", f"    - type: {metric}", f"      value: {score:.2f}"),
         ]
     title = f"{info['arch']} on {data}" + (f", distilled with {_method(info, config)}" if _method(info, config) else "")
     parts = ["---", *header, "---", "", f"# {title}", "", *_table(weights, config), "", *_facts(info, config), ""]
     return "\n".join([*parts, *_loading(info, repository), ""])
+
+
+def _task(info: dict) -> str:
+    return info.get("task", "classification")
+
+
+def _score(info: dict) -> float | None:
+    """The task's main metric on the test split, in percent."""
+    _, _, key, _ = TASKS[_task(info)]
+    return info["test_top1"] if key == "top1" else info.get("test", {}).get(key)
 
 
 def _method(info: dict, config: dict) -> str:
@@ -67,14 +82,14 @@ def _method(info: dict, config: dict) -> str:
 
 
 def _teacher(config: dict) -> tuple[str, str]:
-    """(the teacher's architecture and where it is from, its test top-1 in percent as text)."""
+    """(the teacher's architecture and where it is from, its score on the test split in percent as text)."""
     if not config.get("teacher_param"):
         return config.get("teacher_logits", "") and "given logits", ""
     arch, params = config.get("teacher_arch", ""), config["teacher_param"].split(",")
     public = [param for param in params if hub.is_hub(param)]
     name = f"{arch} from {', '.join(public)}" if public else arch
     try:
-        scores = [pretrained.describe(param)["test_top1"] for param in params]
+        scores = [_score(pretrained.describe(param)) for param in params]
     except UserError:  # the teacher is not here any more, or is a network of another library
         return name, ""
     return name, ", ".join("" if score is None else f"{score:.2f}" for score in scores)
@@ -83,14 +98,15 @@ def _teacher(config: dict) -> tuple[str, str]:
 def _table(weights: pretrained.Pretrained, config: dict) -> list[str]:
     info = weights.info
     test, (teacher, score) = info.get("test", {}), _teacher(config)
+    own, (*_, title) = _score(info), TASKS[_task(info)]
     count = sum(math.prod(np.shape(x)) for x in jax.tree.leaves(weights.variables["params"]))
     cells = {
         "network": info["arch"],
-        "test top-1, %": "" if info["test_top1"] is None else f"{info['test_top1']:.2f}",
+        f"test {title}, %": "" if own is None else f"{own:.2f}",
         "parameters": f"{count:,}",
         "method": _method(info, config) or "labels alone" * bool(config),
         "teacher": teacher,
-        "teacher's top-1, %": score,
+        f"teacher's {title}, %": score,
         "agreement with the teacher, %": f"{test['agreement']:.2f}" if "agreement" in test else "",
     }
     cells = {name: cell for name, cell in cells.items() if cell}

@@ -49,12 +49,9 @@ def player_of(
             f"If you trust it, say so: {'--teacher_arch' if name == 'teacher' else '--arch'} {info['arch']}"
         )
     model = models.create(info["arch"], info["num_classes"], dtype=dtype, **info.get("options", {}))
-    if dataset and hasattr(model, "detections") != (dataset.task == "detection"):
-        kind = "a detector" if hasattr(model, "detections") else "no detector"
-        raise UserError(
-            f"The {name} in {weights.folder} is {kind}, and {dataset.name} is data for {dataset.task}.\n"
-            "Take other weights, or other data."
-        )
+    if dataset:
+        task = "detection" if hasattr(model, "detections") else "classification"
+        _check_task(task, dataset, f"{name} in {weights.folder}")
     variables = pretrained.check(weights, model)
     if frozen:
         variables = fold(model, variables, info["image_shape"])
@@ -79,8 +76,27 @@ def dataset_of(info: dict, options: dict) -> data.Dataset:
     if own.get("resize") and "image_size" in options:
         own["resize"] = round(own["resize"] * options["image_size"] / shape[0])
     own = {key: value for key, value in own.items() if key in data.options(name)}
-    own |= {key: options[key] for key in data.KEYS if key in options}
-    return data.load(name, **own).named(info["class_names"])
+    given = {key: options[key] for key in data.KEYS if key in options}
+    try:
+        dataset = data.load(name, **{**own, **given})
+    except UserError:  # data with boxes refuse the size of a classifier's images
+        _check_task(_task(info), data.load(name, **given), f"network {info['arch']}")
+        raise
+    _check_task(_task(info), dataset, f"network {info['arch']}")
+    return dataset.named(info["class_names"])
+
+
+def _task(info: dict) -> str:
+    return info.get("task", "classification")
+
+
+def _check_task(task: str, dataset: data.Dataset, name: str) -> None:
+    """Raises `UserError` if a network for `task` is to answer data for another task; `name` is for the message."""
+    if task != dataset.task:
+        raise UserError(
+            f"{dataset.name} is data for {dataset.task}, and the weights of the {name} are for {task}.\n"
+            "Take other weights, or other data."
+        )
 
 
 def fitted(
@@ -104,8 +120,9 @@ def fitted(
         strangers: takes the message where weights have other classes, in the place of an error.
 
     Raises:
-        UserError: other channels or other classes.
+        UserError: another task, other channels or other classes.
     """
+    _check_task(_task(weights.info), dataset, f"{role} in {weights.folder}")
     theirs, ours = weights.info["image_shape"], dataset.seen_shape
     if problem := classes.mismatch(weights, dataset, role, advice):
         if strangers is None:

@@ -179,6 +179,10 @@ def test_folders_of_other_names_are_found_and_two_files_of_one_split_are_not_gue
     shutil.copy(outer / "inner/annotations/train.json", outer / "inner/annotations/train2.json")
     with pytest.raises(UserError, match=r"has train\.json and train2\.json\.\nKeep one"):
         load(outer)
+    (outer / "inner/annotations/train2.json").unlink()
+    shutil.copytree(outer / "inner", outer / "other")
+    with pytest.raises(UserError, match=r"outer has inner and other\.\nGive one as --data_dir"):
+        load(outer)
 
 
 def test_a_test_file_makes_val_the_validation_split_and_categories_must_agree(root):

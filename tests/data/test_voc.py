@@ -54,6 +54,12 @@ def test_lists_are_splits(lists, exams, tmp_path):
     assert len(found.train) == len(lists.get("train", lists.get("trainval")))
 
 
+def test_a_picture_in_the_lists_of_both_splits_is_refused(tmp_path):
+    voc(tmp_path, {"train": ["one", "two"], "test": ["two", "three"]})
+    with pytest.raises(UserError, match=r"VOC: 1 pictures are in train\.txt and in test\.txt\.\nTake them out"):
+        load(tmp_path)
+
+
 BROKEN = {
     "a size without end": ("<annotation><size><width>inf</width></size></annotation>", "cannot convert float infinity"),
     "no XML": ("<annotation>", "no element found"),

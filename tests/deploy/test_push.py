@@ -1,5 +1,6 @@
 """Weights on a hub: the card, what is sent, and what comes back. A local server stands in for the hub."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -52,6 +53,14 @@ def test_the_card_is_written_from_the_run(run, monkeypatch):
     assert "3 epochs, batch 64, 100 labels" in text
     assert weights.info["command"] in text
     assert "--teacher_param hf:me/tiny" in text
+    found = {**weights.info, "task": "detection", "test_top1": None, "test": {"AP": 54.35}}
+    boxes = card(dataclasses.replace(weights, info=found), "me/boxes")
+    assert "pipeline_tag: object-detection\n" in boxes
+    assert "- type: mean_average_precision\n      value: 54.35\n" in boxes
+    assert "| network | test AP, % |" in boxes
+    assert "| CNN | 54.35 |" in boxes
+    assert "image-classification" in text
+    assert "classification" not in boxes
     plain = card(pretrained.load(TEACHER), "me/tiny")
     assert "distilled" not in plain
     assert "teacher |" not in plain

@@ -11,7 +11,7 @@ import models
 import pretrained
 from configs.resolve import resolve
 from pretrained.classes import class_note, columns, in_common, matched, mismatch
-from pretrained.players import fitted
+from pretrained.players import dataset_of, fitted, player_of
 from registry import UserError
 from studies import evaluation, explaining
 from training.builder import Builder
@@ -195,3 +195,18 @@ def test_a_network_without_a_classifier_is_refused(digits):
     other = dataclasses.replace(other, info={**weights.info, "class_names": list(NAMES[::-1])})
     with pytest.raises(UserError, match="no layer named `classifier`"):
         matched(other, digits, "teacher")
+
+
+def test_weights_and_data_of_two_tasks_are_told_apart(digits):
+    """By what the weights say of themselves, by their network, and before the images of a classifier are resized."""
+    weights = pretrained.load(TEACHER)
+    boxes = dataclasses.replace(digits, task="detection")
+    message = "is data for detection, and the weights of the {} in tests/teacher are for classification"
+    with pytest.raises(UserError, match=message.format("teacher")):
+        fitted(weights, boxes, "teacher", pytest.fail)
+    with pytest.raises(UserError, match=message.format("student")):
+        player_of(weights, "student", dataset=boxes)
+    with pytest.raises(UserError, match="Scenes is data for detection, and the weights of the network CNN"):
+        dataset_of(weights.info, {"dataset": "Scenes"})
+    with pytest.raises(UserError, match="Digits is data for classification, and the weights of the network CNN"):
+        dataset_of({**weights.info, "task": "detection"}, {})
