@@ -10,7 +10,7 @@ FLAGS = {
     "param": "the students: run folders or folders of weights, joined by commas",
     "out": "the file to write, .png or .svg",
     "kind": "panel (default), training, tsne, correlation, confusion or reliability; of boxes: detections",
-    "map": "the explanation map for panel and training, default: GradCAM; for detections GradCAM or none",
+    "map": "the map for panel (or several: A,B) and training, default: GradCAM; for detections GradCAM or none",
     "images": "a number of test images, or their indices: 3,17,25",
     "arch": "the students' network, if its code is your own: module:attribute",
     **command.MACHINE,
@@ -40,7 +40,7 @@ def main(argv: list[str]) -> None:
     from pretrained.players import dataset_of
     from studies import explaining
 
-    explaining.check_maps([flags["map"] or "GradCAM"])
+    explaining.check_maps(names_in(flags["map"]))
     if flags["map"] and kind not in ("", "detections", *explaining.MAP_KINDS):
         raise UserError(f"--map has no meaning here: --kind {kind} draws no maps. Leave it out.")
     first = explaining.epochs_of(params)[0] if kind == "training" else params[0]

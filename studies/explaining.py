@@ -126,7 +126,7 @@ def draw(
         teacher_param: the teacher's folder, or several folders joined by commas; the first teacher is the reference.
             The kind "correlation" needs a teacher.
         map_name: one of `explain.names()`, for the kinds in `MAP_KINDS`; empty: GradCAM. With the kind "detections"
-            empty means no map.
+            empty means no map. The kind "panel" takes several, joined by commas, for one network.
         images: as in `chosen`.
         arch, teacher_arch: as in `pretrained.players.player_of`.
         teacher_image_size: side in pixels at which the teachers see the images; 0: the dataset's.
@@ -137,13 +137,15 @@ def draw(
     """
     if kind not in KINDS:
         raise unknown("kind of picture", kind, KINDS)
-    (rule,) = check_maps([map_name or "GradCAM"])
+    rules = check_maps(names_in(map_name) or ["GradCAM"])
     if kind != "detections":
         dataset.check_classified(f"explain.py --kind {kind}")
     elif dataset.task != "detection":
         raise UserError(f"--kind detections draws boxes, and {dataset.name} has none.\nTake --kind panel.")
     elif map_name not in ("", "GradCAM"):
         raise UserError(f"--map {map_name}: under detections only GradCAM can be drawn.")
+    if len(rules) > 1 and (kind != "panel" or teacher_param or len(params) > 1):
+        raise UserError(f"--map {map_name}: several maps are drawn by --kind panel for one --param, without a teacher.")
     if kind == "correlation" and not teacher_param:
         raise UserError("--kind correlation compares with a teacher: add --teacher_param.")
     if kind == "training":
@@ -165,7 +167,7 @@ def draw(
     logits = {name: pair[0] for name, pair in answers.items()}
     where = f"{dataset.name} test, {len(index):,} images"
     if kind in MAP_KINDS:
-        return _maps(kind, subjects, teachers, rule, map_name, pixels, labels, logits, dataset)
+        return _maps(kind, subjects, teachers, rules, map_name, pixels, labels, logits, dataset)
     if kind == "tsne":
         return charts.tsne({n: pair[1] for n, pair in answers.items()}, labels, names, f"t-SNE of embeddings, {where}")
     if kind == "correlation":
@@ -175,13 +177,20 @@ def draw(
     return charts.reliability(logits, labels, f"Reliability, {where}")
 
 
-def _maps(kind, subjects, teachers, rule, map_name, pixels, labels, logits, dataset) -> Figure:
-    """Draw maps side by side. All maps of an image explain one class: the first teacher's prediction or the label."""
+def _maps(kind, subjects, teachers, rules, map_name, pixels, labels, logits, dataset) -> Figure:
+    """Draw maps side by side: one map of several networks, or several maps of one network.
+
+    All maps of an image explain one class: the first teacher's prediction or the label.
+    """
     classes, of = labels, "the true class"
     if teachers:
         classes, of = logits[teachers[0].name].argmax(axis=1), "the class that the teacher predicts"
     try:
-        maps = {s.name: s.maps(rule, pixels, classes) for s in subjects}
+        if len(rules) > 1:
+            maps = {n: subjects[0].maps(r, pixels, classes) for n, r in zip(names_in(map_name), rules, strict=True)}
+            logits, map_name = dict.fromkeys(maps, logits[subjects[0].name]), f"Maps by {subjects[0].name}"
+        else:
+            maps = {s.name: s.maps(rules[0], pixels, classes) for s in subjects}
     except ValueError as error:  # a network without a tap that the map reads
         raise UserError(f"{map_name} cannot explain this network: {error}") from None
     over = " over the training" if kind == "training" else ""

@@ -113,9 +113,19 @@ def test_what_cannot_be_drawn_is_told(students):
         explaining.draw("panel", [TEACHER], digits, map_name="GradCAMM")
     with pytest.raises(UserError, match="AttentionRollout cannot explain this network"):
         explaining.draw("panel", [TEACHER], digits, map_name="AttentionRollout")
+    for params, teacher in (([TEACHER, TEACHER], ""), ([TEACHER], TEACHER)):
+        with pytest.raises(UserError, match="several maps are drawn by --kind panel for one --param"):
+            explaining.draw("panel", params, digits, teacher, map_name="GradCAM,CAM")
 
 
 @pytest.mark.slow
+def test_several_maps_of_one_network_stand_side_by_side():
+    figure = explaining.draw("panel", [TEACHER], data.load("Digits"), map_name="GradCAM,InputGradient", images="2")
+    heads = [cell.get_title() for cell in figure.axes[:3]]
+    assert [head.partition("\n")[0] for head in heads] == ["image", "GradCAM", "InputGradient"]
+    assert figure.get_suptitle().startswith("Maps by teacher of the true class")
+
+
 def test_a_student_by_a_method_is_compared_with_one_by_labels_over_seeds(students):
     soft, labels = ([str(students / f"{name}-s{seed}") for seed in (0, 1)] for name in ("soft", "labels"))
     found = explaining.measure(soft, data.load("Digits"), ["GradCAM"], TEACHER, labels, images=30)
