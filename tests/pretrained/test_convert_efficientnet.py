@@ -127,10 +127,10 @@ def test_the_resizing_travels_to_every_dataset(tmp_path, monkeypatch):
 
     def load(name, **options):
         asked.append((name, options))
-        return types.SimpleNamespace(named=lambda names: None)
+        return types.SimpleNamespace(task="classification", named=lambda names: None)
 
     monkeypatch.setattr(data, "load", load)
-    info = {"class_names": []}
+    info = {"arch": "EfficientNet_Lite0", "class_names": []}
     info |= {"dataset": "ImageNet", "image_shape": [240, 240, 3], "resize": 272, "interpolation": "bicubic"}
     own = {"image_size": 240, "resize": 272, "interpolation": "bicubic"}
     dataset_of(info, {})
