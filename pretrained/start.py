@@ -161,9 +161,12 @@ def begin(player: Player, weights: pretrained.Pretrained, dataset: data.Dataset)
     left = sorted(have.keys() - {homes[path] for path in taken})
     drawn = sorted(want.keys() - taken.keys())
     if not taken.keys() - last:
+        fix = f"Give the {name} the architecture of the weights, {info['arch']}."
+        if (theirs := info.get("task", "classification")) != dataset.task:
+            fix = f"The weights are for {theirs}, and {dataset.name} is data for {dataset.task}: take other weights."
         raise UserError(
             f"--init_param: nothing in {weights.folder} ({info['arch']}) fits the {name} but the classifier: there "
-            f"{_names(left)}, here {_names(drawn)}.\nGive the {name} the architecture of the weights, {info['arch']}."
+            f"{_names(left)}, here {_names(drawn)}.\n{fix}"
         )
     numbers = sum(array.size for array in taken.values())
     lines = [

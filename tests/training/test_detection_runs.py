@@ -9,7 +9,7 @@ import safetensors.numpy
 from configs.resolve import resolve
 from registry import UserError
 from signals import Interrupted
-from studies import evaluation
+from studies import compare, evaluation
 from training.replica import Replica
 from training.train import train
 
@@ -49,6 +49,8 @@ def test_a_detector_learns_and_is_measured(teacher):
     tests = [row for row in rows if row["kind"] == "test"]
     assert [row["step"] for row in tests] == [10, 20]
     assert all(0 <= row["AP"] <= row["AP50"] <= 100 for row in tests)
+    with pytest.raises(UserError, match="is a run of detectors"):
+        compare.read(teacher, "teacher")
 
 
 @slow
