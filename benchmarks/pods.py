@@ -55,9 +55,14 @@ def made() -> dict[str, dict]:
     return json.loads(FILE.read_text()) if FILE.exists() else {}
 
 
+def reduced(facts: dict) -> dict[str, int]:
+    """The "count" and the "bytes" of the all-reduces of an update; one chip has none."""
+    return facts["collectives"].get("all-reduce", {"count": 0, "bytes": 0})
+
+
 def seconds(chips: int, facts: dict) -> tuple[float, float]:
     """(computing, all-reduces) of a predicted update, in seconds."""
-    own = facts["collectives"].get("all-reduce", {"count": 0, "bytes": 0})
+    own = reduced(facts)
     moved = 2 * (chips - 1) / chips * own["bytes"] / BANDWIDTH
     return facts["estimated_cycles"] / KINDS["v5e"].hertz, moved + own["count"] * 2 * SLICES[chips][1] * HOP
 
@@ -81,7 +86,7 @@ def table(found: dict[str, dict]) -> str:
         if "error" in facts:
             cells.append([chips, GROUPS[group], facts["error"].replace("|", "/"), *[""] * 7])
             continue
-        own = facts["collectives"].get("all-reduce", {"count": 0, "bytes": 0})
+        own = reduced(facts)
         times = [f"{1e3 * part:.2f} ms" for part in seconds(chips, facts)]
         sizes = [f"{facts[f'{part}_bytes'] / 1e6:,.0f} MB" for part in ("arguments", "temporaries")]
         share = f"{100 * shares[name]:.1f} %" if name in shares else ""

@@ -46,7 +46,7 @@ def card(weights: pretrained.Pretrained, repository: str) -> str:
         Markdown with the hub's header.
     """
     info, config = weights.info, config_of(weights.folder)
-    data, score, (task, metric, *_) = info["dataset"], _score(info), TASKS[_task(info)]
+    data, score, (task, metric, *_) = info["dataset"], _score(info), TASKS[pretrained.task_of(info)]
     tags = ["jax", "flax", task, *["knowledge-distillation"] * bool(_method(info, config))]
     header = ["library_name: kd-cookbook", f"pipeline_tag: {task}"]
     header += ["tags:", *(f"- {tag}" for tag in tags)]
@@ -62,13 +62,9 @@ def card(weights: pretrained.Pretrained, repository: str) -> str:
     return "\n".join([*parts, *_loading(info, repository), ""])
 
 
-def _task(info: dict) -> str:
-    return info.get("task", "classification")
-
-
 def _score(info: dict) -> float | None:
     """The task's main metric on the test split, in percent."""
-    _, _, key, _ = TASKS[_task(info)]
+    _, _, key, _ = TASKS[pretrained.task_of(info)]
     return info["test_top1"] if key == "top1" else info.get("test", {}).get(key)
 
 
@@ -98,7 +94,7 @@ def _teacher(config: dict) -> tuple[str, str]:
 def _table(weights: pretrained.Pretrained, config: dict) -> list[str]:
     info = weights.info
     test, (teacher, score) = info.get("test", {}), _teacher(config)
-    own, (*_, title) = _score(info), TASKS[_task(info)]
+    own, (*_, title) = _score(info), TASKS[pretrained.task_of(info)]
     count = sum(math.prod(np.shape(x)) for x in jax.tree.leaves(weights.variables["params"]))
     cells = {
         "network": info["arch"],

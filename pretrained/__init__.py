@@ -104,6 +104,11 @@ def describe(path: str | os.PathLike, command: str = "") -> dict:
     return _described(path, command)[1]
 
 
+def task_of(info: dict) -> str:
+    """The task ("classification", "detection") of weights that are described so."""
+    return info.get("task", "classification")
+
+
 def _described(path: str | os.PathLike, command: str) -> tuple[pathlib.Path, dict]:
     folder = find(path, command)
     try:

@@ -80,14 +80,10 @@ def dataset_of(info: dict, options: dict) -> data.Dataset:
     try:
         dataset = data.load(name, **{**own, **given})
     except UserError:  # data with boxes refuse the size of a classifier's images
-        _check_task(_task(info), data.load(name, **given), f"network {info['arch']}")
+        _check_task(pretrained.task_of(info), data.load(name, **given), f"network {info['arch']}")
         raise
-    _check_task(_task(info), dataset, f"network {info['arch']}")
+    _check_task(pretrained.task_of(info), dataset, f"network {info['arch']}")
     return dataset.named(info["class_names"])
-
-
-def _task(info: dict) -> str:
-    return info.get("task", "classification")
 
 
 def _check_task(task: str, dataset: data.Dataset, name: str) -> None:
@@ -122,7 +118,7 @@ def fitted(
     Raises:
         UserError: another task, other channels or other classes.
     """
-    _check_task(_task(weights.info), dataset, f"{role} in {weights.folder}")
+    _check_task(pretrained.task_of(weights.info), dataset, f"{role} in {weights.folder}")
     theirs, ours = weights.info["image_shape"], dataset.seen_shape
     if problem := classes.mismatch(weights, dataset, role, advice):
         if strangers is None:

@@ -162,7 +162,7 @@ def begin(player: Player, weights: pretrained.Pretrained, dataset: data.Dataset)
     drawn = sorted(want.keys() - taken.keys())
     if not taken.keys() - last:
         fix = f"Give the {name} the architecture of the weights, {info['arch']}."
-        if (theirs := info.get("task", "classification")) != dataset.task:
+        if (theirs := pretrained.task_of(info)) != dataset.task:
             fix = f"The weights are for {theirs}, and {dataset.name} is data for {dataset.task}: take other weights."
         raise UserError(
             f"--init_param: nothing in {weights.folder} ({info['arch']}) fits the {name} but the classifier: there "

@@ -61,7 +61,7 @@ def read(path: pathlib.Path, name: str, changes: dict | None = None) -> Row:
     """Reads the finished run in the folder `path`.
 
     Raises:
-        UserError: no finished run, a damaged one, or one of detectors.
+        UserError: no finished run, a damaged one, or one without top-1: of detectors, or of data without labels.
     """
     if not (path / SUMMARY).exists():
         missing = "is not finished: repeat its command" if (path / CONFIG).exists() else "holds no run"
@@ -69,10 +69,11 @@ def read(path: pathlib.Path, name: str, changes: dict | None = None) -> Row:
     summary = read_json(path / SUMMARY)
     folders = [path / f"s{seed}" for seed in summary["seeds"]] if "seeds" in summary else [path]
     summaries = [read_json(folder / SUMMARY) for folder in folders]
-    if "top1" not in summaries[0]["best"]:
+    if "top1" not in (best := summaries[0]["best"]):
+        kind = "detectors" if "AP" in best else "networks without labels"
         raise UserError(
-            f"{path} is a run of detectors, and tables and reports compare the top-1 of classifiers.\n"
-            "evaluate.py measures its AP, explain.py draws its boxes."
+            f"{path} is a run of {kind}, and tables and reports compare the top-1 of classifiers.\n"
+            "Take evaluate.py and explain.py for it."
         )
     logs = [list(map(json.loads, (folder / METRICS).read_text().splitlines())) for folder in folders]
     best_on = summaries[0].get("best_on", "test")

@@ -137,7 +137,8 @@ def draw(
     """
     if kind not in KINDS:
         raise unknown("kind of picture", kind, KINDS)
-    rules = check_maps(names_in(map_name) or ["GradCAM"])
+    wanted = names_in(map_name) or ["GradCAM"]
+    rules = dict(zip(wanted, check_maps(wanted), strict=True))
     if kind != "detections":
         dataset.check_classified(f"explain.py --kind {kind}")
     elif dataset.task != "detection":
@@ -160,14 +161,13 @@ def draw(
         raise UserError(f"--kind {kind} needs {LEAST[kind]} images or more; --images chose {len(set(index))}.")
     if kind == "detections":
         return detecting.draw(subjects, dataset, index, maps=bool(map_name))
-    map_name = map_name or "GradCAM"
     pixels, labels, names = dataset.test.rows(index), dataset.test.labels[index], dataset.class_names
     subjects = [*students, *teachers] if kind == "training" else subjects
     answers = {s.name: s.answers(pixels) for s in subjects}
     logits = {name: pair[0] for name, pair in answers.items()}
     where = f"{dataset.name} test, {len(index):,} images"
     if kind in MAP_KINDS:
-        return _maps(kind, subjects, teachers, rules, map_name, pixels, labels, logits, dataset)
+        return _maps(kind, subjects, teachers, rules, pixels, labels, logits, dataset)
     if kind == "tsne":
         return charts.tsne({n: pair[1] for n, pair in answers.items()}, labels, names, f"t-SNE of embeddings, {where}")
     if kind == "correlation":
@@ -177,24 +177,27 @@ def draw(
     return charts.reliability(logits, labels, f"Reliability, {where}")
 
 
-def _maps(kind, subjects, teachers, rules, map_name, pixels, labels, logits, dataset) -> Figure:
+def _maps(kind, subjects, teachers, rules, pixels, labels, logits, dataset) -> Figure:
     """Draw maps side by side: one map of several networks, or several maps of one network.
 
-    All maps of an image explain one class: the first teacher's prediction or the label.
+    `rules` has the maps by their names. All maps of an image explain one class: the first teacher's prediction, or the
+    label.
     """
     classes, of = labels, "the true class"
     if teachers:
         classes, of = logits[teachers[0].name].argmax(axis=1), "the class that the teacher predicts"
+    if len(rules) > 1:
+        title, columns = f"Maps by {subjects[0].name}", [(name, subjects[0], rule) for name, rule in rules.items()]
+    else:
+        ((title, rule),) = rules.items()
+        columns = [(subject.name, subject, rule) for subject in subjects]
     try:
-        if len(rules) > 1:
-            maps = {n: subjects[0].maps(r, pixels, classes) for n, r in zip(names_in(map_name), rules, strict=True)}
-            logits, map_name = dict.fromkeys(maps, logits[subjects[0].name]), f"Maps by {subjects[0].name}"
-        else:
-            maps = {s.name: s.maps(rules[0], pixels, classes) for s in subjects}
+        maps = {name: subject.maps(rule, pixels, classes) for name, subject, rule in columns}
     except ValueError as error:  # a network without a tap that the map reads
-        raise UserError(f"{map_name} cannot explain this network: {error}") from None
+        raise UserError(f"{', '.join(rules)} cannot explain this network: {error}") from None
+    logits = {name: logits[subject.name] for name, subject, _ in columns}
     over = " over the training" if kind == "training" else ""
-    title = f"{map_name} of {of}{over}, {dataset.name} test"
+    title = f"{title} of {of}{over}, {dataset.name} test"
     reference = teachers[0].name if teachers and kind == "panel" else ""
     return pictures.panel(pixels, labels, dataset.class_names, maps, logits, title, reference)
 

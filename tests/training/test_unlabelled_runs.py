@@ -10,8 +10,8 @@ from PIL import Image
 import data
 import pretrained
 from pretrained.players import dataset_of
-from registry import NonFiniteError
-from studies import evaluation
+from registry import NonFiniteError, UserError
+from studies import compare, evaluation
 from training.train import train
 
 pytestmark = pytest.mark.slow
@@ -90,6 +90,11 @@ def test_an_interrupted_run_ends_with_the_same_bits(finished, tmp_path, stopped_
     for name in ("last", "best"):
         ours, theirs = weights(tmp_path / "run" / name), weights(whole / name)
         assert all(np.array_equal(ours[key], theirs[key]) for key in theirs)
+
+
+def test_a_table_of_accuracies_refuses_it(finished):
+    with pytest.raises(UserError, match="is a run of networks without labels"):
+        compare.read(finished[1], "a run")
 
 
 def test_a_run_is_finished_and_not_repeated(finished):

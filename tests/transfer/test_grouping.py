@@ -11,6 +11,8 @@ import models
 import transfer
 from distiller.connectors import BatchNorm
 from models.layers import batch_norm_groups
+from registry import UserError
+from training.devices import Devices
 from transfer.averaging import averaged
 from transfer.grouping import grouped
 
@@ -32,6 +34,13 @@ def assert_near(found, expected, atol=1e-6):
     assert jax.tree.structure(found) == jax.tree.structure(expected)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=atol)
+
+
+def test_groups_are_equal_parts_of_the_devices():
+    devices = Devices((jax.devices()[0],) * 6)
+    assert [devices.groups(chips) for chips in (0, 1, 2, 6)] == [1, 6, 3, 1]
+    with pytest.raises(UserError, match=r"--batch_norm_chips 4 does not divide the 6 devices\.\nChoose a divisor"):
+        devices.groups(4)
 
 
 @pytest.mark.parametrize("name", ["Offline", "Mutual"])
