@@ -4,8 +4,8 @@ from distiller import Distiller
 from registry import UserError
 
 STRATEGIES = ("Labels", "Offline", "Online", "EMA")  # compare networks by the task and the method alone
-# Keys that have to keep their defaults -> why. (configs/conditions.py has those that count images by their class, and
-# the data refuse sizes.)
+# Keys that have to keep their defaults -> why. Not here: keys that count images by their class (configs/conditions.py),
+# and sizes of images, which the data refuse.
 KEPT = {
     "label_smoothing": "spreads the label of an image over the classes",
     "mixup": "mixes the labels of two images",

@@ -258,7 +258,7 @@ class Keys:
     )
     batch_norm_chips: int = key(
         not_negative(0),
-        "number of devices whose rows of a batch give one set of statistics to a batch norm; 0: all devices",
+        "number of devices that share the statistics of a batch norm; 0: all devices",
         several_devices,
     )
     optimizer: str = key(

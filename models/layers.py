@@ -124,8 +124,8 @@ _groups = jax.make_user_context(1)
 def batch_norm_groups(count: int):
     """Context in which a batch norm in training takes the statistics of each of `count` groups, not of the batch.
 
-    A group is `count`-th part of the batch, of consecutive rows. So where as many devices, or sets of devices, share
-    the rows of a batch, each takes the statistics of its own rows.
+    A group is one of `count` equal parts of the batch, with consecutive rows. If the rows of a batch lie on `count`
+    devices, or sets of devices, each of these takes the statistics of its own rows.
     """
     return _groups(count)
 

@@ -1,8 +1,8 @@
 """An update whose batch norms take the statistics of groups of chips, each of its own rows of the batch.
 
 Statistics of the whole batch need an exchange between all chips in each batch norm, forward and backward, one after the
-other. Statistics of one chip's rows need none. The chips exchange the gradients, as always, and the statistics that
-move the running ones.
+other. Statistics of one chip's rows need none. The chips exchange the gradients, as always, and the means by
+which the running statistics move.
 """
 
 import functools
