@@ -3,7 +3,7 @@
     python -m benchmarks.pods [--only "8 chips, 1"] [--show]
 
 ResNet-34 to ResNet-18, SoftLogits, streamed images of 224x224, bfloat16, 128 images a chip. A row is a number of chips,
-and how many of them give one set of statistics to a batch norm (`batch_norm_chips`; 0: all). `pods.json` beside this
+and how many of them share the statistics of a batch norm (`batch_norm_chips`; 0: all). `pods.json` beside this
 file has the rows that are made. Each call makes the missing ones, then the table and the picture of docs/scale.md;
 `--show` makes the table and the picture alone. The compiler is the extra `aot`.
 
